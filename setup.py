@@ -21,7 +21,7 @@ from setuptools.command.build_ext import build_ext
 # Nothing of -ffast-math: infinities and NaN carry meaning here.
 # -fno-wrapv: Python's own flags may carry -fwrapv, which costs the attention kernel 2 to 3 % in address arithmetic.
 C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=fast", "-fno-wrapv", "-fvisibility=hidden", "-g0", "-Wall", "-Wextra"]
-AVX2 = ["-mavx2", "-mfma"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"]
 INSTRUCTION_SETS = {  # worst first; dispatch.c decides at import which of them the machine can run
     "x86_64": {
@@ -32,6 +32,7 @@ INSTRUCTION_SETS = {  # worst first; dispatch.c decides at import which of them 
     },
     "aarch64": {"neon": []},
 }
+ELEMENTS = ("F32", "F64", "F16", "BF16")  # as csrc/simd.h names them
 SAME_MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}
 SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
@@ -88,8 +89,9 @@ class BuildExtensions(build_ext):
         listed = " ".join(f"X({name})" for name in wanted)
         jobs = [("dispatch.c", "dispatch", [("PYATTN_ISAS", listed)], [])]
         for name, isa in wanted.items():
-            for bits in ("32", "64"):
-                jobs.append(("kernels.c", f"{name}_f{bits}", [("PYATTN_ISA", name), ("REAL_BITS", bits)], isa))
+            for element in ELEMENTS:
+                table = f"pyattn_kernels_{name}_{element.lower()}"
+                jobs.append(("kernels.c", table, [("PYATTN_TABLE", table), ("ELEMENT", element)], isa))
 
         def build(job) -> str:
             source, folder, macros, isa = job

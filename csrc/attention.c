@@ -1,314 +1,444 @@
-/* Exact attention of one block of queries, streamed over blocks of keys with a running softmax.
+/* Exact attention of one block of query rows, streamed over blocks of keys with a running softmax.
  *
  * Milakov & Gimelshein 2018 (arXiv:1805.02867) give the running softmax, Dao et al. 2022 (arXiv:2205.14135) its use for
  * attention. Queries stand along the SIMD lanes: with N vectors of queries,
  *
- *     scores      p[key][N]   = sum over d of key[key][d] * q[d][N]        keys broadcast from the caller's rows
+ *     logits      p[key][N]   = sum over d of key[key][d] * q[d][N], then options: logits.h
  *     softmax     p, sum, top                                             elementwise over queries, nothing horizontal
  *     accumulate  o[d][N]     = o[d][N] * fade + sum over keys of value[key][d] * p[key][N]
  *
- * so that a query's arithmetic does not depend on its neighbours, K and V are never copied, and only Q and O are
- * transposed. Logits are in units of log2: scale and log2(e) are folded into q, and the exponential is 2^x.
+ * so that a query's arithmetic does not depend on its neighbours, K and V are never copied (but for half types, which are
+ * converted block by block), and only Q and O are transposed. Logits are in units of log2 where no dense bias is added
+ * to them: scale and log2(e) are folded into q, and the exponential is 2^x.
  *
- * A masked pair has the logit MASKED, a NaN that no arithmetic makes and that the maximum passes over, and the weight
- * -0.0. So it differs to the end from a live pair: one whose weight underflowed to 0.0 still passes on a NaN among the
- * values, and a row's sum stays -0.0 only if it saw nothing.
+ * Few rows leave most lanes empty, and their time is that of reading K and V: for them keys stand along the lanes in the
+ * first product and the width in the second, with the same sums in the same order, hence the same bits.
+ *
+ * The sums over each PYATTN_PIECE keys are completed before they are folded into those of all pieces before. So pieces
+ * may be computed apart, by several threads, and rounding errors do not grow with the number of keys.
  */
-#include "activations.h"
-#include "kernels.h"
-#include "tile.h"
+#include "logits.h"
 
-#define MASKED splat_bits(((word)0x7ffda5a5 << (REAL_BITS - 32)) | 0x5a5a) /* quiet in both formats */
-#define LN_2 0.693147180559945309417
+enum { KEYS_AHEAD = 16 /* values are prefetched that many keys before they are added */ };
 
-enum {
-  SUM_BLOCK = 256, /* divides PYATTN_WIDTH_BLOCK */
-  KEYS_AHEAD = 16, /* values are prefetched that many keys before they are added */
-};
-
-/* The scratch of a block: N = block->vectors vectors per line. */
-struct attention_state {
-  vec top[TILE_VECTORS];                    /* largest logit so far */
-  vec sum[TILE_VECTORS];                    /* sum of 2^(logit - top) so far */
-  vec fade[TILE_VECTORS];                   /* what a new top multiplies older sums by */
-  vec q[PYATTN_WIDTH_BLOCK * TILE_VECTORS]; /* [d][N] queries, scaled */
-  vec p[PYATTN_KEY_BLOCK * TILE_VECTORS];   /* [key][N] logits, then weights */
-  vec o[PYATTN_WIDTH_BLOCK * TILE_VECTORS]; /* [d][N] weighted sums of values */
-};
-
-static struct attention_state *state_of(const struct pyattn_query_block *block) {
-  return (struct attention_state *)block->scratch;
+/* Half types: K and V of a block as tiles read them, in float32 or in pairs. */
+static ptrdiff_t attention_load_scratch(const struct pyattn_attention *call) {
+  if (ELEMENT_BYTES == sizeof(real)) return 0;
+  const ptrdiff_t width = round_up(call->width, LANES * STEP) / STEP, value_width = round_up(call->value_width, LANES);
+  return (width + value_width / STEP) * PYATTN_KEY_BLOCK * (ptrdiff_t)sizeof(real);
 }
 
-/* q[d][N] = scale * query[first + d], transposed; lanes without a query repeat the last one. */
-static void load_queries(const struct pyattn_query_block *block, ptrdiff_t first, ptrdiff_t width, vec *q) {
-  const real factor = (real)(block->scale * LOG2_E);
+/* Rows of keys as steps: [key][step of width] */
+static void load_keys(const struct pyattn_attention *call, const char *key, ptrdiff_t count, real *target) {
+  const ptrdiff_t row = call->key_row, column = call->key_column, ahead = PYATTN_KEY_BLOCK * row;
+  for (ptrdiff_t j = 0; j < count; j++, key += row) {
+    ptrdiff_t d = 0;
+    for (; column == ELEMENT_BYTES && d + LANES * STEP <= call->width; d += LANES * STEP, target += LANES) {
+      store(target, load_steps(key + d * ELEMENT_BYTES, ELEMENT_BYTES, LANES * STEP));
+      __builtin_prefetch(key + d * ELEMENT_BYTES + ahead, 0, 3);
+    }
+    for (; d < call->width; d += LANES * STEP, target += LANES) {
+      const ptrdiff_t columns = call->width - d < LANES * STEP ? call->width - d : LANES * STEP;
+      store(target, load_steps(key + d * column, column, columns));
+    }
+  }
+}
+
+/* Rows of values joined to steps of keys: [step of keys][value_width] */
+static void load_values(const struct pyattn_attention *call, const char *value, ptrdiff_t count, real *target) {
+  const ptrdiff_t row = call->value_row, column = call->value_column, ahead = PYATTN_KEY_BLOCK * row;
+  for (ptrdiff_t j = 0; j < count; j += STEP, value += STEP * row) {
+    ptrdiff_t d = 0;
+    for (; column == ELEMENT_BYTES && j + STEP <= count && d + LANES <= call->value_width; d += LANES, target += LANES) {
+      const char *low = value + d * ELEMENT_BYTES;
+      store(target, join_rows(low, low + row, ELEMENT_BYTES, LANES));
+      __builtin_prefetch(low + ahead, 0, 3);
+      if (STEP == 2) __builtin_prefetch(low + ahead + row, 0, 3);
+    }
+    for (; d < call->value_width; d += LANES, target += LANES) {
+      const ptrdiff_t columns = call->value_width - d < LANES ? call->value_width - d : LANES;
+      const char *low = value + d * column;
+      store(target, join_rows(low, j + 1 < count ? low + row : NULL, column, columns));
+    }
+  }
+}
+
+static void attention_load(const struct pyattn_attention *call, struct pyattn_keys *keys, char *scratch) {
+  keys->tile_key = keys->key + keys->first * call->key_row;
+  keys->tile_key_row = call->key_row;
+  keys->tile_key_step = STEP * call->key_column;
+  keys->tile_value = keys->value ? keys->value + keys->first * call->value_row : NULL;
+  keys->tile_value_step = call->value_row;
+  keys->tile_value_column = call->value_column;
+  if (ELEMENT_BYTES == sizeof(real)) return;
+  if (STEP == 1 || call->key_column != ELEMENT_BYTES || call->width % STEP) {
+    load_keys(call, keys->tile_key, keys->count, (real *)scratch);
+    keys->tile_key = scratch;
+    keys->tile_key_row = round_up(call->width, LANES * STEP) / STEP * (ptrdiff_t)sizeof(real);
+    keys->tile_key_step = sizeof(real);
+    scratch += keys->tile_key_row * PYATTN_KEY_BLOCK;
+  }
+  if (keys->value) {
+    load_values(call, keys->tile_value, keys->count, (real *)scratch);
+    keys->tile_value = scratch;
+    keys->tile_value_step = round_up(call->value_width, LANES) * (ptrdiff_t)sizeof(real);
+    keys->tile_value_column = sizeof(real);
+  }
+}
+
+static void begin_piece(const struct pyattn_query_block *block) {
+  struct attention_state *state = state_of(block);
   for (int n = 0; n < block->vectors; n++) {
-    for (ptrdiff_t d = 0; d < width; d += LANES) {
-      const ptrdiff_t columns = width - d < LANES ? width - d : LANES;
-      vec x[LANES];
-      UNROLL for (int i = 0; i < LANES; i++) {
-        const ptrdiff_t row = n * LANES + i < block->queries ? n * LANES + i : block->queries - 1;
-        const char *source = block->query + row * block->query_row + (first + d) * block->query_column;
-        x[i] = factor * load_strided(source, block->query_column, columns);
-      }
-      transpose(x);
-      for (ptrdiff_t i = 0; i < columns; i++) q[(d + i) * block->vectors + n] = x[i];
+    state->top[n] = splat(-INFINITY);
+    state->sum[n] = NOTHING;
+  }
+  memset(state->o, 0, (size_t)output_vectors(block->call, block->vectors) * sizeof(vec));
+}
+
+static void attention_begin(const struct pyattn_query_block *block) {
+  const struct pyattn_attention *call = block->call;
+  struct attention_state *state = state_of(block);
+  const ptrdiff_t output = output_vectors(call, block->vectors), best = call->top_k * block->vectors;
+  state->q = (vec *)(block->scratch + round_up(sizeof *state, PYATTN_ALIGNMENT));
+  state->o = state->q + query_vectors(call, block->vectors);
+  state->total = state->o + output;
+  state->best = state->total + output;
+  state->best_key = (ivec *)(state->best + best);
+  state->folded = 0;
+
+  /* A finite bias stays finite only without log2(e): the most negative number, used as a mask, differs from -inf. */
+  const int biased = call->mask_kind == PYATTN_MASK_REAL || block->bias || call->index_bias;
+  const double into = biased ? 1 : LOG2_E;
+  const double scale = call->softcap > 0 ? call->scale / call->softcap : call->scale * into;
+  const int plain = !biased && !block->slopes && call->softcap <= 0 && scale > 0;
+  state->adjusts = biased || block->slopes || call->softcap > 0 || scale <= 0;
+  state->factor = (real)scale;
+  state->before = STEP == 1 || plain ? 1 : (real)scale;
+  state->after = (real)(call->softcap * into);
+  state->unit = STEP == 1 || !plain ? (real)(LOG2_E / into) : (real)scale;
+  state->natural = biased ? 1 : LN_2 * state->unit;
+  for (int n = 0; n < block->vectors; n++) {
+    for (int i = 0; i < LANES; i++) state->position[n][i] = (word)(n * LANES + i);
+    if (block->rows > block->length) {
+      for (int i = 0; i < LANES; i++) state->position[n][i] = (word)(lane_row(block, n, i) % block->length);
+    }
+    state->position[n] += (word)(block->offset + block->first);
+    if (block->slopes == NULL) continue;
+    for (int i = 0; i < LANES; i++) {
+      const char *slope = block->slopes + lane_row(block, n, i) / block->length * call->slopes_head;
+      state->slope[n][i] = (real)(load_real(slope) * into);
     }
   }
+  begin_piece(block);
+  if (call->width <= PYATTN_WIDTH_BLOCK) load_queries(block, 0);
 }
 
-INLINE void score_tile(const char *key, ptrdiff_t row, ptrdiff_t step, const vec *q, ptrdiff_t width, vec *p, int rows,
-                       int vectors, int add) {
-  tile acc;
-  UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
-  tile_multiply(acc, rows, vectors, key, row, step, (const real *)q, width, key + TILE_ROWS * row, TILE_ROWS * step);
-  UNROLL for (int r = 0; r < rows; r++) {
-    UNROLL for (int n = 0; n < vectors; n++) p[r * vectors + n] = add ? p[r * vectors + n] + acc[r][n] : acc[r][n];
-  }
-}
-
-/* Long sums are made of sums of SUM_BLOCK products, which keeps their rounding errors small. */
-INLINE void score(const struct pyattn_query_block *block, struct attention_state *state, const char *key,
-                  ptrdiff_t keys, int vectors) {
-  const ptrdiff_t row = block->key_row, step = block->key_column;
-  for (ptrdiff_t first = 0; first == 0 || first < block->width; first += SUM_BLOCK) {
-    const int add = first > 0;
-    const ptrdiff_t rest = block->width - first, width = rest < SUM_BLOCK ? rest : SUM_BLOCK;
-    const ptrdiff_t place = first % PYATTN_WIDTH_BLOCK;
-    if (place == 0 && block->width > PYATTN_WIDTH_BLOCK) {
-      load_queries(block, first, rest < PYATTN_WIDTH_BLOCK ? rest : PYATTN_WIDTH_BLOCK, state->q);
-    }
-    const vec *q = state->q + place * vectors;
-    for (ptrdiff_t j = 0; j < keys; j += TILE_ROWS) {
-      const char *source = key + j * row + first * step;
-      vec *p = state->p + j * vectors;
-      if (keys - j >= TILE_ROWS) {
-        score_tile(source, row, step, q, width, p, TILE_ROWS, vectors, add);
-      } else {
-        WITH_CONSTANT_ROWS(keys - j, score_tile(source, row, step, q, width, p, ROWS, vectors, add))
-      }
-    }
-  }
-}
-
-/* Masks the keys that lie at or behind visible + r for query r of the block. */
-INLINE void mask_causal(vec *p, ptrdiff_t visible, ptrdiff_t keys, int vectors) {
-  for (int n = 0; n < vectors; n++) {
-    ivec end;
-    UNROLL for (int i = 0; i < LANES; i++) end[i] = (word)(visible + n * LANES + i);
-    for (ptrdiff_t j = visible + n * LANES < 0 ? 0 : visible + n * LANES; j < keys; j++) {
-      vec *x = p + j * vectors + n;
-      *x = choose(end > (word)j, *x, MASKED);
-    }
-  }
-}
-
-/* The mask's elements (row, first ... first + n) as something to add to logits in units of log2. */
-INLINE vec load_mask(const struct pyattn_query_block *block, const char *mask, ptrdiff_t n) {
-  if (block->mask_kind == PYATTN_MASK_BOOL) {
-    uint8_t bytes[LANES] = {0};
-    if (block->mask_column == 1 && n == LANES)
-      memcpy(bytes, mask, LANES);
-    else
-      for (ptrdiff_t i = 0; i < n; i++) bytes[i] = (uint8_t)mask[i * block->mask_column];
-    ivec allowed;
-    UNROLL for (int i = 0; i < LANES; i++) allowed[i] = bytes[i];
-    return choose(allowed != 0, (vec){0}, splat(-INFINITY));
-  }
-  /* A finite element stays finite: the most negative number, used as a mask, still differs from -inf. */
-  const vec x = load_strided(mask, block->mask_column, n);
-  const vec scaled = x * (real)LOG2_E;
-  const vec bounded = vmax(splat(-LARGEST_REAL), -vmax(splat(-LARGEST_REAL), -scaled));
-  return choose(x - x == 0, bounded, scaled);
-}
-
-INLINE void mask_dense(const struct pyattn_query_block *block, const char *mask, vec *p, ptrdiff_t keys, int vectors) {
-  for (int n = 0; n < vectors; n++) {
-    for (ptrdiff_t j = 0; j < keys; j += LANES) {
-      const ptrdiff_t columns = keys - j < LANES ? keys - j : LANES;
-      vec x[LANES];
-      UNROLL for (int i = 0; i < LANES; i++) {
-        const ptrdiff_t row = n * LANES + i < block->queries ? n * LANES + i : block->queries - 1;
-        x[i] = load_mask(block, mask + row * block->mask_row + j * block->mask_column, columns);
-      }
-      transpose(x);
-      for (ptrdiff_t i = 0; i < columns; i++) {
-        vec *logit = p + (j + i) * vectors + n;
-        *logit = choose(x[i] == -INFINITY, MASKED, *logit + x[i]);
-      }
-    }
-  }
-}
-
-/* What a boolean mask says of all pairs of a block: bit 0, some are masked; bit 1, some are live. */
-static int survey_mask(const struct pyattn_query_block *block, const char *mask, ptrdiff_t keys) {
-  int masked = 0, live = 0;
-  for (ptrdiff_t r = 0; r < (block->mask_row ? block->queries : 1); r++) {
-    const char *row = mask + r * block->mask_row;
-    if (block->mask_column == 1)
-      for (ptrdiff_t j = 0; j < keys; j++) masked |= row[j] == 0, live |= row[j] != 0;
-    else
-      for (ptrdiff_t j = 0; j < keys; j++)
-        masked |= row[j * block->mask_column] == 0, live |= row[j * block->mask_column] != 0;
-  }
-  return masked | live << 1;
-}
-
-/* Logits to weights, relative to the new top. */
-INLINE void softmax(struct attention_state *state, ptrdiff_t keys, int vectors, int masked) {
+/* Logits to weights, relative to the new top; `scaled` if the unit of the logits is not that of log2. */
+INLINE void softmax(struct attention_state *state, ptrdiff_t keys, int vectors, int masked, int scaled) {
   vec *p = state->p;
-  vec top[TILE_VECTORS], sum[TILE_VECTORS], other[TILE_VECTORS];
-  UNROLL for (int n = 0; n < vectors; n++) top[n] = other[n] = state->top[n];
-  ptrdiff_t done = 0;
-  for (; done + 2 <= keys; done += 2) { /* two chains: the latency of one maximum after the other would show */
-    UNROLL for (int n = 0; n < vectors; n++) {
-      top[n] = vmax(p[done * vectors + n], top[n]);
-      other[n] = vmax(p[(done + 1) * vectors + n], other[n]);
-    }
-  }
-  UNROLL for (int n = 0; n < vectors; n++) {
-    if (done < keys) top[n] = vmax(p[done * vectors + n], top[n]);
-    top[n] = vmax(top[n], other[n]);
-  }
+  const real unit = scaled ? state->unit : 1;
+  vec top[TILE_VECTORS], sum[TILE_VECTORS];
+  UNROLL for (int n = 0; n < vectors; n++) top[n] = vmax(state->largest[n], state->top[n]);
   UNROLL for (int n = 0; n < vectors; n++) {
     const vec old = state->top[n];
     state->top[n] = top[n];
     top[n] = choose(top[n] == -INFINITY, (vec){0}, top[n]); /* nothing seen yet: -inf - 0, not -inf - -inf */
-    state->fade[n] = exp2_of_negative(old - top[n]);
+    state->fade[n] = exp2_of_negative(scaled ? (old - top[n]) * unit : old - top[n]);
     sum[n] = state->sum[n] * state->fade[n];
   }
-  for (ptrdiff_t j = 0; j < keys; j++) {
+  for (ptrdiff_t j = 0; j < keys; j += STEP) {
     UNROLL for (int n = 0; n < vectors; n++) {
-      const vec logit = p[j * vectors + n];
-      vec weight = exp2_of_negative(logit - top[n]);
-      if (masked) weight = choose((ivec)logit == (ivec)MASKED, splat((real)-0.0), weight);
-      sum[n] += weight;
-      p[j * vectors + n] = weight;
+      vec weight[2] = {{0}, {0}};
+      UNROLL for (int s = 0; s < STEP; s++) {
+        if (s > 0 && j + s == keys) break;
+        const vec logit = p[(j + s) * vectors + n];
+        weight[s] = exp2_of_negative(scaled ? (logit - top[n]) * unit : logit - top[n]);
+        if (masked) weight[s] = choose(is_masked(logit), NOTHING, weight[s]);
+        sum[n] += weight[s];
+      }
+      p[j / STEP * vectors + n] = join_steps(weight[0], weight[1]);
     }
   }
   UNROLL for (int n = 0; n < vectors; n++) state->sum[n] = sum[n];
 }
 
-INLINE void accumulate_tile(const char *value, ptrdiff_t row, ptrdiff_t step, const vec *p, ptrdiff_t keys,
+INLINE void accumulate_tile(const char *value, ptrdiff_t row, ptrdiff_t step, const vec *p, ptrdiff_t steps,
                             const vec *fade, vec *o, int rows, int vectors) {
   tile acc;
-  UNROLL for (int r = 0; r < rows; r++) {
-    UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = o[r * vectors + n] * fade[n];
-  }
-  tile_multiply(acc, rows, vectors, value, row, step, (const real *)p, keys,
+  UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
+  tile_multiply(acc, rows, vectors, value, row, step, (const real *)p, steps,
                 value + KEYS_AHEAD * step + (rows - 1) * row, step);
-  UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) o[r * vectors + n] = acc[r][n]; }
+  UNROLL for (int r = 0; r < rows; r++) {
+    UNROLL for (int n = 0; n < vectors; n++) o[r * vectors + n] = o[r * vectors + n] * fade[n] + acc[r][n];
+  }
 }
 
-INLINE void accumulate(const struct pyattn_query_block *block, struct attention_state *state, const char *value,
-                       ptrdiff_t keys, int vectors) {
-  const ptrdiff_t row = block->value_column, step = block->value_row;
-  for (ptrdiff_t d = 0; d < block->value_width; d += TILE_ROWS) {
+/* value: as tiles read it, from the range's first key on */
+INLINE void accumulate(const struct pyattn_query_block *block, const struct pyattn_keys *keys, const char *value,
+                       ptrdiff_t steps, int vectors) {
+  struct attention_state *state = state_of(block);
+  const ptrdiff_t row = keys->tile_value_column, step = keys->tile_value_step, width = block->call->value_width;
+  for (ptrdiff_t d = 0; d < width; d += TILE_ROWS) {
     const char *source = value + d * row;
     vec *o = state->o + d * vectors;
-    if (block->value_width - d >= TILE_ROWS) {
-      accumulate_tile(source, row, step, state->p, keys, state->fade, o, TILE_ROWS, vectors);
+    if (width - d >= TILE_ROWS) {
+      accumulate_tile(source, row, step, state->p, steps, state->fade, o, TILE_ROWS, vectors);
     } else {
-      WITH_CONSTANT_ROWS(block->value_width - d,
-                         accumulate_tile(source, row, step, state->p, keys, state->fade, o, ROWS, vectors))
+      WITH_CONSTANT_ROWS(width - d, accumulate_tile(source, row, step, state->p, steps, state->fade, o, ROWS, vectors))
     }
   }
 }
 
-/* The same for values that hold NaN or inf behind a mask: 0 * NaN would leak, so masked values are not added at all. */
-static void accumulate_live(const struct pyattn_query_block *block, struct attention_state *state, const char *value,
-                            ptrdiff_t keys) {
+/* The same for values that hold NaN or inf behind a mask: 0 * NaN would leak, so masked values are taken for 0. */
+static void accumulate_live(const struct pyattn_query_block *block, const struct pyattn_keys *keys, const char *value,
+                            ptrdiff_t steps) {
+  struct attention_state *state = state_of(block);
   const int vectors = block->vectors;
-  for (ptrdiff_t d = 0; d < block->value_width; d++) {
+  for (ptrdiff_t d = 0; d < block->call->value_width; d++) {
     for (int n = 0; n < vectors; n++) {
-      vec acc = state->o[d * vectors + n] * state->fade[n];
-      for (ptrdiff_t j = 0; j < keys; j++) {
-        const vec weight = state->p[j * vectors + n];
-        const real x = load_real(value + j * block->value_row + d * block->value_column);
-        acc = choose((ivec)weight < 0, acc, acc + weight * x);
+      vec acc = {0};
+      for (ptrdiff_t t = 0; t < steps; t++) {
+        const vec weight = state->p[t * vectors + n];
+        const vec x = splat(load_real(value + t * keys->tile_value_step + d * keys->tile_value_column));
+        acc = multiply_add((vec)((ivec)x & (ivec)live_steps(weight)), weight, acc);
       }
-      state->o[d * vectors + n] = acc;
+      vec *o = state->o + d * vectors + n;
+      *o = *o * state->fade[n] + acc;
     }
   }
 }
 
-static int all_finite(const struct pyattn_query_block *block, const char *value, ptrdiff_t keys) {
+static int all_finite(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                      ptrdiff_t count) {
+  const struct pyattn_attention *call = block->call;
   vec zeros = {0}; /* x * 0 is NaN for NaN and inf */
-  for (ptrdiff_t j = 0; j < keys; j++) {
-    for (ptrdiff_t d = 0; d < block->value_width; d += LANES) {
-      const ptrdiff_t columns = block->value_width - d < LANES ? block->value_width - d : LANES;
-      const char *source = value + j * block->value_row + d * block->value_column;
-      zeros += load_strided(source, block->value_column, columns) * 0;
+  for (ptrdiff_t j = first; j < first + count; j++) {
+    for (ptrdiff_t d = 0; d < call->value_width; d += LANES) {
+      const ptrdiff_t columns = call->value_width - d < LANES ? call->value_width - d : LANES;
+      zeros += load_strided(keys->value + j * call->value_row + d * call->value_column, call->value_column, columns) * 0;
     }
   }
   return sum_lanes(zeros) == 0;
 }
 
-INLINE void attend(const struct pyattn_query_block *block, ptrdiff_t first_key, ptrdiff_t keys, int vectors) {
+enum { FEW_COLUMNS = 4, FEW_AT_ONCE = 4 }; /* vectors of values, and rows, whose sums stay in registers */
+
+/* Part of the sums of few rows: `rows` of them from row `first_row`, `vectors` of values from column d. */
+INLINE void accumulate_few_tile(const struct pyattn_query_block *block, const struct pyattn_keys *keys,
+                                ptrdiff_t first, ptrdiff_t count, int masked, ptrdiff_t d, ptrdiff_t first_row,
+                                int rows, int vectors) {
+  const struct pyattn_attention *call = block->call;
   struct attention_state *state = state_of(block);
-  const char *mask = block->mask + first_key * block->mask_column;
-  const char *value = block->value + first_key * block->value_row;
-  const ptrdiff_t visible = block->visible - first_key;
-  int dense = block->mask_kind != PYATTN_MASK_NONE;
-  if (block->mask_kind == PYATTN_MASK_BOOL) {
-    const int survey = survey_mask(block, mask, keys);
-    if (!(survey & 2)) return;
-    dense = survey & 1;
+  vec acc[FEW_AT_ONCE][FEW_COLUMNS];
+  UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
+  for (ptrdiff_t j = 0; j < count; j += STEP) {
+    const char *low = keys->value + key_number(keys, first + j) * call->value_row;
+    const char *high = NULL;
+    if (STEP == 2 && j + 1 < count) high = keys->value + key_number(keys, first + j + 1) * call->value_row;
+    vec x[FEW_COLUMNS];
+    UNROLL for (int n = 0; n < vectors; n++) {
+      const ptrdiff_t rest = call->value_width - d - n * LANES, column = (d + n * LANES) * call->value_column;
+      x[n] = join_rows(low + column, high ? high + column : NULL, call->value_column, rest < LANES ? rest : LANES);
+    }
+    UNROLL for (int r = 0; r < rows; r++) {
+      const vec weight = splat(load_real((const real *)(state->p + j / STEP) + first_row + r));
+      UNROLL for (int n = 0; n < vectors; n++) {
+        const vec value = masked ? (vec)((ivec)x[n] & (ivec)live_steps(weight)) : x[n];
+        acc[r][n] = multiply_add(value, weight, acc[r][n]);
+      }
+    }
   }
-  const int causal = visible < keys;
-  score(block, state, block->key + first_key * block->key_row, keys, vectors);
-  if (causal) mask_causal(state->p, visible, keys, vectors);
-  if (dense) mask_dense(block, mask, state->p, keys, vectors);
-  if (causal || dense) {
-    softmax(state, keys, vectors, 1);
-    if (!all_finite(block, value, keys)) {
-      accumulate_live(block, state, value, keys);
-      return;
+  UNROLL for (int r = 0; r < rows; r++) {
+    vec *o = state->o + (first_row + r) * (round_up(call->value_width, LANES) / LANES) + d / LANES;
+    const vec fade = splat(state->fade[0][first_row + r]);
+    UNROLL for (int n = 0; n < vectors; n++) o[n] = o[n] * fade + acc[r][n];
+  }
+}
+
+static void accumulate_few(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                           ptrdiff_t count, int masked) {
+  const ptrdiff_t width = round_up(block->call->value_width, LANES);
+  for (ptrdiff_t d = 0; d < width;) {
+    const int vectors = width - d >= FEW_COLUMNS * LANES ? FEW_COLUMNS : 1;
+    for (ptrdiff_t r = 0; r < block->rows;) {
+      const int rows = block->rows - r >= FEW_AT_ONCE ? FEW_AT_ONCE : 1;
+      if (vectors == 1 && rows == 1)
+        accumulate_few_tile(block, keys, first, count, masked, d, r, 1, 1);
+      else if (vectors == 1)
+        accumulate_few_tile(block, keys, first, count, masked, d, r, FEW_AT_ONCE, 1);
+      else if (rows == 1)
+        accumulate_few_tile(block, keys, first, count, masked, d, r, 1, FEW_COLUMNS);
+      else
+        accumulate_few_tile(block, keys, first, count, masked, d, r, FEW_AT_ONCE, FEW_COLUMNS);
+      r += rows;
+    }
+    d += vectors * LANES;
+  }
+}
+
+INLINE void attend(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                   ptrdiff_t count, int vectors) {
+  struct attention_state *state = state_of(block);
+  const int masked = compute_logits(block, keys, &first, &count, vectors);
+  if (count <= 0) return;
+  if (!masked && state->unit == 1)
+    softmax(state, count, vectors, 0, 0);
+  else if (!masked)
+    softmax(state, count, vectors, 0, 1);
+  else if (state->unit == 1)
+    softmax(state, count, vectors, 1, 0);
+  else
+    softmax(state, count, vectors, 1, 1);
+  if (block->call->value_width == 0) return;
+  if (block->call->few) {
+    accumulate_few(block, keys, first, count, masked);
+    return;
+  }
+  const ptrdiff_t steps = (count + STEP - 1) / STEP;
+  const char *value = keys->tile_value + (first - keys->first) / STEP * keys->tile_value_step;
+  if (masked && !all_finite(block, keys, first, count))
+    accumulate_live(block, keys, value, steps);
+  else
+    accumulate(block, keys, value, steps, vectors);
+}
+
+static void attention_attend(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                             ptrdiff_t count) {
+  WITH_CONSTANT_VECTORS(block->vectors, attend(block, keys, first, count, VECTORS))
+}
+
+/* The factors that turn two partial sums into parts of one, whose largest logit is the returned top. */
+INLINE vec joint_top(vec a, vec b, real unit, vec *a_factor, vec *b_factor) {
+  const vec top = vmax(a, b);
+  const vec base = choose(top == -INFINITY, (vec){0}, top);
+  *a_factor = exp2_of_negative((a - base) * unit);
+  *b_factor = exp2_of_negative((b - base) * unit);
+  return top;
+}
+
+/* The first piece is the total so far, to the bit as if it were added to nothing. */
+static void keep_piece(struct attention_state *state, int vectors) {
+  vec *o = state->o;
+  state->o = state->total;
+  state->total = o;
+  for (int n = 0; n < vectors; n++) state->total_top[n] = state->top[n], state->total_sum[n] = state->sum[n];
+  state->folded = 1;
+}
+
+/* total += the piece of `from`; a sum that saw nothing adds nothing, to the bit */
+static void fold_piece(const struct pyattn_query_block *block, const vec *from_top, const vec *from_sum,
+                       const vec *from_o) {
+  const struct pyattn_attention *call = block->call;
+  struct attention_state *state = state_of(block);
+  const int vectors = block->vectors;
+  vec old[TILE_VECTORS], new[TILE_VECTORS];
+  for (int n = 0; n < vectors; n++) {
+    state->total_top[n] = joint_top(state->total_top[n], from_top[n], state->unit, &old[n], &new[n]);
+    state->total_sum[n] = state->total_sum[n] * old[n] + from_sum[n] * new[n];
+  }
+  if (call->few) {
+    const ptrdiff_t columns = round_up(call->value_width, LANES) / LANES;
+    for (ptrdiff_t r = 0; r < block->rows; r++) {
+      for (ptrdiff_t i = r * columns; i < (r + 1) * columns; i++) {
+        state->total[i] = state->total[i] * splat(old[0][r]) + from_o[i] * splat(new[0][r]);
+      }
     }
   } else {
-    softmax(state, keys, vectors, 0);
+    for (ptrdiff_t d = 0; d < call->value_width; d++) {
+      for (int n = 0; n < vectors; n++) {
+        const ptrdiff_t i = d * vectors + n;
+        state->total[i] = state->total[i] * old[n] + from_o[i] * new[n];
+      }
+    }
   }
-  accumulate(block, state, value, keys, vectors);
 }
 
-static void attention_attend(const struct pyattn_query_block *block, ptrdiff_t first_key, ptrdiff_t keys) {
-  WITH_CONSTANT_VECTORS(block->vectors, attend(block, first_key, keys, VECTORS))
-}
-
-static void attention_begin(const struct pyattn_query_block *block) {
+/* Folds the present piece, or all that another state has seen, and begins another piece. */
+static void attention_fold(const struct pyattn_query_block *block, const char *from) {
   struct attention_state *state = state_of(block);
-  for (int n = 0; n < block->vectors; n++) {
-    state->top[n] = splat(-INFINITY);
-    state->sum[n] = splat((real)-0.0);
+  const struct attention_state *other = (const struct attention_state *)from;
+  if (from == block->scratch && !state->folded)
+    keep_piece(state, block->vectors);
+  else if (other->folded && from != block->scratch)
+    fold_piece(block, other->total_top, other->total_sum, other->total);
+  else
+    fold_piece(block, other->top, other->sum, other->o);
+  begin_piece(block);
+}
+
+/* Output rows of few: share[row] * o[row][d]. */
+static void write_few(const struct pyattn_query_block *block, const vec *o, vec share) {
+  const struct pyattn_attention *call = block->call;
+  for (ptrdiff_t r = 0; r < block->rows; r++) {
+    char *row = block->out + row_offset(block, r, call->out_row, call->out_head);
+    for (ptrdiff_t d = 0; d < call->value_width; d += LANES) {
+      const ptrdiff_t columns = call->value_width - d < LANES ? call->value_width - d : LANES;
+      store_strided(row + d * call->out_column, call->out_column, *o++ * splat(share[r]), columns);
+    }
   }
-  memset(state->o, 0, (size_t)(block->value_width * block->vectors) * sizeof(vec));
-  if (block->width <= PYATTN_WIDTH_BLOCK) load_queries(block, 0, block->width, state->q);
+}
+
+static void write_out(const struct pyattn_query_block *block, const vec *o, vec share, int n) {
+  const struct pyattn_attention *call = block->call;
+  const ptrdiff_t rows = block->rows - n * LANES < LANES ? block->rows - n * LANES : LANES;
+  for (ptrdiff_t d = 0; d < call->value_width; d += LANES) {
+    const ptrdiff_t columns = call->value_width - d < LANES ? call->value_width - d : LANES;
+    vec x[LANES];
+    UNROLL for (int i = 0; i < LANES; i++) x[i] = i < columns ? o[(d + i) * block->vectors + n] * share : (vec){0};
+    transpose(x);
+    for (ptrdiff_t i = 0; i < rows; i++) {
+      char *row = block->out + row_offset(block, n * LANES + i, call->out_row, call->out_head);
+      store_strided(row + d * call->out_column, call->out_column, x[i], columns);
+    }
+  }
+}
+
+/* Sinks join the denominator, Xiao et al. 2023 (arXiv:2309.17453), equation 2; -inf is none. */
+static void add_sinks(const struct pyattn_query_block *block, int n) {
+  struct attention_state *state = state_of(block);
+  vec sink, old, new;
+  for (int i = 0; i < LANES; i++) {
+    sink[i] = load_real(block->sinks + lane_row(block, n, i) / block->length * block->call->sinks_head);
+  }
+  sink *= (real)(LOG2_E / state->unit);
+  const vec one = choose(sink == -INFINITY, NOTHING, splat(1));
+  state->total_top[n] = joint_top(state->total_top[n], sink, state->unit, &old, &new);
+  state->total_sum[n] = state->total_sum[n] * old + one * new;
+  const ptrdiff_t columns = block->call->few ? output_vectors(block->call, 1) / LANES : block->call->value_width;
+  for (ptrdiff_t i = 0; i < (block->call->few ? block->rows * columns : columns); i++) {
+    if (block->call->few)
+      state->total[i] *= splat(old[i / columns]);
+    else
+      state->total[i * block->vectors + n] *= old;
+  }
 }
 
 static void attention_finish(const struct pyattn_query_block *block) {
-  const struct attention_state *state = state_of(block);
+  const struct pyattn_attention *call = block->call;
+  struct attention_state *state = state_of(block);
+  if (state->folded)
+    fold_piece(block, state->top, state->sum, state->o);
+  else
+    keep_piece(state, block->vectors);
   for (int n = 0; n < block->vectors; n++) {
-    const ptrdiff_t first = n * LANES;
-    const ptrdiff_t queries = block->queries - first < LANES ? block->queries - first : LANES;
+    const vec seen = state->total_top[n];
+    if (block->sinks) add_sinks(block, n);
     /* a row that saw nothing is zero */
-    const vec share = choose((ivec)state->sum[n] == SIGN_BIT, (vec){0}, 1 / state->sum[n]);
-    for (ptrdiff_t d = 0; d < block->value_width; d += LANES) {
-      const ptrdiff_t columns = block->value_width - d < LANES ? block->value_width - d : LANES;
-      vec x[LANES];
-      UNROLL for (int i = 0; i < LANES; i++) {
-        x[i] = i < columns ? state->o[(d + i) * block->vectors + n] * share : (vec){0};
+    const vec share = choose((ivec)state->total_sum[n] == (ivec)NOTHING, (vec){0}, 1 / state->total_sum[n]);
+    if (call->few)
+      write_few(block, state->total, share);
+    else
+      write_out(block, state->total, share, n);
+    for (ptrdiff_t i = 0; i < LANES && n * LANES + i < block->rows; i++) {
+      const ptrdiff_t row = row_offset(block, n * LANES + i, call->lse_row, call->lse_head);
+      const double top = state->total_top[n][i], sum = state->total_sum[n][i];
+      if (block->lse) store_real(block->lse + row, (real)(top * state->natural + LN_2 * log2(sum)));
+      if (block->maximum) store_real(block->maximum + row, (real)(state->natural * (double)seen[i]));
+      if (block->moments) {
+        real_unaligned *moments = (real_unaligned *)block->moments + 2 * (n * LANES + i);
+        moments[0] = state->total_top[n][i];
+        moments[1] = state->total_sum[n][i];
       }
-      transpose(x);
-      for (ptrdiff_t i = 0; i < queries; i++) {
-        char *target = block->out + (first + i) * block->out_row + d * block->out_column;
-        store_strided(target, block->out_column, x[i], columns);
-      }
-    }
-    if (block->lse == NULL) continue;
-    for (ptrdiff_t i = 0; i < queries; i++) {
-      const double lse = LN_2 * ((double)state->top[n][i] + log2((double)state->sum[n][i]));
-      store_real(block->lse + (first + i) * block->lse_row, (real)lse);
     }
   }
 }

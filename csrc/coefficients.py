@@ -1,5 +1,7 @@
 """Derive the polynomial coefficients of simd.h and activations.h: run it (needs mpmath, SciPy)."""
 
+from itertools import accumulate, pairwise, zip_longest
+
 import mpmath as mp
 import numpy as np
 from scipy.special import erfc
@@ -32,6 +34,37 @@ def interpolate(function, low, terms):
     )
 
 
+def rational(function, weight, high, degree, rounds=20):
+    """Error, S, P, Q of S(t) + P(t) / Q(t): S quadratic, Q of the given degree and leading with 1, P of one less.
+
+    It equals the function at t = 0 and at 2 degree + 2 more points of [0, high], which move until the weighted relative
+    error between them is level, as Chebyshev's theorem has it for the best.
+    """
+    gaps = [mp.mpf(i + 1) for i in range(2 * degree + 3)]
+    for _ in range(rounds):
+        edges = [high * end / mp.fsum(gaps) for end in accumulate(gaps, initial=0)]
+        rows = [[t**i for i in range(degree + 3)] + [-function(t) * t**i for i in range(degree)] for t in edges[:-1]]
+        right = [function(t) * t**degree for t in edges[:-1]]
+        solution = list(mp.lu_solve(mp.matrix(rows), mp.matrix(right)))
+        p, q = solution[degree + 2 :: -1], [1, *solution[: degree + 2 : -1]]  # highest power first, as polyval has them
+
+        def error(t, p=p, q=q):
+            return weight(t) * abs(mp.polyval(p, t) / mp.polyval(q, t) / function(t) - 1)
+
+        errors = [max(map(error, mp.linspace(low, top, 9)[1:])) for low, top in pairwise(edges)]
+        gaps = [gap / size**0.3 for gap, size in zip(gaps, errors, strict=True)]
+    s = []
+    for _ in range(3):  # steps of the division of p by q
+        s.append(p[0])
+        p = [a - s[-1] * b for a, b in zip_longest(p, q, fillvalue=0)][1:]
+    return max(errors), s[::-1], p[::-1], q[::-1]
+
+
+def tanh_ratio(t):
+    """tanh(x) / x, t = x^2."""
+    return mp.tanh(mp.sqrt(t)) / mp.sqrt(t) if t else mp.mpf(1)
+
+
 def show(name, coefficients, suffix=""):
     hexadecimal = [float(c).hex() for c in reversed(list(coefficients))]
     print(f"{name}: ", ", ".join(h.replace("0000000p", "p") + suffix for h in hexadecimal))
@@ -48,3 +81,11 @@ for low in (0, -0.5):
 # erfc(t) = 2^-(t q(t)) on [0, 5], absolute error of t erfc(t), the part of GELU that it enters
 error, c = minimax(lambda t: -np.log2(erfc(t)), lambda t: t * erfc(t) + 1e-5, 0, 5, 8)
 show(f"erfc float32, error {error * np.log(2):.2g}", np.float32((0, *c)), "f")
+# tanh(x) / x = S + P / Q in t = x^2 (7.9, and 18.5 below, are the ends whose rounded coefficients measure best) and
+# 2 tanh(x / 2) / x likewise, its relative error weighted by what remains of it in z / (1 + z^2 / 4) = tanh(x)
+error, *parts = rational(tanh_ratio, lambda t: 1, 7.9**2, 3)
+for name, part in zip("SPQ", parts, strict=True):
+    show(f"tanh float32 {name}, error {float(error):.2g}", np.float32([float(x) for x in part]), "f")
+error, *parts = rational(lambda t: tanh_ratio(t / 4), lambda t: 1 / mp.cosh(mp.sqrt(t)), 18.5**2, 5)
+for name, part in zip("SPQ", parts, strict=True):
+    show(f"tanh float64 {name}, error {float(error):.2g}", part)

@@ -2,7 +2,9 @@
  * before the answer is known. setup.py lists what it compiled as PYATTN_ISAS, e.g. X(baseline) X(avx2). */
 #include "kernels.h"
 
-#define X(isa) extern const struct pyattn_kernels pyattn_kernels_##isa##_f32, pyattn_kernels_##isa##_f64;
+#define X(isa)                                                                        \
+  extern const struct pyattn_kernels pyattn_kernels_##isa##_f32, pyattn_kernels_##isa##_f64, \
+      pyattn_kernels_##isa##_f16, pyattn_kernels_##isa##_bf16;
 PYATTN_ISAS
 #undef X
 
@@ -10,7 +12,7 @@ PYATTN_ISAS
 /* The builtin asks cpuid, and xgetbv whether the operating system saves the registers. */
 #define HAS(feature) (__builtin_cpu_supports(feature) != 0)
 static int supports_baseline(void) { return 1; }
-static int supports_avx2(void) { return HAS("avx2") && HAS("fma"); }
+static int supports_avx2(void) { return HAS("avx2") && HAS("fma") && HAS("f16c"); }
 static int supports_avx512(void) {
   return supports_avx2() && HAS("avx512f") && HAS("avx512dq") && HAS("avx512bw") && HAS("avx512vl");
 }
@@ -22,8 +24,10 @@ static int supports_baseline(void) { return 1; }
 #endif
 
 const struct pyattn_isa *pyattn_isas(void) {
-#define X(isa) {#isa, 0, &pyattn_kernels_##isa##_f32, &pyattn_kernels_##isa##_f64},
-  static struct pyattn_isa isas[] = {PYATTN_ISAS{NULL, 0, NULL, NULL}};
+#define X(isa)                                                                                \
+  {#isa, 0, &pyattn_kernels_##isa##_f32, &pyattn_kernels_##isa##_f64, &pyattn_kernels_##isa##_f16, \
+   &pyattn_kernels_##isa##_bf16},
+  static struct pyattn_isa isas[] = {PYATTN_ISAS{NULL, 0, NULL, NULL, NULL, NULL}};
 #undef X
 #if defined(__x86_64__)
   __builtin_cpu_init();

@@ -1,25 +1,36 @@
-/* Everything that is compiled once per instruction set and element type, as one unit: all of it static but the table.
- */
+/* Everything that is compiled once per instruction set and element type, as one unit: all of it static but the table,
+ * whose name is PYATTN_TABLE. */
 #include "attention.c"
-#include "linear.c"
 #include "probe.c"
+#include "review.c"
+#if ELEMENT == F32 || ELEMENT == F64
+#include "linear.c"
 #include "rowwise.c"
+#endif
 
-#define PASTE_(a, b, c) a##_##b##_f##c
-#define PASTE(a, b, c) PASTE_(a, b, c)
-
-const struct pyattn_kernels PASTE(pyattn_kernels, PYATTN_ISA, REAL_BITS) = {
+const struct pyattn_kernels PYATTN_TABLE = {
     .lanes = LANES,
     .tile_rows = TILE_ROWS,
     .tile_vectors = TILE_VECTORS,
-    .attention_scratch = sizeof(struct attention_state),
+    .real_bytes = sizeof(real),
+    .paired = STEP == 2,
+    .attention_scratch = attention_scratch,
+    .attention_load_scratch = attention_load_scratch,
+    .attention_load = attention_load,
     .attention_begin = attention_begin,
     .attention_attend = attention_attend,
+    .attention_fold = attention_fold,
     .attention_finish = attention_finish,
+    .attention_review_begin = attention_review_begin,
+    .attention_review = attention_review,
+    .attention_review_finish = attention_review_finish,
+    .attention_receive = attention_receive,
+#if ELEMENT == F32 || ELEMENT == F64
     .linear_pack = linear_pack,
     .linear_tile = linear_tile,
     .layer_norm = layer_norm,
     .activation = activation,
+#endif
     .probe_multiply_add = probe_multiply_add,
     .probe_read = probe_read,
 };

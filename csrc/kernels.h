@@ -4,33 +4,59 @@
 #define PYATTN_KERNELS_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 enum { PYATTN_IDENTITY, PYATTN_RELU, PYATTN_GELU, PYATTN_GELU_TANH, PYATTN_SILU };
 
 enum { PYATTN_MASK_NONE, PYATTN_MASK_BOOL, PYATTN_MASK_REAL };
 
-/* Sizes that bound the scratch memory of a thread, whatever the caller's sizes are. */
 enum {
-  PYATTN_KEY_BLOCK = 128,    /* keys scored at a time */
+  PYATTN_KEY_BLOCK = 128,    /* keys scored at a time: from a multiple of it, whichever of them a query may see */
+  PYATTN_PIECE = 1024,       /* keys whose weighted sum is complete in itself; pieces are then added up in order */
   PYATTN_WIDTH_BLOCK = 1024, /* head width transposed at a time; the widest value a block accumulates */
+  PYATTN_FEW = 8,            /* rows of a block, at most, that are attended with lanes along keys and widths */
   PYATTN_ALIGNMENT = 64,
 };
 
-/* A block of queries on its way over the keys of one head. */
+/* What all blocks of a call share. Strides are of rows (queries or keys), columns, and query heads. */
+struct pyattn_attention {
+  ptrdiff_t query_row, query_column, query_head, key_row, key_column, value_row, value_column;
+  ptrdiff_t out_row, out_column, out_head, lse_row, lse_head, weights_row, weights_column, weights_head;
+  ptrdiff_t mask_row, mask_column, mask_head, bias_row, bias_column, bias_head;
+  ptrdiff_t slopes_head, sinks_head;
+  ptrdiff_t width, value_width; /* value_width at most PYATTN_WIDTH_BLOCK; 0 computes no output */
+  int mask_kind;                /* of mask; bias is always of elements */
+  int index_bias;               /* whether gathered keys carry biases */
+  int few;                      /* blocks of at most PYATTN_FEW rows, each a lane of one vector */
+  double scale, softcap;        /* softcap 0: none */
+  ptrdiff_t low, high;          /* a query at position x sees the keys from x + low to before x + high */
+  ptrdiff_t top_k;
+};
+
+/* A block of query rows on its way over the keys of one head. Row r is query first + r % length of the r / length-th of
+ * the query heads that share the head of keys; the pointers are to row 0. Those but query and out may be NULL. */
 struct pyattn_query_block {
-  const char *query, *key, *value; /* first query of the block; first key and value of the head */
-  ptrdiff_t query_row, query_column, key_row, key_column, value_row, value_column;
-  char *out, *lse; /* first query of the block; lse may be NULL */
-  ptrdiff_t out_row, out_column, lse_row;
-  const char *mask; /* element (first query of the block, first key), of the kind below */
-  ptrdiff_t mask_row, mask_column;
-  int mask_kind;
-  int vectors;                  /* vectors of lanes that the queries fill, 1 to the table's tile_vectors */
-  ptrdiff_t queries;            /* at most vectors * lanes */
-  ptrdiff_t width, value_width; /* value_width at most PYATTN_WIDTH_BLOCK */
-  ptrdiff_t visible;            /* query r sees the keys before visible + r */
-  double scale;
-  char *scratch; /* aligned, attention_scratch bytes; a block's state lives here from begin to finish */
+  const struct pyattn_attention *call;
+  const char *query, *mask, *bias, *slopes, *sinks; /* mask and bias at key 0 */
+  char *out, *lse, *weights;                        /* weights at key 0 */
+  char *maximum, *entropy, *top_weights;            /* like lse; top_weights and top_keys contiguous, k a row */
+  char *moments;                                    /* two reals a row, contiguous: largest logit and sum */
+  int64_t *top_keys;
+  int vectors;                   /* vectors of lanes that the rows fill, 1 to the table's tile_vectors */
+  ptrdiff_t rows, first, length; /* at most vectors * lanes */
+  ptrdiff_t offset;              /* position of query 0 */
+  ptrdiff_t keys;                /* keys at or behind this are masked */
+  char *scratch;                 /* aligned, attention_scratch bytes; the block's state, from begin to finish */
+};
+
+/* Keys first ... first + count of one head: at most PYATTN_KEY_BLOCK, within one block of them. */
+struct pyattn_keys {
+  const char *key, *value; /* key 0; value may be NULL */
+  const int32_t *index;    /* NULL, or the true number of each key, ascending: keys are gathered (blocks of few rows) */
+  const char *index_bias;  /* NULL, or a real for each element of index */
+  ptrdiff_t first, count;
+  const char *tile_key, *tile_value; /* as tiles read them, from key `first`: set by attention_load */
+  ptrdiff_t tile_key_row, tile_key_step, tile_value_column, tile_value_step;
 };
 
 /* out = activation(input weight^T + bias) + residual; bias and residual may be NULL. Rows are contiguous. */
@@ -46,13 +72,28 @@ struct pyattn_kernels {
   int lanes;        /* elements in a vector */
   int tile_rows;    /* rows of a linear_tile */
   int tile_vectors; /* vectors of queries in the largest block, and of output features in a panel */
+  int real_bytes;   /* of lse and the like */
+  int paired;       /* whether elements are multiplied in pairs, by instructions for them */
 
-  /* Attention of a block of queries: begin, then attend to ranges of at most PYATTN_KEY_BLOCK keys in ascending order,
-   * then finish, which writes out and lse. */
-  ptrdiff_t attention_scratch;
+  /* Attention of a block of queries: begin; then attend to ranges of keys in ascending order, the keys loaded if the
+   * block is not of few rows, and fold after the last of each piece if there are several; then finish, which writes
+   * out, lse and the like. Folding `from`, the state of an equal block, adds the pieces that this one has seen. */
+  ptrdiff_t (*attention_scratch)(const struct pyattn_attention *, int vectors);
+  ptrdiff_t (*attention_load_scratch)(const struct pyattn_attention *);
+  void (*attention_load)(const struct pyattn_attention *, struct pyattn_keys *, char *scratch);
   void (*attention_begin)(const struct pyattn_query_block *);
-  void (*attention_attend)(const struct pyattn_query_block *, ptrdiff_t first_key, ptrdiff_t keys);
+  void (*attention_attend)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
+                           ptrdiff_t count);
+  void (*attention_fold)(const struct pyattn_query_block *, const char *from);
   void (*attention_finish)(const struct pyattn_query_block *);
+  /* Then, where wanted, once more over the ranges of keys: weights, entropy and top_k. */
+  void (*attention_review_begin)(const struct pyattn_query_block *);
+  void (*attention_review)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
+                           ptrdiff_t count);
+  void (*attention_review_finish)(const struct pyattn_query_block *);
+  /* Adds the weights of a block's rows, whose moments are known, to the sums of keys first ... first + count. */
+  void (*attention_receive)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
+                            ptrdiff_t count, double *sums);
 
   /* Packs a strided (outputs, inputs) array into inputs * (outputs rounded up to whole vectors) elements. */
   void (*linear_pack)(const char *weight, ptrdiff_t row, ptrdiff_t column, ptrdiff_t outputs, ptrdiff_t inputs,
@@ -68,11 +109,11 @@ struct pyattn_kernels {
   double (*probe_read)(const char *p, ptrdiff_t vectors);
 };
 
-/* An instruction set that was compiled in. */
+/* An instruction set that was compiled in. The tables of half types hold attention and probes alone. */
 struct pyattn_isa {
   const char *name;
   int supported; /* by this machine and its operating system */
-  const struct pyattn_kernels *float32, *float64;
+  const struct pyattn_kernels *float32, *float64, *float16, *bfloat16;
 };
 
 /* Best last, ended by a name of NULL. */

@@ -12,13 +12,13 @@ static double probe_multiply_add(ptrdiff_t rounds) {
   for (ptrdiff_t i = 0; i < rounds; i++) {
     UNROLL for (int r = 0; r < 6; r++) {
       UNROLL for (int n = 0; n < TILE_VECTORS; n++) {
-        acc[r][n] += x * y;
+        acc[r][n] = multiply_add(x, y, acc[r][n]);
         HIDE(x); /* else the product leaves the loop where there is no fused multiply-add */
       }
     }
   }
   UNROLL for (int r = 0; r < 6; r++) { UNROLL for (int n = 0; n < TILE_VECTORS; n++) HIDE(acc[r][n]); }
-  return (double)rounds * 6 * TILE_VECTORS * LANES * 2;
+  return (double)rounds * 6 * TILE_VECTORS * LANES * STEP * 2;
 }
 
 /* Reads count vectors; returns a sum so that the reading happens. */

@@ -1,9 +1,10 @@
 /* The only file that knows an instruction set or a compiler.
  *
- * Every kernel is written once, on vectors of `real` (float or double, chosen by -DREAL_BITS), and compiled once per
- * instruction set by compiler flags alone (setup.py holds the table). Arithmetic uses the vector extensions of GCC and
- * Clang; -ffp-contract=fast turns a * b + c into one fused instruction where the machine has it. Intrinsics stand only
- * where the extensions have no good word for an operation: maximum, rounding, scaling by powers of two, masked loads.
+ * Every kernel is written once and compiled once per instruction set and element type by compiler flags alone (setup.py
+ * holds the table). Elements are what the caller's arrays hold, -DELEMENT=F32, F64, F16 or BF16; arithmetic is on vectors
+ * of `real`, double for F64 and float for all others. It uses the vector extensions of GCC and Clang;
+ * -ffp-contract=fast turns a * b + c into one fused instruction where the machine has it. Intrinsics stand only where the
+ * extensions have no good word for an operation: maximum, rounding, scaling by powers of two, masked loads, half types.
  */
 #ifndef PYATTN_SIMD_H
 #define PYATTN_SIMD_H
@@ -42,6 +43,28 @@
 #define TILE_VECTORS 2
 #endif
 
+#define F32 1
+#define F64 2
+#define F16 3
+#define BF16 4
+#if ELEMENT == F64
+#define REAL_BITS 64
+#else
+#define REAL_BITS 32
+#endif
+#if ELEMENT == F16 || ELEMENT == BF16
+#define ELEMENT_BYTES 2
+#else
+#define ELEMENT_BYTES (REAL_BITS / 8)
+#endif
+
+/* Elements that a lane of a tile multiplies in one step: two where the machine has a dot product of pairs. */
+#if ELEMENT == BF16 && defined(__AVX512BF16__)
+#define STEP 2
+#else
+#define STEP 1
+#endif
+
 #if REAL_BITS == 32
 typedef float real;
 typedef int32_t word;
@@ -49,17 +72,13 @@ typedef uint32_t uword;
 #define MANTISSA_BITS 23
 #define SIGN_BIT INT32_MIN
 #define LOWEST_EXPONENT -126
-#define LARGEST_REAL 3.40282346638528859812e+38f
-#elif REAL_BITS == 64
+#else
 typedef double real;
 typedef int64_t word;
 typedef uint64_t uword;
 #define MANTISSA_BITS 52
 #define SIGN_BIT INT64_MIN
 #define LOWEST_EXPONENT -1022
-#define LARGEST_REAL 1.79769313486231570815e+308
-#else
-#error "REAL_BITS must be 32 or 64"
 #endif
 #define LANES ((int)(VECTOR_BYTES / sizeof(real)))
 
@@ -81,6 +100,14 @@ typedef real real_unaligned __attribute__((aligned(1), may_alias)); /* callers' 
 #define MM(name) MM_TYPE(_mm256_##name)
 #else
 #define MM(name) MM_TYPE(_mm_##name)
+#endif
+
+#if defined(__AVX512F__) && REAL_BITS == 32
+#define LOOK_UP(table, index) \
+  (vec) _mm512_permutex2var_ps(_mm512_loadu_ps(table), (__m512i)(index), _mm512_loadu_ps(table + LANES))
+#elif defined(__AVX512F__)
+#define LOOK_UP(table, index) \
+  (vec) _mm512_permutex2var_pd(_mm512_loadu_pd(table), (__m512i)(index), _mm512_loadu_pd(table + LANES))
 #endif
 
 /* The compiler must believe that x changed: keeps a loop that measures from being computed in advance. */
@@ -129,25 +156,6 @@ INLINE void store_first(void *p, vec x, ptrdiff_t n) {
 #endif
 }
 
-/* The first n lanes from elements `step` bytes apart. */
-INLINE vec load_strided(const char *p, ptrdiff_t step, ptrdiff_t n) {
-  if (step == sizeof(real)) return n == LANES ? load(p) : load_first(p, n);
-  vec x = {0};
-  for (ptrdiff_t i = 0; i < n; i++) x[i] = load_real(p + i * step);
-  return x;
-}
-
-INLINE void store_strided(char *p, ptrdiff_t step, vec x, ptrdiff_t n) {
-  if (step == sizeof(real)) {
-    if (n == LANES)
-      store(p, x);
-    else
-      store_first(p, x, n);
-    return;
-  }
-  for (ptrdiff_t i = 0; i < n; i++) store_real(p + i * step, x[i]);
-}
-
 /* yes where the lanes of mask are -1, no where they are 0 */
 INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
@@ -158,6 +166,12 @@ INLINE vec vmax(vec a, vec b) {
 #else
   return choose(a > b, a, b);
 #endif
+}
+
+INLINE int any_lane(ivec x) {
+  word any = 0;
+  UNROLL for (int i = 0; i < LANES; i++) any |= x[i];
+  return any != 0;
 }
 
 INLINE real sum_lanes(vec x) {
@@ -185,6 +199,140 @@ INLINE real sum_lanes(vec x) {
 #define ZIP_HIGH(a, b) SHUFFLE(a, b, 1, 3)
 #endif
 
+/* Elements in memory: vectors of n <= LANES of them, `step` bytes apart, to and from reals; nothing behind is touched. */
+#if ELEMENT == F32 || ELEMENT == F64
+INLINE vec load_elements(const char *p, ptrdiff_t n) { return n == LANES ? load(p) : load_first(p, n); }
+
+INLINE void store_elements(char *p, vec x, ptrdiff_t n) {
+  if (n == LANES)
+    store(p, x);
+  else
+    store_first(p, x, n);
+}
+#else
+typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+
+#if ELEMENT == BF16
+INLINE vec widen(halves x) { return (vec)(__builtin_convertvector(x, uvec) << 16); }
+
+INLINE halves narrow(vec x) { /* to the nearest, ties to even; a NaN stays one */
+  const uvec bits = (uvec)x;
+  const uvec rounded = bits + 0x7fff + (bits >> 16 & 1);
+  return __builtin_convertvector((uvec)choose(x == x, (vec)rounded, (vec)(bits | 0x400000)) >> 16, halves);
+}
+#elif defined(__AVX512F__)
+INLINE vec widen(halves x) { return (vec)_mm512_cvtph_ps((__m256i)x); }
+
+INLINE halves narrow(vec x) { return (halves)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
+#elif defined(__F16C__)
+INLINE vec widen(halves x) { return (vec)_mm256_cvtph_ps((__m128i)x); }
+
+INLINE halves narrow(vec x) { return (halves)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT); }
+#elif defined(__aarch64__)
+INLINE vec widen(halves x) { return (vec)vcvt_f32_f16((float16x4_t)x); }
+
+INLINE halves narrow(vec x) { return (halves)vcvt_f16_f32((float32x4_t)x); }
+#else
+INLINE vec widen(halves h) { /* exponents differ by 112; inf and NaN have the largest one in either format */
+  const uvec x = __builtin_convertvector(h, uvec), size = (x & 0x7fff) << 13;
+  const vec finite = (vec)size * 0x1p112f, beyond = (vec)(size | 0x7f800000);
+  return (vec)((uvec)choose((ivec)size >= 0x7c00 << 13, beyond, finite) | (x & 0x8000) << 16);
+}
+
+INLINE halves narrow(vec x) {
+  const uvec bits = (uvec)x, size = bits & 0x7fffffff;
+  /* below 2^-14, adding 1/2 leaves the rounded significand in the lowest bits; else the exponent moves by 112 */
+  const uvec small = (uvec)((vec)size + 0.5f) - 0x3f000000;
+  const uvec normal = (size - (112u << 23) + 0xfff + (size >> 13 & 1)) >> 13;
+  const vec finite = choose((ivec)size < 113 << 23, (vec)small, (vec)normal);
+  const vec beyond = choose((ivec)size > 0x7f800000, splat_bits(0x7e00), splat_bits(0x7c00));
+  const uvec y = (uvec)choose((ivec)size >= 0x477ff000, beyond, finite) | (bits >> 16 & 0x8000);
+  return __builtin_convertvector(y, halves);
+}
+#endif
+
+INLINE vec load_elements(const char *p, ptrdiff_t n) {
+  halves x = {0};
+  if (n == LANES)
+    memcpy(&x, p, sizeof x);
+  else
+    memcpy(&x, p, (size_t)n * 2);
+  return widen(x);
+}
+
+INLINE void store_elements(char *p, vec x, ptrdiff_t n) {
+  const halves y = narrow(x);
+  if (n == LANES)
+    memcpy(p, &y, sizeof y);
+  else
+    memcpy(p, &y, (size_t)n * 2);
+}
+#endif
+
+INLINE vec load_strided(const char *p, ptrdiff_t step, ptrdiff_t n) {
+  if (step == ELEMENT_BYTES) return load_elements(p, n);
+  char x[LANES * ELEMENT_BYTES] = {0};
+  for (ptrdiff_t i = 0; i < n; i++) memcpy(x + i * ELEMENT_BYTES, p + i * step, ELEMENT_BYTES);
+  return load_elements(x, LANES);
+}
+
+INLINE void store_strided(char *p, ptrdiff_t step, vec x, ptrdiff_t n) {
+  if (step == ELEMENT_BYTES) {
+    store_elements(p, x, n);
+    return;
+  }
+  char y[LANES * ELEMENT_BYTES];
+  store_elements(y, x, LANES);
+  for (ptrdiff_t i = 0; i < n; i++) memcpy(p + i * step, y + i * ELEMENT_BYTES, ELEMENT_BYTES);
+}
+
+/* What a tile multiplies: lanes of STEP elements. multiply_add adds all of their products to the real lanes of c;
+ * load_steps makes lanes of up to LANES * STEP elements of a row; join_steps makes them of the lanes of two vectors,
+ * rounding to the nearest, and join_rows of elements of two rows (with steps of one element, the second has no part). */
+#if STEP == 2
+INLINE vec multiply_add(vec a, vec b, vec c) {
+  return (vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+}
+
+INLINE vec load_steps(const char *p, ptrdiff_t step, ptrdiff_t n) {
+  if (step == 2) return n >= 2 * LANES ? load(p) : (vec)_mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1), p);
+  char x[VECTOR_BYTES] = {0};
+  for (ptrdiff_t i = 0; i < n; i++) memcpy(x + i * 2, p + i * step, 2);
+  return load(x);
+}
+
+INLINE vec join_steps(vec low, vec high) {
+  static const uint16_t order[] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                   8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+  return (vec)_mm512_permutexvar_epi16(_mm512_loadu_si512(order), both);
+}
+
+INLINE vec join_rows(const char *low, const char *high, ptrdiff_t step, ptrdiff_t n) {
+  const uvec a = (uvec)load_strided(low, step, n) >> 16;
+  return (vec)(high == NULL ? a : a | (uvec)load_strided(high, step, n));
+}
+
+/* -1 in both halves of a lane, or in one, where that half is not -0.0 */
+INLINE vec live_steps(vec weight) {
+  const uvec bits = (uvec)weight;
+  const ivec low = (bits & 0xffff) == 0x8000, high = (bits & 0xffff0000) == 0x80000000;
+  return (vec)(((uvec)~low & 0xffff) | ((uvec)~high & 0xffff0000));
+}
+#else
+INLINE vec multiply_add(vec a, vec b, vec c) { return a * b + c; }
+
+INLINE vec load_steps(const char *p, ptrdiff_t step, ptrdiff_t n) { return load_strided(p, step, n); }
+
+INLINE vec join_steps(vec low, vec high) { return (void)high, low; }
+
+INLINE vec join_rows(const char *low, const char *high, ptrdiff_t step, ptrdiff_t n) {
+  return (void)high, load_strided(low, step, n);
+}
+
+INLINE vec live_steps(vec weight) { return (vec)((ivec)weight != SIGN_BIT); }
+#endif
+
 /* x[i][j] <-> x[j][i]: each of the log2(LANES) passes zips the upper half of the rows into the lower half. */
 INLINE void transpose(vec x[LANES]) {
   UNROLL for (int pass = 1; pass < LANES; pass *= 2) {
@@ -197,46 +345,94 @@ INLINE void transpose(vec x[LANES]) {
   }
 }
 
-/* 2^x for x <= 0, to 1.9e-7 (float32) or 3e-16 (float64) relative; 0 at -inf, NaN at NaN.
- * x = n + r for a whole n, and 2^r is a minimax polynomial that is exactly 1 at r = 0 (coefficients.py derives it).
- * AVX-512 has instructions for r = x - floor(x) and for p 2^floor(x). Elsewhere n is rounded by adding a number so
- * large that its last bit counts ones; shifted into the exponent it makes the factor 2^n, 0 for n = -127. Degree 6
- * halves the error in float32 and costs 1 % of the attention kernel. */
+/* Bytes, as boolean masks hold them: a 16 x 16 transpose, and LANES of them as -1 where they are not 0. */
+typedef uint8_t bytes __attribute__((vector_size(16)));
+
+INLINE void transpose_bytes(bytes x[16]) {
+  UNROLL for (int pass = 0; pass < 4; pass++) {
+    bytes y[16];
+    UNROLL for (int i = 0; i < 8; i++) {
+#if defined(__clang__) || __GNUC__ >= 12
+      y[2 * i] = SHUFFLE(x[i], x[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      y[2 * i + 1] = SHUFFLE(x[i], x[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#else
+      y[2 * i] = __builtin_shuffle(x[i], x[i + 8], (bytes){0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
+      y[2 * i + 1] =
+          __builtin_shuffle(x[i], x[i + 8], (bytes){8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
+#endif
+    }
+    UNROLL for (int i = 0; i < 16; i++) x[i] = y[i];
+  }
+}
+
+INLINE ivec not_zero(const uint8_t *p) {
+  int8_t lanes __attribute__((vector_size(LANES)));
+  memcpy(&lanes, p, LANES);
+  return __builtin_convertvector(lanes, ivec) != 0;
+}
+
+/* 2^x for x <= 0, to 2e-7 (float32), 3e-16 (float64) or, for weights that are rounded to pairs of bfloat16, 6e-5
+ * relative; 0 at -inf, NaN at NaN.
+ *
+ * x = n + r, and 2^r is a minimax polynomial that is exactly 1 at r = 0 (coefficients.py derives all numbers). AVX-512
+ * takes n to multiples of 1 / ENTRIES, looks 2^n up in two registers but for the power of two, which it has an
+ * instruction to multiply by; a number so large that its last bit counts the entries turns n into the index. Elsewhere
+ * n is whole, rounded by adding such a number, which shifted into the exponent makes the factor 2^n, 0 for n = -127. */
+#if defined(__AVX512F__)
+#define ENTRIES (2 * LANES)
+static const real exp2_table[ENTRIES] = {
+#if REAL_BITS == 32
+    0x1.000000p+0f, 0x1.059b0ep+0f, 0x1.0b5586p+0f, 0x1.11301ep+0f, 0x1.172b84p+0f, 0x1.1d4874p+0f, 0x1.2387a6p+0f,
+    0x1.29e9e0p+0f, 0x1.306fe0p+0f, 0x1.371a74p+0f, 0x1.3dea64p+0f, 0x1.44e086p+0f, 0x1.4bfdaep+0f, 0x1.5342b6p+0f,
+    0x1.5ab07ep+0f, 0x1.6247ecp+0f, 0x1.6a09e6p+0f, 0x1.71f75ep+0f, 0x1.7a1148p+0f, 0x1.82589ap+0f, 0x1.8ace54p+0f,
+    0x1.93737cp+0f, 0x1.9c4918p+0f, 0x1.a5503cp+0f, 0x1.ae89fap+0f, 0x1.b7f770p+0f, 0x1.c199bep+0f, 0x1.cb720ep+0f,
+    0x1.d5818ep+0f, 0x1.dfc974p+0f, 0x1.ea4afap+0f, 0x1.f50766p+0f
+#else
+    0x1.0000000000000p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0, 0x1.2387a6e756238p+0, 0x1.306fe0a31b715p+0,
+    0x1.3dea64c123422p+0, 0x1.4bfdad5362a27p+0, 0x1.5ab07dd485429p+0, 0x1.6a09e667f3bcdp+0, 0x1.7a11473eb0187p+0,
+    0x1.8ace5422aa0dbp+0, 0x1.9c49182a3f090p+0, 0x1.ae89f995ad3adp+0, 0x1.c199bdd85529cp+0, 0x1.d5818dcfba487p+0,
+    0x1.ea4afa2a490dap+0
+#endif
+};
+#endif
 static const real exp2_coefficients[] = {
-#if defined(__AVX512F__) && REAL_BITS == 32
-    0x1.e974fap-10f, 0x1.277856p-7f, 0x1.c91ce6p-5f, 0x1.ebdb56p-3f,
-    0x1.62e4bap-1f,  0x1.000000p+0f
+#if defined(__AVX512F__) && STEP == 2
+    0x1.62e0a2p-1f
+#elif defined(__AVX512F__) && REAL_BITS == 32
+    0x1.ebfbdep-3f, 0x1.62e584p-1f
 #elif defined(__AVX512F__)
-    0x1.509edf2ecfdf8p-31, 0x1.c7ea67ee59ebfp-28, 0x1.b7a2459dca29cp-24, 0x1.629e703ac7f08p-20, 0x1.ffce434c232f0p-17,
-    0x1.4309065c8357ap-13, 0x1.5d87fecf83f7bp-10, 0x1.3b2ab6fa48563p-7,  0x1.c6b08d704fa4fp-5,  0x1.ebfbdff82c4ffp-3,
-    0x1.62e42fefa39efp-1,  0x1.000000p+0
+    0x1.430a1d08ec681p-13, 0x1.5d897e525c216p-10, 0x1.3b2ab6fb41213p-7,
+    0x1.c6b08d6f2a289p-5,  0x1.ebfbdff82c590p-3,  0x1.62e42fefa39f3p-1
 #elif REAL_BITS == 32
-    0x1.5bba14p-10f, 0x1.3cea88p-7f, 0x1.c6b752p-5f, 0x1.ebf9bcp-3f,
-    0x1.62e42ap-1f,  0x1.000000p+0f
+    0x1.5bba14p-10f, 0x1.3cea88p-7f, 0x1.c6b752p-5f, 0x1.ebf9bcp-3f, 0x1.62e42ap-1f
 #else
     0x1.e9d3fe3952179p-32, 0x1.e6063f7217bc6p-28, 0x1.b524fae627834p-24, 0x1.62bfd47773353p-20, 0x1.ffcbfc670dcd4p-17,
     0x1.430913096fd9fp-13, 0x1.5d87fe78a5276p-10, 0x1.3b2ab6fba1ddap-7,  0x1.c6b08d704a0c2p-5,  0x1.ebfbdff82c598p-3,
-    0x1.62e42fefa39efp-1,  0x1.000000p+0
+    0x1.62e42fefa39efp-1
 #endif
 };
 
 INLINE vec exp2_of_negative(vec x) {
-  const int degree = (int)(sizeof exp2_coefficients / sizeof *exp2_coefficients) - 1;
+  const int terms = (int)(sizeof exp2_coefficients / sizeof *exp2_coefficients);
 #if defined(__AVX512F__)
-  const vec r = (vec)MM(reduce)(x, 9); /* toward -inf, without exceptions */
+  const int entry_bits = REAL_BITS == 32 ? 5 : 4;
+  const vec index = x + (real)(3ll << (MANTISSA_BITS - 1 - entry_bits));
+  const vec r = (vec)MM(reduce)(x, entry_bits << 4 | 8); /* to the nearest, without exceptions */
+  const vec factor = LOOK_UP(exp2_table, index);
 #else
   const vec magic = splat((real)(3ll << (MANTISSA_BITS - 1)));
   const vec clamped = vmax(splat(LOWEST_EXPONENT - 1), x);
   const vec shifted = clamped + magic;
   const vec r = clamped - (shifted - magic);
+  const vec factor = (vec)(((uvec)shifted << MANTISSA_BITS) + ((uword)(1 - LOWEST_EXPONENT) << MANTISSA_BITS));
 #endif
   vec p = splat(exp2_coefficients[0]);
-  UNROLL for (int i = 1; i <= degree; i++) p = p * r + exp2_coefficients[i];
+  UNROLL for (int i = 1; i < terms; i++) p = p * r + exp2_coefficients[i];
+  p = factor + factor * r * p;
 #if defined(__AVX512F__)
-  return (vec)MM(scalef)(p, x);
-#else
-  return p * (vec)(((uvec)shifted << MANTISSA_BITS) + ((uword)(1 - LOWEST_EXPONENT) << MANTISSA_BITS));
+  p = (vec)MM(scalef)(p, x - r);
 #endif
+  return p;
 }
 
 #endif

@@ -2,6 +2,8 @@
  *
  *     acc[r][n] += a[r][t] * b[t][n]      for r < rows, n < vectors, t < count
  *
+ * where a step t is one element, or a pair of bfloat16 (STEP of simd.h).
+ *
  * a is any strided array: element (r, t) lies r * row + t * step bytes behind it, and each is broadcast to all lanes.
  * b is packed: `vectors` vectors for each t, one t after the other. An 8 x 3 tile does 24 multiply-adds for 3 loads and
  * 8 broadcasts, so that a core with two FMA units and two load ports is bound by the former.
@@ -26,7 +28,7 @@ INLINE void tile_multiply(tile acc, int rows, int vectors, const char *a, ptrdif
     UNROLL for (int n = 0; n < vectors; n++) x[n] = load(b + n * LANES);
     UNROLL for (int r = 0; r < rows; r++) {
       const vec y = splat(load_real(a + r * row));
-      UNROLL for (int n = 0; n < vectors; n++) acc[r][n] += y * x[n];
+      UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = multiply_add(y, x[n], acc[r][n]);
     }
     __builtin_prefetch(ahead, 0, 3);
     ahead += ahead_step;

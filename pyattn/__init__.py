@@ -5,15 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 from pyattn._info import __version__, info, measure
 from pyattn._threads import get_num_threads, set_num_threads
-from pyattn.functional import gelu, relu, scaled_dot_product_attention, silu
+from pyattn.activations import gelu, relu, silu
+from pyattn.functional import merge_attention, scaled_dot_product_attention, varlen_attention
 from pyattn.layers import LayerNorm, Linear, MultiHeadAttention, TransformerEncoder, TransformerEncoderLayer
 from pyattn.positional import LearnedPositionalEmbedding, sinusoidal_encoding
+from pyattn.statistics import AttentionStatistics, attention_statistics
 
 if TYPE_CHECKING:
     from pyattn import models
     from pyattn.sentence import SentenceEncoder
 
 __all__ = [
+    "AttentionStatistics",
     "LayerNorm",
     "LearnedPositionalEmbedding",
     "Linear",
@@ -22,16 +25,19 @@ __all__ = [
     "TransformerEncoder",
     "TransformerEncoderLayer",
     "__version__",
+    "attention_statistics",
     "gelu",
     "get_num_threads",
     "info",
     "measure",
+    "merge_attention",
     "models",
     "relu",
     "scaled_dot_product_attention",
     "set_num_threads",
     "silu",
     "sinusoidal_encoding",
+    "varlen_attention",
 ]
 
 

@@ -1,16 +1,17 @@
-"""Functions on arrays: attention and activations."""
+"""Attention on arrays."""
 
+import functools
+import math
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pyattn import _checks
-from pyattn._checks import Array
+from pyattn._checks import Array, Options, Sparse
 from pyattn._core import attention as _attention
-from pyattn._core import rowwise
 from pyattn._threads import threads_for
-
-ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4}  # the codes of csrc/kernels.h
 
 
 @overload
@@ -18,11 +19,19 @@ def scaled_dot_product_attention(
     query: Array,
     key: Array,
     value: Array,
-    mask: Array | None = None,
+    mask: Array | Sparse | None = None,
     *,
+    bias: Array | Sparse | None = None,
     is_causal: bool = False,
+    window: tuple[int | None, int | None] | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    kv_lengths: ArrayLike | None = None,
+    query_offset: ArrayLike | None = None,
     return_lse: Literal[False] = False,
+    return_weights: Literal[False] = False,
     out: Array | None = None,
 ) -> Array: ...
 @overload
@@ -30,170 +39,381 @@ def scaled_dot_product_attention(
     query: Array,
     key: Array,
     value: Array,
-    mask: Array | None = None,
+    mask: Array | Sparse | None = None,
     *,
+    bias: Array | Sparse | None = None,
     is_causal: bool = False,
+    window: tuple[int | None, int | None] | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    kv_lengths: ArrayLike | None = None,
+    query_offset: ArrayLike | None = None,
     return_lse: Literal[True],
+    return_weights: Literal[False] = False,
     out: Array | None = None,
 ) -> tuple[Array, Array]: ...
+@overload
 def scaled_dot_product_attention(
     query: Array,
     key: Array,
     value: Array,
-    mask: Array | None = None,
+    mask: Array | Sparse | None = None,
     *,
+    bias: Array | Sparse | None = None,
     is_causal: bool = False,
+    window: tuple[int | None, int | None] | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    kv_lengths: ArrayLike | None = None,
+    query_offset: ArrayLike | None = None,
     return_lse: bool = False,
+    return_weights: bool = False,
     out: Array | None = None,
-) -> Array | tuple[Array, Array]:
-    """softmax(scale Q K^T + mask) V, exactly, in memory that does not grow with L or S.
+) -> Any: ...
+def scaled_dot_product_attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | Sparse | None = None,
+    *,
+    bias: Array | Sparse | None = None,
+    is_causal: bool = False,
+    window: tuple[int | None, int | None] | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    kv_lengths: ArrayLike | None = None,
+    query_offset: ArrayLike | None = None,
+    return_lse: bool = False,
+    return_weights: bool = False,
+    out: Array | None = None,
+) -> Array | tuple[Array, ...]:
+    """softmax(scale Q K^T + ...) V, exactly, in memory that does not grow with L or S.
 
-    Vaswani et al. 2017, Attention Is All You Need (arXiv:1706.03762), section 3.2.1, equation 1. B batch, H heads, L
-    queries, S keys, D head width, Dv value width.
+    Vaswani et al. 2017, Attention Is All You Need (arXiv:1706.03762), section 3.2.1, equation 1; streamed over blocks
+    of keys, as in Dao et al. 2022, FlashAttention (arXiv:2205.14135). B batch, H heads, L queries, S keys, D head
+    width, Dv value width. The logit of a query and a key is, in this order, what is given of
+
+        x = scale q.k,  softcap tanh(x / softcap),  + bias,  + ALiBi,  + a floating mask
+
+    and the query may attend to the key if mask, bias, is_causal, window and kv_lengths all allow it. Positions: key j
+    stands at j, query i at p = query_offset + i.
 
     Args:
-        query: (..., H, L, D), float32 or float64; (L, D) and (H, L, D) work as well.
+        query: (..., H, L, D), float32, float64, float16 or bfloat16 (that of ml_dtypes); (L, D) and (H, L, D) work as
+            well. 16 bits are computed in float32. L and S are below 2**30.
         key: (..., Hkv, S, D) of the same dtype. H is a multiple of Hkv: query heads h share key head h // (H / Hkv)
             (grouped-query attention, arXiv:2305.13245), without repeating it.
         value: (..., Hkv, S, Dv) of the same dtype. All three may have any strides; none is copied.
-        mask: boolean, True = may attend, or of query's dtype, added to the scaled logits, where -inf masks. (L, S);
-            or one axis less than query, one for each batch element, as (B, L, S); or as many axes as query,
-            broadcasting to (B, H, L, S).
-        is_causal: the last query sees all keys, the one before it all but the last, and so on: query i sees the keys
-            j <= i + S - L.
+        mask: boolean, True = may attend, or of query's dtype, added to the logits, where -inf masks. (L, S); or one
+            axis less than query, one for each batch element, as (B, L, S); or as many axes as query, broadcasting to
+            (B, H, L, S). Or a scipy.sparse array or matrix (L, S), for all batches and heads: the entries that it
+            stores as CSR, whatever their values, zeros too, may be attended to; other formats are converted each time.
+        bias: of query's dtype, in the same shapes, added to the logits; -inf masks. Beside a sparse mask it may be
+            sparse, of any real floating dtype, storing exactly the same entries.
+        is_causal: key j is visible if j <= p. Without query_offset and kv_lengths the last query sees all keys, the one
+            before it all but the last, and so on.
 
                 L = 3, S = 5:  1 1 1 0 0      L = 5, S = 3:  0 0 0
                                1 1 1 1 0                     0 0 0
                                1 1 1 1 1                     1 0 0
                                                              1 1 0
                                                              1 1 1
+        window: (left, right), each an integer of 0 or more, or None for no bound: key j is visible if
+            p - left <= j <= p + right (sliding windows: Beltagy et al. 2020, Longformer, arXiv:2004.05150).
         scale: finite, not zero; None means 1 / sqrt(D).
-        return_lse: also return the logarithm of each row's sum of exponentials, (..., H, L), with which results over
-            disjoint keys can be merged.
+        softcap: positive, finite: bounds the scaled products to +-softcap (Gemma 2, arXiv:2408.00118, section 2).
+        alibi_slopes: real floating, finite, broadcasting to query.shape[:-2], as (H,): adds -slope |p - j| to the
+            logits (ALiBi: Press et al. 2021, arXiv:2108.12409).
+        sinks: real floating, broadcasting to query.shape[:-2], as (H,): one more logit in the denominator of each row,
+            without a value; -inf is none. Attention sinks: Xiao et al. 2023 (arXiv:2309.17453); in this form, learned,
+            in gpt-oss (arXiv:2508.10925).
+        kv_lengths: integers from 0 to S, broadcasting to query.shape[:-3], as (B,): keys j >= kv_lengths are masked.
+        query_offset: integers below 2**30 in magnitude, broadcasting to query.shape[:-3]: the position of query 0. None
+            means kv_lengths - L (S - L without them): the last query stands at the last key.
+        return_lse: also return the logarithm of each row's sum of exponentials, sink included, with which
+            merge_attention merges results over disjoint keys.
+        return_weights: also return the softmax, L x S numbers a head.
         out: array to write the result to; of the result's shape and dtype, any strides, not overlapping an input.
 
     Returns:
-        (..., H, L, Dv) in query's dtype, or the pair of it and lse. A row that may attend to nothing is 0, and its lse
-        -inf. What stands in a masked key or value is never read into a result, be it NaN; NaN and inf in what a row may
-        see come out in that row. A result's bits do not depend on the number of threads or on the other rows.
+        (..., H, L, Dv) in query's dtype; or a tuple of it, then lse (..., H, L) if asked for, in float32 (float64 for
+        float64), then weights (..., H, L, S) if asked for, in query's dtype. A row that may attend to nothing is 0, its
+        weights are 0, and its lse is -inf, or its sink. What stands in a masked key or value is never read into a
+        result, be it NaN; NaN and inf in what a row may see come out in that row. A result's bits do not depend on the
+        number of threads or on the other rows.
 
     Raises:
-        TypeError: dtypes are mixed or unsupported; the mask is of integers.
-        ValueError: shapes do not fit; scale is 0 or not finite; out does not fit or overlaps an input.
+        TypeError: dtypes are mixed or unsupported; the mask is of integers; the window is no pair; a bias is sparse and
+            the mask is not.
+        ValueError: shapes do not fit; L or S is 2**30 or more; scale, softcap, a slope or a sink is out of range or not
+            finite; window, kv_lengths or query_offset is out of range; sparse mask and bias store different entries;
+            out does not fit or overlaps an input. Nothing has been written then.
 
     Example:
         >>> import numpy as np, pyattn
         >>> rng = np.random.default_rng(0)
-        >>> query, key, value = rng.standard_normal((3, 2, 8, 1024, 64), dtype=np.float32)
+        >>> query = rng.standard_normal((2, 8, 256, 64), dtype=np.float32)
+        >>> key, value = rng.standard_normal((2, 2, 2, 1024, 64), dtype=np.float32)  # 4 query heads a key head
         >>> pyattn.scaled_dot_product_attention(query, key, value, is_causal=True).shape
-        (2, 8, 1024, 64)
+        (2, 8, 256, 64)
+
+        One query for each of two sequences, against caches that hold 700 and 1024 keys, of which it sees the last 512:
+
+        >>> out, lse = pyattn.scaled_dot_product_attention(
+        ...     query[:, :, :1], key, value, kv_lengths=[700, 1024], window=(511, 0), return_lse=True
+        ... )
+        >>> out.shape, lse.shape
+        ((2, 8, 1, 64), (2, 8, 1))
     """
     function = "scaled_dot_product_attention"
-    query, key, value = _checks.floating(function, query=query, key=key, value=value)
+    query, key, value = _checks.attention_arrays(function, query=query, key=key, value=value)
     _checks.attention_shapes(function, query, key, value)
-    scale = _checks.finite_scale(function, scale, query.shape[-1], query.dtype)
-    is_causal = _checks.flag(function, "is_causal", is_causal)
-    length, keys = query.shape[-2], key.shape[-2]
-    if mask is not None:
-        mask = _checks.aligned_mask(function, mask, (*query.shape[:-1], keys), query.dtype)
-    inputs = {"query": query, "key": key, "value": value, "mask": mask}
-    out = _checks.output(function, out, (*query.shape[:-1], value.shape[-1]), query.dtype, inputs)
-    lse = np.empty(query.shape[:-1], query.dtype) if return_lse else None
-
-    def with_heads(x: Array) -> Array:
-        return x if query.ndim > 2 else x[None]
-
-    attend(
-        with_heads(query),
-        with_heads(key),
-        with_heads(value),
-        with_heads(out),
-        None if lse is None else with_heads(lse),
-        None if mask is None else with_heads(mask),
-        np.array([0, length]),
-        np.array([0, keys]),
-        is_causal,
-        scale,
+    options = _checks.attention_options(
+        function,
+        query,
+        key,
+        mask=mask,
+        bias=bias,
+        is_causal=is_causal,
+        window=window,
+        scale=scale,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        sinks=sinks,
+        kv_lengths=kv_lengths,
+        query_offset=query_offset,
     )
-    return out if lse is None else (out, lse)
+    return_lse = _checks.flag(function, "return_lse", return_lse)
+    return_weights = _checks.flag(function, "return_weights", return_weights)
+    inputs = {"query": query, "key": key, "value": value, "mask": mask, "bias": bias, "alibi_slopes": alibi_slopes}
+    inputs |= {"sinks": sinks, "kv_lengths": kv_lengths, "query_offset": query_offset}
+    result = _checks.output(function, out, (*query.shape[:-1], value.shape[-1]), query.dtype, inputs)
+    results: dict[str, Array] = {}
+    if return_lse:
+        results["lse"] = np.empty(query.shape[:-1], _checks.statistics_dtype(query.dtype))
+    if return_weights:
+        results["weights"] = np.zeros((*query.shape[:-1], key.shape[-2]), query.dtype)
+    attend_sequence(query, key, value, result, options, **results)
+    return (result, *results.values()) if results else result
+
+
+@overload
+def varlen_attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    cu_seqlens_q: ArrayLike,
+    cu_seqlens_k: ArrayLike | None = None,
+    *,
+    is_causal: bool = False,
+    window: tuple[int | None, int | None] | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    kv_lengths: ArrayLike | None = None,
+    query_offset: ArrayLike | None = None,
+    return_lse: Literal[False] = False,
+    out: Array | None = None,
+) -> Array: ...
+@overload
+def varlen_attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    cu_seqlens_q: ArrayLike,
+    cu_seqlens_k: ArrayLike | None = None,
+    *,
+    is_causal: bool = False,
+    window: tuple[int | None, int | None] | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    kv_lengths: ArrayLike | None = None,
+    query_offset: ArrayLike | None = None,
+    return_lse: Literal[True],
+    out: Array | None = None,
+) -> tuple[Array, Array]: ...
+def varlen_attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    cu_seqlens_q: ArrayLike,
+    cu_seqlens_k: ArrayLike | None = None,
+    *,
+    is_causal: bool = False,
+    window: tuple[int | None, int | None] | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    kv_lengths: ArrayLike | None = None,
+    query_offset: ArrayLike | None = None,
+    return_lse: bool = False,
+    out: Array | None = None,
+) -> Array | tuple[Array, Array]:
+    """scaled_dot_product_attention of many sequences that stand one after the other, without padding.
+
+    Sequence s is rows cu_seqlens_q[s]:cu_seqlens_q[s + 1] of query against rows cu_seqlens_k[s]:cu_seqlens_k[s + 1] of
+    key and value; either may be empty. That is the layout of flash_attn_varlen_func in the code of FlashAttention (Dao
+    et al. 2022, arXiv:2205.14135). Options are those of scaled_dot_product_attention, where L, S and positions are each
+    sequence's own.
+
+    Args:
+        query: (total_q, H, D), float32, float64, float16 or bfloat16 (that of ml_dtypes); less than 2**30 rows.
+        key: (total_k, Hkv, D) of the same dtype, H a multiple of Hkv.
+        value: (total_k, Hkv, Dv) of the same dtype. All three may have any strides; none is copied.
+        cu_seqlens_q: integers (sequences + 1,), ascending from 0 to total_q.
+        cu_seqlens_k: integers (sequences + 1,), ascending from 0 to total_k. None: cu_seqlens_q.
+        is_causal, window, scale, softcap: as in scaled_dot_product_attention.
+        alibi_slopes, sinks: real floating, (H,) or a scalar.
+        kv_lengths: integers (sequences,), from 0 to the sequence's number of keys: only its first so many are used.
+        query_offset: integers below 2**30 in magnitude, (sequences,) or a scalar: the position of a sequence's query 0.
+        return_lse: also return the logarithm of each row's sum of exponentials.
+        out: array to write the result to; of the result's shape and dtype, any strides, not overlapping an input.
+
+    Returns:
+        (total_q, H, Dv) in query's dtype, or the pair of it and lse (total_q, H) in float32 (float64 for float64). A
+        sequence's bits are those it has alone.
+
+    Raises:
+        TypeError, ValueError: as scaled_dot_product_attention; cu_seqlens do not ascend from 0 to the number of rows,
+            or differ in length.
+
+    Example:
+        >>> import numpy as np, pyattn
+        >>> rng = np.random.default_rng(0)
+        >>> query, key, value = rng.standard_normal((3, 12, 4, 16), dtype=np.float32)
+        >>> out = pyattn.varlen_attention(query, key, value, [0, 5, 5, 12], is_causal=True)  # 5, 0 and 7 rows
+        >>> first = [x[:5].swapaxes(0, 1) for x in (query, key, value)]
+        >>> alone = pyattn.scaled_dot_product_attention(*first, is_causal=True)
+        >>> np.array_equal(out[:5], alone.swapaxes(0, 1))
+        True
+    """
+    function = "varlen_attention"
+    query, key, value = _checks.attention_arrays(function, query=query, key=key, value=value)
+    _checks.packed_shapes(function, query, key, value)
+    query_starts, key_starts = _checks.packed_starts(function, query, key, cu_seqlens_q, cu_seqlens_k)
+    options = _checks.packed_options(
+        function,
+        query,
+        query_starts,
+        key_starts,
+        is_causal=is_causal,
+        window=window,
+        scale=scale,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        sinks=sinks,
+        kv_lengths=kv_lengths,
+        query_offset=query_offset,
+    )
+    inputs = {"query": query, "key": key, "value": value, "alibi_slopes": alibi_slopes, "sinks": sinks}
+    inputs |= {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
+    inputs |= {"kv_lengths": kv_lengths, "query_offset": query_offset}
+    lse = None
+    if _checks.flag(function, "return_lse", return_lse):
+        lse = np.empty(query.shape[:-1], _checks.statistics_dtype(query.dtype))
+    result = _checks.output(function, out, (*query.shape[:-1], value.shape[-1]), query.dtype, inputs)
+    query, key, value, rows = (x.swapaxes(0, 1) for x in (query, key, value, result))  # heads first
+    attend(query, key, value, rows, query_starts, key_starts, options, lse=None if lse is None else lse.T)
+    return result if lse is None else (result, lse)
+
+
+def merge_attention(outputs: Sequence[Array] | Array, lses: Sequence[Array] | Array) -> tuple[Array, Array]:
+    """Attention over all keys from attention over parts of them, exactly.
+
+    The parts' keys must be disjoint: splits of a long cache, or shards on several machines. With lse_i the logarithm of
+    part i's sum of exponentials, lse = ln sum_i exp(lse_i) and out = sum_i exp(lse_i - lse) out_i: Dao et al. 2022,
+    FlashAttention (arXiv:2205.14135), section 3.1; Milakov & Gimelshein 2018 (arXiv:1805.02867). Sinks count once: give
+    them to one part only.
+
+    Args:
+        outputs: a sequence of arrays (..., L, Dv), or one array with the parts on axis 0; float32, float64, float16 or
+            bfloat16, all of one shape and dtype.
+        lses: as many arrays (..., L), float32 (float64 for float64 outputs), as return_lse gives them. Where one is
+            -inf its part has seen nothing, and its output is not read, be it NaN.
+
+    Returns:
+        The pair of out (..., L, Dv), of the outputs' dtype, computed in that of the lses, and lse (..., L). Rows that
+        saw nothing in any part are 0, with lse -inf.
+
+    Raises:
+        TypeError: dtypes are mixed or unsupported.
+        ValueError: there are no parts, not as many outputs as lses, or shapes do not fit.
+
+    Example:
+        >>> import numpy as np, pyattn
+        >>> rng = np.random.default_rng(0)
+        >>> query, key, value = rng.standard_normal((3, 8, 100, 64), dtype=np.float32)
+        >>> halves = [slice(0, 50), slice(50, 100)]
+        >>> attention = pyattn.scaled_dot_product_attention
+        >>> parts = [attention(query, key[:, half], value[:, half], return_lse=True) for half in halves]
+        >>> out, lse = pyattn.merge_attention(*zip(*parts))
+        >>> np.allclose(out, attention(query, key, value), atol=1e-6)
+        True
+    """
+    outputs, lses = _checks.merge_parts("merge_attention", outputs, lses)
+    top = functools.reduce(np.maximum, lses)
+    top = np.where(top == -np.inf, 0, top)  # -inf - -inf would be NaN
+    with np.errstate(all="ignore"):
+        lse = top + np.log(sum(np.exp(part - top) for part in lses))
+        merged = np.zeros(outputs[0].shape, lse.dtype)
+        term = np.empty_like(merged)
+        for output, part in zip(outputs, lses, strict=True):
+            live = (part != -np.inf)[..., None]
+            np.multiply(output, np.exp(part - lse)[..., None], out=term, where=live)
+            np.add(merged, term, out=merged, where=live)
+        return merged.astype(outputs[0].dtype, copy=False), lse
+
+
+def attend_sequence(
+    query: Array, key: Array, value: Array | None, out: Array | None, options: Options, **results: Any
+) -> None:
+    """attend where all queries and all keys are one sequence, and where arrays may lack the axis of heads."""
+    starts, key_starts = np.array([0, query.shape[-2]]), np.array([0, key.shape[-2]])
+    if query.ndim == 2:
+        query, key = query[None], key[None]
+        value, out = (None if x is None else x[None] for x in (value, out))
+        results = {name: x[None] for name, x in results.items()}
+    attend(query, key, value, out, starts, key_starts, options, **results)
 
 
 def attend(
     query: Array,
     key: Array,
-    value: Array,
-    out: Array,
-    lse: Array | None,
-    mask: Array | None,
+    value: Array | None,
+    out: Array | None,
     query_starts: Array,
     key_starts: Array,
-    is_causal: bool,
-    scale: float,
+    options: Options,
+    **results: Any,
 ) -> None:
-    """The driver's attention, unchecked, for values of any width."""
-    widest = _attention.WIDTH_BLOCK
-    logits = float(np.prod(query.shape[:-1])) * key.shape[-2] / max(1, len(key_starts) - 1)
-    operations = 2 * logits * (query.shape[-1] + value.shape[-1])
-    for first in range(0, max(1, value.shape[-1]), widest):
-        columns = slice(first, first + widest)
+    """The driver's attention, unchecked, for values of any width; results: the arrays of what else it is to write."""
+    width = 0 if value is None else value.shape[-1]
+    if "structure" in options:
+        pairs = math.prod(query.shape[:-2]) * len(options["structure"][1])
+    else:
+        pairs = math.prod(query.shape[:-1]) * key.shape[-2] // max(1, len(key_starts) - 1)
+    threads = threads_for(2.0 * pairs * (query.shape[-1] + width))
+    for first in range(0, max(1, width), _attention.WIDTH_BLOCK):
+        columns = slice(first, first + _attention.WIDTH_BLOCK)
         _attention.attention(
             query,
             key,
-            value[..., columns],
-            out[..., columns],
-            lse,
-            mask,
-            query_starts,
-            key_starts,
-            is_causal,
-            scale,
-            threads_for(operations),
+            None if value is None else value[..., columns],
+            None if out is None else out[..., columns],
+            query_starts=query_starts,
+            key_starts=key_starts,
+            threads=threads,
+            **options,
+            **results,
         )
-
-
-def _activation(name: str, x: Any) -> Array:
-    (x,) = _checks.floating(name, x=x)
-    rows = np.ascontiguousarray(x)
-    out: Array = np.empty_like(rows)
-    rowwise.activation(rows, out, ACTIVATIONS[name], threads_for(20.0 * x.size))
-    return out.reshape(x.shape)
-
-
-def relu(x: Array) -> Array:
-    """max(x, 0), elementwise, for float32 or float64 of any shape.
-
-    Example:
-        >>> relu(np.array([-1.0, 2.0]))
-        array([0., 2.])
-    """
-    return _activation("relu", x)
-
-
-def gelu(x: Array, approximate: str = "none") -> Array:
-    """x Phi(x), elementwise, for float32 or float64 of any shape.
-
-    Hendrycks & Gimpel 2016 (arXiv:1606.08415). Phi is the normal distribution function: by erf, to float precision, for
-    approximate="none"; (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 for approximate="tanh".
-
-    Raises:
-        ValueError: approximate is neither.
-
-    Example:
-        >>> gelu(np.array([0.0, 1.0])).round(4)
-        array([0.    , 0.8413])
-    """
-    if not isinstance(approximate, str) or approximate not in ("none", "tanh"):
-        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', not {approximate!r}")
-    return _activation("gelu" if approximate == "none" else "gelu_tanh", x)
-
-
-def silu(x: Array) -> Array:
-    """x / (1 + exp(-x)), elementwise, for float32 or float64 of any shape: the same article, section 2.
-
-    Example:
-        >>> silu(np.array([0.0, 1.0])).round(4)
-        array([0.    , 0.7311])
-    """
-    return _activation("silu", x)
+        results = {}  # are the same for all columns

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from pyattn import _checks
-from pyattn._checks import Array
+from pyattn._checks import Array, Options
 from pyattn._core import linear as _linear
 from pyattn._core import rowwise
 from pyattn._threads import threads_for
-from pyattn.functional import ACTIVATIONS, attend
+from pyattn.activations import ACTIVATIONS
+from pyattn.functional import attend
 
 # A string: evaluating it would import numpy.random, which costs more than all the rest of pyattn.
 Seed: TypeAlias = "np.random.Generator | int | None"
@@ -345,8 +346,10 @@ class MultiHeadAttention(Layer):
             projected = [p._apply(x) for p, x in zip(self._projections, inputs, strict=True)]
         out = np.empty((len(projected[0]), width), dtype)
         query, key, value, result = (self._heads(x, batch) for x in (*projected, out))
-        scale = (width // self.num_heads) ** -0.5
-        attend(query, key, value, result, None, mask, query_starts, key_starts, is_causal, scale)
+        options: Options = {"scale": (width // self.num_heads) ** -0.5, "right": 0 if is_causal else -1}
+        if mask is not None:
+            options["mask"] = mask
+        attend(query, key, value, result, query_starts, key_starts, options)
         return self.out_proj._apply(out, residual)
 
     def _heads(self, rows: Array, batch: int) -> Array:

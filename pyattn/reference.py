@@ -1,52 +1,195 @@
-"""Attention as the articles write it, n x n in memory, in any floating dtype: the oracle of the tests, no fallback."""
+"""Attention as the articles write it, n x n in memory, in any floating dtype: the oracle of the tests, no fallback.
+
+Arguments are those of pyattn.scaled_dot_product_attention and pyattn.attention_statistics, and are not checked. `dtype`
+chooses the arithmetic and is that of the results. 16 bits are computed as NumPy computes float16 and torch both of its
+formats: in float32, rounded after each step.
+"""
+
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
-from pyattn._checks import Array, aligned_mask
+from pyattn._checks import Array
+
+
+class Softmax(NamedTuple):
+    """Of every pair of a query and a key (..., H, L, S), and of every query (..., H, L)."""
+
+    live: Array  # whether the query may attend to the key
+    logits: Array  # -inf where it may not
+    weights: Array  # 0 where it may not
+    lse: Array
+
+
+class Statistics(NamedTuple):
+    out: Array | None
+    lse: Array
+    max: Array
+    entropy: Array
+    received: Array
+    top_keys: Array | None
+    top_weights: Array | None
 
 
 def scaled_dot_product_attention(
     query: Array,
     key: Array,
     value: Array,
-    mask: Array | None = None,
+    mask: Any = None,
     *,
-    is_causal: bool = False,
-    scale: float | None = None,
+    return_weights: bool = False,
     dtype: DTypeLike = np.float64,
-) -> tuple[Array, Array]:
-    """softmax(scale Q K^T + mask) V and the logarithms of the softmax's denominators, all computed in `dtype`.
+    **options: Any,
+) -> tuple[Array, ...]:
+    """softmax(scale Q K^T + mask) V, the logarithms of the softmax's denominators, and the softmax itself if asked for.
 
-    Arguments as pyattn.scaled_dot_product_attention takes them. Vaswani et al. 2017 (arXiv:1706.03762), equation 1.
+    Vaswani et al. 2017 (arXiv:1706.03762), equation 1; the options are those of `softmax`.
     """
-    query, key, value = (np.asarray(x).astype(dtype) for x in (query, key, value))
-    if query.ndim > 2:
-        group = query.shape[-3] // max(1, key.shape[-3])
-        key, value = (np.repeat(x, group, axis=-3) for x in (key, value))
+    _, rounded = arithmetic(dtype)
+    live, _, weights, lse = softmax(query, key, mask, dtype=dtype, **options)
+    value = repeated_heads(rounded(value), query)
+    finite = np.isfinite(value)
+    with np.errstate(all="ignore"):
+        out = weights.astype(value.dtype) @ np.where(finite, value, 0)
+        # a masked value must not be read, not even as 0 * NaN
+        for j in np.flatnonzero(~finite.all(axis=(*range(value.ndim - 2), -1))):
+            term = weights[..., j, None] * np.where(finite, 0, value)[..., None, j, :]
+            out += np.where(live[..., j, None], term, 0)
+        out = out.astype(dtype)
+    return (out, lse, weights) if return_weights else (out, lse)
+
+
+def attention_statistics(
+    query: Array,
+    key: Array,
+    value: Array | None = None,
+    mask: Any = None,
+    *,
+    top_k: int | None = None,
+    query_range: tuple[int, int] | None = None,
+    dtype: DTypeLike = np.float64,
+    **options: Any,
+) -> Statistics:
+    """What pyattn.attention_statistics returns; entropy and received always."""
+    out = None
+    if value is not None:
+        out = scaled_dot_product_attention(query, key, value, mask, dtype=dtype, **options)[0]
+    live, logits, weights, lse = softmax(query, key, mask, dtype=dtype, **options)
+    with np.errstate(all="ignore"):
+        largest = logits.max(axis=-1, initial=-np.inf)
+        entropy = -np.where(weights == 0, 0, weights * np.log(weights)).sum(axis=-1)
+        received = weights[..., slice(*query_range) if query_range else slice(None), :].sum(axis=-2)
+    top_keys = top_weights = None
+    if top_k is not None:
+        order = np.argsort(np.where(live, -weights, 1), axis=-1, kind="stable")[..., :top_k]  # masked keys last
+        there = np.take_along_axis(live, order, axis=-1)
+        top_keys = np.where(there, order, -1)
+        top_weights = np.where(there, np.take_along_axis(weights, order, axis=-1), 0)
+    return Statistics(out, lse, largest, entropy, received, top_keys, top_weights)
+
+
+def softmax(
+    query: Array,
+    key: Array,
+    mask: Any = None,
+    *,
+    bias: Any = None,
+    is_causal: bool = False,
+    window: tuple[int | None, int | None] | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    kv_lengths: ArrayLike | None = None,
+    query_offset: ArrayLike | None = None,
+    dtype: DTypeLike = np.float64,
+) -> Softmax:
+    """The softmax over the keys.
+
+    Window: Beltagy et al. 2020 (arXiv:2004.05150). softcap: Gemma Team 2024 (arXiv:2408.00118), section 2. ALiBi: Press
+    et al. 2021 (arXiv:2108.12409), section 3. Sinks: Xiao et al. 2023 (arXiv:2309.17453); learned, as one more column
+    of logits without a value, in gpt-oss (arXiv:2508.10925).
+    """
+    compute, rounded = arithmetic(dtype)
+    query, key = rounded(query), repeated_heads(rounded(key), query)
     length, keys = query.shape[-2], key.shape[-2]
+    shape = (*query.shape[:-1], keys)
     if scale is None:
         scale = 1 / np.sqrt(max(1, query.shape[-1]))
-    live = np.ones((*query.shape[:-1], keys), bool)
-    if is_causal:
-        live &= np.arange(keys) <= np.arange(length)[:, None] + keys - length
+
+    def per_batch(x: ArrayLike) -> Array:
+        x = np.asarray(x, np.int64)
+        return x.reshape(x.shape + (1,) * min(3, query.ndim))
+
+    lengths = per_batch(keys if kv_lengths is None else kv_lengths)
+    offset = lengths - length if query_offset is None else per_batch(query_offset)
+    i, j = np.arange(length)[:, None], np.arange(keys)
+    position = offset + i
     with np.errstate(all="ignore"):
-        logits = np.asarray(scale, dtype) * (query @ np.swapaxes(key, -1, -2))
-        if mask is not None:
-            mask = aligned_mask("reference", mask, logits.shape)
-            if mask.dtype == bool:
-                live &= mask
-            else:
-                live &= mask != -np.inf
-                logits = logits + mask.astype(dtype)
-        logits = np.where(live, logits, -np.inf)
-        top = np.max(logits, axis=-1, keepdims=True, initial=-np.inf)
-        weights = np.where(live, np.exp(logits - top), 0)
-        total = weights.sum(axis=-1, keepdims=True)
-        weights = np.where(live, weights / total, 0)
+        logits = rounded(np.asarray(scale, compute) * rounded(query @ np.swapaxes(key, -1, -2)))
+        if softcap is not None:
+            logits = rounded(softcap * np.tanh(logits / np.asarray(softcap, compute)))
+
+        live = np.broadcast_to(j < lengths, shape)
+        if is_causal:
+            live = live & (j <= position)
+        if window is not None and window[0] is not None:
+            live = live & (j >= position - window[0])
+        if window is not None and window[1] is not None:
+            live = live & (j <= position + window[1])
+
+        if bias is not None:
+            bias = dense(bias, shape).astype(compute)
+            logits, live = rounded(logits + bias), live & (bias != -np.inf)
+        if alibi_slopes is not None:
+            slopes = np.asarray(alibi_slopes, compute)[..., None, None]
+            logits = rounded(logits - slopes * np.abs(position - j).astype(compute))
+        if hasattr(mask, "tocsr"):
+            live = live & stored(mask)
+        elif mask is not None and np.asarray(mask).dtype == bool:
+            live = live & dense(mask, shape)
+        elif mask is not None:
+            mask = dense(mask, shape).astype(compute)
+            logits, live = rounded(logits + mask), live & (mask != -np.inf)
+
+        column = np.asarray(-np.inf if sinks is None else sinks, compute)[..., None, None]
+        column = np.broadcast_to(column, (*shape[:-1], 1))
+        logits = np.concatenate([np.where(live, logits, -np.inf), column], axis=-1)
+        counts = np.concatenate([live, column > -np.inf], axis=-1)  # a column of -inf is no sink
+        top = logits.max(axis=-1, keepdims=True)
+        weights = np.where(counts, rounded(np.exp(rounded(logits - top))), 0)
+        total = rounded(weights.sum(axis=-1, keepdims=True))
+        weights = np.where(counts, weights / total, 0)
         lse = np.where(top == -np.inf, -np.inf, top + np.log(total))[..., 0]
-        if np.isfinite(value).all():
-            out = weights @ value
-        else:  # a masked value must not be read, not even as 0 * NaN
-            out = np.where(live[..., None], weights[..., None] * value[..., None, :, :], 0).sum(axis=-2)
-    return out, lse
+        return Softmax(live, *(x.astype(dtype) for x in (logits[..., :-1], weights[..., :-1], lse)))
+
+
+def arithmetic(dtype: DTypeLike) -> tuple[np.dtype[Any], Any]:
+    """The dtype to compute in, and the function that rounds what was computed to `dtype`."""
+    dtype = np.dtype(dtype)
+    compute = np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+
+    def rounded(x: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(x).astype(dtype).astype(compute)
+
+    return compute, rounded
+
+
+def repeated_heads(x: Array, query: Array) -> Array:
+    """Keys or values with the heads of the query: query head h reads head h // (H / Hkv)."""
+    return x if x.ndim == 2 else np.repeat(x, query.shape[-3] // max(1, x.shape[-3]), axis=-3)
+
+
+def dense(x: Any, shape: tuple[int, ...]) -> Array:
+    """A mask or bias that broadcasts to the logits' shape; what has one axis less has no axis of heads."""
+    x = x.toarray() if hasattr(x, "tocsr") else np.asarray(x)
+    return np.expand_dims(x, -3) if 3 <= x.ndim == len(shape) - 1 else x
+
+
+def stored(mask: Any) -> Array:
+    """Where a scipy.sparse array or matrix stores an entry, be it 0."""
+    ones = mask.tocsr() if mask.format in ("dok", "lil") else mask.copy()
+    ones.data[...] = 1
+    return np.asarray(ones.toarray() != 0)

@@ -1,23 +1,29 @@
 """Drives the attention kernels over blocks of queries and keys. Arguments are trusted: functional.py checks them.
 
-Work is cut into tasks: sequences x leading axes (batch, heads) x blocks of queries. How a task computes depends on
-shapes alone, never on the number of threads or on its neighbours, so that results are the same bits for any of them.
+Work is cut into tasks: sequences x leading axes (batch, heads) x blocks of query rows. How a row is computed depends on
+the call's arguments alone, never on the number of threads or on its neighbours, so that results are the same bits for
+any of them. What does depend on them is how tasks share what they read.
 """
 
 cimport numpy as cnp
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 
-from pyattn._core.dispatch cimport kernels_for
+from pyattn._core.dispatch cimport kernels_of
 from pyattn._core.kernels cimport (
     PYATTN_ALIGNMENT,
+    PYATTN_FEW,
     PYATTN_KEY_BLOCK,
     PYATTN_MASK_BOOL,
     PYATTN_MASK_NONE,
     PYATTN_MASK_REAL,
+    PYATTN_PIECE,
     PYATTN_WIDTH_BLOCK,
+    pyattn_attention,
     pyattn_kernels,
+    pyattn_keys,
     pyattn_query_block,
 )
 
@@ -27,26 +33,41 @@ WIDTH_BLOCK = PYATTN_WIDTH_BLOCK  # the widest value that attention() takes
 
 cdef enum:
     MOST_BLOCKS = 4  # of queries in a task: they share the keys while these are in cache
+    SPARSE_QUERIES = 16  # in a task
+    UNBOUNDED = 0x7fffffff  # farther than any key from any query
+    GROUP_BYTES = 1_500_000  # of state, at most, in the scratch memory of a thread
 
-cdef struct Operand:  # a strided array: axes 0 ... leading - 1, then rows, then columns
+cdef struct Operand:  # a strided array: axes 0 ... leading - 1, then others
     char *data
     const cnp.npy_intp *strides
 
 cdef struct Job:
     const pyattn_kernels *kernels
-    Operand query, key, value, out, lse, mask
+    pyattn_attention call
+    Operand query, key, value, out, lse, weights, mask, bias, slopes, sinks, kv_lengths, offsets
+    Operand maximum, entropy, top_keys, top_weights
     const cnp.npy_intp *shape  # of the query
-    Py_ssize_t group  # most blocks of queries in a task
     int leading  # axes in front of rows; the last of them is the heads
-    Py_ssize_t heads_per_key_head
-    Py_ssize_t width, value_width
+    Py_ssize_t heads, key_heads, heads_per_key_head
+    Py_ssize_t pack  # query heads of one key head that stand in one block, each with all of its queries
+    Py_ssize_t chunks  # of `pack` heads, for each key head
+    Py_ssize_t units  # the product of the leading axes, with key heads x chunks for the heads
+    Py_ssize_t group  # most blocks of queries in a task
     Py_ssize_t sequences
     const int64_t *query_starts  # sequences + 1 row numbers
     const int64_t *key_starts
     const int64_t *task_starts  # first task of each sequence
-    bint causal  # the last query of a sequence sees its last key, the one before it all but that, ...
-    int mask_kind
-    double scale
+    const int64_t *pointers  # of a sparse mask's rows into indices; NULL for none
+    const int32_t *indices
+    const char *index_bias
+    char *moments  # two reals for each head and query, or NULL
+    bint review
+    Py_ssize_t state, load_scratch, scratch  # bytes: of a block, of loaded keys, of a thread
+    Py_ssize_t pieces  # that tasks compute apart; 1 for tasks that compute all of them in turn
+    Py_ssize_t received_from, received_to
+
+cdef struct Range:  # of the keys that some row of a block may see
+    Py_ssize_t first, end
 
 
 cdef Operand operand(cnp.ndarray array) noexcept:
@@ -63,184 +84,575 @@ cdef inline Py_ssize_t ceil_divide(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return (a + b - 1) // b
 
 
-cdef inline Py_ssize_t block_count(const pyattn_kernels *kernels, Py_ssize_t queries) noexcept nogil:
-    return ceil_divide(ceil_divide(queries, kernels.lanes), kernels.tile_vectors)
+cdef inline char *at(Operand x, int axis, Py_ssize_t place, char *where) noexcept nogil:
+    """`where`, a pointer into x, moved along an axis; NULL stays NULL."""
+    return where + place * x.strides[axis] if x.data != NULL else NULL
 
 
-cdef void run_task(const Job *job, Py_ssize_t task, char *scratch) noexcept nogil:
-    """A group of adjacent blocks of queries of one sequence and head, over all keys they may see."""
+cdef inline Py_ssize_t block_count(const Job *job, Py_ssize_t sequence) noexcept nogil:
+    """Blocks that the queries of a sequence and head make; one of each query for a sparse mask."""
+    cdef Py_ssize_t queries = job.query_starts[sequence + 1] - job.query_starts[sequence]
+    if job.pointers != NULL:
+        return queries
+    if job.pack > 1:
+        return min(queries, 1)
+    return ceil_divide(ceil_divide(queries, job.kernels.lanes), job.kernels.tile_vectors)
+
+
+cdef void place_head(
+    const Job *job, pyattn_query_block *block, pyattn_keys *keys, Py_ssize_t sequence, Py_ssize_t unit,
+) noexcept nogil:
+    """Points a block at the first query of a sequence and unit, and keys at their first key."""
+    cdef int axis = job.leading - 1, rows = job.leading
+    cdef Py_ssize_t chunk = unit % job.chunks, place, start = job.query_starts[sequence]
+    cdef Py_ssize_t length = job.query_starts[sequence + 1] - start
+    cdef Py_ssize_t all_keys = job.key_starts[sequence + 1] - job.key_starts[sequence]
+    cdef char *lengths = at(job.kv_lengths, job.leading, sequence, job.kv_lengths.data)
+    cdef char *offsets = at(job.offsets, job.leading, sequence, job.offsets.data)
+    cdef Py_ssize_t head, flat = 0, scale = 1
+
+    block.call = &job.call
+    block.length = length
+    unit //= job.chunks
+    place = unit % job.key_heads
+    unit //= job.key_heads
+    head = place * job.heads_per_key_head + chunk * job.pack
+    block.rows = min(job.pack, job.heads_per_key_head - chunk * job.pack)  # heads for now
+    keys.key = at(job.key, axis, place, at(job.key, rows, job.key_starts[sequence], job.key.data))
+    keys.value = at(job.value, axis, place, at(job.value, rows, job.key_starts[sequence], job.value.data))
+    keys.index = NULL
+    keys.index_bias = NULL
+    block.query = at(job.query, axis, head, at(job.query, rows, start, job.query.data))
+    block.out = at(job.out, axis, head, at(job.out, rows, start, job.out.data))
+    block.lse = at(job.lse, axis, head, at(job.lse, rows, start, job.lse.data))
+    block.weights = at(job.weights, axis, head, job.weights.data)
+    block.mask = at(job.mask, axis, head, at(job.mask, rows, start, job.mask.data))
+    block.bias = at(job.bias, axis, head, at(job.bias, rows, start, job.bias.data))
+    block.slopes = at(job.slopes, axis, head, job.slopes.data)
+    block.sinks = at(job.sinks, axis, head, job.sinks.data)
+    block.maximum = at(job.maximum, axis, head, job.maximum.data)
+    block.entropy = at(job.entropy, axis, head, job.entropy.data)
+    block.top_keys = <int64_t *> at(job.top_keys, axis, head, job.top_keys.data)
+    block.top_weights = at(job.top_weights, axis, head, job.top_weights.data)
+    lengths = at(job.kv_lengths, axis, head, lengths)
+    offsets = at(job.offsets, axis, head, offsets)
+    flat, scale = head, job.heads
+    for axis in range(job.leading - 2, -1, -1):
+        place = unit % job.shape[axis]
+        unit //= job.shape[axis]
+        flat += place * scale
+        scale *= job.shape[axis]
+        keys.key = at(job.key, axis, place, <char *> keys.key)
+        keys.value = at(job.value, axis, place, <char *> keys.value)
+        block.query = at(job.query, axis, place, <char *> block.query)
+        block.out = at(job.out, axis, place, block.out)
+        block.lse = at(job.lse, axis, place, block.lse)
+        block.weights = at(job.weights, axis, place, block.weights)
+        block.mask = at(job.mask, axis, place, <char *> block.mask)
+        block.bias = at(job.bias, axis, place, <char *> block.bias)
+        block.slopes = at(job.slopes, axis, place, <char *> block.slopes)
+        block.sinks = at(job.sinks, axis, place, <char *> block.sinks)
+        block.maximum = at(job.maximum, axis, place, block.maximum)
+        block.entropy = at(job.entropy, axis, place, block.entropy)
+        block.top_keys = <int64_t *> at(job.top_keys, axis, place, <char *> block.top_keys)
+        block.top_weights = at(job.top_weights, axis, place, block.top_weights)
+        lengths = at(job.kv_lengths, axis, place, lengths)
+        offsets = at(job.offsets, axis, place, offsets)
+    block.keys = (<int64_t *> lengths)[0] if lengths != NULL else all_keys
+    block.offset = (<int64_t *> offsets)[0] if offsets != NULL else block.keys - length
+    block.moments = NULL
+    if job.moments != NULL:
+        block.moments = job.moments + flat * length * 2 * job.kernels.real_bytes
+
+
+cdef void move_rows(const Job *job, pyattn_query_block *block, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    """Makes a block at the first query of its head one of `rows` queries from query `first` on."""
+    cdef int axis = job.leading
+    block.first = first
+    block.rows = rows
+    block.query = at(job.query, axis, first, <char *> block.query)
+    block.out = at(job.out, axis, first, block.out)
+    block.lse = at(job.lse, axis, first, block.lse)
+    block.maximum = at(job.maximum, axis, first, block.maximum)
+    block.entropy = at(job.entropy, axis, first, block.entropy)
+    block.weights = at(job.weights, axis, first, block.weights)
+    block.mask = at(job.mask, axis, first, <char *> block.mask)
+    block.bias = at(job.bias, axis, first, <char *> block.bias)
+    block.top_keys = <int64_t *> at(job.top_keys, axis, first, <char *> block.top_keys)
+    block.top_weights = at(job.top_weights, axis, first, block.top_weights)
+    if block.moments != NULL:
+        block.moments += first * 2 * job.kernels.real_bytes
+
+
+cdef Range seen_keys(const Job *job, const pyattn_query_block *block, Py_ssize_t queries) noexcept nogil:
+    """The keys that positions let some of the block's queries see."""
+    cdef Py_ssize_t position = block.offset + block.first
+    cdef Range keys
+    keys.first = max(<Py_ssize_t> 0, position + job.call.low)
+    keys.first -= keys.first % 2  # kernels may take keys in pairs
+    keys.end = min(block.keys, position + queries - 1 + job.call.high)
+    return keys
+
+
+cdef Range place_rows(
+    const Job *job, pyattn_query_block *block, const pyattn_query_block *head, Py_ssize_t number, Py_ssize_t blocks,
+) noexcept nogil:
+    """Makes block `number` of so many of that at the first query of its head; returns the keys that it may see."""
+    cdef Py_ssize_t lanes = job.kernels.lanes, vectors, first, queries
+    block[0] = head[0]
+    block.first = 0
+    if job.pointers != NULL:
+        move_rows(job, block, number, head.rows)
+        block.length = queries = 1
+    elif job.pack > 1:
+        block.rows *= block.length
+        queries = block.length
+    else:  # vectors of queries are spread evenly over the blocks
+        vectors = ceil_divide(block.length, lanes)
+        first = lanes * (number * (vectors // blocks) + min(number, vectors % blocks))
+        vectors = vectors // blocks + (number < vectors % blocks)
+        queries = min(block.length - first, vectors * lanes)
+        move_rows(job, block, first, queries)
+    block.vectors = <int> ceil_divide(block.rows, lanes)
+    return seen_keys(job, block, queries)
+
+
+cdef void attend(
+    const Job *job, pyattn_query_block *block, const Range *range_, int count, pyattn_keys *keys, Py_ssize_t first,
+    Py_ssize_t end, bint review, char *scratch,
+) noexcept nogil:
+    """Takes some blocks of one head over the keys first ... end, each over those in its own range."""
     cdef const pyattn_kernels *kernels = job.kernels
-    cdef pyattn_query_block block[MOST_BLOCKS]
-    cdef Py_ssize_t end[MOST_BLOCKS]  # keys that the block may see
-    cdef Py_ssize_t low = 0, high = job.sequences, middle, queries, keys, blocks, groups, group, first, key, last = 0
-    cdef int i, count
+    cdef bint touched[MOST_BLOCKS]
+    cdef Py_ssize_t begin[MOST_BLOCKS]
+    cdef Py_ssize_t stop[MOST_BLOCKS]
+    cdef Py_ssize_t key = end, last = first
+    cdef int i
+    for i in range(count):
+        touched[i] = False
+        key = min(key, max(first, range_[i].first))
+        last = max(last, min(end, range_[i].end))
+    key -= key % PYATTN_KEY_BLOCK
+    while key < last:
+        keys.first = end
+        keys.count = 0  # the end, for now
+        for i in range(count):
+            if key % PYATTN_PIECE == 0 and touched[i] and not review:
+                kernels.attention_fold(&block[i], block[i].scratch)
+                touched[i] = False
+            begin[i] = max(key, range_[i].first)
+            stop[i] = min(key + PYATTN_KEY_BLOCK, range_[i].end)
+            if begin[i] < stop[i]:
+                keys.first = min(keys.first, begin[i])
+                keys.count = max(keys.count, stop[i])
+        keys.count -= keys.first
+        if keys.count > 0:
+            if not job.call.few:
+                kernels.attention_load(&job.call, keys, scratch)
+            for i in range(count):
+                if begin[i] < stop[i]:
+                    touched[i] = True
+                    if review:
+                        kernels.attention_review(&block[i], keys, begin[i], stop[i] - begin[i])
+                    else:
+                        kernels.attention_attend(&block[i], keys, begin[i], stop[i] - begin[i])
+        key += PYATTN_KEY_BLOCK
 
-    while high - low > 1:  # the sequence: the last one that starts at or before the task
+
+cdef void complete(
+    const Job *job, pyattn_query_block *block, const Range *range_, int count, pyattn_keys *keys, char *scratch,
+) noexcept nogil:
+    """All that blocks of one head are for, from begin to finish."""
+    cdef Py_ssize_t end = 0
+    cdef int i
+    for i in range(count):
+        job.kernels.attention_begin(&block[i])
+        end = max(end, range_[i].end)
+    attend(job, block, range_, count, keys, 0, end, False, scratch)
+    for i in range(count):
+        job.kernels.attention_finish(&block[i])
+    if not job.review:
+        return
+    for i in range(count):
+        job.kernels.attention_review_begin(&block[i])
+    attend(job, block, range_, count, keys, 0, end, True, scratch)
+    for i in range(count):
+        job.kernels.attention_review_finish(&block[i])
+
+
+cdef Range gather(const Job *job, pyattn_keys *keys, Py_ssize_t query) noexcept nogil:
+    """Points keys at those that a sparse mask lets a query see."""
+    cdef Range all_of_them
+    keys.index = job.indices + job.pointers[query]
+    if job.index_bias != NULL:
+        keys.index_bias = job.index_bias + job.pointers[query] * job.kernels.real_bytes
+    all_of_them.first = 0
+    all_of_them.end = job.pointers[query + 1] - job.pointers[query]
+    return all_of_them
+
+
+cdef Py_ssize_t find_task(
+    const Job *job, Py_ssize_t task, Py_ssize_t *sequence, Py_ssize_t *unit
+) noexcept nogil:
+    """The sequence and unit of a task, and its number among theirs."""
+    cdef Py_ssize_t low = 0, high = job.sequences, middle, each
+    while high - low > 1:  # the last sequence that starts at or before the task
         middle = (low + high) // 2
         if job.task_starts[middle] <= task:
             low = middle
         else:
             high = middle
-    queries = job.query_starts[low + 1] - job.query_starts[low]
-    keys = job.key_starts[low + 1] - job.key_starts[low]
-    blocks = block_count(kernels, queries)
-    groups = ceil_divide(blocks, job.group)
+    each = (job.task_starts[low + 1] - job.task_starts[low]) // job.units
+    task -= job.task_starts[low]
+    sequence[0] = low
+    unit[0] = task // each
+    return task % each
 
+
+cdef void run_task(const Job *job, Py_ssize_t task, char *scratch) noexcept nogil:
+    """A group of adjacent blocks of queries of one sequence and unit, over all keys they may see."""
+    cdef pyattn_query_block head
+    cdef pyattn_query_block block[MOST_BLOCKS]
+    cdef Range keys_seen[MOST_BLOCKS]
+    cdef pyattn_keys keys
+    cdef Py_ssize_t sequence, unit, blocks, groups, group, number, end
+    cdef int count
+
+    group = find_task(job, task, &sequence, &unit)
+    place_head(job, &head, &keys, sequence, unit)
+    head.scratch = scratch
+    blocks = block_count(job, sequence)
+    if job.pointers != NULL:  # rows of a sparse mask, one by one: each gathers other keys
+        end = min(blocks, (group + 1) * SPARSE_QUERIES)
+        for number in range(group * SPARSE_QUERIES, end):
+            place_rows(job, &block[0], &head, number, blocks)
+            keys_seen[0] = gather(job, &keys, number)
+            complete(job, block, keys_seen, 1, &keys, NULL)
+        return
     # Groups are taken from both ends in turn: under a causal mask later ones take longer, and so any run of tasks takes
     # about as long as any other.
-    task -= job.task_starts[low]
-    group = task % groups
+    groups = ceil_divide(blocks, job.group)
     group = groups - 1 - group // 2 if group % 2 == 0 else group // 2
-    first = group * blocks // groups
-    count = <int> ((group + 1) * blocks // groups - first)
-    for i in range(count):
-        place_block(job, &block[i], low, task // groups, first + i, blocks)
-        block[i].scratch = scratch + i * kernels.attention_scratch
-        end[i] = keys
-        if job.causal:
-            end[i] = min(keys, block[i].visible + block[i].queries - 1)  # what the last query of the block sees
-        last = max(last, end[i])
-        kernels.attention_begin(&block[i])
-    key = 0
-    while key < last:
-        for i in range(count):
-            if key < end[i]:
-                kernels.attention_attend(&block[i], key, min(end[i] - key, <Py_ssize_t> PYATTN_KEY_BLOCK))
-        key += PYATTN_KEY_BLOCK
-    for i in range(count):
-        kernels.attention_finish(&block[i])
+    number = group * blocks // groups
+    end = (group + 1) * blocks // groups
+    count = 0
+    while number < end:
+        keys_seen[count] = place_rows(job, &block[count], &head, number, blocks)
+        block[count].scratch = scratch + count * job.state
+        number += 1
+        count += 1
+    complete(job, block, keys_seen, count, &keys, scratch + job.group * job.state)
 
 
-cdef void place_block(
-    const Job *job, pyattn_query_block *block, Py_ssize_t sequence, Py_ssize_t index, Py_ssize_t number,
-    Py_ssize_t blocks,
-) noexcept nogil:
-    """Points a block at its part of the arrays: block `number` of a sequence, at `index` of the leading axes."""
-    cdef Py_ssize_t queries = job.query_starts[sequence + 1] - job.query_starts[sequence]
-    cdef Py_ssize_t keys = job.key_starts[sequence + 1] - job.key_starts[sequence]
-    cdef Py_ssize_t lanes = job.kernels.lanes, vectors = ceil_divide(queries, lanes), first, start, place
-    cdef int axis, rows = job.leading, columns = job.leading + 1
+cdef void run_piece(const Job *job, Py_ssize_t task, Py_ssize_t piece, bint merge, char *states, char *scratch) noexcept nogil:
+    """One piece of the keys of a block, or the merger of all its pieces in their order."""
+    cdef pyattn_query_block head
+    cdef pyattn_query_block block
+    cdef Range keys_seen
+    cdef pyattn_keys keys
+    cdef Py_ssize_t sequence, unit, number
 
-    # vectors of queries are spread evenly over the blocks
-    first = lanes * (number * (vectors // blocks) + min(number, vectors % blocks))
-    block.vectors = <int> (vectors // blocks + (number < vectors % blocks))
-    block.queries = min(queries - first, block.vectors * lanes)
-    block.visible = first + 1 + keys - queries if job.causal else keys
-    block.width = job.width
-    block.value_width = job.value_width
-    block.scale = job.scale
+    number = find_task(job, task, &sequence, &unit)
+    place_head(job, &head, &keys, sequence, unit)
+    head.scratch = states + (task * job.pieces + piece) * job.state
+    keys_seen = place_rows(job, &block, &head, number, block_count(job, sequence))
+    if not merge:
+        job.kernels.attention_begin(&block)
+        attend(job, &block, &keys_seen, 1, &keys, piece * PYATTN_PIECE, (piece + 1) * PYATTN_PIECE, False, scratch)
+        return
+    job.kernels.attention_fold(&block, block.scratch)
+    for number in range(1, job.pieces):
+        job.kernels.attention_fold(&block, block.scratch + number * job.state)
+    job.kernels.attention_finish(&block)
 
-    start = job.query_starts[sequence] + first
-    block.query = job.query.data + start * job.query.strides[rows]
-    block.query_row = job.query.strides[rows]
-    block.query_column = job.query.strides[columns]
-    block.key = job.key.data + job.key_starts[sequence] * job.key.strides[rows]
-    block.key_row = job.key.strides[rows]
-    block.key_column = job.key.strides[columns]
-    block.value = job.value.data + job.key_starts[sequence] * job.value.strides[rows]
-    block.value_row = job.value.strides[rows]
-    block.value_column = job.value.strides[columns]
-    block.out = job.out.data + start * job.out.strides[rows]
-    block.out_row = job.out.strides[rows]
-    block.out_column = job.out.strides[columns]
-    block.mask_kind = job.mask_kind
-    block.mask = NULL
-    block.mask_row = block.mask_column = 0
-    if job.mask_kind != PYATTN_MASK_NONE:
-        block.mask = job.mask.data + start * job.mask.strides[rows]
-        block.mask_row = job.mask.strides[rows]
-        block.mask_column = job.mask.strides[columns]
-    block.lse = NULL
-    block.lse_row = 0
-    if job.lse.data != NULL:
-        block.lse = job.lse.data + start * job.lse.strides[rows]
-        block.lse_row = job.lse.strides[rows]
-    for axis in range(rows - 1, -1, -1):
-        place = index % job.shape[axis]
-        index = index // job.shape[axis]
-        block.query += place * job.query.strides[axis]
-        block.out += place * job.out.strides[axis]
-        if block.lse != NULL:
-            block.lse += place * job.lse.strides[axis]
-        if block.mask != NULL:
-            block.mask += place * job.mask.strides[axis]
-        if axis == rows - 1:
-            place = place // job.heads_per_key_head
-        block.key += place * job.key.strides[axis]
-        block.value += place * job.value.strides[axis]
+
+cdef void receive(const Job *job, Py_ssize_t task, char *scratch) noexcept nogil:
+    """The sums of the weights that a block of keys, or all keys of a sparse mask, get from the queries of one head."""
+    cdef Py_ssize_t count = job.key_starts[1], blocks = ceil_divide(count, PYATTN_KEY_BLOCK), first = 0, query, key
+    cdef Py_ssize_t most = job.kernels.lanes * job.kernels.tile_vectors
+    cdef double *sums = <double *> (scratch + job.state + job.load_scratch)
+    cdef pyattn_query_block head
+    cdef pyattn_query_block block
+    cdef pyattn_keys keys
+    cdef Range seen
+    if job.pointers != NULL:
+        place_head(job, &head, &keys, 0, task)
+        memset(sums, 0, count * sizeof(double))
+        most = 1
+    else:
+        place_head(job, &head, &keys, 0, task // blocks)
+        first = task % blocks * PYATTN_KEY_BLOCK
+        count = min(count - first, <Py_ssize_t> PYATTN_KEY_BLOCK)
+        memset(sums, 0, count * sizeof(double))
+        keys.first = first
+        keys.count = count
+        if not job.call.few:
+            job.kernels.attention_load(&job.call, &keys, scratch + job.state)
+    head.scratch = scratch
+    query = job.received_from
+    while query < job.received_to:
+        block = head
+        move_rows(job, &block, query, min(most, job.received_to - query))
+        block.vectors = <int> ceil_divide(block.rows, job.kernels.lanes)
+        job.kernels.attention_begin(&block)
+        if job.pointers != NULL:
+            seen = gather(job, &keys, query)
+            key = 0
+            while key < seen.end:
+                job.kernels.attention_receive(
+                    &block, &keys, key, min(seen.end - key, <Py_ssize_t> PYATTN_KEY_BLOCK), sums
+                )
+                key += PYATTN_KEY_BLOCK
+        else:
+            seen = seen_keys(job, &block, block.rows)
+            seen.first = max(seen.first, first)
+            seen.end = min(seen.end, first + count)
+            if seen.first < seen.end:
+                job.kernels.attention_receive(
+                    &block, &keys, seen.first, seen.end - seen.first, sums + seen.first - first
+                )
+        query += most
+    cdef char *target = head.weights + first * job.kernels.real_bytes
+    for key in range(count):
+        if job.kernels.real_bytes == sizeof(float):
+            (<float *> target)[key] = <float> sums[key]
+        else:
+            (<double *> target)[key] = sums[key]
+
+
+cdef void share_heads(Job *job, Py_ssize_t pack) noexcept:
+    """Sets how many query heads of a key head stand in one block, and what follows from it."""
+    cdef int axis
+    job.pack = max(<Py_ssize_t> 1, min(pack, job.heads_per_key_head))
+    job.chunks = ceil_divide(job.heads_per_key_head, job.pack)
+    job.units = job.key_heads * job.chunks
+    for axis in range(job.leading - 1):
+        job.units *= job.shape[axis]
 
 
 def attention(
     cnp.ndarray query not None,
     cnp.ndarray key not None,
-    cnp.ndarray value not None,
-    cnp.ndarray out not None,
-    cnp.ndarray lse,
-    cnp.ndarray mask,
+    cnp.ndarray value,
+    cnp.ndarray out,
+    *,
     cnp.ndarray query_starts not None,
     cnp.ndarray key_starts not None,
-    bint causal,
     double scale,
     int threads,
+    cnp.ndarray lse=None,
+    cnp.ndarray weights=None,
+    cnp.ndarray mask=None,
+    cnp.ndarray bias=None,
+    cnp.ndarray slopes=None,
+    cnp.ndarray sinks=None,
+    cnp.ndarray kv_lengths=None,
+    cnp.ndarray offsets=None,
+    Py_ssize_t left=-1,
+    Py_ssize_t right=-1,
+    double softcap=0.0,
+    structure=None,
+    cnp.ndarray maximum=None,
+    cnp.ndarray entropy=None,
+    cnp.ndarray received=None,
+    Py_ssize_t received_from=0,
+    Py_ssize_t received_to=-1,
+    cnp.ndarray top_keys=None,
+    cnp.ndarray top_weights=None,
 ):
-    """Writes attention to out, and to lse unless it is None.
+    """Writes attention to out, and what else is given to lse, weights, maximum, entropy, received, top_keys, top_weights.
 
     query (..., H, total L, D), key (..., Hkv, total S, D), value (..., Hkv, total S, Dv) and out (..., H, total L, Dv)
-    have at least three axes and any strides, Dv at most WIDTH_BLOCK. Sequence i is rows query_starts[i] ...
-    query_starts[i + 1] of the queries and key_starts[i] ... key_starts[i + 1] of the keys; both are contiguous int64
-    (sequences + 1,). mask is None, boolean (True = may attend) or of the query's dtype (added to the logits), and has
-    the shape (..., H, total L, total S).
+    have at least three axes and any strides, Dv at most WIDTH_BLOCK; value and out may be None together. Sequence i is
+    rows query_starts[i] ... query_starts[i + 1] of the queries and key_starts[i] ... key_starts[i + 1] of the keys; both
+    are contiguous int64 (sequences + 1,). lse, maximum and entropy are (..., H, total L) of the query's real dtype:
+    its own, or float32 for half types. weights (..., H, L, S), zeros, are of the query's dtype.
+
+    mask is boolean (True = may attend) or of the query's dtype (added to the logits), bias of the query's dtype; both
+    (..., H, total L, total S). slopes and sinks are (..., H) of the real dtype, kv_lengths and offsets int64
+    (..., H, sequences). left and right are the window's, -1 for none; softcap 0 is none. structure is the sparse mask
+    (indptr int64 (L + 1,), indices int32, data of the real dtype or None), for one sequence.
+
+    received (..., H, S), top_weights (..., H, L, k) are of the real dtype, top_keys int64 (..., H, L, k); all contiguous.
     """
     cdef Job job
-    cdef Py_ssize_t i, tasks, blocks, stride, heads = 1, team
-    job.kernels = kernels_for(query.itemsize)
+    cdef Py_ssize_t i, tasks, blocks, most = 0, rows, per_block, team, pieces = 1, bytes_
+    cdef bint split = False
+    cdef cnp.ndarray pointers, indices, data
+    memset(&job, 0, sizeof(Job))
+    if received is not None:
+        received[...] = 0
+    job.kernels = kernels_of(query.dtype)
     job.query = operand(query)
     job.key = operand(key)
     job.value = operand(value)
     job.out = operand(out)
     job.lse = operand(lse)
+    job.weights = operand(weights)
     job.mask = operand(mask)
+    job.bias = operand(bias)
+    job.slopes = operand(slopes)
+    job.sinks = operand(sinks)
+    job.kv_lengths = operand(kv_lengths)
+    job.offsets = operand(offsets)
+    job.maximum = operand(maximum)
+    job.entropy = operand(entropy)
+    job.top_keys = operand(top_keys)
+    job.top_weights = operand(top_weights)
     job.shape = cnp.PyArray_DIMS(query)
     job.leading = query.ndim - 2
+    job.heads = job.shape[job.leading - 1]
+    job.key_heads = cnp.PyArray_DIMS(key)[job.leading - 1]
     for i in range(job.leading):
-        heads *= job.shape[i]
-    if heads == 0:
-        return
-    job.heads_per_key_head = job.shape[job.leading - 1] // cnp.PyArray_DIMS(key)[job.leading - 1]
-    job.width = job.shape[job.leading + 1]
-    job.value_width = cnp.PyArray_DIMS(value)[job.leading + 1]
+        if job.shape[i] == 0:
+            return
+    job.heads_per_key_head = job.heads // job.key_heads
     job.sequences = query_starts.shape[0] - 1
     job.query_starts = <const int64_t *> cnp.PyArray_DATA(query_starts)
     job.key_starts = <const int64_t *> cnp.PyArray_DATA(key_starts)
-    job.causal = causal
-    job.scale = scale
-    job.mask_kind = PYATTN_MASK_NONE
-    if mask is not None:
-        job.mask_kind = PYATTN_MASK_BOOL if mask.dtype == bool else PYATTN_MASK_REAL
+    if structure is not None:
+        pointers, indices, data = structure
+        job.pointers = <const int64_t *> cnp.PyArray_DATA(pointers)
+        job.indices = <const int32_t *> cnp.PyArray_DATA(indices)
+        job.index_bias = <const char *> cnp.PyArray_DATA(data) if data is not None else NULL
+    job.review = weights is not None or entropy is not None or top_keys is not None
+    describe(&job, query, value, mask, scale, softcap, left, right, top_keys)
 
+    for i in range(job.sequences):
+        most = max(most, job.query_starts[i + 1] - job.query_starts[i])
+        pieces = max(pieces, ceil_divide(job.key_starts[i + 1] - job.key_starts[i], PYATTN_PIECE))
+    rows = job.kernels.lanes * job.kernels.tile_vectors
+    per_block = min(<Py_ssize_t> PYATTN_FEW, <Py_ssize_t> job.kernels.lanes)
+    if job.pointers != NULL:
+        share_heads(&job, 1 if job.top_keys.data != NULL or received is not None else per_block)
+        job.call.few = True
+    else:
+        share_heads(&job, rows // max(most, <Py_ssize_t> 1))
+        job.call.few = job.pack * most <= per_block
     blocks = 0
     for i in range(job.sequences):
-        blocks += heads * block_count(job.kernels, job.query_starts[i + 1] - job.query_starts[i])
-    team = max(1, min(<Py_ssize_t> threads, blocks))
-    job.group = max(1, min(<Py_ssize_t> MOST_BLOCKS, blocks // (4 * team)))
+        blocks += job.units * block_count(&job, i)
+    team = max(1, min(<Py_ssize_t> threads, blocks * pieces))
+    job.state = job.kernels.attention_scratch(&job.call, 1 if job.call.few else job.kernels.tile_vectors)
+    job.load_scratch = 0 if job.call.few else job.kernels.attention_load_scratch(&job.call)
+    job.group = max(1, min(<Py_ssize_t> MOST_BLOCKS, min(blocks // (4 * team), GROUP_BYTES // job.state)))
+    if job.pointers != NULL:
+        job.group = SPARSE_QUERIES
+    # Where there are too few blocks to keep all threads busy, the pieces of each are computed apart.
+    job.pieces = 1
+    if pieces > 1 and blocks < 4 * team and not job.review and job.pointers == NULL:
+        split = True
+        job.pieces = pieces
+        job.group = 1
 
-    # One allocation: the scratch of a group of blocks for each thread, then task_starts.
-    stride = job.group * job.kernels.attention_scratch
-    cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + team * stride + (job.sequences + 1) * sizeof(int64_t))
+    # One allocation: task_starts; a scratch for each thread; the states of pieces; moments.
+    job.scratch = job.load_scratch + (0 if split else (1 if job.pointers != NULL else job.group) * job.state)
+    cdef Py_ssize_t starts = ceil_divide((job.sequences + 1) * sizeof(int64_t), PYATTN_ALIGNMENT) * PYATTN_ALIGNMENT
+    cdef Py_ssize_t states = blocks * pieces * job.state if split else 0
+    cdef Py_ssize_t moments = 0
+    if received is not None:
+        moments = lse.size * 2 * job.kernels.real_bytes
+    cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + starts + team * job.scratch + states + moments)
     if memory == NULL:
         raise MemoryError("scaled_dot_product_attention: cannot allocate scratch memory")
-    cdef char *scratch = memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT
-    cdef int64_t *task_starts = <int64_t *> (scratch + team * stride)
+    cdef int64_t *task_starts = <int64_t *> (memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT)
+    cdef char *scratch = <char *> task_starts + starts
+    cdef char *apart = scratch + team * job.scratch
+    if received is not None:
+        job.moments = apart + states
     task_starts[0] = 0
     for i in range(job.sequences):
-        blocks = block_count(job.kernels, job.query_starts[i + 1] - job.query_starts[i])
-        task_starts[i + 1] = task_starts[i] + heads * ceil_divide(blocks, job.group)
+        task_starts[i + 1] = task_starts[i] + job.units * ceil_divide(block_count(&job, i), job.group)
     job.task_starts = task_starts
     tasks = task_starts[job.sequences]
     try:
         with nogil:
-            # guided: long runs first, which keep a head, and so its keys, on one core; short ones balance
-            for i in prange(tasks, num_threads=team, schedule="guided"):
-                run_task(&job, i, scratch + threadid() * stride)
+            if split:
+                for i in prange(tasks * pieces, num_threads=team, schedule="dynamic"):
+                    run_piece(&job, i // pieces, i % pieces, False, apart, scratch + threadid() * job.scratch)
+                for i in prange(tasks, num_threads=team, schedule="static"):
+                    run_piece(&job, i, 0, True, apart, NULL)
+            else:
+                # guided: long runs first, which keep a head, and so its keys, on one core; short ones balance
+                for i in prange(tasks, num_threads=team, schedule="guided"):
+                    run_task(&job, i, scratch + threadid() * job.scratch)
+        if received is not None:
+            count_received(&job, received, received_from, received_to, threads)
     finally:
         free(memory)
+
+
+cdef void describe(
+    Job *job, cnp.ndarray query, cnp.ndarray value, cnp.ndarray mask, double scale, double softcap, Py_ssize_t left,
+    Py_ssize_t right, cnp.ndarray top_keys,
+):
+    """What all blocks of the call share."""
+    cdef pyattn_attention *call = &job.call
+    cdef int heads = job.leading - 1, rows = job.leading, columns = job.leading + 1
+    call.query_row, call.query_column, call.query_head = (
+        job.query.strides[rows], job.query.strides[columns], job.query.strides[heads]
+    )
+    call.key_row, call.key_column = job.key.strides[rows], job.key.strides[columns]
+    call.width = job.shape[columns]
+    if value is not None:
+        call.value_row, call.value_column = job.value.strides[rows], job.value.strides[columns]
+        call.out_row, call.out_column, call.out_head = (
+            job.out.strides[rows], job.out.strides[columns], job.out.strides[heads]
+        )
+        call.value_width = cnp.PyArray_DIMS(value)[columns]
+    call.lse_row = call.lse_head = 0
+    if job.lse.data != NULL:  # maximum and entropy are made like it
+        call.lse_row, call.lse_head = job.lse.strides[rows], job.lse.strides[heads]
+    if job.weights.data != NULL:
+        call.weights_row, call.weights_column, call.weights_head = (
+            job.weights.strides[rows], job.weights.strides[columns], job.weights.strides[heads]
+        )
+    call.mask_kind = PYATTN_MASK_NONE
+    if mask is not None:
+        call.mask_kind = PYATTN_MASK_BOOL if mask.dtype == bool else PYATTN_MASK_REAL
+        call.mask_row, call.mask_column, call.mask_head = (
+            job.mask.strides[rows], job.mask.strides[columns], job.mask.strides[heads]
+        )
+    if job.bias.data != NULL:
+        call.bias_row, call.bias_column, call.bias_head = (
+            job.bias.strides[rows], job.bias.strides[columns], job.bias.strides[heads]
+        )
+    call.slopes_head = job.slopes.strides[heads] if job.slopes.data != NULL else 0
+    call.sinks_head = job.sinks.strides[heads] if job.sinks.data != NULL else 0
+    call.index_bias = job.index_bias != NULL
+    call.scale = scale
+    call.softcap = softcap
+    call.low = -UNBOUNDED if left < 0 else -min(left, <Py_ssize_t> UNBOUNDED)
+    call.high = UNBOUNDED if right < 0 else min(right + 1, <Py_ssize_t> UNBOUNDED)
+    call.top_k = top_keys.shape[top_keys.ndim - 1] if top_keys is not None else 0
+
+
+cdef int count_received(Job *job, cnp.ndarray received, Py_ssize_t first, Py_ssize_t end, int threads) except -1:
+    """The column sums of the weights, from the moments of all rows, key by key: each in the order of the queries."""
+    cdef Job receiving = job[0]
+    cdef Py_ssize_t keys = job.key_starts[1], sums = min(keys, <Py_ssize_t> PYATTN_KEY_BLOCK), tasks, team, i
+    share_heads(&receiving, 1)
+    receiving.call.few = job.pointers != NULL
+    receiving.call.value_width = receiving.call.top_k = 0
+    receiving.value.data = receiving.out.data = NULL
+    receiving.weights = operand(received)  # results by key stand where weights would
+    receiving.received_from = first
+    receiving.received_to = end
+    tasks = receiving.units * ceil_divide(keys, PYATTN_KEY_BLOCK)
+    if job.pointers != NULL:
+        tasks = receiving.units
+        sums = keys
+    team = max(<Py_ssize_t> 1, min(<Py_ssize_t> threads, tasks))
+    receiving.state = job.kernels.attention_scratch(&receiving.call, job.kernels.tile_vectors)
+    receiving.load_scratch = job.kernels.attention_load_scratch(&receiving.call)
+    receiving.scratch = receiving.state + receiving.load_scratch + sums * <Py_ssize_t> sizeof(double)
+    receiving.scratch = ceil_divide(receiving.scratch, PYATTN_ALIGNMENT) * PYATTN_ALIGNMENT
+    cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + team * receiving.scratch)
+    if memory == NULL:
+        raise MemoryError("attention_statistics: cannot allocate scratch memory")
+    cdef char *scratch = memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT
+    with nogil:
+        for i in prange(tasks, num_threads=team, schedule="guided"):
+            receive(&receiving, i, scratch + threadid() * receiving.scratch)
+    free(memory)
+    return 0

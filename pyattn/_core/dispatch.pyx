@@ -56,6 +56,12 @@ cdef const pyattn_kernels *kernels_for(Py_ssize_t itemsize) noexcept:
     return chosen.float32 if itemsize == 4 else chosen.float64
 
 
+cdef const pyattn_kernels *kernels_of(dtype):
+    if dtype.itemsize == 2:
+        return chosen.float16 if dtype.kind == "f" and dtype.char == "e" else chosen.bfloat16
+    return kernels_for(dtype.itemsize)
+
+
 choose()
 isa = chosen.name.decode()
 isa_available = tuple(supported_names())
@@ -63,9 +69,15 @@ openmp = int(PYATTN_OPENMP)  # the specification's date, e.g. 201511; 0 when bui
 compiler = PYATTN_COMPILER.decode()
 
 
+native_bfloat16 = chosen.bfloat16.paired != 0  # whether the machine multiplies pairs of them
+
+
 def measure_multiply_add(int itemsize, int threads, double seconds):
-    """Peak floating-point operations a second of `threads` threads: independent multiply-adds in registers."""
-    cdef const pyattn_kernels *kernels = kernels_for(itemsize)
+    """Peak floating-point operations a second of `threads` threads: independent multiply-adds in registers.
+
+    itemsize is that of float32, float64 or, where native, bfloat16.
+    """
+    cdef const pyattn_kernels *kernels = chosen.bfloat16 if itemsize == 2 else kernels_for(itemsize)
     cdef Py_ssize_t rounds = 1000
     cdef double operations, best = 0
     cdef int _i

@@ -1,12 +1,16 @@
 """csrc/kernels.h, as the drivers see it."""
 
+from libc.stdint cimport int32_t, int64_t
+
 cdef extern from "kernels.h" nogil:
     enum:
         PYATTN_MASK_NONE
         PYATTN_MASK_BOOL
         PYATTN_MASK_REAL
         PYATTN_KEY_BLOCK
+        PYATTN_PIECE
         PYATTN_WIDTH_BLOCK
+        PYATTN_FEW
         PYATTN_ALIGNMENT
         PYATTN_IDENTITY
         PYATTN_RELU
@@ -14,21 +18,41 @@ cdef extern from "kernels.h" nogil:
         PYATTN_GELU_TANH
         PYATTN_SILU
 
+    struct pyattn_attention:
+        Py_ssize_t query_row, query_column, query_head, key_row, key_column, value_row, value_column
+        Py_ssize_t out_row, out_column, out_head, lse_row, lse_head, weights_row, weights_column, weights_head
+        Py_ssize_t mask_row, mask_column, mask_head, bias_row, bias_column, bias_head
+        Py_ssize_t slopes_head, sinks_head
+        Py_ssize_t width, value_width
+        int mask_kind, index_bias, few
+        double scale, softcap
+        Py_ssize_t low, high, top_k
+
     struct pyattn_query_block:
+        const pyattn_attention *call
         const char *query
-        const char *key
-        const char *value
-        Py_ssize_t query_row, query_column, key_row, key_column, value_row, value_column
+        const char *mask
+        const char *bias
+        const char *slopes
+        const char *sinks
         char *out
         char *lse
-        Py_ssize_t out_row, out_column, lse_row
-        const char *mask
-        Py_ssize_t mask_row, mask_column
-        int mask_kind
+        char *weights
+        char *maximum
+        char *entropy
+        char *top_weights
+        char *moments
+        int64_t *top_keys
         int vectors
-        Py_ssize_t queries, width, value_width, visible
-        double scale
+        Py_ssize_t rows, first, length, offset, keys
         char *scratch
+
+    struct pyattn_keys:
+        const char *key
+        const char *value
+        const int32_t *index
+        const char *index_bias
+        Py_ssize_t first, count
 
     struct pyattn_linear:
         const char *input
@@ -44,10 +68,22 @@ cdef extern from "kernels.h" nogil:
         int lanes
         int tile_rows
         int tile_vectors
-        Py_ssize_t attention_scratch
+        int real_bytes
+        int paired
+        Py_ssize_t (*attention_scratch)(const pyattn_attention *, int vectors) noexcept nogil
+        Py_ssize_t (*attention_load_scratch)(const pyattn_attention *) noexcept nogil
+        void (*attention_load)(const pyattn_attention *, pyattn_keys *, char *scratch) noexcept nogil
         void (*attention_begin)(const pyattn_query_block *) noexcept nogil
-        void (*attention_attend)(const pyattn_query_block *, Py_ssize_t first_key, Py_ssize_t keys) noexcept nogil
+        void (*attention_attend)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,
+                                 Py_ssize_t count) noexcept nogil
+        void (*attention_fold)(const pyattn_query_block *, const char *other) noexcept nogil
         void (*attention_finish)(const pyattn_query_block *) noexcept nogil
+        void (*attention_review_begin)(const pyattn_query_block *) noexcept nogil
+        void (*attention_review)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,
+                                 Py_ssize_t count) noexcept nogil
+        void (*attention_review_finish)(const pyattn_query_block *) noexcept nogil
+        void (*attention_receive)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,
+                                  Py_ssize_t count, double *sums) noexcept nogil
         void (*linear_pack)(const char *weight, Py_ssize_t row, Py_ssize_t column, Py_ssize_t outputs,
                             Py_ssize_t inputs, char *packed) noexcept nogil
         void (*linear_tile)(const pyattn_linear *, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t panel) noexcept nogil
@@ -62,5 +98,7 @@ cdef extern from "kernels.h" nogil:
         int supported
         const pyattn_kernels *float32
         const pyattn_kernels *float64
+        const pyattn_kernels *float16
+        const pyattn_kernels *bfloat16
 
     const pyattn_isa *pyattn_isas()

@@ -1,0 +1,58 @@
+"""Activation functions on arrays."""
+
+from typing import Any
+
+import numpy as np
+
+from pyattn import _checks
+from pyattn._checks import Array
+from pyattn._core import rowwise
+from pyattn._threads import threads_for
+
+ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4}  # the codes of csrc/kernels.h
+
+
+def _activation(name: str, x: Any) -> Array:
+    (x,) = _checks.floating(name, x=x)
+    rows = np.ascontiguousarray(x)
+    out: Array = np.empty_like(rows)
+    rowwise.activation(rows, out, ACTIVATIONS[name], threads_for(20.0 * x.size))
+    return out.reshape(x.shape)
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0), elementwise, for float32 or float64 of any shape.
+
+    Example:
+        >>> relu(np.array([-1.0, 2.0]))
+        array([0., 2.])
+    """
+    return _activation("relu", x)
+
+
+def gelu(x: Array, approximate: str = "none") -> Array:
+    """x Phi(x), elementwise, for float32 or float64 of any shape.
+
+    Hendrycks & Gimpel 2016 (arXiv:1606.08415). Phi is the normal distribution function: by erf, to float precision, for
+    approximate="none"; (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 for approximate="tanh".
+
+    Raises:
+        ValueError: approximate is neither.
+
+    Example:
+        >>> gelu(np.array([0.0, 1.0])).round(4)
+        array([0.    , 0.8413])
+    """
+    if not isinstance(approximate, str) or approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', not {approximate!r}")
+    return _activation("gelu" if approximate == "none" else "gelu_tanh", x)
+
+
+def silu(x: Array) -> Array:
+    """x / (1 + exp(-x)), elementwise, for float32 or float64 of any shape: the same article, section 2.
+
+    Example:
+        >>> silu(np.array([0.0, 1.0])).round(4)
+        array([0.    , 0.7311])
+    """
+    return _activation("silu", x)

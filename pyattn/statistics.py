@@ -1,0 +1,131 @@
+"""What attention looks at: statistics of the softmax's weights, without the L x S matrix of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pyattn import _checks
+from pyattn._checks import Array, Sparse
+from pyattn.functional import attend_sequence
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionStatistics:
+    """What attention_statistics returns: w are a row's weights, its softmax; a row is a query of a head.
+
+    Attributes:
+        out: (..., H, L, Dv) in query's dtype, what scaled_dot_product_attention returns; None without value.
+        lse: (..., H, L), the logarithm of the row's sum of exponentials, sinks included; -inf for a row that may attend
+            to nothing, or its sink.
+        max: (..., H, L), the row's largest logit, sinks not counted; -inf for a row that may attend to nothing.
+        entropy: (..., H, L), -sum w ln w over the keys in nats, where a sink is no term; 0 for a row that may attend to
+            nothing; None unless asked for.
+        received: (..., H, S), for each key the sum of the weights that the queries of query_range give it; None unless
+            asked for.
+        top_keys: (..., H, L, k), int64, the keys of the k largest weights, largest first, equal ones by ascending key;
+            -1 where a row may attend to fewer. None unless asked for.
+        top_weights: (..., H, L, k), their weights; 0 where there is none.
+
+    All but out and top_keys are float32, float64 for float64 queries.
+    """
+
+    out: Array | None
+    lse: Array
+    max: Array
+    entropy: Array | None = None
+    received: Array | None = None
+    top_keys: Array | None = None
+    top_weights: Array | None = None
+
+
+def attention_statistics(
+    query: Array,
+    key: Array,
+    value: Array | None = None,
+    mask: Array | Sparse | None = None,
+    *,
+    bias: Array | Sparse | None = None,
+    is_causal: bool = False,
+    window: tuple[int | None, int | None] | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: ArrayLike | None = None,
+    sinks: ArrayLike | None = None,
+    kv_lengths: ArrayLike | None = None,
+    query_offset: ArrayLike | None = None,
+    entropy: bool = False,
+    received: bool = False,
+    top_k: int | None = None,
+    query_range: tuple[int, int] | None = None,
+) -> AttentionStatistics:
+    """Statistics of attention's weights, exactly, in memory that does not grow with L times S.
+
+    A head's entropy says how broadly it attends (Clark et al. 2019, arXiv:1906.04341, section 3.3); the weights that
+    keys receive say which of them a cache should keep (Zhang et al. 2023, H2O, arXiv:2306.14048), by the vote of the
+    last queries alone in Li et al. 2024, SnapKV (arXiv:2404.14469).
+
+    Args:
+        query, key, mask, bias, is_causal, window, scale, softcap, alibi_slopes, sinks, kv_lengths, query_offset: as
+            in scaled_dot_product_attention.
+        value: (..., Hkv, S, Dv), to compute out as well; None: out is not computed.
+        entropy: compute each row's entropy.
+        received: compute the sum of weights that each key receives.
+        top_k: an integer from 1 to S: find the keys of each row's top_k largest weights.
+        query_range: (start, stop), 0 <= start <= stop <= L: the queries that `received` sums over; None means all.
+
+    Returns:
+        AttentionStatistics, whose bits do not depend on the number of threads.
+
+    Raises:
+        TypeError, ValueError: as scaled_dot_product_attention; top_k or query_range are no integers or out of range.
+
+    Example:
+        >>> import numpy as np, pyattn
+        >>> query = np.array([[[0.0, 0.0], [9.0, 0.0]]])  # attend to all keys and to the last two
+        >>> key = np.array([[[0.0, 1.0], [9.0, 0.0], [9.0, 2.0]]])
+        >>> found = pyattn.attention_statistics(query, key, entropy=True, received=True, top_k=1)
+        >>> found.entropy.round(3), found.received.round(3)
+        (array([[1.099, 0.693]]), array([[0.333, 0.833, 0.833]]))
+        >>> found.top_keys
+        array([[[0],
+                [1]]])
+    """
+    function = "attention_statistics"
+    if value is None:
+        query, key = _checks.attention_arrays(function, query=query, key=key)
+    else:
+        query, key, value = _checks.attention_arrays(function, query=query, key=key, value=value)
+    _checks.attention_shapes(function, query, key, value)
+    options = _checks.attention_options(
+        function,
+        query,
+        key,
+        mask=mask,
+        bias=bias,
+        is_causal=is_causal,
+        window=window,
+        scale=scale,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        sinks=sinks,
+        kv_lengths=kv_lengths,
+        query_offset=query_offset,
+    )
+    entropy = _checks.flag(function, "entropy", entropy)
+    received = _checks.flag(function, "received", received)
+    most = _checks.most_keys(function, top_k, key.shape[-2])
+    options["received_from"], options["received_to"] = _checks.row_range(function, query_range, query.shape[-2])
+
+    rows, dtype = query.shape[:-1], _checks.statistics_dtype(query.dtype)
+    out = None if value is None else np.empty((*rows, value.shape[-1]), query.dtype)
+    results = {"lse": np.empty(rows, dtype), "maximum": np.empty(rows, dtype)}
+    if entropy:
+        results["entropy"] = np.empty(rows, dtype)
+    if received:
+        results["received"] = np.zeros((*rows[:-1], key.shape[-2]), dtype)
+    if most:
+        results["top_keys"] = np.empty((*rows, most), np.int64)
+        results["top_weights"] = np.empty((*rows, most), dtype)
+    attend_sequence(query, key, value, out, options, **results)
+    return AttentionStatistics(out, max=results.pop("maximum"), **results)
