@@ -1,110 +1,78 @@
 import itertools
 import threading
 
+import ml_dtypes
 import numpy as np
 import oracle
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from oracle import BFLOAT16, DTYPES, assert_same
+from problems import everything, laid_out, normal, num_threads, part_of, problems, qkv, spelled_out
+from scipy import sparse
 
-import pyattn
+from pyattn import merge_attention, varlen_attention
 from pyattn import scaled_dot_product_attention as sdpa
 
 SIZES = [0, 1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97, 127, 128, 129, 257]
-DTYPES = [np.float32, np.float64]
+ALL = {"return_lse": True, "return_weights": True}
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
-def normal(shape, dtype=np.float32, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+# Right answers
 
 
-def qkv(heads=2, length=17, keys=33, width=8, value_width=None, dtype=np.float32, batch=()):
-    value_width = width if value_width is None else value_width
-    return (
-        normal((*batch, heads, length, width), dtype, 1),
-        normal((*batch, heads, keys, width), dtype, 2),
-        normal((*batch, heads, keys, value_width), dtype, 3),
-    )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
+@each_dtype
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("axis", ["length", "keys", "width", "value_width"])
-@pytest.mark.parametrize("is_causal", [False, True])
-def test_boundary_sizes(dtype, size, axis, is_causal):
+def test_boundary_sizes(dtype, size, axis):
     arrays = qkv(**{"length": 50, "keys": 131, "width": 19, axis: size}, dtype=dtype)
-    oracle.assert_attention(sdpa(*arrays, is_causal=is_causal, return_lse=True), *arrays, is_causal=is_causal)
+    options = {"is_causal": (size + len(axis)) % 2 == 0}
+    oracle.assert_attention(sdpa(*arrays, **ALL, **options), *arrays, **options)
+
+
+@each_dtype
+@pytest.mark.parametrize("keys", [1023, 1024, 1025, 2047, 2048, 2049, 3100])
+def test_boundary_sizes_of_pieces(dtype, keys):
+    arrays = qkv(1, 20, keys, 5, 9, dtype)
+    for rows in (1, 20):
+        fewer = arrays[0][:, :rows], *arrays[1:]
+        oracle.assert_attention(sdpa(*fewer, **ALL), *fewer)
 
 
 @pytest.mark.parametrize(("width", "value_width"), [(1025, 3), (2049, 1024), (3, 1025), (1024, 2050)])
-def test_widths_beyond_a_block(width, value_width):
-    arrays = qkv(1, 5, 140, width, value_width)
-    oracle.assert_attention(sdpa(*arrays, is_causal=True, return_lse=True), *arrays, is_causal=True)
+@pytest.mark.parametrize("dtype", [np.float32, BFLOAT16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("length", [5, 60])
+def test_widths_beyond_a_block(width, value_width, dtype, length):
+    arrays = qkv(1, length, 140, width, value_width, dtype)
+    oracle.assert_attention(sdpa(*arrays, is_causal=True, **ALL), *arrays, is_causal=True)
 
 
-@st.composite
-def problems(draw):
-    """Arrays of random shapes and layouts, a mask of some form, and options."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    dtype = draw(st.sampled_from(DTYPES))
-    size = st.integers(0, 140)
-    key_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    length, keys, width, value_width = draw(size), draw(size), draw(st.integers(0, 70)), draw(st.integers(0, 70))
-    batch = tuple(draw(st.lists(st.integers(1, 2), max_size=2)))
-
-    def array(*shape):
-        """Random numbers behind random strides: reordered axes, negative, zero and gapped steps, odd addresses."""
-        x = rng.standard_normal(shape).astype(dtype)
-        kind = draw(st.sampled_from(["plain", "transposed", "reversed", "gapped", "repeated", "unaligned"]))
-        if kind == "transposed":
-            x = np.ascontiguousarray(np.swapaxes(x, -1, -2)).swapaxes(-1, -2)
-        elif kind == "reversed":
-            x = np.ascontiguousarray(x[..., ::-1, :])[..., ::-1, :]
-        elif kind == "gapped":
-            x = np.repeat(x, 2, axis=-1)[..., ::2]
-        elif kind == "repeated":
-            x = np.broadcast_to(x[..., :1, :], shape) if shape[-2] else x
-        elif kind == "unaligned":
-            raw = np.zeros(x.nbytes + 1, np.uint8)
-            raw[1:] = np.frombuffer(x.tobytes(), np.uint8)
-            x = raw[1:].view(dtype).reshape(shape)
-        return x
-
-    arrays = (
-        array(*batch, key_heads * group, length, width),
-        array(*batch, key_heads, keys, width),
-        array(*batch, key_heads, keys, value_width),
-    )
-    logits = (*batch, key_heads * group, length, keys)
-    shape = draw(st.sampled_from([None, logits, logits[-2:], (*logits[:-3], *logits[-2:]), (*logits[:-2], 1, keys)]))
-    mask = None
-    if shape is not None:
-        mask = rng.random(shape) < draw(st.sampled_from([0.05, 0.5, 0.95]))
-        if draw(st.booleans()):
-            mask = np.where(mask, rng.standard_normal(shape), -np.inf).astype(dtype)
-    options = {"is_causal": draw(st.booleans()), "scale": draw(st.sampled_from([None, 0.3, -2.0]))}
-    return arrays, mask, options
-
-
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(problems())
 def test_random_problems(problem):
-    arrays, mask, options = problem
-    oracle.assert_attention(sdpa(*arrays, mask, return_lse=True, **options), *arrays, mask, **options)
+    arrays, options = problem.arrays, problem.options
+    oracle.assert_attention(sdpa(*arrays, **ALL, **options), *arrays, **options)
 
 
+@each_dtype
 @pytest.mark.parametrize("ndim", [2, 3, 4, 5])
-def test_number_of_axes(ndim):
+def test_number_of_axes(dtype, ndim):
     shape = (2, 1, 3, 20, 8)[-ndim:]
-    arrays = [normal(shape, seed=i) for i in range(3)]
-    mask = normal((*shape[:-1], 20)) > 0
-    oracle.assert_attention(sdpa(*arrays, mask), *arrays, mask)
+    arrays = [normal(shape, dtype, seed=i) for i in range(3)]
+    options = everything(dtype, *(3, 20, 20), batch=(2, 1))
+    for name in ("mask", "bias"):
+        options[name] = options[name][(0,) * (5 - ndim)]
+    for name in ("alibi_slopes", "sinks"):
+        options[name] = options[name][(0,) * (5 - ndim)]
+    for name in ("kv_lengths", "query_offset"):
+        options[name] = options[name][(0,) * min(2, 5 - ndim)]
+    oracle.assert_attention(sdpa(*arrays, **ALL, **options), *arrays, **options)
 
 
 def test_grouped_heads_read_the_right_key_head():
     query, key, value = normal((1, 6, 9, 4)), normal((1, 2, 11, 4), seed=1), normal((1, 2, 11, 4), seed=2)
-    repeated = sdpa(query, np.repeat(key, 3, axis=1), np.repeat(value, 3, axis=1))
-    np.testing.assert_array_equal(sdpa(query, key, value), repeated)
+    repeated = sdpa(query, np.repeat(key, 3, axis=1), np.repeat(value, 3, axis=1), **ALL)
+    assert_same(sdpa(query, key, value, **ALL), repeated)
 
 
 def test_causal_meets_the_last_key():
@@ -115,78 +83,199 @@ def test_causal_meets_the_last_key():
     assert not sdpa(*arrays, is_causal=True)[0, :2].any()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_that_see_nothing_are_zero(dtype):
-    arrays = qkv(dtype=dtype)
-    mask = normal((17, 33)) > 0
-    mask[[0, 5, 16]] = False
-    out, lse = sdpa(*arrays, mask, return_lse=True)
-    assert not out[:, [0, 5, 16]].any()
-    assert (lse[:, [0, 5, 16]] == -np.inf).all()
-    oracle.assert_attention((out, lse), *arrays, mask)
-    out, lse = sdpa(*qkv(keys=0, dtype=dtype), return_lse=True)
-    assert not out.any()
-    assert (lse == -np.inf).all()
+def test_causal_meets_the_last_key_of_a_length():
+    arrays = qkv(1, 2, 6, batch=(3,))
+    lengths = [6, 4, 1]
+    for i, length in enumerate(lengths):
+        mask = np.arange(6) <= np.arange(2)[:, None] + length - 2
+        got = sdpa(*arrays, is_causal=True, kv_lengths=lengths)[i]
+        oracle.assert_attention(got, *(x[i] for x in arrays), mask)
 
 
-@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", ["bool", "real", "causal", "column"])
-def test_masked_keys_and_values_are_never_read(garbage, dtype, form):
-    query, key, value = qkv(1, 150, 150, 24, dtype=dtype)
-    mask = np.tri(150, dtype=bool)
-    options = {"is_causal": True} if form == "causal" else {"mask": mask}
-    if form == "real":
-        options = {"mask": np.where(mask, 0, -np.inf).astype(dtype)}
-    if form == "column":
-        mask = np.broadcast_to(np.arange(150) < 140, (150, 150))
-        options = {"mask": mask}
-    clean = sdpa(query, key, value, **options)
-    key, value = key.copy(), value.copy()
-    key[0, 141:, 3] = garbage
-    value[0, 141:, 5] = garbage
-    dirty = sdpa(query, key, value, **options)
-    blind = ~mask[:, 141:].any(axis=1)
-    np.testing.assert_array_equal(dirty[0, blind], clean[0, blind])
-    assert not np.isfinite(dirty[0, ~blind, 5]).any()
+@each_dtype
+@pytest.mark.parametrize("length", [1, 60])
+def test_positions_far_away(dtype, length):
+    arrays = qkv(1, length, 50, dtype=dtype)
+    far = 2**30 - 1
+    assert_same(sdpa(*arrays, is_causal=True, query_offset=far, **ALL), sdpa(*arrays, **ALL))
+    assert_same(sdpa(*arrays, window=(2**40, None), query_offset=far, **ALL), sdpa(*arrays, **ALL))
+    for options in ({"is_causal": True, "query_offset": -far}, {"window": (far - 60, 9), "query_offset": far}):
+        out, lse, weights = sdpa(*arrays, **options, **ALL)
+        assert not out.any()
+        assert not weights.any()
+        assert (lse == -np.inf).all()
 
 
-# NaNs may carry bits: R's missing value does, and sums of them keep the bits
-NANS = [0x7FC00000, 0x7FC00001, 0xFFC000FF, 0x7FFFFFFF, 0x7FF8000000000000, 0x7FF80000000007A2, 0xFFFFFFFFFFFFFFFF]
+@each_dtype
+@pytest.mark.parametrize("length", [2, 17])
+def test_rows_that_see_nothing_are_zero(dtype, length):
+    arrays = qkv(length=length, dtype=dtype)
+    mask = normal((length, 33)) > 0
+    mask[::2] = False
+    sinks = np.float32([-1, -np.inf])
+    for form in (mask, np.where(mask, 0, -np.inf).astype(dtype), sparse.csr_array(mask)):
+        out, lse, weights = sdpa(*arrays, form, **ALL)
+        assert not out[:, ::2].any()
+        assert not weights[:, ::2].any()
+        assert (lse[:, ::2] == -np.inf).all()
+        out, lse, weights = sdpa(*arrays, form, sinks=sinks, **ALL)
+        assert not out[:, ::2].any()
+        assert not weights[:, ::2].any()
+        np.testing.assert_allclose(lse[:, ::2], np.broadcast_to(sinks[:, None], lse[:, ::2].shape), rtol=1e-6)
+        oracle.assert_attention((out, lse, weights), *arrays, form, sinks=sinks)
 
 
-@pytest.mark.parametrize("bits", NANS)
-def test_live_nan_reaches_the_rows_that_see_it_and_no_other(bits):
-    dtype, word = (np.float32, np.uint32) if bits < 2**32 else (np.float64, np.uint64)
-    for place in range(3):
-        arrays = [x.copy() for x in qkv(1, 60, 60, dtype=dtype)]
-        arrays[place].view(word)[0, 20, 1] = bits
-        out = sdpa(*arrays, is_causal=True)
-        touched = np.isnan(out).any(axis=(0, 2))
-        expected = np.arange(60) == 20 if place == 0 else np.arange(60) >= 20
-        np.testing.assert_array_equal(touched, expected)
+@each_dtype
+@pytest.mark.parametrize("length", [0, 1, 17])
+def test_no_keys(dtype, length):
+    arrays = qkv(length=length, keys=0, dtype=dtype, batch=(3,))
+    options = everything(dtype, 2, length, 0, (3,)) | {"query_offset": 0}
+    for chosen in ({}, {"is_causal": True}, {"mask": sparse.csr_array((length, 0))}, options):
+        out, lse, weights = sdpa(*arrays, **ALL, **chosen)
+        assert weights.shape == (3, 2, length, 0)
+        assert not out.any()
+        sinks = chosen.get("sinks", np.full((3, 2), -np.inf))
+        np.testing.assert_allclose(lse, np.broadcast_to(sinks[..., None], lse.shape), rtol=1e-6)
+    for lengths in ([0, 0, 0], 0):
+        out, lse = sdpa(*qkv(length=length, batch=(3,), dtype=dtype), kv_lengths=lengths, return_lse=True)
+        assert not out.any()
+        assert (lse == -np.inf).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_large_scores_do_not_overflow(dtype):
-    arrays = qkv(dtype=dtype)
-    oracle.assert_attention(
-        sdpa(arrays[0] * 100, arrays[1] * 100, arrays[2]), arrays[0] * 100, arrays[1] * 100, arrays[2]
-    )
-    mask = np.full((17, 33), np.finfo(dtype).min, dtype)  # the most negative number is a mask that still ranks
-    mask[:9, :5] = 0
-    oracle.assert_attention(sdpa(*arrays, mask), *arrays, mask)
+def test_mask_forms_mean_the_same():
+    arrays = qkv(3, 20, 30, batch=(2,))
+    mask = normal((2, 20, 30)) > 0
+    expected = sdpa(*arrays, np.broadcast_to(mask[:, None], (2, 3, 20, 30)))
+    assert_same(sdpa(*arrays, mask), expected)
+    assert_same(sdpa(*arrays, mask[:, None]), expected)
+    assert_same(sdpa(*arrays, mask[:1]), sdpa(*arrays, mask[0]))
+    real = np.where(mask, np.float32(0), np.float32(-np.inf))
+    oracle.assert_attention(sdpa(*arrays, real), *arrays, mask)
+    oracle.assert_attention(sdpa(*arrays, bias=real), *arrays, mask)
+    oracle.assert_attention(sdpa(*arrays, mask, bias=real), *arrays, mask)
 
 
-def test_infinite_scores_follow_the_reference():
-    query, key, value = qkv(1, 4, 40)
-    key = key.copy()
+@pytest.mark.parametrize("length", [3, 70])
+def test_positions_mean_masks(length):
+    arrays = qkv(2, length, 90)
+    i, j = np.arange(length)[:, None] + 40, np.arange(90)
+    for left, right in itertools.product([None, 0, 20], [None, 0, 7]):
+        mask = (j >= (-99 if left is None else i - left)) & (j <= (999 if right is None else i + right))
+        got = sdpa(*arrays, window=(left, right), query_offset=40, **ALL)
+        oracle.assert_attention(got, *arrays, mask)
+        got = sdpa(*arrays, window=(left, right), is_causal=True, kv_lengths=np.uint8(77), query_offset=40, **ALL)
+        oracle.assert_attention(got, *arrays, mask & (j <= i) & (j < 77))
+
+
+@pytest.mark.parametrize("kind", ["array", "matrix"])
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "lil", "dok", "bsr", "dia"])
+def test_sparse_formats(form, kind):
+    arrays = qkv(2, 40, 60)
+    band = sparse.dia_matrix((np.ones((3, 60)), [-7, 0, 21]), shape=(40, 60))
+    mask = getattr(sparse, f"{form}_{kind}")(band)
+    oracle.assert_attention(sdpa(*arrays, mask, **ALL), *arrays, band.toarray() != 0)
+    oracle.assert_attention(sdpa(*arrays, mask, is_causal=True, **ALL), *arrays, band.toarray() != 0, is_causal=True)
+
+
+def test_sparse_masks_are_what_is_stored():
+    """Zeros, False and NaN too, in any order, some of them twice."""
+    arrays = qkv(2, 40, 60)
+    rng = np.random.default_rng(0)
+    rows, columns = rng.integers(0, 40, 300), rng.integers(0, 60, 300)
+    live = np.zeros((40, 60), bool)
+    live[rows, columns] = True
+    for data in (np.zeros(300), np.zeros(300, bool), np.full(300, np.nan, np.float32), np.ones(300, np.int8)):
+        mask = sparse.coo_array((data, (rows, columns)), shape=(40, 60))
+        oracle.assert_attention(sdpa(*arrays, mask, **ALL), *arrays, live)
+    order = np.argsort(rows, kind="stable")
+    starts = np.searchsorted(rows[order], np.arange(41))
+    unsorted = sparse.csr_array((rng.standard_normal(300), columns[order], starts), shape=(40, 60))
+    oracle.assert_attention(sdpa(*arrays, unsorted, **ALL), *arrays, live)
+    oracle.assert_attention(sdpa(*arrays, unsorted, bias=unsorted, **ALL), *arrays, live, bias=unsorted)
+
+
+def test_sparse_mask_of_many_keys():
+    """More entries a row than a block of keys, and than a piece, and rows without any."""
+    rng = np.random.default_rng(0)
+    for length, keys in ((3, 4000), (50, 700)):
+        arrays = qkv(2, length, keys)
+        live = rng.random((length, keys)) < rng.random((length, 1))
+        live[1] = False
+        live[2] = True
+        mask = sparse.csr_array(live)
+        oracle.assert_attention(sdpa(*arrays, mask, **ALL), *arrays, live)
+        bias = mask.astype(np.float64)
+        bias.data = rng.standard_normal(mask.nnz)
+        options = {"bias": bias, "window": (keys // 2, keys // 3), "kv_lengths": keys - 5, "softcap": 2.0}
+        oracle.assert_attention(sdpa(*arrays, mask, **options, **ALL), *arrays, live, **options)
+
+
+def test_against_torch():
+    torch = pytest.importorskip("torch")
+    for causal, grouped in itertools.product([False, True], [False, True]):
+        q, k, v = qkv(4, 67, 67, 40, batch=(2,), key_heads=2 if grouped else 4)
+        theirs = torch.nn.functional.scaled_dot_product_attention(
+            *map(torch.from_numpy, (q, k, v)), is_causal=causal, enable_gqa=grouped
+        ).numpy()
+        np.testing.assert_allclose(sdpa(q, k, v, is_causal=causal), theirs, atol=2e-6)
+
+
+# Numbers of all sizes
+
+
+@each_dtype
+@pytest.mark.parametrize("length", [3, 17])
+def test_huge_scores(dtype, length):
+    query, key, value = qkv(length=length, dtype=dtype)
+    query, key = (query * 100).astype(dtype), (key * 100).astype(dtype)  # logits of some 1e4
+    bias = (1e4 * normal((length, 33))).astype(dtype)
+    for options in ({}, {"softcap": 20.0}, {"is_causal": True}, {"bias": bias}, {"alibi_slopes": 1e3}, {"sinks": 1e4}):
+        oracle.assert_attention(sdpa(query, key, value, **ALL, **options), query, key, value, **options)
+
+
+@each_dtype
+@pytest.mark.parametrize("length", [3, 17])
+def test_the_most_negative_number_is_a_mask_that_still_ranks(dtype, length):
+    arrays = qkv(length=length, dtype=dtype)
+    mask = np.full((length, 33), ml_dtypes.finfo(dtype).min, dtype)
+    mask[: length // 2, :5] = 0
+    for options in ({"mask": mask}, {"bias": mask}):
+        out, lse, weights = sdpa(*arrays, **options, **ALL)
+        oracle.assert_attention((out, lse, weights), *arrays, **options)
+        if dtype != np.float16:  # its numbers end where float32 can still add to them
+            np.testing.assert_allclose(weights[:, length // 2 :].astype(float), 1 / 33, rtol=4e-3)
+
+
+@each_dtype
+@pytest.mark.parametrize("length", [3, 17])
+def test_large_small_and_zero_numbers(dtype, length):
+    """The largest of float16, subnormal numbers and zeros of both signs, as values and as keys."""
+    info = ml_dtypes.finfo(dtype)
+    large = float(info.max) if dtype == np.float16 else float(info.max) ** 0.8  # sums are made before the division
+    query, key, value = qkv(length=length, dtype=dtype)
+    for special, scale in (
+        (np.where(value > 1, large, np.where(value < -1, -large, value)), 1 / large),
+        (value.astype(float) * (float(info.smallest_normal) / 3), 1.0),
+        (np.where(value > 0, 1, -1) * float(info.smallest_subnormal), 1.0),
+        (np.where(value > 0, 0.0, -0.0), 1.0),
+    ):
+        special = special.astype(dtype)
+        oracle.assert_attention(sdpa(query, key, special, **ALL), query, key, special)
+        oracle.assert_attention(sdpa(query, special, value, scale=scale, **ALL), query, special, value, scale=scale)
+    zeros = np.where(query > 0, 0.0, -0.0).astype(dtype)
+    oracle.assert_attention(sdpa(zeros, key, value, **ALL), zeros, key, value)
+
+
+@each_dtype
+def test_infinite_scores_follow_the_reference(dtype):
+    query, key, value = (x.copy() for x in qkv(1, 4, 40, dtype=dtype))
     key[0, 7] = np.inf
-    oracle.assert_attention(sdpa(query, key, value), query, key, value)
+    oracle.assert_attention(sdpa(query, key, value, **ALL), query, key, value)
     # logits of -inf: no weight beside others, NaN alone, as exp(-inf - -inf); and still not masked
     query, key = np.abs(query), -np.abs(key)
+    key[0, 7] = 0
     key[0, 30] = -np.inf
-    oracle.assert_attention(sdpa(query, key, value, return_lse=True), query, key, value)
+    oracle.assert_attention(sdpa(query, key, value, **ALL), query, key, value)
     value[0, 30] = np.nan
     assert np.isnan(sdpa(query, key, value)).all()
     key[0, :] = -np.inf
@@ -194,66 +283,228 @@ def test_infinite_scores_follow_the_reference():
     assert np.isnan(sdpa(query, key, value, live)).all()
 
 
-def test_mask_forms_mean_the_same():
-    arrays = qkv(3, 20, 30, batch=(2,))
-    mask = normal((2, 20, 30)) > 0
-    expected = sdpa(*arrays, np.broadcast_to(mask[:, None], (2, 3, 20, 30)))
-    np.testing.assert_array_equal(sdpa(*arrays, mask), expected)
-    np.testing.assert_array_equal(sdpa(*arrays, mask[:, None]), expected)
-    np.testing.assert_array_equal(sdpa(*arrays, mask[:1]), sdpa(*arrays, mask[0]))
-    real = np.where(mask, np.float32(0), np.float32(-np.inf))
-    np.testing.assert_array_equal(sdpa(*arrays, real), expected)
+# What is masked is not read, what is not comes out
 
 
-def test_out_is_written_in_place_with_any_strides():
-    arrays = qkv(3, 20, 30, batch=(2,))
-    expected = sdpa(*arrays)
-    memory = np.zeros((2, 20, 3, 17), np.float32)
-    out = memory[..., :16:2].transpose(0, 2, 1, 3)
-    assert sdpa(*arrays, out=out) is out
-    np.testing.assert_array_equal(out, expected)
-    assert not memory[..., 1::2].any()
-    assert not memory[..., 16].any()
+def visible_forms(length, keys):
+    """name: (which keys each row sees, options that say so for a dtype)."""
+    i, j = np.arange(length)[:, None], np.arange(keys)
+    offset = keys - length
+    triangle = j <= i + offset
+    column = np.broadcast_to(j < keys - 10, (length, keys))
+    band = (j >= i + offset - 40) & (j <= i + offset + 3)
+    scattered = np.random.default_rng(0).random((length, keys)) < 0.5
+
+    def real(live, dtype):
+        return np.where(live, 0, -np.inf).astype(dtype)
+
+    def sparse_bias(live, dtype):
+        return {"mask": sparse.csr_array(live), "bias": sparse.csr_array(live.astype(np.float32))}
+
+    return {
+        "bool": (triangle, lambda dtype: {"mask": triangle}),
+        "bool column": (column, lambda dtype: {"mask": column}),
+        "real": (triangle, lambda dtype: {"mask": real(triangle, dtype)}),
+        "bias": (scattered, lambda dtype: {"bias": real(scattered, dtype)}),
+        "bool and bias": (scattered & band, lambda dtype: {"mask": band, "bias": real(scattered, dtype)}),
+        "causal": (triangle, lambda dtype: {"is_causal": True}),
+        "window": (band, lambda dtype: {"window": (40, 3)}),
+        "lengths": (column, lambda dtype: {"kv_lengths": keys - 10}),
+        "lengths, causal": (
+            column & (j <= i + offset - 10),
+            lambda dtype: {"kv_lengths": keys - 10, "is_causal": True, "softcap": 5.0},
+        ),
+        "sparse": (scattered, lambda dtype: {"mask": sparse.csr_array(scattered)}),
+        "sparse, causal": (
+            scattered & triangle,
+            lambda dtype: {"mask": sparse.csr_array(scattered), "is_causal": True},
+        ),
+        "sparse bias": (band, lambda dtype: sparse_bias(band, dtype)),
+    }
 
 
-@pytest.mark.parametrize("sizes", [{"length": 0}, {"value_width": 0}, {"heads": 0}])
-def test_out_may_be_empty(sizes):
-    arrays = qkv(**sizes)
-    out = np.empty((*arrays[0].shape[:-1], arrays[2].shape[-1]), np.float32)
-    assert sdpa(*arrays, out=out) is out
+@pytest.mark.parametrize("form", visible_forms(1, 1))
+@pytest.mark.parametrize("length", [3, 150])
+@each_dtype
+def test_masked_keys_and_values_are_never_read(dtype, form, length):
+    visible, options = visible_forms(length, 150)[form]
+    options = options(dtype)
+    query, key, value = qkv(1, length, 150, 24, dtype=dtype)
+    clean = sdpa(query, key, value, **options, **ALL)
+    sees = visible[:, 141:].any(axis=1)
+    for garbage in (np.nan, np.inf, -np.inf):
+        dirty_key, dirty_value = key.copy(), value.copy()
+        dirty_key[0, 141:, 3] = garbage
+        dirty_value[0, 141:, 5] = garbage
+        dirty = sdpa(query, dirty_key, dirty_value, **options, **ALL)
+        for got, expected in zip(dirty, clean, strict=True):
+            assert_same(got[0, ~sees], expected[0, ~sees])
+        assert not np.isfinite(dirty[0][0, sees, 5]).any()
+        assert (dirty[2][0][~visible] == 0).all()
+        assert_same(sdpa(query, key, dirty_value, **options, **ALL)[1:], clean[1:])
 
 
-def test_inputs_are_not_written():
-    arrays = qkv()
-    for x in arrays:
-        x.flags.writeable = False
-    before = [x.copy() for x in arrays]
-    sdpa(*arrays, is_causal=True)
-    for x, y in zip(arrays, before, strict=True):
-        np.testing.assert_array_equal(x, y)
+# NaNs may carry bits: R's missing value does, and sums of them keep the bits. The last ones are those the kernels mark
+# masked pairs with.
+NANS = {
+    np.dtype(np.float16): [0x7E00, 0x7C01, 0xFE55, 0x7FFF],
+    BFLOAT16: [0x7FC0, 0x7F81, 0xFFC5, 0x7FFF],
+    np.dtype(np.float32): [0x7FC00000, 0x7FC00001, 0xFFC000FF, 0x7FFFFFFF, 0x7FFDFFFF],
+    np.dtype(np.float64): [0x7FF8000000000000, 0x7FF80000000007A2, 0xFFFFFFFFFFFFFFFF, 0x7FFDA5A500005A5A],
+}
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", ["none", "bool", "real"])
-def test_same_bits_for_any_threads_batch_and_layout(dtype, form):
-    arrays = qkv(4, 130, 270, 40, dtype=dtype, batch=(3,))
-    mask = {"none": None, "bool": normal((130, 270)) > -1, "real": normal((130, 270), dtype)}[form]
-    outs = []
-    before = pyattn.get_num_threads()
-    try:
-        for threads in (1, 2, 3, 7):
-            pyattn.set_num_threads(threads)
-            outs.append(sdpa(*arrays, mask, is_causal=True))
-    finally:
-        pyattn.set_num_threads(before)
-    for other in outs[1:]:
-        np.testing.assert_array_equal(other, outs[0])
-    alone = sdpa(*(x[1:2, 2:3] for x in arrays), mask, is_causal=True)
-    np.testing.assert_array_equal(alone[0, 0], outs[0][1, 2])
-    fewer = sdpa(arrays[0][..., 77:, :], *arrays[1:], None if mask is None else mask[77:], is_causal=True)
-    np.testing.assert_array_equal(fewer, outs[0][..., 77:, :])
+@pytest.mark.parametrize("form", visible_forms(1, 1))
+@pytest.mark.parametrize("length", [3, 60])
+@each_dtype
+def test_live_nan_reaches_the_rows_that_see_it_and_no_other(dtype, form, length):
+    visible, options = visible_forms(length, 60)[form]
+    options = options(dtype)
+    for bits, place in itertools.product(NANS[dtype], range(3)):
+        arrays = [x.copy() for x in qkv(1, length, 60, dtype=dtype)]
+        row = length - 2 if place == 0 else 45
+        arrays[place].view(f"u{dtype.itemsize}")[0, row, 1] = bits
+        touched = np.isnan(sdpa(*arrays, **options)).any(axis=(0, 2))
+        expected = (np.arange(length) == row) & visible.any(axis=1) if place == 0 else visible[:, row]
+        np.testing.assert_array_equal(touched, expected, err_msg=f"{bits:#x} in array {place}")
+
+
+@each_dtype
+@pytest.mark.parametrize("infinity", [np.inf, -np.inf])
+def test_live_infinity_reaches_the_rows_that_see_it_and_no_other(dtype, infinity):
+    for length, place in itertools.product((3, 60), range(3)):
+        arrays = [x.copy() for x in qkv(1, length, 60, dtype=dtype)]
+        arrays[place][0, 1, 1] = infinity
+        options = {"is_causal": True, "query_offset": 0}
+        oracle.assert_attention(sdpa(*arrays, **options, **ALL), *arrays, **options)
+        if place == 2:
+            assert (sdpa(*arrays, **options)[0, 1:, 1] == infinity).all()
+
+
+def test_a_weight_of_zero_still_passes_on_nan():
+    query, key, value = (x.copy() for x in qkv(1, 20, 140))
+    query[...], key[...] = 10, 10
+    key[0, 77] = -10  # its weight underflows
+    value[0, 77, 2] = np.nan
+    for rows in (1, 20):
+        for options in ({}, {"kv_lengths": 139}):
+            out = sdpa(query[:, :rows], key, value, **options)
+            assert np.isnan(out[..., 2]).all()
+            assert np.isfinite(np.delete(out, 2, axis=-1)).all()
+
+
+# The same bits
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems())
+def test_random_problems_same_bits(problem):
+    """For any threads and layouts, and for a part of the rows, heads and batch, and with garbage behind the keys."""
+    (query, key, value), options = problem.arrays, problem.options
+    whole = sdpa(query, key, value, **options, **ALL)
+    for count in (2, 7):
+        with num_threads(count):
+            assert_same(sdpa(query, key, value, **options, **ALL), whole)
+    full = spelled_out(query, key, options)
+    assert_same(sdpa(query.copy(), key.copy(), value.copy(), **full, **ALL), whole)
+
+    length, key_heads, keys = query.shape[-2], *key.shape[-3:-1]
+    batch = tuple(slice(size - 1, size) for size in query.shape[:-3])
+    heads, rows = slice(-(query.shape[-3] // key_heads), None), slice(length // 3, length - length // 4)
+    arrays = query[(*batch, heads, rows)], *(x[(*batch, slice(-1, None))] for x in (key, value))
+    alone = sdpa(*arrays, **part_of(full, batch, heads, rows), **ALL)
+    assert_same(alone, tuple(x[(*batch, heads, rows)] for x in whole))
+
+    if hasattr(options.get("mask"), "tocsr"):
+        return
+
+    def with_more(x, axis, number):
+        shape = list(x.shape)
+        shape[axis] = 3
+        return np.concatenate([x, np.full(shape, number, x.dtype)], axis)
+
+    more = full | {name: with_more(full[name], -1, 1) for name in full.keys() & {"mask", "bias"}}
+    out, lse, weights = sdpa(query, with_more(key, -2, np.nan), with_more(value, -2, np.nan), **more, **ALL)
+    assert_same((out, lse, weights[..., :keys]), whole)
+    assert not weights[..., keys:].any()
+
+
+@each_dtype
+@pytest.mark.parametrize("form", ["none", "bool", "real", "sparse", "everything"])
+def test_same_bits_for_any_threads_batch_rows_and_layout(dtype, form):
+    arrays = qkv(4, 130, 270, 40, dtype=dtype, batch=(3,), key_heads=2)
+    options = {
+        "none": {},
+        "bool": {"mask": normal((130, 270)) > -1},
+        "real": {"mask": normal((130, 270), dtype)},
+        "sparse": {"mask": sparse.csr_array(normal((130, 270)) > -1)},
+        "everything": everything(dtype, 4, 130, 270, (3,)),
+    }[form] | {"is_causal": True}
+    whole = sdpa(*arrays, **options, **ALL)
+    for count in (1, 2, 3, 7):
+        with num_threads(count):
+            assert_same(sdpa(*arrays, **options, **ALL), whole)
     turned = [np.ascontiguousarray(x.transpose(3, 1, 0, 2)).transpose(2, 1, 3, 0) for x in arrays]
-    np.testing.assert_array_equal(sdpa(*turned, mask, is_causal=True), outs[0])
+    assert_same(sdpa(*turned, **options, **ALL), whole)
+    for layout in ("reversed", "gapped", "unaligned"):
+        assert_same(sdpa(*(laid_out(x, layout) for x in arrays), **options, **ALL), whole)
+
+    full, batch, heads = spelled_out(*arrays[:2], options), (slice(1, 2),), slice(2, 4)
+    for rows in (slice(0, 130), slice(77, 130), slice(40, 41), slice(40, 47)):
+        part = arrays[0][(*batch, heads, rows)], *(x[1:2, 1:] for x in arrays[1:])
+        alone = sdpa(*part, **part_of(full, batch, heads, rows), **ALL)
+        assert_same(alone, tuple(x[(*batch, heads, rows)] for x in whole))
+
+
+@each_dtype
+@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize("form", ["none", "causal", "everything", "sparse"])
+def test_few_queries_are_rows_of_many(dtype, group, form):
+    """Few queries, which share passes over the keys, and all heads of a group with them, have the bits of many."""
+    arrays = qkv(2 * group, 70, 300, 24, 40, dtype, key_heads=2)
+    options = {
+        "none": {},
+        "causal": {"is_causal": True},
+        "everything": everything(dtype, 2 * group, 70, 300),
+        "sparse": {"mask": sparse.csr_array(normal((70, 300)) > 0.5), "window": (200, 100)},
+    }[form]
+    many = sdpa(*arrays, **options, **ALL)
+    full = spelled_out(*arrays[:2], options)
+    for length in range(1, 17):
+        rows = slice(length, 2 * length)
+        few = sdpa(arrays[0][:, rows], *arrays[1:], **part_of(full, (), slice(None), rows), **ALL)
+        assert_same(few, tuple(x[:, rows] for x in many))
+
+
+@each_dtype
+@pytest.mark.parametrize("length", [1, 3, 60])
+@pytest.mark.parametrize("form", ["none", "everything", "sparse"])
+def test_many_keys_are_shared_among_threads(dtype, length, form):
+    """Long sums are cut in pieces, which threads take: still the same bits, and right."""
+    arrays = qkv(2, length, 5000, 8, 16, dtype, key_heads=1)
+    options = {
+        "none": {},
+        "everything": everything(dtype, 2, length, 5000),
+        "sparse": {"mask": sparse.csr_array(normal((length, 5000)) > -0.5), "is_causal": True},
+    }[form]
+    with num_threads(1):
+        expected = sdpa(*arrays, **options, **ALL)
+    if dtype != np.float64 or length == 3:  # long doubles are slow
+        oracle.assert_attention(expected, *arrays, **options)
+    for count in (2, 3, 7):
+        with num_threads(count):
+            assert_same(sdpa(*arrays, **options, **ALL), expected)
+            assert_same(sdpa(*arrays, **options), expected[0])
+
+
+@each_dtype
+def test_results_do_not_depend_on_what_else_is_asked_for(dtype):
+    arrays = qkv(4, 33, 140, dtype=dtype, key_heads=2)
+    for options in ({}, everything(dtype, 4, 33, 140)):
+        out, lse, weights = sdpa(*arrays, **options, **ALL)
+        assert_same(sdpa(*arrays, **options), out)
+        assert_same(sdpa(*arrays, **options, return_lse=True), (out, lse))
+        assert_same(sdpa(*arrays, **options, return_weights=True), (out, weights))
 
 
 def test_calls_from_many_threads_at_once():
@@ -271,97 +522,146 @@ def test_calls_from_many_threads_at_once():
     for thread in threads:
         thread.join()
     for result in results:
-        np.testing.assert_array_equal(result, expected)
+        assert_same(result, expected)
 
 
-BAD = {
-    "ranks": (lambda q, k, v: sdpa(q[0], k, v), ValueError, r"query \(17, 8\), key \(2, 33, 8\).*accepted"),
-    "one axis": (lambda q, k, v: sdpa(q[0, 0], k[0, 0], v[0, 0]), ValueError, "at least 2"),
-    "widths": (lambda q, k, v: sdpa(q[..., :7], k, v), ValueError, r"last axis.*\(2, 17, 7\)"),
-    "lengths": (lambda q, k, v: sdpa(q, k, v[:, :32]), ValueError, r"key and value.*\(2, 32, 8\)"),
-    "heads": (lambda q, k, v: sdpa(q[[0, 1, 1]], k, v), ValueError, r"multiple.*\(3, 17, 8\)"),
-    "no heads": (lambda q, k, v: sdpa(q, k[:0], v[:0]), ValueError, "multiple"),
-    "batch": (lambda q, k, v: sdpa(q[None], k[[[0, 1]] * 2], v[[[0, 1]] * 2]), ValueError, "batch.*broadcast_to"),
-    "integers": (lambda q, k, v: sdpa(q.astype(int), k, v), TypeError, "query has dtype int64.*float32"),
-    "half": (lambda q, k, v: sdpa(q, k.astype(np.float16), v), TypeError, "key has dtype float16"),
-    "complex": (lambda q, k, v: sdpa(q, k, v.astype(complex)), TypeError, "value has dtype complex128"),
-    "objects": (lambda q, k, v: sdpa(q.astype(object), k, v), TypeError, "query has dtype object"),
-    "byte order": (lambda q, k, v: sdpa(q.astype(">f4"), k, v), TypeError, "native byte order"),
-    "mixed": (lambda q, k, v: sdpa(q, k.astype(float), v), TypeError, "query float32, key float64, value float32"),
-    "integer mask": (lambda q, k, v: sdpa(q, k, v, np.ones((17, 33), int)), TypeError, "mask != 0 .* mask == 0"),
-    "mask dtype": (lambda q, k, v: sdpa(q, k, v, np.ones((17, 33))), TypeError, "mask has dtype float64; bool"),
-    "object mask": (lambda q, k, v: sdpa(q, k, v, np.ones((17, 33), object)), TypeError, "mask has dtype object"),
-    "mask shape": (
-        lambda q, k, v: sdpa(q, k, v, np.ones((33, 17), bool)),
-        ValueError,
-        r"mask.*\(33, 17\); accepted.*\(17, 33\)",
-    ),
-    "mask axes": (lambda q, k, v: sdpa(q, k, v, np.ones(33, bool)), ValueError, r"mask has shape \(33,\)"),
-    "mask batch": (
-        lambda q, k, v: sdpa(q[None], k[None], v[None], np.ones((2, 17, 33), bool)),
-        ValueError,
-        r"mask has shape \(2, 17, 33\); accepted: .*\(1, 17, 33\)",
-    ),
-    "scale nan": (
-        lambda q, k, v: sdpa(q, k, v, scale=np.nan),
-        ValueError,
-        "scale must be finite in float32 and not zero, not nan",
-    ),
-    "scale inf": (lambda q, k, v: sdpa(q, k, v, scale=np.inf), ValueError, "not inf"),
-    "scale 0": (lambda q, k, v: sdpa(q, k, v, scale=0), ValueError, "not 0"),
-    "scale array": (lambda q, k, v: sdpa(q, k, v, scale=np.zeros(0)), TypeError, "real number or None, not ndarray"),
-    "scale text": (lambda q, k, v: sdpa(q, k, v, scale="1"), TypeError, "not str"),
-    "out shape": (
-        lambda q, k, v: sdpa(q, k, v, out=np.empty((2, 17, 9), np.float32)),
-        ValueError,
-        r"\(2, 17, 9\).*\(2, 17, 8\)",
-    ),
-    "out dtype": (lambda q, k, v: sdpa(q, k, v, out=np.empty((2, 17, 8))), TypeError, "float32, not float64"),
-    "out list": (lambda q, k, v: sdpa(q, k, v, out=[]), TypeError, "not list"),
-    "out is key": (lambda q, k, v: sdpa(k, k, v, out=k), ValueError, "shares memory with"),
-    "out is value": (lambda q, k, v: sdpa(v.copy(), k, v, out=v), ValueError, "shares memory with value"),
-    "out is mask": (
-        lambda q, k, v: sdpa(q, k[:, :8], v[:, :8], (m := np.zeros((2, 17, 8), np.float32)), out=m),
-        ValueError,
-        "shares memory with mask",
-    ),
-    "out overlaps itself": (
-        lambda q, k, v: sdpa(
-            q, k, v, out=np.lib.stride_tricks.as_strided(np.zeros(99, np.float32), q.shape, (4, 4, 4))
-        ),
-        ValueError,
-        "overlaps itself",
-    ),
-    "ragged": (lambda q, k, v: sdpa([[1.0], [1.0, 2.0]], k, v), ValueError, "query is not an array"),
-    "is_causal": (lambda q, k, v: sdpa(q, k, v, is_causal=q), TypeError, "is_causal must be True or False"),
-    "scale overflows": (lambda q, k, v: sdpa(q, k, v, scale=1e39), ValueError, "finite in float32"),
-    "scale huge": (lambda q, k, v: sdpa(q, k, v, scale=10**400), ValueError, "finite in float32"),
-    "out is query": (lambda q, k, v: sdpa(q, k, v, out=q), ValueError, "shares memory with query"),
-    "out repeats": (
-        lambda q, k, v: sdpa(q, k, v, out=np.lib.stride_tricks.as_strided(np.zeros(8, np.float32), q.shape, (0, 0, 4))),
-        ValueError,
-        "overlaps itself",
-    ),
-}
+# Packed sequences
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input(name):
-    call, error, message = BAD[name]
-    with pytest.raises(error, match=f"^scaled_dot_product_attention: .*{message}"):
-        call(*qkv())
+@each_dtype
+@pytest.mark.parametrize("form", ["self", "cross", "everything"])
+def test_packed_sequences_are_a_loop_over_them(dtype, form):
+    query_lengths, key_lengths = np.array([5, 0, 70, 1, 33, 3, 0]), np.array([9, 4, 130, 300, 0, 1100, 0])
+    if form == "self":
+        key_lengths = query_lengths
+    starts, key_starts = (np.concatenate([[0], np.cumsum(x)]) for x in (query_lengths, key_lengths))
+    query, key, value = (
+        np.ascontiguousarray(x.swapaxes(0, 1)) for x in qkv(4, starts[-1], key_starts[-1], 20, 12, dtype, key_heads=2)
+    )
+    rng = np.random.default_rng(0)
+    options, per_sequence = {"is_causal": True}, {}
+    if form == "everything":
+        options |= {"window": (100, 5), "softcap": 4.0, "scale": 0.3}
+        options |= {"alibi_slopes": np.float32([1, 0.5, 0.25, 0.125]), "sinks": np.float32([0, -np.inf, 2, -3])}
+        per_sequence = {"kv_lengths": rng.integers(key_lengths // 2, key_lengths + 1)}
+        per_sequence["query_offset"] = rng.integers(-3, 100, 7)
+    packed = query, key, value, starts, None if form == "self" else key_starts
+    got = varlen_attention(*packed, **options, **per_sequence, return_lse=True)
+    for s in range(7):
+        rows, keys = slice(*starts[s : s + 2]), slice(*key_starts[s : s + 2])
+        one = {name: x[s] for name, x in per_sequence.items()}
+        arrays = [x.swapaxes(0, 1) for x in (query[rows], key[keys], value[keys])]
+        alone = sdpa(*arrays, **options, **one, return_lse=True)
+        assert_same(tuple(x[rows] for x in got), tuple(x.swapaxes(0, 1) for x in alone))
+        oracle.assert_attention(alone, *arrays, **options, **one)
+    for count in (1, 2, 3, 7):
+        with num_threads(count):
+            assert_same(varlen_attention(*packed, **options, **per_sequence, return_lse=True), got)
+    assert_same(varlen_attention(*packed, **options, **per_sequence), got[0])
+    memory = np.zeros((*query.shape[:2], 25), dtype)
+    out = memory[..., :24:2]
+    assert varlen_attention(*packed, **options, **per_sequence, out=out) is out
+    assert_same(out.copy(), got[0])
+    assert not memory[..., 1::2].any()
+    assert not memory[..., 24].any()
 
 
-def test_nothing_is_written_on_error():
-    query, key, value = qkv()
-    out = np.full((2, 17, 8), 7, np.float32)
-    for bad in ({"mask": np.ones((2, 2), bool)}, {"scale": np.nan}):
-        with pytest.raises(ValueError):
-            sdpa(query, key, value, out=out, **bad)
-    with pytest.raises(ValueError, match="read-only"):
-        out.flags.writeable = False
-        sdpa(query, key, value, out=out)
-    assert (out == 7).all()
+@each_dtype
+def test_packed_sequences_are_padded_ones(dtype):
+    lengths = np.array([40, 7, 1, 129])
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    packed = [normal((starts[-1], 3, 16), dtype, seed=i) for i in range(3)]
+    padded = [np.full((4, 3, 129, 16), np.nan, dtype) for _ in range(3)]
+    for s, length in enumerate(lengths):
+        for x, y in zip(packed, padded, strict=True):
+            y[s, :, :length] = x[starts[s] : starts[s + 1]].swapaxes(0, 1)
+    for options in ({"query_offset": 0, "is_causal": True}, {"query_offset": 5, "window": (20, 20), "softcap": 3.0}):
+        got = varlen_attention(*packed, starts, **options, return_lse=True)
+        expected = sdpa(*padded, kv_lengths=lengths, **options, return_lse=True)
+        for s, length in enumerate(lengths):
+            rows = slice(*starts[s : s + 2])
+            assert_same(tuple(x[rows].swapaxes(0, 1) for x in got), tuple(x[s, :, :length] for x in expected))
+
+
+def test_packed_with_no_sequences():
+    arrays = [normal((0, 2, 8)) for _ in range(3)]
+    assert varlen_attention(*arrays, [0]).shape == (0, 2, 8)
+    out, lse = varlen_attention(normal((3, 2, 8)), *arrays[1:], [0, 1, 3], [0, 0, 0], return_lse=True)
+    assert not out.any()
+    assert (lse == -np.inf).all()
+
+
+# Merging
+
+
+@each_dtype
+@pytest.mark.parametrize("cuts", [[0, 200], [0, 1, 64, 64, 150, 200]])
+def test_merged_parts_are_the_whole(dtype, cuts):
+    arrays = qkv(4, 9, 200, dtype=dtype, batch=(2,), key_heads=2)
+    mask = normal((9, 200)) > 0
+    mask[3] = False
+    mask[4, 100:] = False
+    parts = [slice(*ends) for ends in itertools.pairwise(cuts)]
+    results = [sdpa(arrays[0], *(x[..., p, :] for x in arrays[1:]), mask[:, p], return_lse=True) for p in parts]
+    outs, lses = zip(*results, strict=True)
+    merged = merge_attention(outs, lses)
+    oracle.assert_attention(merged, *arrays, mask)
+    assert not merged[0][..., 3, :].any()
+    assert (merged[1][..., 3] == -np.inf).all()
+    assert_same(merge_attention(np.stack(outs), np.stack(lses)), merged)
+    if len(parts) == 1:
+        assert_same(merged, results[0])
+
+
+@each_dtype
+def test_merging_does_not_read_parts_that_saw_nothing(dtype):
+    out, lse = sdpa(*qkv(dtype=dtype), return_lse=True)
+    nothing = np.full_like(out, np.nan), np.full_like(lse, -np.inf)
+    assert_same(merge_attention([nothing[0], out], [nothing[1], lse]), (out, lse))
+    merged = merge_attention([nothing[0]] * 2, [nothing[1]] * 2)
+    assert not merged[0].any()
+    assert (merged[1] == -np.inf).all()
+    assert np.isnan(merge_attention([nothing[0], out], [lse, lse])[0]).all()
+
+
+def test_sinks_are_merged_once():
+    arrays, sinks = qkv(2, 9, 50), np.float32([1, -1])
+    parts = [sdpa(*arrays, mask=np.broadcast_to(np.arange(50) < 20, (9, 50)), sinks=sinks, return_lse=True)]
+    parts.append(sdpa(*arrays, mask=np.broadcast_to(np.arange(50) >= 20, (9, 50)), return_lse=True))
+    merged = merge_attention(*zip(*parts, strict=True))
+    oracle.assert_attention(merged, *arrays, sinks=sinks)
+
+
+# out and inputs
+
+
+def test_out_is_written_in_place_with_any_strides():
+    arrays = qkv(3, 20, 30, batch=(2,))
+    expected = sdpa(*arrays)
+    memory = np.zeros((2, 20, 3, 17), np.float32)
+    out = memory[..., :16:2].transpose(0, 2, 1, 3)
+    assert sdpa(*arrays, out=out) is out
+    np.testing.assert_array_equal(out, expected)
+    assert not memory[..., 1::2].any()
+    assert not memory[..., 16].any()
+
+
+@each_dtype
+@pytest.mark.parametrize("length", [1, 20])
+@pytest.mark.parametrize("layout", ["transposed", "reversed", "gapped", "unaligned"])
+def test_out_of_any_layout(dtype, length, layout):
+    arrays = qkv(3, length, 30, dtype=dtype, batch=(2,))
+    out = laid_out(np.zeros(arrays[0].shape, dtype), layout)
+    got, lse, weights = sdpa(*arrays, out=out, **ALL)
+    assert got is out
+    assert_same((out.copy(), lse, weights), sdpa(*arrays, **ALL))
+
+
+@pytest.mark.parametrize("sizes", [{"length": 0}, {"value_width": 0}, {"heads": 0}])
+def test_out_may_be_empty(sizes):
+    arrays = qkv(**sizes)
+    out = np.empty((*arrays[0].shape[:-1], arrays[2].shape[-1]), np.float32)
+    assert sdpa(*arrays, out=out) is out
 
 
 def test_out_may_lie_between_the_rows_of_an_input():
@@ -372,49 +672,13 @@ def test_out_may_lie_between_the_rows_of_an_input():
     np.testing.assert_array_equal(sdpa(query, key, value, out=out), expected)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("count", [0, 1, 7, 16, 17, 100_003])
-def test_activations(dtype, count):
-    torch_like = np.linspace(-30, 30, count).astype(dtype)
-    wide = torch_like.astype(np.longdouble)
-    special = pytest.importorskip("scipy.special")
-    erfc = special.erfc(-wide.astype(float) / np.sqrt(2))
-    expected = {
-        pyattn.relu: np.maximum(wide, 0),
-        pyattn.silu: wide / (1 + np.exp(-wide)),
-        pyattn.gelu: wide * erfc / 2,
-        lambda x: pyattn.gelu(x, "tanh"): wide / (1 + np.exp(-np.sqrt(8 / np.pi) * (wide + 0.044715 * wide**3))),
-    }
-    for function, truth in expected.items():
-        got = function(torch_like)
-        assert got.dtype == dtype
-        assert np.abs(got - truth).max(initial=0) <= 8 * np.finfo(dtype).eps * max(1, np.abs(truth).max(initial=0))
-
-
-def test_activations_keep_shape_and_pass_nan():
-    x = np.array([[1.0, np.nan], [-np.inf, np.inf]], np.float32)
-    for function in (pyattn.relu, pyattn.silu, pyattn.gelu):
-        y = function(x.T)
-        assert y.shape == (2, 2)
-        assert np.isnan(y[1, 0])
-        assert y[1, 1] == np.inf
-        assert function(np.float32(1)).shape == ()
-    np.testing.assert_array_equal(pyattn.relu(x)[1], [0, np.inf])
-    assert np.isnan(pyattn.gelu(x)[1, 0])  # -inf times a probability of 0, as in torch
-    np.testing.assert_array_equal(pyattn.gelu(np.array([-10, -1e12, -3e38], np.float32)), 0)
-    with pytest.raises(ValueError, match="^gelu: approximate"):
-        pyattn.gelu(x, "erf")
-    with pytest.raises(TypeError, match="^relu: x has dtype int64"):
-        pyattn.relu(np.arange(3))
-
-
-def test_against_torch():
-    torch = pytest.importorskip("torch")
-    for causal, grouped in itertools.product([False, True], [False, True]):
-        q, k, v = qkv(4, 67, 67, 40, batch=(2,))
-        if grouped:
-            k, v = k[:, :2], v[:, :2]
-        theirs = torch.nn.functional.scaled_dot_product_attention(
-            *map(torch.from_numpy, (q, k.copy(), v.copy())), is_causal=causal, enable_gqa=grouped
-        ).numpy()
-        np.testing.assert_allclose(sdpa(q, k, v, is_causal=causal), theirs, atol=2e-6)
+def test_inputs_are_not_written():
+    arrays = qkv()
+    options = everything(np.float32, 2, 17, 33)
+    inputs = [*arrays, *(x for x in options.values() if isinstance(x, np.ndarray))]
+    before = [x.copy() for x in inputs]
+    for x in inputs:
+        x.flags.writeable = False
+    sdpa(*arrays, **options)
+    for x, y in zip(inputs, before, strict=True):
+        np.testing.assert_array_equal(x, y)

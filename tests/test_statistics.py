@@ -1,0 +1,204 @@
+import itertools
+
+import ml_dtypes
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import assert_same
+from problems import everything, laid_out, normal, num_threads, part_of, problems, qkv, spelled_out
+from scipy import sparse
+
+from pyattn import attention_statistics, scaled_dot_product_attention
+
+NAMES = ["out", "lse", "max", "entropy", "received", "top_keys", "top_weights"]
+each_dtype = pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
+
+
+def results(found):
+    return tuple(getattr(found, name) for name in NAMES if getattr(found, name) is not None)
+
+
+def fields(found):
+    return [name for name in NAMES if getattr(found, name) is not None]
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems(), st.data())
+def test_random_problems(problem, data):
+    (query, key, value), options = problem.arrays, problem.options
+    length, keys = query.shape[-2], key.shape[-2]
+    start = data.draw(st.integers(0, length))
+    asked = {
+        "entropy": data.draw(st.booleans()),
+        "received": data.draw(st.booleans()),
+        "query_range": data.draw(st.sampled_from([None, (start, data.draw(st.integers(start, length)))])),
+        "top_k": data.draw(st.integers(1, min(keys, 9)) | st.just(keys)) if keys and data.draw(st.booleans()) else None,
+    }
+    value = value if data.draw(st.booleans()) else None
+    found = attention_statistics(query, key, value, **options, **asked)
+    judged = {name: asked[name] for name in ("top_k", "query_range")}
+    oracle.assert_statistics(found, query, key, value, **options, **judged)
+    assert (found.out is None) == (value is None)
+    assert (found.entropy is None) == (not asked["entropy"])
+    assert (found.received is None) == (not asked["received"])
+    assert (found.top_keys is None) == (found.top_weights is None) == (asked["top_k"] is None)
+
+
+@each_dtype
+@pytest.mark.parametrize("length", [1, 3, 16, 130])
+@pytest.mark.parametrize("form", ["none", "everything", "sparse"])
+def test_same_bits_whatever_is_asked_for_and_threads(dtype, length, form):
+    query, key, value = qkv(4, length, 1100, 24, dtype=dtype, key_heads=2)
+    options = {
+        "none": {},
+        "everything": everything(dtype, 4, length, 1100),
+        "sparse": {"mask": sparse.csr_array(normal((length, 1100)) > 0), "is_causal": True},
+    }[form]
+    asked = {"entropy": True, "received": True, "top_k": 5}
+    whole = attention_statistics(query, key, value, **options, **asked)
+    assert_same((whole.out, whole.lse), scaled_dot_product_attention(query, key, value, **options, return_lse=True))
+    for count in (1, 2, 3, 7):
+        with num_threads(count):
+            assert_same(results(attention_statistics(query, key, value, **options, **asked)), results(whole))
+    for name in ({"entropy": True}, {"received": True}, {"top_k": 5}, {}):
+        some = attention_statistics(query, key, **options, **name)
+        assert_same(results(some), tuple(getattr(whole, field) for field in fields(some)))
+    turned = [laid_out(x, "transposed") for x in (query, key, value)]
+    assert_same(results(attention_statistics(*turned, **options, **asked)), results(whole))
+
+
+@each_dtype
+def test_rows_are_those_of_other_calls(dtype):
+    query, key, value = qkv(4, 70, 300, 24, dtype=dtype, batch=(2,), key_heads=2)
+    options = everything(dtype, 4, 70, 300, (2,))
+    asked = {"entropy": True, "top_k": 7}
+    whole = results(attention_statistics(query, key, value, **options, **asked))
+    full = spelled_out(query, key, options)
+    batch, heads = (slice(1, 2),), slice(2, 4)
+    for rows in (slice(5, 6), slice(9, 13), slice(20, 70)):
+        arrays = query[(*batch, heads, rows)], key[1:, 1:], value[1:, 1:]
+        some = attention_statistics(*arrays, **part_of(full, batch, heads, rows), **asked)
+        assert_same(results(some), tuple(x[(*batch, heads, rows)] for x in whole))
+
+
+@each_dtype
+def test_received_adds_up(dtype):
+    """The rows' sums, and those of the ranges, are the whole's."""
+    query, key, _ = qkv(2, 90, 200, dtype=dtype)
+    for options in ({}, {"is_causal": True}, {"mask": sparse.csr_array(normal((90, 200)) > 0)}):
+        whole = attention_statistics(query, key, **options, received=True).received
+        cuts = [0, 1, 40, 40, 90]
+        parts = [
+            attention_statistics(query, key, **options, received=True, query_range=cut).received
+            for cut in itertools.pairwise(cuts)
+        ]
+        assert not parts[2].any()
+        np.testing.assert_allclose(sum(parts), whole, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(whole.sum(-1), 90, rtol=1e-3)
+
+
+@each_dtype
+@pytest.mark.parametrize("length", [2, 40])
+def test_equal_weights_are_ranked_by_key(dtype, length):
+    """Keys that are equal have equal logits, wherever they lie."""
+    query, key, _ = qkv(2, length, 300, 16, dtype=dtype)
+    key = key[:, np.random.default_rng(0).integers(0, 7, 300)]
+    mask = normal((length, 300)) > 0
+    for options in ({}, {"mask": mask}, {"mask": sparse.csr_array(mask)}):
+        found = attention_statistics(query, key, **options, top_k=300)
+        oracle.assert_statistics(found, query, key, **options, top_k=300)
+        keys, weights = found.top_keys, found.top_weights
+        ties = (weights[..., 1:] == weights[..., :-1]) & (keys[..., 1:] >= 0)
+        assert ties.any()
+        assert (keys[..., 1:] > keys[..., :-1])[ties].all()
+    same = attention_statistics(query * 0, key, top_k=300)
+    np.testing.assert_array_equal(same.top_keys, np.broadcast_to(np.arange(300), same.top_keys.shape))
+
+
+@each_dtype
+def test_fewer_live_keys_than_asked_for(dtype):
+    query, key, _ = qkv(2, 30, 40, dtype=dtype)
+    for options in (
+        {"is_causal": True, "query_offset": -3},
+        {"mask": sparse.csr_array(np.tri(30, 40, -4, dtype=bool))},
+    ):
+        found = attention_statistics(query, key, **options, top_k=20, entropy=True)
+        np.testing.assert_array_equal(
+            (found.top_keys[0] >= 0).sum(-1), np.clip(np.arange(30) - 2 - (len(options) == 1), 0, 20)
+        )
+        assert (found.max[:, :3] == -np.inf).all()
+        assert (found.lse[:, :3] == -np.inf).all()
+        assert not found.entropy[:, :4].any()
+        oracle.assert_statistics(found, query, key, **options, top_k=20)
+
+
+@each_dtype
+def test_known_entropies(dtype):
+    query, key, _ = qkv(1, 20, 64, dtype=dtype)
+    same = attention_statistics(query * 0, key, entropy=True)
+    np.testing.assert_allclose(same.entropy, np.log(64), rtol=2 * oracle.COARSE if dtype == oracle.BFLOAT16 else 1e-6)
+    assert not same.max.any()
+    mask = np.eye(20, 64, dtype=bool)
+    alone = attention_statistics(query, key, mask=mask, entropy=True)
+    assert np.abs(alone.entropy).max() <= 1e-6
+    # with a sink that takes half of the weight, half of a uniform row's terms are left
+    sunk = attention_statistics(query * 0, key, sinks=np.log([64.0]), entropy=True)
+    np.testing.assert_allclose(
+        sunk.entropy, np.log(128) / 2, rtol=2 * oracle.COARSE if dtype == oracle.BFLOAT16 else 1e-6
+    )
+
+
+@each_dtype
+def test_garbage_behind_a_mask_is_not_read(dtype):
+    query, key, value = qkv(2, 50, 60, dtype=dtype)
+    asked = {"entropy": True, "received": True, "top_k": 4}
+    options = {"kv_lengths": 50, "is_causal": True}
+    clean = results(attention_statistics(query, key, value, **options, **asked))
+    for garbage in (np.nan, np.inf, -np.inf):
+        dirty = [x.copy() for x in (key, value)]
+        for x in dirty:
+            x[:, 50:, 3] = garbage
+        assert_same(results(attention_statistics(query, *dirty, **options, **asked)), clean)
+
+
+@each_dtype
+def test_nan_in_a_row_stays_in_it(dtype):
+    query, key, _ = (x.copy() for x in qkv(1, 30, 40, dtype=dtype))
+    clean = attention_statistics(query, key, is_causal=True, query_offset=0, entropy=True, received=True)
+    query[0, 9, 1] = np.nan
+    dirty = attention_statistics(query, key, is_causal=True, query_offset=0, entropy=True, received=True)
+    others = np.arange(30) != 9
+    for name in ("lse", "max", "entropy"):
+        assert np.isnan(getattr(dirty, name)[0, 9]), name
+        assert_same(getattr(dirty, name)[:, others], getattr(clean, name)[:, others])
+    np.testing.assert_array_equal(np.isnan(dirty.received[0]), np.arange(40) <= 9)
+
+
+@each_dtype
+def test_huge_scores(dtype):
+    query, key, _ = qkv(length=20, dtype=dtype)
+    query, key = (query * 100).astype(dtype), (key * 100).astype(dtype)
+    for options in ({}, {"is_causal": True}, {"bias": np.full((20, 33), ml_dtypes.finfo(dtype).min, dtype)}):
+        found = attention_statistics(query, key, **options, entropy=True, received=True, top_k=3)
+        oracle.assert_statistics(found, query, key, **options, top_k=3)
+
+
+def test_no_queries_and_no_keys():
+    for length, keys in ((0, 5), (5, 0), (0, 0)):
+        query, key, value = qkv(2, length, keys)
+        found = attention_statistics(query, key, value, entropy=True, received=True)
+        assert found.out.shape == (2, length, 8)
+        assert (found.max == -np.inf).all()
+        assert not found.entropy.any()
+        assert found.received.shape == (2, keys)
+        assert not found.received.any()
+
+
+@pytest.mark.parametrize("ndim", [2, 3, 4, 5])
+def test_number_of_axes(ndim):
+    shape = (2, 1, 3, 20, 8)[-ndim:]
+    arrays = [normal(shape, seed=i) for i in range(3)]
+    found = attention_statistics(*arrays, is_causal=True, entropy=True, received=True, top_k=2)
+    oracle.assert_statistics(found, *arrays, is_causal=True, top_k=2)
