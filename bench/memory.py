@@ -1,22 +1,28 @@
-"""The memory that one attention call needs beyond its inputs and output (Linux with glibc only).
+"""The memory that one attention call needs beyond its inputs and what it returns (Linux with glibc only).
 
-    python -m bench.memory CONTENDER HEADS LENGTH WIDTH THREADS
-
-prints the bytes. A process measures one call, the first of its size: later ones may be served from memory kept back.
+A process measures one call, the first of its size: later ones may be served from memory kept back.
 """
 
 from __future__ import annotations
 
 import ctypes
-import subprocess
-import sys
-from collections.abc import Sequence
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from bench.cases import Case
-from bench.peers import ATTENTION, Peer, limit_threads
+import numpy as np
 
+from bench.cases import Case, RaggedCase, returned_arrays
+from bench.peers import Peer, limit_threads
+
+MIB = 2**20
 WARM_UP_LENGTH = 64
+
+Result = TypeVar("Result")
 
 
 def _status_bytes(field: str) -> int:
@@ -27,32 +33,40 @@ def _status_bytes(field: str) -> int:
     raise KeyError(field)
 
 
+def _resident_bytes(array: np.ndarray) -> int:
+    """How much of the array's memory is there: pages that nobody wrote, as of zeros, are not."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    first = array.ctypes.data // page
+    count = (array.ctypes.data + array.nbytes - 1) // page + 1 - first
+    with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
+        file.seek(8 * first)
+        entries = np.frombuffer(file.read(8 * count), np.uint64)
+    return min(array.nbytes, page * int((entries >> np.uint64(63)).sum()))
+
+
+def _shrunk(case: Case) -> Case:
+    """The same kind of call, of at most WARM_UP_LENGTH rows and keys."""
+    if isinstance(case, RaggedCase):
+        lengths = tuple(min(length, WARM_UP_LENGTH) for length in case.lengths)
+        return replace(case, L=WARM_UP_LENGTH, S=WARM_UP_LENGTH, lengths=lengths)
+    return replace(case, L=min(case.L, WARM_UP_LENGTH), S=min(case.S, WARM_UP_LENGTH))
+
+
 def extra_bytes(peer: Peer, case: Case, threads: int) -> int:
-    """Peak resident memory of the first call over the memory before it, less the output."""
+    """Peak resident memory of the first call over the memory before it, less what it returned."""
     limit_threads(threads)
-    small = Case(case.batch_heads, WARM_UP_LENGTH, WARM_UP_LENGTH, case.D)
+    small = _shrunk(case)
     peer.prepare(small, small.arrays(), threads)()  # code and threads are not the call's
     call = peer.prepare(case, case.arrays(), threads)
     ctypes.CDLL(None).malloc_trim(0)  # what the warm-up freed is no longer there for the call to use
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from the present
     before = _status_bytes("VmRSS")
-    output = call()
-    return max(0, _status_bytes("VmHWM") - before - output.nbytes)
+    result = call()
+    peak = _status_bytes("VmHWM")
+    return max(0, peak - before - sum(map(_resident_bytes, returned_arrays(result))))
 
 
-def extra_bytes_in_fresh_process(peer: Peer, case: Case, threads: int) -> int:
-    """``extra_bytes`` for a float32 self-attention ``case``, in a process of its own."""
-    size = [str(number) for number in (case.batch_heads, case.L, case.D, threads)]
-    command = [sys.executable, "-m", "bench.memory", peer.name, *size]
-    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
-
-
-def main(argv: Sequence[str]) -> None:
-    name, *numbers = argv
-    heads, length, width, threads = map(int, numbers)
-    peer = next(peer for peer in ATTENTION if peer.name == name)
-    print(extra_bytes(peer, Case(heads, length, length, width), threads))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result:
+    """What ``function``, of a module's top level, returns in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(function, *arguments).result()

@@ -12,15 +12,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bench.bench_attention import oracle
+from bench import oracle
+from bench.attention_peers import ATTENTION
 from bench.cases import SCALING
 from bench.compare import QUICK_FLOPS, QUICK_ROUNDS, compare
-from bench.memory import extra_bytes_in_fresh_process
-from bench.peers import ATTENTION, installed, limit_threads
+from bench.memory import MIB, extra_bytes, in_fresh_process
+from bench.peers import installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
 
 ROUNDS = 5
-MIB = 2**20
 
 # The Okabe-Ito palette, which colour-blind readers can tell apart.
 COLOURS = {
@@ -48,10 +48,10 @@ def measure(options: Options) -> list[dict[str, Any]]:
     results = []
     with tqdm(total=len(cases) * (rounds + 1), unit="round", disable=None) as progress:
         for case in cases:
-            result = compare(case, list(peers.values()), oracle, options.threads, rounds, progress)
+            result = compare(case, list(peers.values()), oracle.attention, options.threads, rounds, progress)
             for name, contender in result["contenders"].items():
                 progress.set_postfix_str(f"memory of {name}")
-                contender["extra_bytes"] = extra_bytes_in_fresh_process(peers[name], case, options.threads)
+                contender["extra_bytes"] = in_fresh_process(extra_bytes, peers[name], case, options.threads)
             progress.update()
             results.append(result)
     return results
@@ -79,7 +79,7 @@ def draw(results: Sequence[dict[str, Any]], threads: int, path: Path) -> None:
     memory = lines(results, "extra_bytes", MIB)
     visible = {name: [(x, max(y, SMALLEST_BYTES / MIB)) for x, y in points] for name, points in memory.items()}
     _panel(right, visible, "memory beyond inputs and output, MiB")
-    figure.suptitle(f"Exact attention, {first['batch_heads']} heads of width {first['D']}, float32, {threads} threads")
+    figure.suptitle(f"Exact attention, {first['heads']} heads of width {first['D']}, float32, {threads} threads")
     figure.savefig(path)
     pyplot.close(figure)
 

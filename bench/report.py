@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,37 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "  ".join([first.strip().ljust(widths[0]), *rest])
 
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a measured value should be at least, or at most; NaN where there was nothing to measure."""
+
+    case: str
+    what: str
+    value: float
+    bound: float
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+
+def goals_table(goals: Sequence[Goal]) -> str:
+    rows = [
+        [goal.case, goal.what, f"{goal.value:.2f}", f"{'<=' if goal.at_most else '>='} {goal.bound:g}", yes(goal.met)]
+        for goal in goals
+    ]
+    return table(["case", "goal", "measured", "needed", "met"], rows)
+
+
+def yes(met: bool) -> str:
+    return "yes" if met else "NO"
+
+
+def goals_as_results(goals: Sequence[Goal]) -> list[dict[str, Any]]:
+    return [{**asdict(goal), "met": goal.met} for goal in goals]
 
 
 def write(options: Options, name: str, result: dict[str, Any]) -> None:

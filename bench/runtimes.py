@@ -1,0 +1,141 @@
+"""How arrays and operators get into the peers' runtimes, and out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.cases import as_numpy_dtype
+
+# The dtype and the shape of an input or output; axes that may vary have names.
+Kind = tuple[Any, Sequence[int | str]]
+
+
+def torch_tensor(array: np.ndarray) -> Any:
+    """A tensor over the array's memory."""
+    import torch
+
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def numpy_array(tensor: Any) -> np.ndarray:
+    """An array over the memory of a tensor of torch."""
+    import torch
+
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(as_numpy_dtype("bfloat16"))
+    return tensor.numpy()
+
+
+def torch_call(call: Callable[[], Any], threads: int) -> Callable[[], np.ndarray]:
+    """``call``, which returns a tensor, without gradients and with that many threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+    def without_gradients() -> np.ndarray:
+        with torch.inference_mode():
+            return numpy_array(call())
+
+    return without_gradients
+
+
+def onnx_session(
+    nodes: Sequence[Any],
+    inputs: Mapping[str, Kind],
+    outputs: Mapping[str, Kind],
+    threads: int,
+    constants: Mapping[str, np.ndarray] | None = None,
+) -> Any:
+    """An ONNX Runtime session over ``nodes``."""
+    import onnxruntime
+    from onnx import helper, numpy_helper
+
+    def described(name: str, dtype: Any, shape: Sequence[int | str]) -> Any:
+        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+
+    graph = helper.make_graph(
+        nodes,
+        "bench",
+        [described(name, *kind) for name, kind in inputs.items()],
+        [described(name, *kind) for name, kind in outputs.items()],
+        [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()],
+    )
+    opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=11)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Without this its threads go on spinning after the run, on the cores of the next contender.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def onnx_call(
+    nodes: Sequence[Any],
+    inputs: Mapping[str, np.ndarray],
+    threads: int,
+    constants: Mapping[str, np.ndarray] | None = None,
+) -> Callable[[], np.ndarray]:
+    """A call that runs ``nodes`` on fixed ``inputs``; "output" has the first input's dtype and rank."""
+    first = next(iter(inputs.values()))
+    kinds = {name: (array.dtype, array.shape) for name, array in inputs.items()}
+    output = first.dtype, [f"axis{axis}" for axis in range(first.ndim)]
+    session = onnx_session(nodes, kinds, {"output": output}, threads, constants)
+    return lambda: session.run(None, inputs)[0]
+
+
+def openvino_request(model: Any, threads: int, precision: str = "f32") -> Any:
+    """An inference request in true float32: without the hint OpenVINO computes in bfloat16 where it can."""
+    import openvino
+
+    options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+    return openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+
+
+def openvino_precision(dtype: str) -> str:
+    """The hint to compute in ``dtype``; without float16 arithmetic that hint would mean bfloat16, so float32 there."""
+    import openvino
+
+    if dtype == "float16" and "FP16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return "f32"
+    return {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[dtype]
+
+
+def openvino_parameter(array: np.ndarray) -> Any:
+    """A parameter of the array's shape and dtype."""
+    from openvino import Type, opset13
+
+    return opset13.parameter(array.shape, Type.bf16 if array.dtype.name == "bfloat16" else array.dtype)
+
+
+def openvino_call(
+    output: Any, parameters: Sequence[Any], inputs: Sequence[np.ndarray], threads: int, precision: str = "f32"
+) -> Callable[[], np.ndarray]:
+    """A call of the graph from ``parameters`` to ``output`` on fixed ``inputs``."""
+    import openvino
+
+    request = openvino_request(openvino.Model([output], list(parameters)), threads, precision)
+    tensors = [_openvino_tensor(array) for array in inputs]
+
+    def call() -> np.ndarray:
+        for index, tensor in enumerate(tensors):  # here, so that they live as long as the call
+            request.set_input_tensor(index, tensor)
+        request.infer()
+        result = request.get_output_tensor()
+        if result.element_type == openvino.Type.bf16:
+            return result.data.view(as_numpy_dtype("bfloat16"))  # which comes as float16
+        return result.data
+
+    return call
+
+
+def _openvino_tensor(array: np.ndarray) -> Any:
+    import openvino
+
+    if array.dtype.name == "bfloat16":
+        return openvino.Tensor(array.view(np.int16), openvino.Shape(array.shape), openvino.Type.bf16)
+    return openvino.Tensor(array, shared_memory=True)
