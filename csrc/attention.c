@@ -7,12 +7,12 @@
  *     softmax     p, sum, top                                             elementwise over queries, nothing horizontal
  *     accumulate  o[d][N]     = o[d][N] * fade + sum over keys of value[key][d] * p[key][N]
  *
- * so that a query's arithmetic does not depend on its neighbours, K and V are never copied (but for half types, which are
- * converted block by block), and only Q and O are transposed. Logits are in units of log2 where no dense bias is added
- * to them: scale and log2(e) are folded into q, and the exponential is 2^x.
+ * so that a query's arithmetic does not depend on its neighbours, K and V are never copied (but for half types, which
+ * are converted block by block), and only Q and O are transposed. Logits are in units of log2 where no dense bias is
+ * added to them: scale and log2(e) are folded into q, and the exponential is 2^x.
  *
- * Few rows leave most lanes empty, and their time is that of reading K and V: for them keys stand along the lanes in the
- * first product and the width in the second, with the same sums in the same order, hence the same bits.
+ * Few rows leave most lanes empty, and their time is that of reading K and V: for them keys stand along the lanes in
+ * the first product and the width in the second, with the same sums in the same order, hence the same bits.
  *
  * The sums over each PYATTN_PIECE keys are completed before they are folded into those of all pieces before. So pieces
  * may be computed apart, by several threads, and rounding errors do not grow with the number of keys.
@@ -49,7 +49,8 @@ static void load_values(const struct pyattn_attention *call, const char *value, 
   const ptrdiff_t row = call->value_row, column = call->value_column, ahead = PYATTN_KEY_BLOCK * row;
   for (ptrdiff_t j = 0; j < count; j += STEP, value += STEP * row) {
     ptrdiff_t d = 0;
-    for (; column == ELEMENT_BYTES && j + STEP <= count && d + LANES <= call->value_width; d += LANES, target += LANES) {
+    for (; column == ELEMENT_BYTES && j + STEP <= count && d + LANES <= call->value_width;
+         d += LANES, target += LANES) {
       const char *low = value + d * ELEMENT_BYTES;
       store(target, join_rows(low, low + row, ELEMENT_BYTES, LANES));
       __builtin_prefetch(low + ahead, 0, 3);
@@ -64,6 +65,7 @@ static void load_values(const struct pyattn_attention *call, const char *value, 
 }
 
 static void attention_load(const struct pyattn_attention *call, struct pyattn_keys *keys, char *scratch) {
+  keys->finite = -1;
   keys->tile_key = keys->key + keys->first * call->key_row;
   keys->tile_key_row = call->key_row;
   keys->tile_key_step = STEP * call->key_column;
@@ -111,12 +113,12 @@ static void attention_begin(const struct pyattn_query_block *block) {
   const double into = biased ? 1 : LOG2_E;
   const double scale = call->softcap > 0 ? call->scale / call->softcap : call->scale * into;
   const int plain = !biased && !block->slopes && call->softcap <= 0 && scale > 0;
-  state->adjusts = biased || block->slopes || call->softcap > 0 || scale <= 0;
   state->factor = (real)scale;
   state->before = STEP == 1 || plain ? 1 : (real)scale;
   state->after = (real)(call->softcap * into);
   state->unit = STEP == 1 || !plain ? (real)(LOG2_E / into) : (real)scale;
   state->natural = biased ? 1 : LN_2 * state->unit;
+  state->units = biased ? UNITS_WIDE : state->unit == 1 ? UNITS_OF_LOG2 : UNITS_FUSED;
   for (int n = 0; n < block->vectors; n++) {
     for (int i = 0; i < LANES; i++) state->position[n][i] = (word)(n * LANES + i);
     if (block->rows > block->length) {
@@ -133,18 +135,19 @@ static void attention_begin(const struct pyattn_query_block *block) {
   if (call->width <= PYATTN_WIDTH_BLOCK) load_queries(block, 0);
 }
 
-/* Logits to weights, relative to the new top; `scaled` if the unit of the logits is not that of log2. */
-INLINE void softmax(struct attention_state *state, ptrdiff_t keys, int vectors, int masked, int scaled) {
+/* Logits to weights, relative to the new top. */
+INLINE void softmax(struct attention_state *state, ptrdiff_t keys, int vectors, int masked, int units) {
   vec *p = state->p;
-  const real unit = scaled ? state->unit : 1;
-  vec top[TILE_VECTORS], sum[TILE_VECTORS];
+  const real unit = units == UNITS_OF_LOG2 ? 1 : state->unit;
+  vec top[TILE_VECTORS], base[TILE_VECTORS], sum[TILE_VECTORS];
   UNROLL for (int n = 0; n < vectors; n++) top[n] = vmax(state->largest[n], state->top[n]);
   UNROLL for (int n = 0; n < vectors; n++) {
     const vec old = state->top[n];
     state->top[n] = top[n];
     top[n] = choose(top[n] == -INFINITY, (vec){0}, top[n]); /* nothing seen yet: -inf - 0, not -inf - -inf */
-    state->fade[n] = exp2_of_negative(scaled ? (old - top[n]) * unit : old - top[n]);
-    sum[n] = state->sum[n] * state->fade[n];
+    state->fade[n] = exp2_of_negative((old - top[n]) * unit);
+    sum[n] = NOTHING;
+    base[n] = top[n] * unit;
   }
   for (ptrdiff_t j = 0; j < keys; j += STEP) {
     UNROLL for (int n = 0; n < vectors; n++) {
@@ -152,14 +155,14 @@ INLINE void softmax(struct attention_state *state, ptrdiff_t keys, int vectors, 
       UNROLL for (int s = 0; s < STEP; s++) {
         if (s > 0 && j + s == keys) break;
         const vec logit = p[(j + s) * vectors + n];
-        weight[s] = exp2_of_negative(scaled ? (logit - top[n]) * unit : logit - top[n]);
+        weight[s] = exp2_of_negative(units == UNITS_FUSED ? logit * unit - base[n] : (logit - top[n]) * unit);
         if (masked) weight[s] = choose(is_masked(logit), NOTHING, weight[s]);
         sum[n] += weight[s];
       }
       p[j / STEP * vectors + n] = join_steps(weight[0], weight[1]);
     }
   }
-  UNROLL for (int n = 0; n < vectors; n++) state->sum[n] = sum[n];
+  UNROLL for (int n = 0; n < vectors; n++) state->sum[n] = state->sum[n] * state->fade[n] + sum[n];
 }
 
 INLINE void accumulate_tile(const char *value, ptrdiff_t row, ptrdiff_t step, const vec *p, ptrdiff_t steps,
@@ -208,25 +211,26 @@ static void accumulate_live(const struct pyattn_query_block *block, const struct
   }
 }
 
-static int all_finite(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                      ptrdiff_t count) {
-  const struct pyattn_attention *call = block->call;
+/* Whether all loaded values are finite, which the first block to ask finds out for all. */
+static int all_finite(const struct pyattn_attention *call, struct pyattn_keys *keys) {
+  if (keys->finite >= 0) return keys->finite;
   vec zeros = {0}; /* x * 0 is NaN for NaN and inf */
-  for (ptrdiff_t j = first; j < first + count; j++) {
+  for (ptrdiff_t j = keys->first; j < keys->first + keys->count; j++) {
     for (ptrdiff_t d = 0; d < call->value_width; d += LANES) {
       const ptrdiff_t columns = call->value_width - d < LANES ? call->value_width - d : LANES;
-      zeros += load_strided(keys->value + j * call->value_row + d * call->value_column, call->value_column, columns) * 0;
+      zeros +=
+          load_strided(keys->value + j * call->value_row + d * call->value_column, call->value_column, columns) * 0;
     }
   }
-  return sum_lanes(zeros) == 0;
+  keys->finite = sum_lanes(zeros) == 0;
+  return keys->finite;
 }
 
 enum { FEW_COLUMNS = 4, FEW_AT_ONCE = 4 }; /* vectors of values, and rows, whose sums stay in registers */
 
 /* Part of the sums of few rows: `rows` of them from row `first_row`, `vectors` of values from column d. */
-INLINE void accumulate_few_tile(const struct pyattn_query_block *block, const struct pyattn_keys *keys,
-                                ptrdiff_t first, ptrdiff_t count, int masked, ptrdiff_t d, ptrdiff_t first_row,
-                                int rows, int vectors) {
+INLINE void accumulate_few_tile(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                                ptrdiff_t count, int masked, ptrdiff_t d, ptrdiff_t first_row, int rows, int vectors) {
   const struct pyattn_attention *call = block->call;
   struct attention_state *state = state_of(block);
   vec acc[FEW_AT_ONCE][FEW_COLUMNS];
@@ -276,19 +280,19 @@ static void accumulate_few(const struct pyattn_query_block *block, const struct 
   }
 }
 
-INLINE void attend(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                   ptrdiff_t count, int vectors) {
+INLINE void attend(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first, ptrdiff_t count,
+                   int vectors) {
   struct attention_state *state = state_of(block);
   const int masked = compute_logits(block, keys, &first, &count, vectors);
   if (count <= 0) return;
-  if (!masked && state->unit == 1)
-    softmax(state, count, vectors, 0, 0);
-  else if (!masked)
-    softmax(state, count, vectors, 0, 1);
-  else if (state->unit == 1)
-    softmax(state, count, vectors, 1, 0);
+  if (state->units == UNITS_OF_LOG2 && !masked)
+    softmax(state, count, vectors, 0, UNITS_OF_LOG2);
+  else if (state->units == UNITS_OF_LOG2)
+    softmax(state, count, vectors, 1, UNITS_OF_LOG2);
+  else if (state->units == UNITS_FUSED)
+    softmax(state, count, vectors, masked, UNITS_FUSED);
   else
-    softmax(state, count, vectors, 1, 1);
+    softmax(state, count, vectors, masked, UNITS_WIDE);
   if (block->call->value_width == 0) return;
   if (block->call->few) {
     accumulate_few(block, keys, first, count, masked);
@@ -296,16 +300,15 @@ INLINE void attend(const struct pyattn_query_block *block, const struct pyattn_k
   }
   const ptrdiff_t steps = (count + STEP - 1) / STEP;
   const char *value = keys->tile_value + (first - keys->first) / STEP * keys->tile_value_step;
-  if (masked && !all_finite(block, keys, first, count))
+  if (masked && !all_finite(block->call, keys))
     accumulate_live(block, keys, value, steps);
   else
     accumulate(block, keys, value, steps, vectors);
 }
 
-static void attention_attend(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                             ptrdiff_t count) {
-  WITH_CONSTANT_VECTORS(block->vectors, attend(block, keys, first, count, VECTORS))
-}
+static void attention_attend(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first,
+                             ptrdiff_t count){
+    WITH_CONSTANT_VECTORS(block -> vectors, attend(block, keys, first, count, VECTORS))}
 
 /* The factors that turn two partial sums into parts of one, whose largest logit is the returned top. */
 INLINE vec joint_top(vec a, vec b, real unit, vec *a_factor, vec *b_factor) {
@@ -433,7 +436,10 @@ static void attention_finish(const struct pyattn_query_block *block) {
       const ptrdiff_t row = row_offset(block, n * LANES + i, call->lse_row, call->lse_head);
       const double top = state->total_top[n][i], sum = state->total_sum[n][i];
       if (block->lse) store_real(block->lse + row, (real)(top * state->natural + LN_2 * log2(sum)));
-      if (block->maximum) store_real(block->maximum + row, (real)(state->natural * (double)seen[i]));
+      if (block->maximum) { /* the running maximum passes over NaN */
+        const double most = isnan(sum) && seen[i] < (real)INFINITY ? NAN : state->natural * (double)seen[i];
+        store_real(block->maximum + row, (real)most);
+      }
       if (block->moments) {
         real_unaligned *moments = (real_unaligned *)block->moments + 2 * (n * LANES + i);
         moments[0] = state->total_top[n][i];

@@ -9,19 +9,27 @@
 
 /* A masked pair has the logit MASKED, a NaN that the maximum passes over and, being a signalling one, no arithmetic
  * makes, from whatever NaN of the caller's; and the weight -0.0. So it differs to the end from a live pair: one whose
- * weight underflowed to 0.0 still passes on a NaN among the values, and a row's sum stays -0.0 only if it saw nothing. */
+ * weight underflowed to 0.0 still passes on a NaN among the values, and a row's sum stays -0.0 only if it saw nothing.
+ */
 #define MASKED splat_bits((word)(REAL_BITS == 32 ? 0x7fa5a5a5 : 0x7ff5a5a5) << (REAL_BITS - 32))
 INLINE ivec is_masked(vec logit) { return (ivec)logit == (ivec)MASKED; }
 
-#define NOTHING splat((real)-0.0)
+#define NOTHING splat((real) - 0.0)
+
+/* How 2^((logit - top) unit) is computed. */
+enum {
+  UNITS_OF_LOG2, /* unit = 1 */
+  UNITS_FUSED,   /* logit unit - top unit, in one instruction */
+  UNITS_WIDE,    /* as it stands: logits may be so large that a multiple of them overflows */
+};
 
 /* N = block->vectors vectors a line; a step is STEP elements. The arrays that follow the struct in the scratch memory
  * are only as long as the call's widths ask for. */
 struct attention_state {
   vec largest[TILE_VECTORS]; /* logit of the range of keys */
-  vec top[TILE_VECTORS];  /* largest logit of the piece so far */
-  vec sum[TILE_VECTORS];  /* sum of 2^((logit - top) unit) */
-  vec fade[TILE_VECTORS]; /* what a new top multiplies older sums by */
+  vec top[TILE_VECTORS];     /* largest logit of the piece so far */
+  vec sum[TILE_VECTORS];     /* sum of 2^((logit - top) unit) */
+  vec fade[TILE_VECTORS];    /* what a new top multiplies older sums by */
   vec total_top[TILE_VECTORS], total_sum[TILE_VECTORS];
   vec entropy[TILE_VECTORS];
   ivec position[TILE_VECTORS];
@@ -30,12 +38,12 @@ struct attention_state {
    * goes through the soft cap and is scaled by `after`; unit turns such a logit into one of base 2. */
   real factor, before, after, unit;
   double natural; /* a logit times this is in units of e */
-  int adjusts; /* whether anything but masks comes between scores and logits */
-  int folded;                               /* whether total_top, total_sum and total hold anything */
-  vec *q, *o, *total;                       /* [step of width][N]; [d][N], of few rows [row][d / LANES]; like o */
-  vec *best;                                /* [top_k][N] */
-  ivec *best_key;                           /* [top_k][N] */
-  vec p[PYATTN_KEY_BLOCK * TILE_VECTORS];   /* [key][N] logits, then [step of keys][N] weights */
+  int units;
+  int folded;                             /* whether total_top, total_sum and total hold anything */
+  vec *q, *o, *total;                     /* [step of width][N]; [d][N], of few rows [row][d / LANES]; like o */
+  vec *best;                              /* [top_k][N] */
+  ivec *best_key;                         /* [top_k][N] */
+  vec p[PYATTN_KEY_BLOCK * TILE_VECTORS]; /* [key][N] logits, then [step of keys][N] weights */
 };
 
 INLINE struct attention_state *state_of(const struct pyattn_query_block *block) {

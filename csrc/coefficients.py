@@ -26,9 +26,9 @@ def minimax(target, weight, low, high, terms, points=4000, rounds=1500):
     return best
 
 
-def interpolate(function, low, terms):
-    """Coefficients, lowest power first, of the polynomial through `terms` Chebyshev nodes on [low, low + 1]."""
-    nodes = [low + (1 + mp.cos(mp.pi * (2 * i + 1) / (2 * terms))) / 2 for i in range(terms)]
+def interpolate(function, low, width, terms):
+    """Coefficients, lowest power first, of the polynomial through `terms` Chebyshev nodes on [low, low + width]."""
+    nodes = [low + width * (1 + mp.cos(mp.pi * (2 * i + 1) / (2 * terms))) / 2 for i in range(terms)]
     return mp.lu_solve(
         mp.matrix([[x**power for power in range(terms)] for x in nodes]), mp.matrix(list(map(function, nodes)))
     )
@@ -70,14 +70,15 @@ def show(name, coefficients, suffix=""):
     print(f"{name}: ", ", ".join(h.replace("0000000p", "p") + suffix for h in hexadecimal))
 
 
-# 2^r = 1 + r q(r), relative error, on [0, 1] where n = floor(x) and on [-1/2, 1/2] where n = round(x)
-for low in (0, -0.5):
-    error, c = minimax(lambda t: 2.0**t - 1, lambda t: 2.0**-t, low, low + 1, 5)
-    show(f"exp2 float32 on [{low}, {low + 1}], error {error:.2g}", np.float32((1, *c)), "f")
-    show(
-        f"exp2 float64 on [{low}, {low + 1}]",
-        [1, *interpolate(lambda x: (mp.mpf(2) ** x - 1) / x if x else mp.ln2, low, 11)],
-    )
+# 2^r = 1 + r q(r), relative error: on [0, 1] where n = floor(x), on [-1/2, 1/2] where n = round(x), and on
+# [-1/32, 1/32] where n is in sixteenths
+for low, terms in ((0, 3), (0, 5), (-0.5, 5)):
+    error, c = minimax(lambda t: 2.0**t - 1, lambda t: 2.0**-t, low, low + 1, terms)
+    show(f"exp2 float32 on [{low}, {low + 1}], error {error:.2g}", np.float32(c), "f")
+for low, terms in ((-1 / 2, 11), (-1 / 32, 6)):
+    q = interpolate(lambda x: (mp.mpf(2) ** x - 1) / x if x else mp.ln2, low, -2 * low, terms)
+    show(f"exp2 float64 on [{low}, {-low}]", q)
+show("sixteenths", reversed([mp.mpf(2) ** (mp.mpf(i) / 16) for i in range(16)]))
 # erfc(t) = 2^-(t q(t)) on [0, 5], absolute error of t erfc(t), the part of GELU that it enters
 error, c = minimax(lambda t: -np.log2(erfc(t)), lambda t: t * erfc(t) + 1e-5, 0, 5, 8)
 show(f"erfc float32, error {error * np.log(2):.2g}", np.float32((0, *c)), "f")

@@ -2,7 +2,7 @@
  * before the answer is known. setup.py lists what it compiled as PYATTN_ISAS, e.g. X(baseline) X(avx2). */
 #include "kernels.h"
 
-#define X(isa)                                                                        \
+#define X(isa)                                                                               \
   extern const struct pyattn_kernels pyattn_kernels_##isa##_f32, pyattn_kernels_##isa##_f64, \
       pyattn_kernels_##isa##_f16, pyattn_kernels_##isa##_bf16;
 PYATTN_ISAS
@@ -24,8 +24,12 @@ static int supports_baseline(void) { return 1; }
 #endif
 
 const struct pyattn_isa *pyattn_isas(void) {
-#define X(isa)                                                                                \
-  {#isa, 0, &pyattn_kernels_##isa##_f32, &pyattn_kernels_##isa##_f64, &pyattn_kernels_##isa##_f16, \
+#define X(isa)                  \
+  {#isa,                        \
+   0,                           \
+   &pyattn_kernels_##isa##_f32, \
+   &pyattn_kernels_##isa##_f64, \
+   &pyattn_kernels_##isa##_f16, \
    &pyattn_kernels_##isa##_bf16},
   static struct pyattn_isa isas[] = {PYATTN_ISAS{NULL, 0, NULL, NULL, NULL, NULL}};
 #undef X

@@ -57,6 +57,7 @@ struct pyattn_keys {
   ptrdiff_t first, count;
   const char *tile_key, *tile_value; /* as tiles read them, from key `first`: set by attention_load */
   ptrdiff_t tile_key_row, tile_key_step, tile_value_column, tile_value_step;
+  int finite; /* whether all loaded values are; -1 until a block asks */
 };
 
 /* out = activation(input weight^T + bias) + residual; bias and residual may be NULL. Rows are contiguous. */
@@ -82,8 +83,7 @@ struct pyattn_kernels {
   ptrdiff_t (*attention_load_scratch)(const struct pyattn_attention *);
   void (*attention_load)(const struct pyattn_attention *, struct pyattn_keys *, char *scratch);
   void (*attention_begin)(const struct pyattn_query_block *);
-  void (*attention_attend)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
-                           ptrdiff_t count);
+  void (*attention_attend)(const struct pyattn_query_block *, struct pyattn_keys *, ptrdiff_t first, ptrdiff_t count);
   void (*attention_fold)(const struct pyattn_query_block *, const char *from);
   void (*attention_finish)(const struct pyattn_query_block *);
   /* Then, where wanted, once more over the ranges of keys: weights, entropy and top_k. */
@@ -91,7 +91,8 @@ struct pyattn_kernels {
   void (*attention_review)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
                            ptrdiff_t count);
   void (*attention_review_finish)(const struct pyattn_query_block *);
-  /* Adds the weights of a block's rows, whose moments are known, to the sums of keys first ... first + count. */
+  /* Adds the weights of a block's rows, whose moments are known, to the sums of keys first ... first + count, or of
+   * gathered keys to those of their numbers. */
   void (*attention_receive)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
                             ptrdiff_t count, double *sums);
 

@@ -110,130 +110,177 @@ static void score_few(const struct pyattn_query_block *block, const struct pyatt
   }
 }
 
+/* What comes between scores and logits. Each of these visits all logits and finds the largest of each row anew, while
+ * it has them in registers. */
+
 /* Soft cap, Gemma 2 (arXiv:2408.00118), section 2: cap tanh(score / cap). */
-static void cap_logits(struct attention_state *state, ptrdiff_t vectors) {
-  for (ptrdiff_t i = 0; i < vectors; i++) state->p[i] = state->after * vtanh(state->before * state->p[i]);
+INLINE void cap_logits(struct attention_state *state, ptrdiff_t count, int vectors) {
+  vec largest[TILE_VECTORS];
+  UNROLL for (int n = 0; n < vectors; n++) largest[n] = splat(-INFINITY);
+  for (ptrdiff_t j = 0; j < count; j++) {
+    UNROLL for (int n = 0; n < vectors; n++) {
+      vec *p = state->p + j * vectors + n;
+      *p = state->after * vtanh(STEP == 1 ? *p : state->before * *p);
+      largest[n] = vmax(*p, largest[n]);
+    }
+  }
+  UNROLL for (int n = 0; n < vectors; n++) state->largest[n] = largest[n];
 }
 
 /* ALiBi, Press et al. 2021 (arXiv:2108.12409), section 3: -slope |position of the query - position of the key|. */
-static void add_distance(struct attention_state *state, const struct pyattn_keys *keys, ptrdiff_t first,
+INLINE void add_distance(struct attention_state *state, const struct pyattn_keys *keys, ptrdiff_t first,
                          ptrdiff_t count, int vectors) {
-  for (int n = 0; n < vectors; n++) {
-    const vec position = __builtin_convertvector(state->position[n], vec), slope = state->slope[n];
-    for (ptrdiff_t j = 0; j < count; j++) {
-      const vec distance = position - (real)key_number(keys, first + j);
-      state->p[j * vectors + n] -= slope * choose(distance < 0, -distance, distance);
+  vec largest[TILE_VECTORS], position[TILE_VECTORS];
+  UNROLL for (int n = 0; n < vectors; n++) {
+    largest[n] = splat(-INFINITY);
+    position[n] = __builtin_convertvector(state->position[n], vec);
+  }
+  for (ptrdiff_t j = 0; j < count; j++) {
+    const vec key = splat((real)key_number(keys, first + j));
+    UNROLL for (int n = 0; n < vectors; n++) {
+      vec *p = state->p + j * vectors + n;
+      *p -= state->slope[n] * magnitude(position[n] - key);
+      largest[n] = vmax(*p, largest[n]);
     }
   }
+  UNROLL for (int n = 0; n < vectors; n++) state->largest[n] = largest[n];
 }
 
-/* Adds dense biases; -inf masks. Returns whether it masked a pair. base: row 0, key 0. */
+/* A dense operand of the logits, from row 0 and key 0 on. */
+struct dense {
+  const char *data;
+  ptrdiff_t row, column, head;
+};
+
+INLINE const char *dense_row(const struct pyattn_query_block *block, const struct dense *dense, int n, int i) {
+  return dense->data + row_offset(block, lane_row(block, n, i), dense->row, dense->head);
+}
+
+/* Adds biases; -inf masks. Returns whether it masked a pair. */
 static int add_dense(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                     ptrdiff_t count, const char *base, ptrdiff_t row, ptrdiff_t column, ptrdiff_t head) {
-  const vec minus_infinity = splat(-INFINITY);
+                     ptrdiff_t count, const struct dense *dense) {
+  const ptrdiff_t column = dense->column;
   const int vectors = block->vectors;
-  vec *p = state_of(block)->p;
+  struct attention_state *state = state_of(block);
   ivec masked = {0};
-  if (keys->index) { /* few rows of one vector: element by element */
-    for (ptrdiff_t j = 0; j < count; j++) {
-      vec bias;
-      for (int i = 0; i < LANES; i++) {
-        const char *source = base + row_offset(block, lane_row(block, 0, i), row, head);
-        bias[i] = load_elements(source + keys->index[first + j] * column, 1)[0];
-      }
-      const ivec out = (bias == minus_infinity) | is_masked(p[j]);
-      masked |= out;
-      p[j] = choose(out, MASKED, p[j] + bias);
-    }
-    return any_lane(masked);
-  }
   for (int n = 0; n < vectors; n++) {
+    vec largest = splat(-INFINITY);
     const char *source[LANES];
-    for (int i = 0; i < LANES; i++) source[i] = base + row_offset(block, lane_row(block, n, i), row, head) + first * column;
+    for (int i = 0; i < LANES; i++) source[i] = dense_row(block, dense, n, i) + (keys->index ? 0 : first * column);
     for (ptrdiff_t j = 0; j < count; j += LANES) {
       const ptrdiff_t columns = count - j < LANES ? count - j : LANES;
       vec x[LANES];
-      UNROLL for (int i = 0; i < LANES; i++) {
-        x[i] = load_strided(source[i] + j * column, column, columns);
-        __builtin_prefetch(source[i] + (j + PYATTN_KEY_BLOCK) * column, 0, 3);
+      if (keys->index) {
+        for (int i = 0; i < LANES; i++) x[i] = load_gathered(source[i], column, keys->index + first + j, columns);
+      } else {
+        UNROLL for (int i = 0; i < LANES; i++) {
+          x[i] = load_strided(source[i] + j * column, column, columns);
+          __builtin_prefetch(source[i] + (j + PYATTN_KEY_BLOCK) * column, 0, 3);
+        }
       }
       transpose(x);
       for (ptrdiff_t i = 0; i < columns; i++) {
-        vec *logit = p + (j + i) * vectors + n;
-        const ivec out = (x[i] == minus_infinity) | is_masked(*logit);
+        vec *p = state->p + (j + i) * vectors + n;
+        const ivec out = (x[i] == -(real)INFINITY) | is_masked(*p);
         masked |= out;
-        *logit = choose(out, MASKED, *logit + x[i]);
+        *p = choose(out, MASKED, *p + x[i]);
+        largest = vmax(*p, largest);
       }
     }
+    state->largest[n] = largest;
   }
   return any_lane(masked);
 }
 
-/* A bias for each gathered key, the same for all heads. */
+/* A bias for each gathered key, the same for all rows of the one vector. */
 static int add_gathered(struct attention_state *state, const struct pyattn_keys *keys, ptrdiff_t first,
                         ptrdiff_t count) {
   int masked = 0;
+  state->largest[0] = splat(-INFINITY);
   for (ptrdiff_t j = 0; j < count; j++) {
     const real bias = load_real((const real_unaligned *)keys->index_bias + first + j);
     masked |= bias == (real)-INFINITY;
-    state->p[j] = bias == -INFINITY ? MASKED : state->p[j] + bias;
+    state->p[j] = bias == (real)-INFINITY ? MASKED : state->p[j] + bias;
+    state->largest[0] = vmax(state->p[j], state->largest[0]);
   }
   return masked;
 }
 
-/* What a boolean mask says of a range of keys, a byte a key: whether some row sees it, whether some row does not. */
+/* What a boolean mask says of a range of keys, for each: whether some row sees it, and 0 where some row does not. */
 struct mask_survey {
-  uint8_t seen[PYATTN_KEY_BLOCK], hidden[PYATTN_KEY_BLOCK];
+  uint8_t seen[PYATTN_KEY_BLOCK], least[PYATTN_KEY_BLOCK];
 };
 
-static void survey_mask(const struct pyattn_query_block *block, ptrdiff_t first, ptrdiff_t count,
-                        struct mask_survey *survey) {
-  const struct pyattn_attention *call = block->call;
-  const ptrdiff_t column = call->mask_column;
-  const int shared = call->mask_row == 0 && (call->mask_head == 0 || block->rows <= block->length);
-  memset(survey, 0, sizeof *survey);
-  for (ptrdiff_t r = 0; r < (shared ? 1 : block->rows); r++) {
-    const uint8_t *row = (const uint8_t *)block->mask + row_offset(block, r, call->mask_row, call->mask_head) + first * column;
-    if (column == 1) {
-      for (ptrdiff_t j = 0; j < count; j++) survey->seen[j] |= row[j], survey->hidden[j] |= row[j] == 0;
+static void survey_mask(const struct pyattn_query_block *block, const struct dense *mask, ptrdiff_t first,
+                        ptrdiff_t count, struct mask_survey *survey) {
+  memset(survey->seen, 0, sizeof survey->seen);
+  memset(survey->least, 1, sizeof survey->least);
+  for (ptrdiff_t r = 0; r < block->rows; r++) {
+    const uint8_t *row =
+        (const uint8_t *)mask->data + row_offset(block, r, mask->row, mask->head) + first * mask->column;
+    if (mask->column == 1) {
+      for (ptrdiff_t j = 0; j < count; j++) {
+        survey->seen[j] |= row[j];
+        survey->least[j] = row[j] < survey->least[j] ? row[j] : survey->least[j];
+      }
       for (ptrdiff_t j = 0; j < PYATTN_KEY_BLOCK; j += 64) __builtin_prefetch(row + PYATTN_KEY_BLOCK + j, 0, 3);
     } else {
       for (ptrdiff_t j = 0; j < count; j++) {
-        survey->seen[j] |= row[j * column];
-        survey->hidden[j] |= row[j * column] == 0;
+        survey->seen[j] |= row[j * mask->column];
+        if (row[j * mask->column] == 0) survey->least[j] = 0;
       }
     }
+    if (mask->row == 0 && (mask->head == 0 || block->rows <= block->length)) break; /* all rows are the same */
   }
 }
 
-static void mask_bool(const struct pyattn_query_block *block, ptrdiff_t first, ptrdiff_t count) {
-  const struct pyattn_attention *call = block->call;
-  const ptrdiff_t column = call->mask_column;
+/* Narrows the range to the keys that a boolean mask lets some row see, from an even one on: whole steps of values.
+ * Returns whether it hides some of them from some row. */
+static int narrow_range(const struct pyattn_query_block *block, const struct dense *mask, ptrdiff_t *first,
+                        ptrdiff_t *count) {
+  struct mask_survey survey;
+  survey_mask(block, mask, *first, *count, &survey);
+  ptrdiff_t start = 0, end = *count;
+  while (start < end && !survey.seen[start]) start++;
+  while (start < end && !survey.seen[end - 1]) end--;
+  start -= (*first + start) % STEP;
+  int hides = 0;
+  for (ptrdiff_t j = start; j < end; j++) hides |= survey.least[j] == 0;
+  *first += start;
+  *count = end - start;
+  return hides;
+}
+
+static void mask_bool(const struct pyattn_query_block *block, const struct dense *mask, ptrdiff_t first,
+                      ptrdiff_t count) {
+  const ptrdiff_t column = mask->column;
   const int vectors = block->vectors;
-  vec *p = state_of(block)->p;
+  struct attention_state *state = state_of(block);
+  for (int n = 0; n < vectors; n++) state->largest[n] = splat(-INFINITY);
   for (int n = 0; n < vectors; n += 16 / LANES) { /* 16 rows at a time */
-    const uint8_t *source[16];
-    for (int i = 0; i < 16; i++) {
-      const ptrdiff_t row = row_offset(block, lane_row(block, n, i), call->mask_row, call->mask_head);
-      source[i] = (const uint8_t *)block->mask + row + first * column;
-    }
-    for (ptrdiff_t j = 0; j < count; j += 16) {
-      const ptrdiff_t columns = count - j < 16 ? count - j : 16;
+    const char *source[16];
+    for (int i = 0; i < 16; i++) source[i] = dense_row(block, mask, n, i) + first * column;
+    for (ptrdiff_t j = 0; j < count; j += VECTOR_BYTES) {
+      const ptrdiff_t columns = count - j < VECTOR_BYTES ? count - j : VECTOR_BYTES;
       bytes x[16];
-      if (column == 1 && columns == 16) {
-        UNROLL for (int i = 0; i < 16; i++) memcpy(&x[i], source[i] + j, 16);
+      if (column == 1 && columns == VECTOR_BYTES) {
+        UNROLL for (int i = 0; i < 16; i++) memcpy(&x[i], source[i] + j, sizeof x[i]);
       } else {
+        memset(x, 0, sizeof x);
         for (int i = 0; i < 16; i++) {
-          x[i] = (bytes){0};
-          for (ptrdiff_t k = 0; k < columns; k++) x[i][k] = source[i][(j + k) * column];
+          for (ptrdiff_t k = 0; k < columns; k++) x[i][k] = (uint8_t)source[i][(j + k) * column];
         }
       }
       transpose_bytes(x);
-      for (ptrdiff_t i = 0; i < columns; i++) {
-        for (int part = 0; part < 16 / LANES && n + part < vectors; part++) {
-          vec *logit = p + (j + i) * vectors + n + part;
-          *logit = choose(not_zero((const uint8_t *)&x[i] + part * LANES), *logit, MASKED);
+      for (int part = 0; part < 16 / LANES && n + part < vectors; part++) {
+        vec largest = state->largest[n + part];
+        for (ptrdiff_t i = 0; i < columns; i++) { /* key i stands in 16 bytes of vector i % 16 */
+          vec *p = state->p + (j + i) * vectors + n + part;
+          const uint8_t *seen = (const uint8_t *)&x[i % 16] + i / 16 * 16 + part * LANES;
+          *p = choose_by_bytes(seen, *p, MASKED);
+          largest = vmax(*p, largest);
         }
+        state->largest[n + part] = largest;
       }
     }
   }
@@ -250,7 +297,7 @@ static int mask_positions(const struct pyattn_query_block *block, const struct p
   for (ptrdiff_t j = 0; j < count; j++) {
     const ptrdiff_t key = key_number(keys, first + j);
     if (key >= farthest + low && key < nearest + high && key < block->keys) { /* seen by all */
-      const ptrdiff_t end = nearest + high - first; /* and so are the following */
+      const ptrdiff_t end = nearest + high - first;                           /* and so are the following */
       if (keys->index == NULL) j = (end < count ? end : count) - 1;
       continue;
     }
@@ -265,21 +312,7 @@ static int mask_positions(const struct pyattn_query_block *block, const struct p
   return masked;
 }
 
-/* Narrows the range to the keys that a boolean mask lets some row see, from an even one on: whole steps of values. */
-static int mask_hides(const struct pyattn_query_block *block, ptrdiff_t *first, ptrdiff_t *count) {
-  struct mask_survey survey;
-  survey_mask(block, *first, *count, &survey);
-  ptrdiff_t start = 0, end = *count;
-  while (start < end && !survey.seen[start]) start++;
-  while (start < end && !survey.seen[end - 1]) end--;
-  start -= (*first + start) % STEP;
-  int hides = 0;
-  for (ptrdiff_t j = start; j < end; j++) hides |= survey.hidden[j];
-  *first += start;
-  *count = end - start;
-  return hides;
-}
-
+/* The largest logit of each row; a MASKED one is passed over. */
 static void find_largest(struct attention_state *state, ptrdiff_t count, int vectors) {
   for (int n = 0; n < vectors; n++) {
     vec largest = splat(-INFINITY);
@@ -294,7 +327,9 @@ INLINE int compute_logits(const struct pyattn_query_block *block, const struct p
                           ptrdiff_t *count, int vectors) {
   const struct pyattn_attention *call = block->call;
   struct attention_state *state = state_of(block);
-  const int hides = call->mask_kind == PYATTN_MASK_BOOL && mask_hides(block, first, count);
+  const struct dense mask = {block->mask, call->mask_row, call->mask_column, call->mask_head};
+  const struct dense bias = {block->bias, call->bias_row, call->bias_column, call->bias_head};
+  const int hides = call->mask_kind == PYATTN_MASK_BOOL && narrow_range(block, &mask, first, count);
   if (*count <= 0) return 0;
   if (call->few)
     score_few(block, keys, *first, *count);
@@ -302,21 +337,22 @@ INLINE int compute_logits(const struct pyattn_query_block *block, const struct p
     score(block, keys, *first - keys->first, *count, vectors);
   int masked = hides;
   if (call->softcap > 0) {
-    cap_logits(state, *count * vectors);
+    cap_logits(state, *count, vectors);
   } else if (state->before != 1) {
     for (ptrdiff_t i = 0; i < *count * vectors; i++) state->p[i] *= state->before;
+    find_largest(state, *count, vectors);
+  } else if (call->few) {
+    find_largest(state, *count, vectors);
   }
   if (block->slopes) add_distance(state, keys, *first, *count, vectors);
   if (keys->index_bias) masked |= add_gathered(state, keys, *first, *count);
-  if (block->bias) {
-    masked |= add_dense(block, keys, *first, *count, block->bias, call->bias_row, call->bias_column, call->bias_head);
+  if (block->bias) masked |= add_dense(block, keys, *first, *count, &bias);
+  if (call->mask_kind == PYATTN_MASK_REAL) masked |= add_dense(block, keys, *first, *count, &mask);
+  if (hides) mask_bool(block, &mask, *first, *count);
+  if (mask_positions(block, keys, *first, *count)) {
+    find_largest(state, *count, vectors);
+    masked = 1;
   }
-  if (call->mask_kind == PYATTN_MASK_REAL) {
-    masked |= add_dense(block, keys, *first, *count, block->mask, call->mask_row, call->mask_column, call->mask_head);
-  }
-  if (hides) mask_bool(block, *first, *count);
-  masked |= mask_positions(block, keys, *first, *count);
-  if (masked || call->few || state->adjusts) find_largest(state, *count, vectors);
   return masked;
 }
 

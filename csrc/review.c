@@ -1,6 +1,8 @@
 /* A second look at the logits once a row's largest logit and sum are known: weights and what is told from them. */
 #include "logits.h"
 
+enum { FEW_TERMS = 16 };
+
 /* p: logits to weights of their rows, 0 where masked; the state's totals are those of all keys. */
 static void normalise(const struct pyattn_query_block *block, ptrdiff_t count) {
   struct attention_state *state = state_of(block);
@@ -39,16 +41,23 @@ static void write_weights(const struct pyattn_query_block *block, const struct p
 }
 
 /* -sum of weight log2(weight), log2(weight) being what the weight was made of: exact also where it is tiny. */
-static void add_entropy(struct attention_state *state, ptrdiff_t count, int vectors, const vec *logits) {
+static void add_entropy(struct attention_state *state, ptrdiff_t first, ptrdiff_t count, int vectors,
+                        const vec *logits) {
   for (int n = 0; n < vectors; n++) {
     const vec top = choose(state->total_top[n] == -INFINITY, (vec){0}, state->total_top[n]);
     vec log_sum;
     for (int i = 0; i < LANES; i++) log_sum[i] = (real)log2((double)state->total_sum[n][i]);
-    for (ptrdiff_t j = 0; j < count; j++) {
-      const ptrdiff_t place = j * vectors + n;
-      const vec weight = state->p[place], surprise = log_sum - (logits[place] - top) * state->unit;
-      state->entropy[n] += choose(weight == 0, (vec){0}, weight * surprise);
+    vec sum = {0};
+    for (ptrdiff_t j = 0; j < count;) { /* sums of sums: the rounding errors of many terms of one size would add up */
+      vec part = {0};
+      const ptrdiff_t end = j + FEW_TERMS - (first + j) % FEW_TERMS; /* the same for any range */
+      for (; j < count && j < end; j++) {
+        const vec weight = state->p[j * vectors + n], logit = logits[j * vectors + n];
+        part += choose(weight == 0, (vec){0}, weight * (log_sum - (logit - top) * state->unit));
+      }
+      sum += part;
     }
+    state->entropy[n] += sum;
   }
 }
 
@@ -63,15 +72,15 @@ static void keep_best(const struct pyattn_query_block *block, const struct pyatt
       const vec logit = logits[j * vectors + n], weight = state->p[j * vectors + n];
       vec x = choose(is_masked(logit), splat(-1), weight);
       if (!any_lane(x > state->best[(k - 1) * vectors + n])) continue;
-      ivec key = (ivec){0} + (word)key_number(keys, first + j);
+      ivec key = (ivec){0} + (word)key_number(keys, first + j), shifts = {0};
       for (ptrdiff_t i = 0; i < k; i++) {
         vec *best = state->best + i * vectors + n;
         ivec *best_key = state->best_key + i * vectors + n;
-        const ivec better = x > *best;
-        const vec lesser = choose(better, *best, x);
-        const ivec lesser_key = (better & *best_key) | (~better & key);
-        *best = choose(better, x, *best);
-        *best_key = (better & key) | (~better & *best_key);
+        shifts |= x > *best; /* and so do all behind it */
+        const vec lesser = choose(shifts, *best, x);
+        const ivec lesser_key = (shifts & *best_key) | (~shifts & key);
+        *best = choose(shifts, x, *best);
+        *best_key = (shifts & key) | (~shifts & *best_key);
         x = lesser;
         key = lesser_key;
       }
@@ -98,7 +107,7 @@ static void attention_review(const struct pyattn_query_block *block, const struc
   if (block->entropy || block->top_keys) memcpy(logits, state->p, (size_t)(count * block->vectors) * sizeof(vec));
   normalise(block, count);
   for (int n = 0; block->weights && n < block->vectors; n++) write_weights(block, keys, first, count, n);
-  if (block->entropy) add_entropy(state, count, block->vectors, logits);
+  if (block->entropy) add_entropy(state, first, count, block->vectors, logits);
   if (block->top_keys) keep_best(block, keys, first, count, logits);
 }
 
@@ -121,7 +130,8 @@ static void attention_review_finish(const struct pyattn_query_block *block) {
   }
 }
 
-/* sums[j] += the weights that the block's rows give key first + j. */
+/* Adds the weights that the block's rows give key first + j to sums[j]; of gathered keys to that of the key's number.
+ */
 static void attention_receive(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                               ptrdiff_t count, double *sums) {
   struct attention_state *state = state_of(block);
@@ -145,6 +155,6 @@ static void attention_receive(const struct pyattn_query_block *block, const stru
       }
       sum += weights;
     }
-    sums[first - wanted + j] += (double)sum_lanes(sum);
+    sums[keys->index ? keys->index[first + j] : first - wanted + j] += (double)sum_lanes(sum);
   }
 }

@@ -1,10 +1,11 @@
 /* The only file that knows an instruction set or a compiler.
  *
  * Every kernel is written once and compiled once per instruction set and element type by compiler flags alone (setup.py
- * holds the table). Elements are what the caller's arrays hold, -DELEMENT=F32, F64, F16 or BF16; arithmetic is on vectors
- * of `real`, double for F64 and float for all others. It uses the vector extensions of GCC and Clang;
- * -ffp-contract=fast turns a * b + c into one fused instruction where the machine has it. Intrinsics stand only where the
- * extensions have no good word for an operation: maximum, rounding, scaling by powers of two, masked loads, half types.
+ * holds the table). Elements are what the caller's arrays hold, -DELEMENT=F32, F64, F16 or BF16; arithmetic is on
+ * vectors of `real`, double for F64 and float for all others. It uses the vector extensions of GCC and Clang;
+ * -ffp-contract=fast turns a * b + c into one fused instruction where the machine has it. Intrinsics stand only where
+ * the extensions have no good word for an operation: maximum, rounding, scaling by powers of two, masked loads, half
+ * types.
  */
 #ifndef PYATTN_SIMD_H
 #define PYATTN_SIMD_H
@@ -102,14 +103,6 @@ typedef real real_unaligned __attribute__((aligned(1), may_alias)); /* callers' 
 #define MM(name) MM_TYPE(_mm_##name)
 #endif
 
-#if defined(__AVX512F__) && REAL_BITS == 32
-#define LOOK_UP(table, index) \
-  (vec) _mm512_permutex2var_ps(_mm512_loadu_ps(table), (__m512i)(index), _mm512_loadu_ps(table + LANES))
-#elif defined(__AVX512F__)
-#define LOOK_UP(table, index) \
-  (vec) _mm512_permutex2var_pd(_mm512_loadu_pd(table), (__m512i)(index), _mm512_loadu_pd(table + LANES))
-#endif
-
 /* The compiler must believe that x changed: keeps a loop that measures from being computed in advance. */
 #if defined(__AVX512F__)
 #define HIDE(x) __asm__ volatile("" : "+v"(x))
@@ -159,6 +152,8 @@ INLINE void store_first(void *p, vec x, ptrdiff_t n) {
 /* yes where the lanes of mask are -1, no where they are 0 */
 INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
+INLINE vec magnitude(vec x) { return (vec)((ivec)x & ~(SIGN_BIT - (ivec){0})); }
+
 /* The larger; b where a is NaN. */
 INLINE vec vmax(vec a, vec b) {
 #if defined(__x86_64__)
@@ -199,7 +194,8 @@ INLINE real sum_lanes(vec x) {
 #define ZIP_HIGH(a, b) SHUFFLE(a, b, 1, 3)
 #endif
 
-/* Elements in memory: vectors of n <= LANES of them, `step` bytes apart, to and from reals; nothing behind is touched. */
+/* Elements in memory: vectors of n <= LANES of them, `step` bytes apart, to and from reals; nothing behind is touched.
+ */
 #if ELEMENT == F32 || ELEMENT == F64
 INLINE vec load_elements(const char *p, ptrdiff_t n) { return n == LANES ? load(p) : load_first(p, n); }
 
@@ -276,6 +272,13 @@ INLINE vec load_strided(const char *p, ptrdiff_t step, ptrdiff_t n) {
   return load_elements(x, LANES);
 }
 
+/* n elements, those of these numbers. */
+INLINE vec load_gathered(const char *p, ptrdiff_t step, const int32_t *numbers, ptrdiff_t n) {
+  char x[LANES * ELEMENT_BYTES] = {0};
+  for (ptrdiff_t i = 0; i < n; i++) memcpy(x + i * ELEMENT_BYTES, p + numbers[i] * step, ELEMENT_BYTES);
+  return load_elements(x, LANES);
+}
+
 INLINE void store_strided(char *p, ptrdiff_t step, vec x, ptrdiff_t n) {
   if (step == ELEMENT_BYTES) {
     store_elements(p, x, n);
@@ -288,11 +291,10 @@ INLINE void store_strided(char *p, ptrdiff_t step, vec x, ptrdiff_t n) {
 
 /* What a tile multiplies: lanes of STEP elements. multiply_add adds all of their products to the real lanes of c;
  * load_steps makes lanes of up to LANES * STEP elements of a row; join_steps makes them of the lanes of two vectors,
- * rounding to the nearest, and join_rows of elements of two rows (with steps of one element, the second has no part). */
+ * rounding to the nearest, and join_rows of elements of two rows (with steps of one element, the second has no part).
+ */
 #if STEP == 2
-INLINE vec multiply_add(vec a, vec b, vec c) {
-  return (vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
-}
+INLINE vec multiply_add(vec a, vec b, vec c) { return (vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b); }
 
 INLINE vec load_steps(const char *p, ptrdiff_t step, ptrdiff_t n) {
   if (step == 2) return n >= 2 * LANES ? load(p) : (vec)_mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1), p);
@@ -345,94 +347,96 @@ INLINE void transpose(vec x[LANES]) {
   }
 }
 
-/* Bytes, as boolean masks hold them: a 16 x 16 transpose, and LANES of them as -1 where they are not 0. */
-typedef uint8_t bytes __attribute__((vector_size(16)));
+/* Boolean masks: bytes of 16 rows, transposed 16 x 16 within each 16 bytes of a vector. */
+typedef uint8_t bytes __attribute__((vector_size(VECTOR_BYTES)));
+#if VECTOR_BYTES == 64
+#define ZIP_BYTES(side, a, b) (bytes) _mm512_unpack##side##_epi8((__m512i)(a), (__m512i)(b))
+#elif VECTOR_BYTES == 32
+#define ZIP_BYTES(side, a, b) (bytes) _mm256_unpack##side##_epi8((__m256i)(a), (__m256i)(b))
+#elif defined(__x86_64__)
+#define ZIP_BYTES(side, a, b) (bytes) _mm_unpack##side##_epi8((__m128i)(a), (__m128i)(b))
+#else
+#define ZIP_BYTES_lo(a, b) SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define ZIP_BYTES_hi(a, b) SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#define ZIP_BYTES(side, a, b) ZIP_BYTES_##side(a, b)
+#endif
 
 INLINE void transpose_bytes(bytes x[16]) {
   UNROLL for (int pass = 0; pass < 4; pass++) {
     bytes y[16];
     UNROLL for (int i = 0; i < 8; i++) {
-#if defined(__clang__) || __GNUC__ >= 12
-      y[2 * i] = SHUFFLE(x[i], x[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-      y[2 * i + 1] = SHUFFLE(x[i], x[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-#else
-      y[2 * i] = __builtin_shuffle(x[i], x[i + 8], (bytes){0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
-      y[2 * i + 1] =
-          __builtin_shuffle(x[i], x[i + 8], (bytes){8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
-#endif
+      y[2 * i] = ZIP_BYTES(lo, x[i], x[i + 8]);
+      y[2 * i + 1] = ZIP_BYTES(hi, x[i], x[i + 8]);
     }
     UNROLL for (int i = 0; i < 16; i++) x[i] = y[i];
   }
 }
 
-INLINE ivec not_zero(const uint8_t *p) {
+/* yes where the byte of a lane is not 0 */
+INLINE vec choose_by_bytes(const uint8_t *p, vec yes, vec no) {
+#if defined(__AVX512F__) && REAL_BITS == 32
+  const __m128i lanes = _mm_loadu_si128((const __m128i *)p);
+  return (vec)_mm512_mask_mov_ps((__m512)no, _mm_test_epi8_mask(lanes, lanes), (__m512)yes);
+#else
   int8_t lanes __attribute__((vector_size(LANES)));
   memcpy(&lanes, p, LANES);
-  return __builtin_convertvector(lanes, ivec) != 0;
+  return choose(__builtin_convertvector(lanes, ivec) != 0, yes, no);
+#endif
 }
 
-/* 2^x for x <= 0, to 2e-7 (float32), 3e-16 (float64) or, for weights that are rounded to pairs of bfloat16, 6e-5
- * relative; 0 at -inf, NaN at NaN.
+/* 2^x for x <= 0, to 2e-7 (float32), 3e-16 (float64) or, where AVX-512 makes weights that are rounded to pairs of
+ * bfloat16, 9e-5 relative; 0 at -inf, NaN at NaN.
  *
  * x = n + r, and 2^r is a minimax polynomial that is exactly 1 at r = 0 (coefficients.py derives all numbers). AVX-512
- * takes n to multiples of 1 / ENTRIES, looks 2^n up in two registers but for the power of two, which it has an
- * instruction to multiply by; a number so large that its last bit counts the entries turns n into the index. Elsewhere
- * n is whole, rounded by adding such a number, which shifted into the exponent makes the factor 2^n, 0 for n = -127. */
-#if defined(__AVX512F__)
-#define ENTRIES (2 * LANES)
-static const real exp2_table[ENTRIES] = {
-#if REAL_BITS == 32
-    0x1.000000p+0f, 0x1.059b0ep+0f, 0x1.0b5586p+0f, 0x1.11301ep+0f, 0x1.172b84p+0f, 0x1.1d4874p+0f, 0x1.2387a6p+0f,
-    0x1.29e9e0p+0f, 0x1.306fe0p+0f, 0x1.371a74p+0f, 0x1.3dea64p+0f, 0x1.44e086p+0f, 0x1.4bfdaep+0f, 0x1.5342b6p+0f,
-    0x1.5ab07ep+0f, 0x1.6247ecp+0f, 0x1.6a09e6p+0f, 0x1.71f75ep+0f, 0x1.7a1148p+0f, 0x1.82589ap+0f, 0x1.8ace54p+0f,
-    0x1.93737cp+0f, 0x1.9c4918p+0f, 0x1.a5503cp+0f, 0x1.ae89fap+0f, 0x1.b7f770p+0f, 0x1.c199bep+0f, 0x1.cb720ep+0f,
-    0x1.d5818ep+0f, 0x1.dfc974p+0f, 0x1.ea4afap+0f, 0x1.f50766p+0f
-#else
-    0x1.0000000000000p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0, 0x1.2387a6e756238p+0, 0x1.306fe0a31b715p+0,
-    0x1.3dea64c123422p+0, 0x1.4bfdad5362a27p+0, 0x1.5ab07dd485429p+0, 0x1.6a09e667f3bcdp+0, 0x1.7a11473eb0187p+0,
-    0x1.8ace5422aa0dbp+0, 0x1.9c49182a3f090p+0, 0x1.ae89f995ad3adp+0, 0x1.c199bdd85529cp+0, 0x1.d5818dcfba487p+0,
-    0x1.ea4afa2a490dap+0
-#endif
-};
-#endif
+ * has instructions for r and for p 2^floor(x). In float64 it takes n to sixteenths, whose 2^n but for the power of two
+ * it looks up in two registers: half the terms, while in float32 the look-up costs what it saves. Elsewhere n is
+ * rounded by adding a number so large that its last bit counts ones; shifted into the exponent it makes the factor
+ * 2^n, 0 for n = -127. */
 static const real exp2_coefficients[] = {
 #if defined(__AVX512F__) && STEP == 2
-    0x1.62e0a2p-1f
+    0x1.3baaa6p-4f, 0x1.d2378ap-3f, 0x1.63e658p-1f
 #elif defined(__AVX512F__) && REAL_BITS == 32
-    0x1.ebfbdep-3f, 0x1.62e584p-1f
+    0x1.e974fap-10f, 0x1.277856p-7f, 0x1.c91ce6p-5f, 0x1.ebdb56p-3f, 0x1.62e4bap-1f
 #elif defined(__AVX512F__)
-    0x1.430a1d08ec681p-13, 0x1.5d897e525c216p-10, 0x1.3b2ab6fb41213p-7,
-    0x1.c6b08d6f2a289p-5,  0x1.ebfbdff82c590p-3,  0x1.62e42fefa39f3p-1
+    0x1.430a1d08ec681p-13, 0x1.5d897e525c216p-10, 0x1.3b2ab6fb41213p-7, 0x1.c6b08d6f2a289p-5,
+    0x1.ebfbdff82c590p-3,  0x1.62e42fefa39f3p-1
 #elif REAL_BITS == 32
     0x1.5bba14p-10f, 0x1.3cea88p-7f, 0x1.c6b752p-5f, 0x1.ebf9bcp-3f, 0x1.62e42ap-1f
 #else
-    0x1.e9d3fe3952179p-32, 0x1.e6063f7217bc6p-28, 0x1.b524fae627834p-24, 0x1.62bfd47773353p-20, 0x1.ffcbfc670dcd4p-17,
-    0x1.430913096fd9fp-13, 0x1.5d87fe78a5276p-10, 0x1.3b2ab6fba1ddap-7,  0x1.c6b08d704a0c2p-5,  0x1.ebfbdff82c598p-3,
-    0x1.62e42fefa39efp-1
+    0x1.e9d3fe3952179p-32, 0x1.e6063f7217bc6p-28, 0x1.b524fae627834p-24, 0x1.62bfd47773353p-20,
+    0x1.ffcbfc670dcd4p-17, 0x1.430913096fd9fp-13, 0x1.5d87fe78a5276p-10, 0x1.3b2ab6fba1ddap-7,
+    0x1.c6b08d704a0c2p-5,  0x1.ebfbdff82c598p-3,  0x1.62e42fefa39efp-1
 #endif
 };
 
+/* 2^r */
+INLINE vec exp2_polynomial(vec r) {
+  vec p = splat(exp2_coefficients[0]);
+  UNROLL for (int i = 1; i < (int)(sizeof exp2_coefficients / sizeof *exp2_coefficients); i++) {
+    p = p * r + exp2_coefficients[i];
+  }
+  return p * r + 1;
+}
+
 INLINE vec exp2_of_negative(vec x) {
-  const int terms = (int)(sizeof exp2_coefficients / sizeof *exp2_coefficients);
-#if defined(__AVX512F__)
-  const int entry_bits = REAL_BITS == 32 ? 5 : 4;
-  const vec index = x + (real)(3ll << (MANTISSA_BITS - 1 - entry_bits));
-  const vec r = (vec)MM(reduce)(x, entry_bits << 4 | 8); /* to the nearest, without exceptions */
-  const vec factor = LOOK_UP(exp2_table, index);
+#if defined(__AVX512F__) && REAL_BITS == 32
+  return (vec)_mm512_scalef_ps(exp2_polynomial((vec)_mm512_reduce_ps(x, 9)), x); /* 9: x - floor(x), no exceptions */
+#elif defined(__AVX512F__)
+  static const real roots[] = {0x1.0000000000000p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0, 0x1.2387a6e756238p+0,
+                               0x1.306fe0a31b715p+0, 0x1.3dea64c123422p+0, 0x1.4bfdad5362a27p+0, 0x1.5ab07dd485429p+0,
+                               0x1.6a09e667f3bcdp+0, 0x1.7a11473eb0187p+0, 0x1.8ace5422aa0dbp+0, 0x1.9c49182a3f090p+0,
+                               0x1.ae89f995ad3adp+0, 0x1.c199bdd85529cp+0, 0x1.d5818dcfba487p+0, 0x1.ea4afa2a490dap+0};
+  const vec index = x + 0x1.8p48; /* counts sixteenths */
+  const vec r = (vec)_mm512_reduce_pd(x, 4 << 4 | 8);
+  const vec root = (vec)_mm512_permutex2var_pd(_mm512_loadu_pd(roots), (__m512i)index, _mm512_loadu_pd(roots + 8));
+  return (vec)_mm512_scalef_pd(root * exp2_polynomial(r), x - r);
 #else
   const vec magic = splat((real)(3ll << (MANTISSA_BITS - 1)));
   const vec clamped = vmax(splat(LOWEST_EXPONENT - 1), x);
   const vec shifted = clamped + magic;
-  const vec r = clamped - (shifted - magic);
-  const vec factor = (vec)(((uvec)shifted << MANTISSA_BITS) + ((uword)(1 - LOWEST_EXPONENT) << MANTISSA_BITS));
+  const vec p = exp2_polynomial(clamped - (shifted - magic));
+  return p * (vec)(((uvec)shifted << MANTISSA_BITS) + ((uword)(1 - LOWEST_EXPONENT) << MANTISSA_BITS));
 #endif
-  vec p = splat(exp2_coefficients[0]);
-  UNROLL for (int i = 1; i < terms; i++) p = p * r + exp2_coefficients[i];
-  p = factor + factor * r * p;
-#if defined(__AVX512F__)
-  p = (vec)MM(scalef)(p, x - r);
-#endif
-  return p;
 }
 
 #endif

@@ -387,7 +387,10 @@ def _structure(
 
 
 def _canonical_csr(function: str, name: str, x: Any, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """indptr (L + 1,), int64, and indices (nnz,), int32 as scipy's mostly are, ascending within rows and without duplicates, and data (nnz,)."""
+    """indptr (L + 1,), int64, indices (nnz,), int32 as scipy's mostly are, and data (nnz,).
+
+    Indices ascend within rows and have no duplicates.
+    """
     if tuple(x.shape) != shape:
         raise ValueError(
             f"{function}: sparse {name} has shape {tuple(x.shape)}; accepted: (L, S) = {shape}, shared by all batches "

@@ -31,8 +31,8 @@ def info() -> dict[str, Any]:
 def measure(seconds: float = 0.5) -> dict[str, float]:
     """What this machine can do at most with get_num_threads() threads of the chosen instruction set.
 
-    Multiply-adds in registers, in GFLOP/s (a multiply-add counts two), and reading memory larger than any cache, in
-    GB/s; `seconds` each.
+    Multiply-adds in registers, in GFLOP/s (a multiply-add counts two), of bfloat16 only where the instruction set has
+    them, and reading memory larger than any cache, in GB/s; `seconds` each.
 
     Raises:
         ValueError: seconds is not a number from 0 to 60.
@@ -40,8 +40,9 @@ def measure(seconds: float = 0.5) -> dict[str, float]:
     if not isinstance(seconds, int | float) or not 0 <= seconds <= 60:
         raise ValueError(f"measure: seconds must be a number from 0 to 60, not {seconds!r}")
     threads = get_num_threads()
-    return {
-        "fma_gflops_float32": dispatch.measure_multiply_add(4, threads, seconds) / 1e9,
-        "fma_gflops_float64": dispatch.measure_multiply_add(8, threads, seconds) / 1e9,
-        "read_gbytes_per_s": dispatch.measure_read(threads, seconds, 1 << 29) / 1e9,
+    sizes = {"float32": 4, "float64": 8} | ({"bfloat16": 2} if dispatch.native_bfloat16 else {})
+    peaks = {
+        f"fma_gflops_{name}": dispatch.measure_multiply_add(size, threads, seconds) / 1e9
+        for name, size in sizes.items()
     }
+    return peaks | {"read_gbytes_per_s": dispatch.measure_read(threads, seconds, 1 << 29) / 1e9}

@@ -9,7 +9,7 @@ that a few roundings are allowed, which by chance the plain formula may not show
     weight      what its logit and the row's sum may be off by, and 4 for the exponentials and the division
     16 bits     the above as in float32, and 1/2 for each weight and for the result, which may be rounded to 16 bits;
                 lse and statistics are float32, and are judged as those of float32. But where weights are rounded to
-                bfloat16 their exponentials need no more than 14 bits, and a weight is the product of two: COARSE
+                bfloat16 their exponentials need no more than 13 bits, and a weight is the product of two: COARSE
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ from pyattn import reference
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16]
-COARSE = 2.0**-13
+COARSE = 2.0**-12
 MOST = 1 / 64  # of a weight, for its logit: a judge who allows more would accept anything
 
 
@@ -130,6 +130,8 @@ class Allowance:
         self.row = (self.w * self.logit).sum(-1) + self.eps * (4 + in_order / 8)  # of all weights of a row
         self.row += COARSE * (dtype == BFLOAT16)
         self.weight = self.w * (self.logit + self.row[..., None])
+        # exponentials may be 0 instead of subnormal
+        self.weight += self.exact.live * float(np.finfo(statistics_dtype(dtype)).smallest_normal)
 
     def out(self, value: Any) -> Any:
         value = finite(value)
@@ -138,7 +140,7 @@ class Allowance:
         return (self.weight + 2 * self.half * self.w) @ value + self.smallest
 
     def weights(self) -> Any:
-        return self.weight + self.half * self.w + max(self.smallest, float(np.finfo(np.float32).smallest_normal))
+        return self.weight + self.half * self.w + self.smallest
 
     def lse(self) -> Any:
         return self.row + self.eps * finite(self.exact.lse)

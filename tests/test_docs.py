@@ -8,7 +8,9 @@ import pyattn
 from pyattn import _info, activations, functional, layers, positional, statistics
 
 
-@pytest.mark.parametrize("module", [pyattn, _info, activations, functional, layers, positional, statistics], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [pyattn, _info, activations, functional, layers, positional, statistics], ids=lambda m: m.__name__
+)
 def test_examples(module):
     assert doctest.testmod(module).failed == 0
 

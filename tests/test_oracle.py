@@ -12,6 +12,7 @@ from pyattn import reference
 LENGTH, KEYS = 40, 150
 CALL = {
     "mask": np.random.default_rng(1).random((LENGTH, KEYS)) < 0.9,
+    "bias": np.random.default_rng(2).standard_normal((LENGTH, KEYS)).astype(np.float32),
     "is_causal": True,
     "scale": 0.5,
     "softcap": 2.0,
@@ -23,10 +24,11 @@ CALL = {
 }
 OTHERS = {
     "mask off by one": {"mask": np.roll(CALL["mask"], 1, axis=-1)},
+    "bias of other rows": {"bias": np.roll(CALL["bias"], 1, axis=0)},
     "causal off by one": {"is_causal": False, "window": (30, 1)},
     "window off by one": {"window": (31, 20)},
     "kv_lengths off by one": {"kv_lengths": KEYS - 8, "is_causal": False},
-    "scale": {"scale": 0.55},
+    "scale": {"scale": 0.6},
     "no softcap": {"softcap": None},
     "softcap": {"softcap": 1.8},
     "ALiBi's sign": {"alibi_slopes": -CALL["alibi_slopes"]},

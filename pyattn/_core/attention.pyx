@@ -344,7 +344,9 @@ cdef void run_task(const Job *job, Py_ssize_t task, char *scratch) noexcept nogi
     complete(job, block, keys_seen, count, &keys, scratch + job.group * job.state)
 
 
-cdef void run_piece(const Job *job, Py_ssize_t task, Py_ssize_t piece, bint merge, char *states, char *scratch) noexcept nogil:
+cdef void run_piece(
+    const Job *job, Py_ssize_t task, Py_ssize_t piece, bint merge, char *states, char *scratch
+) noexcept nogil:
     """One piece of the keys of a block, or the merger of all its pieces in their order."""
     cdef pyattn_query_block head
     cdef pyattn_query_block block
@@ -460,23 +462,23 @@ def attention(
     cnp.ndarray top_keys=None,
     cnp.ndarray top_weights=None,
 ):
-    """Writes attention to out, and what else is given to lse, weights, maximum, entropy, received, top_keys, top_weights.
+    """Writes attention to out, and what else is given to lse, weights, maximum, entropy, received and top_*.
 
     query (..., H, total L, D), key (..., Hkv, total S, D), value (..., Hkv, total S, Dv) and out (..., H, total L, Dv)
     have at least three axes and any strides, Dv at most WIDTH_BLOCK; value and out may be None together. Sequence i is
-    rows query_starts[i] ... query_starts[i + 1] of the queries and key_starts[i] ... key_starts[i + 1] of the keys; both
-    are contiguous int64 (sequences + 1,). lse, maximum and entropy are (..., H, total L) of the query's real dtype:
-    its own, or float32 for half types. weights (..., H, L, S), zeros, are of the query's dtype.
+    rows query_starts[i] ... query_starts[i + 1] of the queries and key_starts[i] ... key_starts[i + 1] of the keys;
+    both are contiguous int64 (sequences + 1,). lse, maximum and entropy are (..., H, total L) of the query's real
+    dtype: its own, or float32 for half types. weights (..., H, L, S), zeros, are of the query's dtype.
 
     mask is boolean (True = may attend) or of the query's dtype (added to the logits), bias of the query's dtype; both
     (..., H, total L, total S). slopes and sinks are (..., H) of the real dtype, kv_lengths and offsets int64
-    (..., H, sequences). left and right are the window's, -1 for none; softcap 0 is none. structure is the sparse mask
-    (indptr int64 (L + 1,), indices int32, data of the real dtype or None), for one sequence.
+    (..., H, sequences). left and right are the window's, -1 for none; softcap 0 is none. structure is the sparse mask,
+    for one sequence: (indptr int64 (L + 1,), indices int32, data of the real dtype or None).
 
     received (..., H, S), top_weights (..., H, L, k) are of the real dtype, top_keys int64 (..., H, L, k); all contiguous.
     """
     cdef Job job
-    cdef Py_ssize_t i, tasks, blocks, most = 0, rows, per_block, team, pieces = 1, bytes_
+    cdef Py_ssize_t i, tasks, blocks, most = 0, rows, per_block, team, pieces = 1
     cdef bint split = False
     cdef cnp.ndarray pointers, indices, data
     memset(&job, 0, sizeof(Job))
