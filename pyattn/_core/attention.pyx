@@ -475,7 +475,7 @@ def attention(
     (..., H, sequences). left and right are the window's, -1 for none; softcap 0 is none. structure is the sparse mask,
     for one sequence: (indptr int64 (L + 1,), indices int32, data of the real dtype or None).
 
-    received (..., H, S), top_weights (..., H, L, k) are of the real dtype, top_keys int64 (..., H, L, k); all contiguous.
+    received (..., H, S), top_weights (..., H, L, k) are of the real dtype, top_keys int64 (..., H, L, k): contiguous.
     """
     cdef Job job
     cdef Py_ssize_t i, tasks, blocks, most = 0, rows, per_block, team, pieces = 1
