@@ -243,6 +243,10 @@ INLINE void accumulate_few_tile(const struct pyattn_query_block *block, const st
     UNROLL for (int n = 0; n < vectors; n++) {
       const ptrdiff_t rest = call->value_width - d - n * LANES, column = (d + n * LANES) * call->value_column;
       x[n] = join_rows(low + column, high ? high + column : NULL, call->value_column, rest < LANES ? rest : LANES);
+      if (keys->index == NULL) {
+        __builtin_prefetch(low + FEW_AHEAD * call->value_row + column, 0, 3);
+        if (STEP == 2) __builtin_prefetch(low + (FEW_AHEAD + 1) * call->value_row + column, 0, 3);
+      }
     }
     UNROLL for (int r = 0; r < rows; r++) {
       const vec weight = splat(load_real((const real *)(state->p + j / STEP) + first_row + r));
@@ -307,8 +311,10 @@ INLINE void attend(const struct pyattn_query_block *block, struct pyattn_keys *k
 }
 
 static void attention_attend(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first,
-                             ptrdiff_t count){
-    WITH_CONSTANT_VECTORS(block -> vectors, attend(block, keys, first, count, VECTORS))}
+                             ptrdiff_t count) {
+  const int vectors = block->vectors;
+  WITH_CONSTANT_VECTORS(vectors, attend(block, keys, first, count, VECTORS));
+}
 
 /* The factors that turn two partial sums into parts of one, whose largest logit is the returned top. */
 INLINE vec joint_top(vec a, vec b, real unit, vec *a_factor, vec *b_factor) {

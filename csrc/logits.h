@@ -5,7 +5,10 @@
 #include "block.h"
 #include "tile.h"
 
-enum { SUM_BLOCK = 256 /* divides PYATTN_WIDTH_BLOCK */ };
+enum {
+  SUM_BLOCK = 256, /* divides PYATTN_WIDTH_BLOCK */
+  FEW_AHEAD = 32,  /* of few rows, keys and values are prefetched that many keys before they are read */
+};
 
 /* q[step][N] = query[first + d], transposed, scaled; behind the width come zeros to a whole vector. */
 static void load_queries(const struct pyattn_query_block *block, ptrdiff_t first) {
@@ -72,41 +75,53 @@ INLINE void score(const struct pyattn_query_block *block, const struct pyattn_ke
   }
 }
 
+enum { FEW_GROUPS = 2 /* of LANES keys at a time: their chains of sums fill each other's waits */ };
+
 /* The same sums in the same order for few rows: keys stand along the lanes, so that each key is read once, as it lies,
  * and transposed in registers. */
 static void score_few(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                       ptrdiff_t count) {
   const struct pyattn_attention *call = block->call;
-  for (ptrdiff_t j = 0; j < count; j += LANES) {
-    const char *key[LANES];
-    for (int i = 0; i < LANES; i++) {
+  const ptrdiff_t ahead = keys->index ? 0 : FEW_AHEAD * call->key_row;
+  for (ptrdiff_t j = 0; j < count; j += FEW_GROUPS * LANES) {
+    const int groups = count - j <= LANES ? 1 : FEW_GROUPS;
+    const char *key[FEW_GROUPS * LANES];
+    for (int i = 0; i < groups * LANES; i++) {
       key[i] = keys->key + key_number(keys, first + (j + i < count ? j + i : count - 1)) * call->key_row;
     }
-    vec scores[LANES] = {{0}}; /* [row], keys along the lanes */
+    vec scores[FEW_GROUPS][LANES] = {{{0}}}; /* [group][row], keys along the lanes */
     for (ptrdiff_t d = 0; d < call->width; d += SUM_BLOCK) {
       const ptrdiff_t end = call->width - d < SUM_BLOCK ? call->width : d + SUM_BLOCK;
       const vec *q = queries_from(block, d);
-      vec acc[LANES] = {{0}};
+      vec acc[FEW_GROUPS][LANES] = {{{0}}};
       for (ptrdiff_t column = d; column < end; column += LANES * STEP, q += LANES) {
         const ptrdiff_t columns = end - column < LANES * STEP ? end - column : LANES * STEP;
-        vec x[LANES];
-        UNROLL for (int i = 0; i < LANES; i++) {
-          x[i] = load_steps(key[i] + column * call->key_column, call->key_column, columns);
-        }
-        transpose(x);
-        for (ptrdiff_t r = 0; r < block->rows; r++) {
-          vec sum = acc[r];
+        for (int group = 0; group < groups; group++) {
+          vec x[LANES];
           UNROLL for (int i = 0; i < LANES; i++) {
-            sum = multiply_add(splat(load_real((const real *)(q + i) + r)), x[i], sum);
+            const char *source = key[group * LANES + i] + column * call->key_column;
+            x[i] = load_steps(source, call->key_column, columns);
+            __builtin_prefetch(source + ahead, 0, 3);
           }
-          acc[r] = sum;
+          transpose(x);
+          for (ptrdiff_t r = 0; r < block->rows; r++) {
+            vec sum = acc[group][r];
+            UNROLL for (int i = 0; i < LANES; i++) {
+              sum = multiply_add(splat(load_real((const real *)(q + i) + r)), x[i], sum);
+            }
+            acc[group][r] = sum;
+          }
         }
       }
-      for (ptrdiff_t r = 0; r < block->rows; r++) scores[r] = d > 0 ? scores[r] + acc[r] : acc[r];
+      for (int group = 0; group < groups; group++) {
+        for (ptrdiff_t r = 0; r < block->rows; r++) scores[group][r] += acc[group][r];
+      }
     }
-    transpose(scores);
-    vec *p = state_of(block)->p + j;
-    for (ptrdiff_t i = 0; i < LANES && j + i < count; i++) p[i] = scores[i];
+    for (int group = 0; group < groups; group++) {
+      transpose(scores[group]);
+      vec *p = state_of(block)->p + j + group * LANES;
+      for (ptrdiff_t i = 0; i < LANES && j + group * LANES + i < count; i++) p[i] = scores[group][i];
+    }
   }
 }
 
