@@ -125,6 +125,15 @@ static void score_few(const struct pyattn_query_block *block, const struct pyatt
   }
 }
 
+/* The largest logit of each row; a MASKED one is passed over. */
+static void find_largest(struct attention_state *state, ptrdiff_t count, int vectors) {
+  for (int n = 0; n < vectors; n++) {
+    vec largest = splat(-INFINITY);
+    for (ptrdiff_t j = 0; j < count; j++) largest = vmax(state->p[j * vectors + n], largest);
+    state->largest[n] = largest;
+  }
+}
+
 /* What comes between scores and logits. Each of these visits all logits and finds the largest of each row anew, while
  * it has them in registers. */
 
@@ -221,6 +230,10 @@ static int add_gathered(struct attention_state *state, const struct pyattn_keys 
   return masked;
 }
 
+INLINE int is_same_for_rows(const struct pyattn_query_block *block, const struct dense *dense) {
+  return dense->row == 0 && (dense->head == 0 || block->rows <= block->length);
+}
+
 /* What a boolean mask says of a range of keys, for each: whether some row sees it, and 0 where some row does not. */
 struct mask_survey {
   uint8_t seen[PYATTN_KEY_BLOCK], least[PYATTN_KEY_BLOCK];
@@ -245,7 +258,7 @@ static void survey_mask(const struct pyattn_query_block *block, const struct den
         if (row[j * mask->column] == 0) survey->least[j] = 0;
       }
     }
-    if (mask->row == 0 && (mask->head == 0 || block->rows <= block->length)) break; /* all rows are the same */
+    if (is_same_for_rows(block, mask)) break;
   }
 }
 
@@ -271,6 +284,13 @@ static void mask_bool(const struct pyattn_query_block *block, const struct dense
   const ptrdiff_t column = mask->column;
   const int vectors = block->vectors;
   struct attention_state *state = state_of(block);
+  if (is_same_for_rows(block, mask)) { /* a mask of keys */
+    for (ptrdiff_t j = 0; j < count; j++) {
+      for (int n = 0; n < vectors && !mask->data[(first + j) * column]; n++) state->p[j * vectors + n] = MASKED;
+    }
+    find_largest(state, count, vectors);
+    return;
+  }
   for (int n = 0; n < vectors; n++) state->largest[n] = splat(-INFINITY);
   for (int n = 0; n < vectors; n += 16 / LANES) { /* 16 rows at a time */
     const char *source[16];
@@ -325,15 +345,6 @@ static int mask_positions(const struct pyattn_query_block *block, const struct p
     }
   }
   return masked;
-}
-
-/* The largest logit of each row; a MASKED one is passed over. */
-static void find_largest(struct attention_state *state, ptrdiff_t count, int vectors) {
-  for (int n = 0; n < vectors; n++) {
-    vec largest = splat(-INFINITY);
-    for (ptrdiff_t j = 0; j < count; j++) largest = vmax(state->p[j * vectors + n], largest);
-    state->largest[n] = largest;
-  }
 }
 
 /* Fills p with the logits of the range, which it may narrow to fewer keys or none, and finds the largest of each row.

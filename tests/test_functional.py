@@ -498,6 +498,17 @@ def test_many_keys_are_shared_among_threads(dtype, length, form):
 
 
 @each_dtype
+def test_pieces_that_do_not_fit_at_once_are_taken_in_turns(dtype):
+    """The states of all pieces would take more scratch memory than two threads may have."""
+    arrays = qkv(3, 48, 5000, 512, dtype=dtype)
+    with num_threads(1):
+        expected = sdpa(*arrays, is_causal=True)
+    for count in (2, 7):
+        with num_threads(count):
+            assert_same(sdpa(*arrays, is_causal=True), expected)
+
+
+@each_dtype
 def test_results_do_not_depend_on_what_else_is_asked_for(dtype):
     arrays = qkv(4, 33, 140, dtype=dtype, key_heads=2)
     for options in ({}, everything(dtype, 4, 33, 140)):

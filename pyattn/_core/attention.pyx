@@ -35,7 +35,7 @@ cdef enum:
     MOST_BLOCKS = 4  # of queries in a task: they share the keys while these are in cache
     SPARSE_QUERIES = 16  # in a task
     UNBOUNDED = 0x7fffffff  # farther than any key from any query
-    GROUP_BYTES = 1_500_000  # of state, at most, in the scratch memory of a thread
+    THREAD_BYTES = 1_900_000  # of scratch memory, if it can be
 
 cdef struct Operand:  # a strided array: axes 0 ... leading - 1, then others
     char *data
@@ -63,7 +63,7 @@ cdef struct Job:
     char *moments  # two reals for each head and query, or NULL
     bint review
     Py_ssize_t state, load_scratch, scratch  # bytes: of a block, of loaded keys, of a thread
-    Py_ssize_t pieces  # that tasks compute apart; 1 for tasks that compute all of them in turn
+    Py_ssize_t pieces  # of a block that are computed apart at a time; 0 where tasks take all of them in turn
     Py_ssize_t received_from, received_to
 
 cdef struct Range:  # of the keys that some row of a block may see
@@ -248,7 +248,7 @@ cdef void attend(
         keys.count -= keys.first
         if keys.count > 0:
             if not job.call.few:
-                kernels.attention_load(&job.call, keys, scratch)
+                kernels.attention_load(&job.call, keys, count, scratch)
             for i in range(count):
                 if begin[i] < stop[i]:
                     touched[i] = True
@@ -344,28 +344,43 @@ cdef void run_task(const Job *job, Py_ssize_t task, char *scratch) noexcept nogi
     complete(job, block, keys_seen, count, &keys, scratch + job.group * job.state)
 
 
-cdef void run_piece(
-    const Job *job, Py_ssize_t task, Py_ssize_t piece, bint merge, char *states, char *scratch
+cdef Range place_piece(
+    const Job *job, Py_ssize_t task, pyattn_query_block *block, pyattn_keys *keys, char *states
 ) noexcept nogil:
-    """One piece of the keys of a block, or the merger of all its pieces in their order."""
+    """Places the block of a task whose pieces are computed apart: first the state of their sum, then theirs."""
     cdef pyattn_query_block head
-    cdef pyattn_query_block block
-    cdef Range keys_seen
-    cdef pyattn_keys keys
-    cdef Py_ssize_t sequence, unit, number
+    cdef Py_ssize_t sequence, unit, number = find_task(job, task, &sequence, &unit)
+    place_head(job, &head, keys, sequence, unit)
+    head.scratch = states + task * (job.pieces + 1) * job.state
+    return place_rows(job, block, &head, number, block_count(job, sequence))
 
-    number = find_task(job, task, &sequence, &unit)
-    place_head(job, &head, &keys, sequence, unit)
-    head.scratch = states + (task * job.pieces + piece) * job.state
-    keys_seen = place_rows(job, &block, &head, number, block_count(job, sequence))
-    if not merge:
+
+cdef void run_piece(
+    const Job *job, Py_ssize_t task, Py_ssize_t piece, char *states, char *scratch
+) noexcept nogil:
+    cdef pyattn_query_block block
+    cdef pyattn_keys keys
+    cdef Range keys_seen = place_piece(job, task, &block, &keys, states)
+    block.scratch += (1 + piece % job.pieces) * job.state
+    job.kernels.attention_begin(&block)
+    attend(job, &block, &keys_seen, 1, &keys, piece * PYATTN_PIECE, (piece + 1) * PYATTN_PIECE, False, scratch)
+
+
+cdef void merge_pieces(
+    const Job *job, Py_ssize_t task, Py_ssize_t first, Py_ssize_t end, Py_ssize_t last, char *states
+) noexcept nogil:
+    """Adds pieces first ... end, in their order, to those before, and finishes after the last."""
+    cdef pyattn_query_block block
+    cdef pyattn_keys keys
+    cdef Py_ssize_t piece
+    place_piece(job, task, &block, &keys, states)
+    if first == 0:
         job.kernels.attention_begin(&block)
-        attend(job, &block, &keys_seen, 1, &keys, piece * PYATTN_PIECE, (piece + 1) * PYATTN_PIECE, False, scratch)
-        return
-    job.kernels.attention_fold(&block, block.scratch)
-    for number in range(1, job.pieces):
-        job.kernels.attention_fold(&block, block.scratch + number * job.state)
-    job.kernels.attention_finish(&block)
+        job.kernels.attention_fold(&block, block.scratch)
+    for piece in range(first, end):
+        job.kernels.attention_fold(&block, block.scratch + (1 + piece - first) * job.state)
+    if end == last:
+        job.kernels.attention_finish(&block)
 
 
 cdef void receive(const Job *job, Py_ssize_t task, char *scratch) noexcept nogil:
@@ -389,7 +404,7 @@ cdef void receive(const Job *job, Py_ssize_t task, char *scratch) noexcept nogil
         keys.first = first
         keys.count = count
         if not job.call.few:
-            job.kernels.attention_load(&job.call, &keys, scratch + job.state)
+            job.kernels.attention_load(&job.call, &keys, 2, scratch + job.state)
     head.scratch = scratch
     query = job.received_from
     while query < job.received_to:
@@ -478,7 +493,7 @@ def attention(
     received (..., H, S), top_weights (..., H, L, k) are of the real dtype, top_keys int64 (..., H, L, k): contiguous.
     """
     cdef Job job
-    cdef Py_ssize_t i, tasks, blocks, most = 0, rows, per_block, team, pieces = 1
+    cdef Py_ssize_t i, tasks, blocks, most = 0, rows, per_block, team, pieces = 1, first, here
     cdef bint split = False
     cdef cnp.ndarray pointers, indices, data
     memset(&job, 0, sizeof(Job))
@@ -537,20 +552,18 @@ def attention(
     team = max(1, min(<Py_ssize_t> threads, blocks * pieces))
     job.state = job.kernels.attention_scratch(&job.call, 1 if job.call.few else job.kernels.tile_vectors)
     job.load_scratch = 0 if job.call.few else job.kernels.attention_load_scratch(&job.call)
-    job.group = max(1, min(<Py_ssize_t> MOST_BLOCKS, min(blocks // (4 * team), GROUP_BYTES // job.state)))
-    if job.pointers != NULL:
-        job.group = SPARSE_QUERIES
+    job.group = min(<Py_ssize_t> MOST_BLOCKS, min(blocks // (4 * team), (THREAD_BYTES - job.load_scratch) // job.state))
+    job.group = SPARSE_QUERIES if job.pointers != NULL else max(<Py_ssize_t> 1, job.group)
     # Where there are too few blocks to keep all threads busy, the pieces of each are computed apart.
-    job.pieces = 1
-    if pieces > 1 and blocks < 4 * team and not job.review and job.pointers == NULL:
-        split = True
-        job.pieces = pieces
-        job.group = 1
+    if pieces > 1 and 0 < blocks < 4 * team and not job.review and job.pointers == NULL:
+        job.pieces = min(pieces, team * (THREAD_BYTES - job.load_scratch) // (blocks * job.state) - 1)
+        split = job.pieces > 1
+        job.group = 1 if split else job.group
 
     # One allocation: task_starts; a scratch for each thread; the states of pieces; moments.
     job.scratch = job.load_scratch + (0 if split else (1 if job.pointers != NULL else job.group) * job.state)
     cdef Py_ssize_t starts = ceil_divide((job.sequences + 1) * sizeof(int64_t), PYATTN_ALIGNMENT) * PYATTN_ALIGNMENT
-    cdef Py_ssize_t states = blocks * pieces * job.state if split else 0
+    cdef Py_ssize_t states = blocks * (job.pieces + 1) * job.state if split else 0
     cdef Py_ssize_t moments = 0
     if received is not None:
         moments = lse.size * 2 * job.kernels.real_bytes
@@ -570,10 +583,14 @@ def attention(
     try:
         with nogil:
             if split:
-                for i in prange(tasks * pieces, num_threads=team, schedule="dynamic"):
-                    run_piece(&job, i // pieces, i % pieces, False, apart, scratch + threadid() * job.scratch)
-                for i in prange(tasks, num_threads=team, schedule="static"):
-                    run_piece(&job, i, 0, True, apart, NULL)
+                first = 0
+                while first < pieces:
+                    here = min(job.pieces, pieces - first)
+                    for i in prange(tasks * here, num_threads=team, schedule="dynamic"):
+                        run_piece(&job, i // here, first + i % here, apart, scratch + threadid() * job.scratch)
+                    for i in prange(tasks, num_threads=team, schedule="static"):
+                        merge_pieces(&job, i, first, first + here, pieces, apart)
+                    first = first + here
             else:
                 # guided: long runs first, which keep a head, and so its keys, on one core; short ones balance
                 for i in prange(tasks, num_threads=team, schedule="guided"):
