@@ -591,6 +591,10 @@ def attention(
                     for i in prange(tasks, num_threads=team, schedule="static"):
                         merge_pieces(&job, i, first, first + here, pieces, apart)
                     first = first + here
+            elif job.sequences > 1 or job.kv_lengths.data != NULL or job.pointers != NULL:
+                # tasks of unlike lengths: a few at a time
+                for i in prange(tasks, num_threads=team, schedule="dynamic", chunksize=2):
+                    run_task(&job, i, scratch + threadid() * job.scratch)
             else:
                 # guided: long runs first, which keep a head, and so its keys, on one core; short ones balance
                 for i in prange(tasks, num_threads=team, schedule="guided"):
