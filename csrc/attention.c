@@ -21,18 +21,9 @@
 
 enum { KEYS_AHEAD = 16 /* values are prefetched that many keys before they are added */ };
 
-/* K and V of a block of keys are converted to what tiles read if they are of a half type, and copied if several blocks
- * of queries share them and their rows lie apart, as those of heads side by side do: such rows crowd a few sets of the
- * first-level cache, and cost a quarter of the speed. */
-INLINE int lie_apart(ptrdiff_t row, ptrdiff_t column, ptrdiff_t width) {
-  return column != ELEMENT_BYTES || row > 2 * width * ELEMENT_BYTES || row < -2 * width * ELEMENT_BYTES;
-}
-
+/* Half types: K and V of a block as tiles read them, in float32 or in pairs. */
 static ptrdiff_t attention_load_scratch(const struct pyattn_attention *call) {
-  if (ELEMENT_BYTES == sizeof(real) && !lie_apart(call->key_row, call->key_column, call->width) &&
-      !lie_apart(call->value_row, call->value_column, call->value_width)) {
-    return 0;
-  }
+  if (ELEMENT_BYTES == sizeof(real)) return 0;
   const ptrdiff_t width = round_up(call->width, LANES * STEP) / STEP, value_width = round_up(call->value_width, LANES);
   return (width + value_width / STEP) * PYATTN_KEY_BLOCK * (ptrdiff_t)sizeof(real);
 }
@@ -73,8 +64,7 @@ static void load_values(const struct pyattn_attention *call, const char *value, 
   }
 }
 
-static void attention_load(const struct pyattn_attention *call, struct pyattn_keys *keys, int blocks, char *scratch) {
-  const int convert = ELEMENT_BYTES != sizeof(real);
+static void attention_load(const struct pyattn_attention *call, struct pyattn_keys *keys, char *scratch) {
   const int as_pairs = STEP == 2 && call->key_column == ELEMENT_BYTES && call->width % STEP == 0;
   keys->finite = -1;
   keys->tile_key = keys->key + keys->first * call->key_row;
@@ -83,14 +73,15 @@ static void attention_load(const struct pyattn_attention *call, struct pyattn_ke
   keys->tile_value = keys->value ? keys->value + keys->first * call->value_row : NULL;
   keys->tile_value_step = call->value_row;
   keys->tile_value_column = call->value_column;
-  if ((convert && !as_pairs) || (blocks > 1 && lie_apart(call->key_row, call->key_column, call->width))) {
+  if (ELEMENT_BYTES == sizeof(real)) return;
+  if (!as_pairs) {
     load_keys(call, keys->tile_key, keys->count, (real *)scratch);
     keys->tile_key = scratch;
     keys->tile_key_row = round_up(call->width, LANES * STEP) / STEP * (ptrdiff_t)sizeof(real);
     keys->tile_key_step = sizeof(real);
     scratch += keys->tile_key_row * PYATTN_KEY_BLOCK;
   }
-  if (keys->value && (convert || (blocks > 1 && lie_apart(call->value_row, call->value_column, call->value_width)))) {
+  if (keys->value) {
     load_values(call, keys->tile_value, keys->count, (real *)scratch);
     keys->tile_value = scratch;
     keys->tile_value_step = round_up(call->value_width, LANES) * (ptrdiff_t)sizeof(real);

@@ -77,12 +77,12 @@ struct pyattn_kernels {
   int paired;       /* whether elements are multiplied in pairs, by instructions for them */
 
   /* Attention of a block of queries: begin; then attend to ranges of keys in ascending order, the keys loaded if the
-   * block is not of few rows, for so many blocks, and fold after the last of each piece if there are several; then
+   * block is not of few rows, and fold after the last of each piece if there are several; then
    * finish, which writes out, lse and the like. Folding `from`, the state of an equal block, adds the pieces that this
    * one has seen. */
   ptrdiff_t (*attention_scratch)(const struct pyattn_attention *, int vectors);
   ptrdiff_t (*attention_load_scratch)(const struct pyattn_attention *);
-  void (*attention_load)(const struct pyattn_attention *, struct pyattn_keys *, int blocks, char *scratch);
+  void (*attention_load)(const struct pyattn_attention *, struct pyattn_keys *, char *scratch);
   void (*attention_begin)(const struct pyattn_query_block *);
   void (*attention_attend)(const struct pyattn_query_block *, struct pyattn_keys *, ptrdiff_t first, ptrdiff_t count);
   void (*attention_fold)(const struct pyattn_query_block *, const char *from);

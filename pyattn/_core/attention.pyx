@@ -248,7 +248,7 @@ cdef void attend(
         keys.count -= keys.first
         if keys.count > 0:
             if not job.call.few:
-                kernels.attention_load(&job.call, keys, count, scratch)
+                kernels.attention_load(&job.call, keys, scratch)
             for i in range(count):
                 if begin[i] < stop[i]:
                     touched[i] = True
@@ -404,7 +404,7 @@ cdef void receive(const Job *job, Py_ssize_t task, char *scratch) noexcept nogil
         keys.first = first
         keys.count = count
         if not job.call.few:
-            job.kernels.attention_load(&job.call, &keys, 2, scratch + job.state)
+            job.kernels.attention_load(&job.call, &keys, scratch + job.state)
     head.scratch = scratch
     query = job.received_from
     while query < job.received_to:
@@ -490,15 +490,13 @@ def attention(
     (..., H, sequences). left and right are the window's, -1 for none; softcap 0 is none. structure is the sparse mask,
     for one sequence: (indptr int64 (L + 1,), indices int32, data of the real dtype or None).
 
-    received (..., H, S), top_weights (..., H, L, k) are of the real dtype, top_keys int64 (..., H, L, k): contiguous.
+    received (..., H, S), zeros, and top_weights (..., H, L, k) are of the real dtype, top_keys int64; all contiguous.
     """
     cdef Job job
     cdef Py_ssize_t i, tasks, blocks, most = 0, rows, per_block, team, pieces = 1, first, here
     cdef bint split = False
     cdef cnp.ndarray pointers, indices, data
     memset(&job, 0, sizeof(Job))
-    if received is not None:
-        received[...] = 0
     job.kernels = kernels_of(query.dtype)
     job.query = operand(query)
     job.key = operand(key)

@@ -72,7 +72,7 @@ cdef extern from "kernels.h" nogil:
         int paired
         Py_ssize_t (*attention_scratch)(const pyattn_attention *, int vectors) noexcept nogil
         Py_ssize_t (*attention_load_scratch)(const pyattn_attention *) noexcept nogil
-        void (*attention_load)(const pyattn_attention *, pyattn_keys *, int blocks, char *scratch) noexcept nogil
+        void (*attention_load)(const pyattn_attention *, pyattn_keys *, char *scratch) noexcept nogil
         void (*attention_begin)(const pyattn_query_block *) noexcept nogil
         void (*attention_attend)(const pyattn_query_block *, pyattn_keys *, Py_ssize_t first,
                                  Py_ssize_t count) noexcept nogil
