@@ -17,7 +17,7 @@
  * The sums over each PYATTN_PIECE keys are completed before they are folded into those of all pieces before. So pieces
  * may be computed apart, by several threads, and rounding errors do not grow with the number of keys.
  */
-#include "logits.h"
+#include "few.h"
 
 enum { KEYS_AHEAD = 16 /* values are prefetched that many keys before they are added */ };
 
@@ -141,23 +141,17 @@ INLINE void softmax(struct attention_state *state, ptrdiff_t keys, int vectors, 
   vec *p = state->p;
   const real unit = units == UNITS_OF_LOG2 ? 1 : state->unit;
   vec top[TILE_VECTORS], base[TILE_VECTORS], sum[TILE_VECTORS];
-  UNROLL for (int n = 0; n < vectors; n++) top[n] = vmax(state->largest[n], state->top[n]);
   UNROLL for (int n = 0; n < vectors; n++) {
-    const vec old = state->top[n];
-    state->top[n] = top[n];
-    top[n] = choose(top[n] == -INFINITY, (vec){0}, top[n]); /* nothing seen yet: -inf - 0, not -inf - -inf */
-    state->fade[n] = exp2_of_negative((old - top[n]) * unit);
-    sum[n] = NOTHING;
+    top[n] = raise_top(state, n, state->largest[n]);
     base[n] = top[n] * unit;
+    sum[n] = NOTHING;
   }
   for (ptrdiff_t j = 0; j < keys; j += STEP) {
     UNROLL for (int n = 0; n < vectors; n++) {
       vec weight[2] = {{0}, {0}};
       UNROLL for (int s = 0; s < STEP; s++) {
         if (s > 0 && j + s == keys) break;
-        const vec logit = p[(j + s) * vectors + n];
-        weight[s] = exp2_of_negative(units == UNITS_FUSED ? logit * unit - base[n] : (logit - top[n]) * unit);
-        if (masked) weight[s] = choose(is_masked(logit), NOTHING, weight[s]);
+        weight[s] = weight_of(p[(j + s) * vectors + n], top[n], base[n], unit, masked, units);
         sum[n] += weight[s];
       }
       p[j / STEP * vectors + n] = join_steps(weight[0], weight[1]);
@@ -227,67 +221,13 @@ static int all_finite(const struct pyattn_attention *call, struct pyattn_keys *k
   return keys->finite;
 }
 
-enum { FEW_COLUMNS = 4, FEW_AT_ONCE = 4 }; /* vectors of values, and rows, whose sums stay in registers */
-
-/* Part of the sums of few rows: `rows` of them from row `first_row`, `vectors` of values from column d. */
-INLINE void accumulate_few_tile(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                                ptrdiff_t count, int masked, ptrdiff_t d, ptrdiff_t first_row, int rows, int vectors) {
-  const struct pyattn_attention *call = block->call;
-  struct attention_state *state = state_of(block);
-  vec acc[FEW_AT_ONCE][FEW_COLUMNS];
-  UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
-  for (ptrdiff_t j = 0; j < count; j += STEP) {
-    const char *low = keys->value + key_number(keys, first + j) * call->value_row;
-    const char *high = NULL;
-    if (STEP == 2 && j + 1 < count) high = keys->value + key_number(keys, first + j + 1) * call->value_row;
-    vec x[FEW_COLUMNS];
-    UNROLL for (int n = 0; n < vectors; n++) {
-      const ptrdiff_t rest = call->value_width - d - n * LANES, column = (d + n * LANES) * call->value_column;
-      x[n] = join_rows(low + column, high ? high + column : NULL, call->value_column, rest < LANES ? rest : LANES);
-      if (keys->index == NULL) {
-        __builtin_prefetch(low + FEW_AHEAD * call->value_row + column, 0, 3);
-        if (STEP == 2) __builtin_prefetch(low + (FEW_AHEAD + 1) * call->value_row + column, 0, 3);
-      }
-    }
-    UNROLL for (int r = 0; r < rows; r++) {
-      const vec weight = splat(load_real((const real *)(state->p + j / STEP) + first_row + r));
-      UNROLL for (int n = 0; n < vectors; n++) {
-        const vec value = masked ? (vec)((ivec)x[n] & (ivec)live_steps(weight)) : x[n];
-        acc[r][n] = multiply_add(value, weight, acc[r][n]);
-      }
-    }
-  }
-  UNROLL for (int r = 0; r < rows; r++) {
-    vec *o = state->o + (first_row + r) * (round_up(call->value_width, LANES) / LANES) + d / LANES;
-    const vec fade = splat(state->fade[0][first_row + r]);
-    UNROLL for (int n = 0; n < vectors; n++) o[n] = o[n] * fade + acc[r][n];
-  }
-}
-
-static void accumulate_few(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                           ptrdiff_t count, int masked) {
-  const ptrdiff_t width = round_up(block->call->value_width, LANES);
-  for (ptrdiff_t d = 0; d < width;) {
-    const int vectors = width - d >= FEW_COLUMNS * LANES ? FEW_COLUMNS : 1;
-    for (ptrdiff_t r = 0; r < block->rows;) {
-      const int rows = block->rows - r >= FEW_AT_ONCE ? FEW_AT_ONCE : 1;
-      if (vectors == 1 && rows == 1)
-        accumulate_few_tile(block, keys, first, count, masked, d, r, 1, 1);
-      else if (vectors == 1)
-        accumulate_few_tile(block, keys, first, count, masked, d, r, FEW_AT_ONCE, 1);
-      else if (rows == 1)
-        accumulate_few_tile(block, keys, first, count, masked, d, r, 1, FEW_COLUMNS);
-      else
-        accumulate_few_tile(block, keys, first, count, masked, d, r, FEW_AT_ONCE, FEW_COLUMNS);
-      r += rows;
-    }
-    d += vectors * LANES;
-  }
-}
-
 INLINE void attend(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first, ptrdiff_t count,
                    int vectors) {
   struct attention_state *state = state_of(block);
+  if (block->call->few) {
+    attend_few(block, keys, first, count);
+    return;
+  }
   const int masked = compute_logits(block, keys, &first, &count, vectors);
   if (count <= 0) return;
   if (state->units == UNITS_OF_LOG2 && !masked)
@@ -299,10 +239,6 @@ INLINE void attend(const struct pyattn_query_block *block, struct pyattn_keys *k
   else
     softmax(state, count, vectors, masked, UNITS_WIDE);
   if (block->call->value_width == 0) return;
-  if (block->call->few) {
-    accumulate_few(block, keys, first, count, masked);
-    return;
-  }
   const ptrdiff_t steps = (count + STEP - 1) / STEP;
   const char *value = keys->tile_value + (first - keys->first) / STEP * keys->tile_value_step;
   if (masked && !all_finite(block->call, keys))

@@ -67,6 +67,22 @@ static ptrdiff_t attention_scratch(const struct pyattn_attention *call, int vect
   return (ptrdiff_t)round_up(sizeof(struct attention_state), PYATTN_ALIGNMENT) + arrays * (ptrdiff_t)sizeof(vec);
 }
 
+/* The top of the lanes of a vector from here on, 0 where nothing was seen yet (-inf - 0, not -inf - -inf); sets fade.
+ */
+INLINE vec raise_top(struct attention_state *state, int n, vec largest) {
+  const real unit = state->units == UNITS_OF_LOG2 ? 1 : state->unit;
+  const vec old = state->top[n], top = vmax(largest, old), base = choose(top == -INFINITY, (vec){0}, top);
+  state->top[n] = top;
+  state->fade[n] = exp2_of_negative((old - base) * unit);
+  return base;
+}
+
+/* base: top unit */
+INLINE vec weight_of(vec logit, vec top, vec base, real unit, int masked, int units) {
+  const vec weight = exp2_of_negative(units == UNITS_FUSED ? logit * unit - base : (logit - top) * unit);
+  return masked ? choose(is_masked(logit), NOTHING, weight) : weight;
+}
+
 /* Where row r of something with these strides lies behind row 0. */
 INLINE ptrdiff_t row_offset(const struct pyattn_query_block *block, ptrdiff_t r, ptrdiff_t row, ptrdiff_t head) {
   return r < block->length ? r * row : r / block->length * head + r % block->length * row;

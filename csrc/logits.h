@@ -7,6 +7,7 @@
 
 enum {
   SUM_BLOCK = 256, /* divides PYATTN_WIDTH_BLOCK */
+  FEW_GROUPS = 2,  /* of LANES keys scored at a time: their chains of sums fill each other's waits */
   FEW_AHEAD = 32,  /* of few rows, keys and values are prefetched that many keys before they are read */
 };
 
@@ -75,36 +76,45 @@ INLINE void score(const struct pyattn_query_block *block, const struct pyattn_ke
   }
 }
 
-enum { FEW_GROUPS = 2 /* of LANES keys at a time: their chains of sums fill each other's waits */ };
+/* LANES rows of keys as LANES steps, keys along the lanes. */
+INLINE void load_turned(vec x[LANES], const char *const *key, ptrdiff_t offset, ptrdiff_t step, ptrdiff_t columns) {
+  if (step == ELEMENT_BYTES && columns == LANES * STEP) {
+    UNROLL for (int i = 0; i < LANES; i++) x[i] = load_steps(key[i] + offset, ELEMENT_BYTES, LANES * STEP);
+  } else {
+    UNROLL for (int i = 0; i < LANES; i++) x[i] = load_steps(key[i] + offset, step, columns);
+  }
+  transpose(x);
+}
 
 /* The same sums in the same order for few rows: keys stand along the lanes, so that each key is read once, as it lies,
- * and transposed in registers. */
+ * and transposed in registers. p[group of LANES keys][row], LANES vectors a group; behind the last key it is repeated.
+ */
 static void score_few(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                       ptrdiff_t count) {
   const struct pyattn_attention *call = block->call;
-  const ptrdiff_t ahead = keys->index ? 0 : FEW_AHEAD * call->key_row;
-  for (ptrdiff_t j = 0; j < count; j += FEW_GROUPS * LANES) {
+  const ptrdiff_t rows = block->rows;
+  const ptrdiff_t bytes = keys->index || call->key_column != ELEMENT_BYTES ? 0 : call->width * ELEMENT_BYTES;
+  vec *p = state_of(block)->p;
+  for (ptrdiff_t j = 0; j < count; j += FEW_GROUPS * LANES, p += FEW_GROUPS * LANES) {
     const int groups = count - j <= LANES ? 1 : FEW_GROUPS;
     const char *key[FEW_GROUPS * LANES];
+    ptrdiff_t ahead = 0;
     for (int i = 0; i < groups * LANES; i++) {
       key[i] = keys->key + key_number(keys, first + (j + i < count ? j + i : count - 1)) * call->key_row;
     }
-    vec scores[FEW_GROUPS][LANES] = {{{0}}}; /* [group][row], keys along the lanes */
-    for (ptrdiff_t d = 0; d < call->width; d += SUM_BLOCK) {
+    for (ptrdiff_t d = 0; d == 0 || d < call->width; d += SUM_BLOCK) {
       const ptrdiff_t end = call->width - d < SUM_BLOCK ? call->width : d + SUM_BLOCK;
       const vec *q = queries_from(block, d);
-      vec acc[FEW_GROUPS][LANES] = {{{0}}};
+      vec acc[FEW_GROUPS][LANES];
+      for (int group = 0; group < groups; group++) {
+        for (ptrdiff_t r = 0; r < rows; r++) acc[group][r] = (vec){0};
+      }
       for (ptrdiff_t column = d; column < end; column += LANES * STEP, q += LANES) {
         const ptrdiff_t columns = end - column < LANES * STEP ? end - column : LANES * STEP;
         for (int group = 0; group < groups; group++) {
           vec x[LANES];
-          UNROLL for (int i = 0; i < LANES; i++) {
-            const char *source = key[group * LANES + i] + column * call->key_column;
-            x[i] = load_steps(source, call->key_column, columns);
-            __builtin_prefetch(source + ahead, 0, 3);
-          }
-          transpose(x);
-          for (ptrdiff_t r = 0; r < block->rows; r++) {
+          load_turned(x, key + group * LANES, column * call->key_column, call->key_column, columns);
+          for (ptrdiff_t r = 0; r < rows; r++) {
             vec sum = acc[group][r];
             UNROLL for (int i = 0; i < LANES; i++) {
               sum = multiply_add(splat(load_real((const real *)(q + i) + r)), x[i], sum);
@@ -112,17 +122,25 @@ static void score_few(const struct pyattn_query_block *block, const struct pyatt
             acc[group][r] = sum;
           }
         }
+        /* whole rows, one after the other: the machine follows */
+        for (; ahead < (column + columns) * groups * LANES / call->width; ahead++) {
+          for (ptrdiff_t line = 0; line < bytes; line += 64) {
+            prefetch_far(key[0] + (FEW_AHEAD + ahead) * call->key_row + line);
+          }
+        }
       }
       for (int group = 0; group < groups; group++) {
-        for (ptrdiff_t r = 0; r < block->rows; r++) scores[group][r] += acc[group][r];
+        for (ptrdiff_t r = 0; r < rows; r++) {
+          p[group * LANES + r] = d > 0 ? p[group * LANES + r] + acc[group][r] : acc[group][r];
+        }
       }
     }
-    for (int group = 0; group < groups; group++) {
-      transpose(scores[group]);
-      vec *p = state_of(block)->p + j + group * LANES;
-      for (ptrdiff_t i = 0; i < LANES && j + group * LANES + i < count; i++) p[i] = scores[group][i];
-    }
   }
+}
+
+/* p of few rows, [group of LANES keys][row] with keys along the lanes, to [key] with rows along them, and back. */
+static void turn_few(const struct pyattn_query_block *block, ptrdiff_t count) {
+  for (ptrdiff_t j = 0; j < count; j += LANES) transpose(state_of(block)->p + j);
 }
 
 /* The largest logit of each row; a MASKED one is passed over. */
@@ -321,6 +339,15 @@ static void mask_bool(const struct pyattn_query_block *block, const struct dense
   }
 }
 
+/* Whether the positions of all rows let them see keys from the first-th to before the end-th. */
+INLINE int seen_by_all(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                       ptrdiff_t end) {
+  const ptrdiff_t rows = block->rows < block->length ? block->rows : block->length;
+  const ptrdiff_t nearest = block->offset + block->first, last = key_number(keys, end - 1);
+  return key_number(keys, first) >= nearest + rows - 1 + block->call->low && last < nearest + block->call->high &&
+         last < block->keys;
+}
+
 /* Masks what the positions rule out: causal masks, windows, and of gathered keys those behind the last. */
 static int mask_positions(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                           ptrdiff_t count) {
@@ -357,10 +384,15 @@ INLINE int compute_logits(const struct pyattn_query_block *block, const struct p
   const struct dense bias = {block->bias, call->bias_row, call->bias_column, call->bias_head};
   const int hides = call->mask_kind == PYATTN_MASK_BOOL && narrow_range(block, &mask, first, count);
   if (*count <= 0) return 0;
-  if (call->few)
+  if (call->few) {
     score_few(block, keys, *first, *count);
-  else
+    for (ptrdiff_t j = 0; j < *count; j++) { /* lanes without a row */
+      if (j % LANES >= block->rows) state->p[j] = (vec){0};
+    }
+    turn_few(block, *count);
+  } else {
     score(block, keys, *first - keys->first, *count, vectors);
+  }
   int masked = hides;
   if (call->softcap > 0) {
     cap_logits(state, *count, vectors);
