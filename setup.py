@@ -34,7 +34,7 @@ INSTRUCTION_SETS = {  # worst first; dispatch.c decides at import which of them 
 }
 ELEMENTS = ("F32", "F64", "F16", "BF16")  # as csrc/simd.h names them
 SAME_MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}
-SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+SANITIZE = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 OPENMP_MISSING = """
 ==========================================================================================
@@ -127,7 +127,7 @@ DIRECTIVES = {
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("dispatch", "attention", "linear", "rowwise")],
+        [extension(name) for name in ("dispatch", "blocks", "attention", "linear", "rowwise")],
         compiler_directives=DIRECTIVES,
         force=True,  # what an earlier build left may have been made for another NumPy
     ),

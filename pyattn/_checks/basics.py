@@ -1,0 +1,176 @@
+"""What all checks rest on: arrays and their dtypes, numbers, rows, what a result may be written to."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+FLOATING = (np.dtype(np.float32), np.dtype(np.float64))  # of layers and activations; attention takes halves as well
+FLOAT32, FLOAT64 = FLOATING
+
+
+def array(function: str, name: str, x: Any) -> Array:
+    """x as an array; a ragged list is an error."""
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{function}: {name} is not an array: {error}") from None
+
+
+def flag(function: str, name: str, value: Any) -> bool:
+    if value is True or value is False:
+        return value
+    if not isinstance(value, np.bool_ | int | np.integer) or value not in (0, 1):
+        raise TypeError(f"{function}: {name} must be True or False, not {value!r}")
+    return bool(value)
+
+
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Whether dtype is ml_dtypes.bfloat16, which is never imported."""
+    return dtype.kind == "V" and dtype.itemsize == 2 and dtype.isnative and dtype.name == "bfloat16"
+
+
+def is_half(dtype: np.dtype[Any]) -> bool:
+    return dtype == np.float16 or is_bfloat16(dtype)
+
+
+def is_real(dtype: np.dtype[Any]) -> bool:
+    """Whether numbers of dtype are real floating ones, in any precision."""
+    return dtype.kind == "f" or is_bfloat16(dtype)
+
+
+def statistics_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What attention of arrays of dtype computes in, and the dtype of lse and other statistics."""
+    return FLOAT64 if dtype == FLOAT64 else FLOAT32
+
+
+def floating(function: str, **arrays: Any) -> list[Array]:
+    """The arguments as arrays of one and the same dtype, float32 or float64."""
+    return _same_dtype(function, arrays, halves=False)
+
+
+def attention_arrays(function: str, **arrays: Any) -> list[Array]:
+    """The arguments as arrays of one and the same dtype: float32, float64, float16 or bfloat16."""
+    return _same_dtype(function, arrays, halves=True)
+
+
+def _same_dtype(function: str, arrays: dict[str, Any], halves: bool) -> list[Array]:
+    result = [array(function, name, x) for name, x in arrays.items()]
+    dtype = result[0].dtype
+    mixed = False
+    for name, x in zip(arrays, result, strict=True):
+        if x.dtype not in FLOATING and not (halves and is_half(x.dtype)):
+            accepted = "float32, float64, float16 or bfloat16" if halves else "float32 or float64"
+            raise TypeError(
+                f"{function}: {name} has dtype {x.dtype}; {accepted} in native byte order is needed "
+                f"({name}.astype(np.float32) converts)"
+            )
+        mixed = mixed or x.dtype != dtype
+    if mixed:
+        seen = ", ".join(f"{name} {x.dtype}" for name, x in zip(arrays, result, strict=True))
+        raise TypeError(f"{function}: dtypes are mixed ({seen}); all must be the same")
+    return result
+
+
+def integers(function: str, name: str, x: Any, shape: tuple[int, ...] | None, needed: str) -> Array:
+    """x as an array of integers, of any dtype, seen as `shape` unless that is None."""
+    x = array(function, name, x)
+    if x.dtype.kind not in "iu":
+        raise TypeError(f"{function}: {name} has dtype {x.dtype}; integers are needed")
+    try:
+        return x if shape is None else np.broadcast_to(x, shape)
+    except ValueError:
+        raise ValueError(f"{function}: {name} has shape {x.shape}; accepted: {needed}") from None
+
+
+def within(function: str, name: str, x: Array, lowest: int, highest: Array, meaning: str) -> None:
+    wrong = (x < lowest) | (x > highest)
+    if wrong.any():
+        seen, most = first_wrong(x, wrong), highest[tuple(np.argwhere(wrong)[0])]
+        raise ValueError(f"{function}: {name} must be from {lowest} to {meaning} ({most}), not {seen}")
+
+
+def first_wrong(x: Array, wrong: Array) -> str:
+    """The first wrong value of x, and where it stands."""
+    place = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return f"{x[place]}" + (f" (at index {', '.join(map(str, place))})" if place else "")
+
+
+def size(function: str, name: str, value: Any) -> int:
+    """A layer's size: a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{function}: {name} must be a positive integer, not {value!r}")
+    return int(value)
+
+
+def choice(function: str, name: str, value: Any, accepted: Iterable[Any]) -> Any:
+    if value not in tuple(accepted):  # a tuple: what cannot be hashed is compared as well
+        raise ValueError(f"{function}: {name} must be one of {', '.join(map(repr, accepted))}, not {value!r}")
+    return value
+
+
+def layer_dtype(function: str, dtype: DTypeLike) -> np.dtype[Any]:
+    try:
+        if np.dtype(dtype) in FLOATING:
+            return np.dtype(dtype)
+    except TypeError:  # not a dtype at all
+        pass
+    raise TypeError(f"{function}: dtype must be float32 or float64, not {getattr(dtype, '__name__', dtype)}")
+
+
+def rows(function: str, x: Any, width: int, dtype: np.dtype[Any]) -> tuple[Array, tuple[int, ...]]:
+    """x (..., width) as rows (n, width), each contiguous, and its leading shape; a view where that is possible."""
+    x = array(function, "the input", x)
+    if x.dtype != dtype:
+        raise TypeError(f"{function}: the input has dtype {x.dtype}, the layer {dtype}; x.astype(np.{dtype}) converts")
+    if x.ndim < 1 or x.shape[-1] != width:
+        raise ValueError(f"{function}: the input has shape {x.shape}; (..., {width}) is needed")
+    shape = x.shape[:-1]
+    x = x.reshape(math.prod(shape), width)
+    return (x if x.strides[1] == x.itemsize or width == 1 else np.ascontiguousarray(x)), shape
+
+
+def output(function: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: dict[str, Any]) -> Array:
+    """The caller's array for the result, or a new one for None; inputs are arguments that it must not overlap."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
+        seen = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+        raise TypeError(f"{function}: out must be an array of dtype {dtype}, not {seen}")
+    if out.shape != shape:
+        raise ValueError(f"{function}: out has shape {out.shape}; the result has {shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"{function}: out is read-only")
+    if _overlaps_itself(out):
+        raise ValueError(f"{function}: out overlaps itself: strides {out.strides} for shape {out.shape}")
+    for name, x in inputs.items():
+        # a sparse matrix is its arrays; what is no array yet is copied when it becomes one
+        parts = list(vars(x).values()) if hasattr(x, "tocsr") and hasattr(x, "__dict__") else [x]
+        if any(isinstance(part, np.ndarray) and _overlap(out, part) for part in parts):
+            raise ValueError(f"{function}: out shares memory with {name}, which is read while out is written")
+    return out
+
+
+def _overlaps_itself(x: Array) -> bool:
+    """Whether an axis steps by less than the axes inside it extend: never so for slices of an ordinary array."""
+    extent = x.itemsize
+    for stride, size in sorted(
+        (abs(stride), size) for stride, size in zip(x.strides, x.shape, strict=True) if size > 1
+    ):
+        if x.size and stride < extent:
+            return True
+        extent += stride * (size - 1)
+    return False
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # any bound is accepted
+    except np.exceptions.TooHardError:
+        return True
