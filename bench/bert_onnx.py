@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from bench.runtimes import onnx_session
+from bench.runtimes import onnx_model, onnx_session, quantized
 
 
-def bert_session(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], threads: int) -> Any:
+def bert_session(
+    config: Mapping[str, Any], weights: Mapping[str, np.ndarray], threads: int, precision: str = "float32"
+) -> Any:
     """A session from "ids" and "mask", int32 (batch, length), to "output", float32 (batch, length, hidden).
 
     ``config`` and ``weights`` are config.json and model.safetensors of a BertModel with the erf GELU.
+    Precision "int8" is ONNX Runtime's own dynamic quantization of the graph.
     """
     from onnx import helper
 
@@ -68,4 +71,5 @@ def bert_session(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], t
 
     tokens = np.int32, ["batch", "length"]
     output = np.float32, ["batch", "length", config["hidden_size"]]
-    return onnx_session(nodes, {"ids": tokens, "mask": tokens}, {"output": output}, threads, constants)
+    model = onnx_model(nodes, {"ids": tokens, "mask": tokens}, {"output": output}, constants)
+    return onnx_session(quantized(model) if precision == "int8" else model, threads)

@@ -4,7 +4,7 @@
 
 #define X(isa)                                                                               \
   extern const struct pyattn_kernels pyattn_kernels_##isa##_f32, pyattn_kernels_##isa##_f64, \
-      pyattn_kernels_##isa##_f16, pyattn_kernels_##isa##_bf16;
+      pyattn_kernels_##isa##_f16, pyattn_kernels_##isa##_bf16, pyattn_kernels_##isa##_i8;
 PYATTN_ISAS
 #undef X
 
@@ -30,8 +30,9 @@ const struct pyattn_isa *pyattn_isas(void) {
    &pyattn_kernels_##isa##_f32, \
    &pyattn_kernels_##isa##_f64, \
    &pyattn_kernels_##isa##_f16, \
-   &pyattn_kernels_##isa##_bf16},
-  static struct pyattn_isa isas[] = {PYATTN_ISAS{NULL, 0, NULL, NULL, NULL, NULL}};
+   &pyattn_kernels_##isa##_bf16, \
+   &pyattn_kernels_##isa##_i8},
+  static struct pyattn_isa isas[] = {PYATTN_ISAS{NULL, 0, NULL, NULL, NULL, NULL, NULL}};
 #undef X
 #if defined(__x86_64__)
   __builtin_cpu_init();

@@ -1,19 +1,25 @@
 /* Everything that is compiled once per instruction set and element type, as one unit: all of it static but the table,
  * whose name is PYATTN_TABLE. */
+#include "simd.h"
+#if ELEMENT != I8
 #include "attention.c"
-#include "probe.c"
 #include "review.c"
-#if ELEMENT == F32 || ELEMENT == F64
+#endif
+#if ELEMENT != F16
 #include "linear.c"
+#endif
+#if ELEMENT == F32 || ELEMENT == F64
 #include "rowwise.c"
 #endif
+#include "probe.c"
 
 const struct pyattn_kernels PYATTN_TABLE = {
     .lanes = LANES,
     .tile_rows = TILE_ROWS,
     .tile_vectors = TILE_VECTORS,
     .real_bytes = sizeof(real),
-    .paired = STEP == 2,
+    .step = STEP,
+#if ELEMENT != I8
     .attention_scratch = attention_scratch,
     .attention_load_scratch = attention_load_scratch,
     .attention_load = attention_load,
@@ -25,9 +31,15 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .attention_review = attention_review,
     .attention_review_finish = attention_review_finish,
     .attention_receive = attention_receive,
-#if ELEMENT == F32 || ELEMENT == F64
+#endif
+#if ELEMENT != F16
+    .linear_packed_bytes = linear_packed_bytes,
     .linear_pack = linear_pack,
+    .linear_row_bytes = linear_row_bytes,
+    .linear_load = linear_load,
     .linear_tile = linear_tile,
+#endif
+#if ELEMENT == F32 || ELEMENT == F64
     .layer_norm = layer_norm,
     .activation = activation,
 #endif

@@ -60,13 +60,21 @@ struct pyattn_keys {
   int finite; /* whether all loaded values are; -1 until a block asks */
 };
 
-/* out = activation(input weight^T + bias) + residual; bias and residual may be NULL. Rows are contiguous. */
+/* out = activation(input weight^T + bias) + residual, of reals; bias and residual may be NULL. Rows are contiguous. */
 struct pyattn_linear {
-  const char *input, *packed, *bias, *residual;
+  const char *packed, *bias, *residual;
   char *out;
-  ptrdiff_t input_row, residual_row, out_row;
+  ptrdiff_t residual_row, out_row;
   ptrdiff_t inputs, outputs; /* features */
   int activation;
+  int half; /* whether out is of bfloat16 */
+};
+
+/* Rows of input as tiles read them. */
+struct pyattn_steps {
+  const char *data;
+  ptrdiff_t row;
+  const float *scales; /* of bytes: what each row was divided by */
 };
 
 struct pyattn_kernels {
@@ -74,7 +82,7 @@ struct pyattn_kernels {
   int tile_rows;    /* rows of a linear_tile */
   int tile_vectors; /* vectors of queries in the largest block, and of output features in a panel */
   int real_bytes;   /* of lse and the like */
-  int paired;       /* whether elements are multiplied in pairs, by instructions for them */
+  int step;         /* elements that are multiplied at once: 2 of bfloat16, 4 of bytes where there are instructions for it */
 
   /* Attention of a block of queries: begin; then attend to ranges of keys in ascending order, the keys loaded if the
    * block is not of few rows, and fold after the last of each piece if there are several; then
@@ -97,11 +105,17 @@ struct pyattn_kernels {
   void (*attention_receive)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
                             ptrdiff_t count, double *sums);
 
-  /* Packs a strided (outputs, inputs) array into inputs * (outputs rounded up to whole vectors) elements. */
-  void (*linear_pack)(const char *weight, ptrdiff_t row, ptrdiff_t column, ptrdiff_t outputs, ptrdiff_t inputs,
-                      char *packed);
-  /* Rows first ... first + rows, at most tile_rows, of the output features of one panel. */
-  void (*linear_tile)(const struct pyattn_linear *, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t panel);
+  /* Packs a strided (outputs, inputs) array of elements into linear_packed_bytes(outputs, inputs); scales, one for each
+   * output, are those that bytes were divided by. linear_load makes inputs reals, or bfloat16 where half, steps, of
+   * linear_row_bytes(inputs), and a scale; 0 bytes: reals are steps as they stand. */
+  ptrdiff_t (*linear_packed_bytes)(ptrdiff_t outputs, ptrdiff_t inputs);
+  void (*linear_pack)(const char *weight, ptrdiff_t row, ptrdiff_t column, const float *scales, ptrdiff_t outputs,
+                      ptrdiff_t inputs, char *packed);
+  ptrdiff_t (*linear_row_bytes)(ptrdiff_t inputs);
+  void (*linear_load)(const char *input, int half, ptrdiff_t inputs, char *steps, float *scale);
+  /* Rows first ... first + rows, at most tile_rows, of the output features of one panel; the steps are those rows'. */
+  void (*linear_tile)(const struct pyattn_linear *, const struct pyattn_steps *, ptrdiff_t first, ptrdiff_t rows,
+                      ptrdiff_t panel);
 
   /* One row; weight and bias may be NULL. */
   void (*layer_norm)(const char *input, const char *weight, const char *bias, char *out, ptrdiff_t width, double eps);
@@ -111,11 +125,12 @@ struct pyattn_kernels {
   double (*probe_read)(const char *p, ptrdiff_t vectors);
 };
 
-/* An instruction set that was compiled in. The tables of half types hold attention and probes alone. */
+/* An instruction set that was compiled in. The table of float16 holds attention and probes, of bfloat16 packed matmuls as
+ * well, of bytes nothing else but these and a probe. */
 struct pyattn_isa {
   const char *name;
   int supported; /* by this machine and its operating system */
-  const struct pyattn_kernels *float32, *float64, *float16, *bfloat16;
+  const struct pyattn_kernels *float32, *float64, *float16, *bfloat16, *int8;
 };
 
 /* Best last, ended by a name of NULL. */

@@ -1,9 +1,13 @@
 /* out = activation(input weight^T + bias) + residual, on weights that were packed once.
  *
  * Packing lays the output features along the lanes: panels of TILE_VECTORS vectors of features, in each the vectors of
- * one input feature after the other, so that the tile reads them in order while it broadcasts the inputs. Features are
- * padded with zeros to whole vectors. An output is one sum over the input features in ascending order, whatever the
- * tile: a row's bits depend on nothing but the row.
+ * one step of input features after the other, so that the tile reads them in order while it broadcasts the inputs.
+ * Features are padded with zeros to whole vectors and steps. An output is one sum over the input features in ascending
+ * order, whatever the tile: a row's bits depend on nothing but the row.
+ *
+ * Inputs of bfloat16 weights are rounded to it, a row at a time. Those of bytes are divided by a scale of the row, the
+ * largest over 127, and rounded to integers (Dettmers et al. 2022, arXiv:2208.07339, section 2.1, row and column wise);
+ * the sums of their products are exact.
  */
 #include "activations.h"
 #include "kernels.h"
@@ -11,64 +15,149 @@
 
 enum { PANEL = TILE_VECTORS * LANES };
 
-static void linear_pack(const char *weight, ptrdiff_t row, ptrdiff_t column, ptrdiff_t outputs, ptrdiff_t inputs,
-                        char *packed) {
+INLINE ptrdiff_t steps_of(ptrdiff_t inputs) { return (inputs + STEP - 1) / STEP; }
+
+INLINE ptrdiff_t padded(ptrdiff_t outputs) { return (outputs + LANES - 1) / LANES * LANES; }
+
+/* Behind the panels stand, of bytes, the scales of all features, then INPUT_ZERO times the sums of their weights. */
+INLINE const char *scales_of(const char *packed, ptrdiff_t outputs, ptrdiff_t inputs) {
+  return packed + padded(outputs) * steps_of(inputs) * (ptrdiff_t)sizeof(real);
+}
+
+static ptrdiff_t linear_packed_bytes(ptrdiff_t outputs, ptrdiff_t inputs) {
+  return padded(outputs) * (steps_of(inputs) + (ELEMENT == I8 ? 2 : 0)) * (ptrdiff_t)sizeof(real);
+}
+
+static void linear_pack(const char *weight, ptrdiff_t row, ptrdiff_t column, const float *scales, ptrdiff_t outputs,
+                        ptrdiff_t inputs, char *packed) {
   real *target = (real *)packed;
   for (ptrdiff_t first = 0; first < outputs; first += LANES) {
     const ptrdiff_t panel = first / PANEL, place = first % PANEL;
-    const ptrdiff_t rest = (outputs - panel * PANEL + LANES - 1) / LANES * LANES;
-    const ptrdiff_t line = rest < PANEL ? rest : PANEL;
-    real *base = target + panel * PANEL * inputs + place;
-    for (ptrdiff_t k = 0; k < inputs; k += LANES) {
-      const ptrdiff_t columns = inputs - k < LANES ? inputs - k : LANES;
+    const ptrdiff_t rest = padded(outputs - panel * PANEL), line = rest < PANEL ? rest : PANEL;
+    real *base = target + panel * PANEL * steps_of(inputs) + place;
+    for (ptrdiff_t k = 0; k < inputs; k += LANES * STEP) {
+      const ptrdiff_t columns = inputs - k < LANES * STEP ? inputs - k : LANES * STEP;
       vec x[LANES];
       UNROLL for (int i = 0; i < LANES; i++) {
         x[i] = (vec){0};
-        if (first + i < outputs) x[i] = load_strided(weight + (first + i) * row + k * column, column, columns);
+        if (first + i < outputs) x[i] = load_steps(weight + (first + i) * row + k * column, column, columns);
       }
       transpose(x);
-      for (ptrdiff_t i = 0; i < columns; i++) store(base + (k + i) * line, x[i]);
+      for (ptrdiff_t i = 0; i < steps_of(columns); i++) store(base + (k / STEP + i) * line, x[i]);
     }
   }
+#if ELEMENT == I8
+  float *scale = (float *)scales_of(packed, outputs, inputs);
+  int32_t *zero = (int32_t *)(scale + padded(outputs));
+  for (ptrdiff_t o = 0; o < padded(outputs); o++) {
+    scale[o] = o < outputs ? scales[o] : 0;
+    zero[o] = 0;
+    for (ptrdiff_t k = 0; o < outputs && k < inputs; k++) zero[o] += *(const int8_t *)(weight + o * row + k * column);
+    zero[o] *= INPUT_ZERO;
+  }
+#else
+  (void)scales;
+#endif
 }
 
-/* A tile of outputs before activation and residual. */
-INLINE void multiply(const struct pyattn_linear *job, const char *input, const real *packed, const vec *bias,
-                     vec *result, int rows, int vectors) {
+static ptrdiff_t linear_row_bytes(ptrdiff_t inputs) {
+  const ptrdiff_t whole = (inputs + LANES * STEP - 1) / (LANES * STEP) * VECTOR_BYTES;
+  return ELEMENT == BF16 || ELEMENT == I8 ? whole : 0;
+}
+
+#if ELEMENT == BF16 || ELEMENT == I8
+INLINE vec load_input(const char *input, int half, ptrdiff_t k, ptrdiff_t inputs) {
+  const ptrdiff_t columns = inputs - k < LANES ? inputs - k : LANES;
+  if (columns <= 0) return (vec){0};
+  return half ? load_elements(input + k * 2, columns) : load_reals(input + k * (ptrdiff_t)sizeof(real), columns);
+}
+#endif
+
+static void linear_load(const char *input, int half, ptrdiff_t inputs, char *steps, float *scale) {
+#if ELEMENT == BF16
+  for (ptrdiff_t k = 0; k < inputs; k += LANES * STEP, steps += VECTOR_BYTES) {
+    const vec low = load_input(input, half, k, inputs);
+    store(steps, STEP == 2 ? pack_steps(low, load_input(input, half, k + LANES, inputs)) : widen(narrow(low)));
+  }
+  *scale = 1;
+#elif ELEMENT == I8
+  vec largest = {0}, unordered = {0};
+  for (ptrdiff_t k = 0; k < inputs; k += LANES) {
+    const vec x = load_input(input, half, k, inputs);
+    largest = vmax(magnitude(x), largest);
+    unordered += x * 0; /* NaN for NaN and inf */
+  }
+  const float most = max_lanes(largest), into = most > 0 ? 127 / most : 0;
+  for (ptrdiff_t k = 0; k < inputs; k += LANES * STEP, steps += VECTOR_BYTES) {
+    vec x[STEP];
+    UNROLL for (int s = 0; s < STEP; s++) {
+      x[s] = load_input(input, half, k + s * LANES, inputs);
+      x[s] = choose(magnitude(x[s]) < (real)INFINITY, x[s] * into, (vec){0});
+    }
+    store(steps, round_steps(x));
+  }
+  *scale = most / 127 + sum_lanes(unordered);
+#else
+  (void)input, (void)half, (void)inputs, (void)steps, (void)scale;
+#endif
+}
+
+/* A tile of sums; those of reals begin with the bias. */
+INLINE void multiply(const struct pyattn_linear *job, const struct pyattn_steps *input, const real *packed,
+                     const vec *bias, vec *result, int rows, int vectors) {
   tile acc;
-  UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = bias[n]; }
-  const ptrdiff_t row = job->input_row, step = sizeof(real);
-  tile_multiply(acc, rows, vectors, input, row, step, packed, job->inputs, input + TILE_ROWS * row, TILE_ROWS * step);
+  UNROLL for (int r = 0; r < rows; r++) {
+    UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = ELEMENT == I8 ? (vec){0} : bias[n];
+  }
+  const ptrdiff_t row = input->row, step = sizeof(real);
+  tile_multiply(acc, rows, vectors, input->data, row, step, packed, steps_of(job->inputs),
+                input->data + TILE_ROWS * row, TILE_ROWS * step);
   UNROLL for (int r = 0; r < rows; r++) {
     UNROLL for (int n = 0; n < vectors; n++) result[r * vectors + n] = acc[r][n];
   }
 }
 
-INLINE void linear_vectors(const struct pyattn_linear *job, ptrdiff_t first, int rows, ptrdiff_t panel, int vectors) {
+INLINE void linear_vectors(const struct pyattn_linear *job, const struct pyattn_steps *input, ptrdiff_t first, int rows,
+                           ptrdiff_t panel, int vectors) {
   const ptrdiff_t feature = panel * PANEL, step = sizeof(real);
   ptrdiff_t columns[TILE_VECTORS];
   vec bias[TILE_VECTORS], result[TILE_ROWS * TILE_VECTORS] = {{0}};
   UNROLL for (int n = 0; n < vectors; n++) {
     const ptrdiff_t rest = job->outputs - feature - n * LANES;
     columns[n] = rest < LANES ? rest : LANES;
-    bias[n] = job->bias ? load_strided(job->bias + (feature + n * LANES) * step, step, columns[n]) : (vec){0};
+    bias[n] = job->bias ? load_reals(job->bias + (feature + n * LANES) * step, columns[n]) : (vec){0};
   }
-  const char *input = job->input + first * job->input_row;
-  const real *packed = (const real *)job->packed + feature * job->inputs;
+  const real *packed = (const real *)job->packed + feature * steps_of(job->inputs);
   WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, bias, result, ROWS, vectors))
+#if ELEMENT == I8
+  const char *scales = scales_of(job->packed, job->outputs, job->inputs) + feature * step;
+  UNROLL for (int n = 0; n < vectors; n++) {
+    const vec scale = load(scales + n * VECTOR_BYTES);
+    const ivec zero = (ivec)load(scales + padded(job->outputs) * step + n * VECTOR_BYTES);
+    for (int r = 0; r < rows; r++) {
+      vec *x = result + r * vectors + n;
+      *x = __builtin_convertvector((ivec)*x - zero, vec) * (scale * input->scales[r]) + bias[n];
+    }
+  }
+#endif
   for (int r = 0; r < rows; r++) {
-    char *out = job->out + (first + r) * job->out_row + feature * step;
+    const ptrdiff_t width = job->half ? 2 : step;
+    char *out = job->out + (first + r) * job->out_row + feature * width;
     const char *residual = job->residual ? job->residual + (first + r) * job->residual_row + feature * step : NULL;
     UNROLL for (int n = 0; n < vectors; n++) {
       vec x = activate(result[r * vectors + n], job->activation);
-      if (residual) x += load_strided(residual + n * VECTOR_BYTES, step, columns[n]);
-      store_strided(out + n * VECTOR_BYTES, step, x, columns[n]);
+      if (residual) x += load_reals(residual + n * VECTOR_BYTES, columns[n]);
+      if (job->half)
+        store_elements(out + n * LANES * width, x, columns[n]);
+      else
+        store_reals(out + n * LANES * width, x, columns[n]);
     }
   }
 }
 
-static void linear_tile(const struct pyattn_linear *job, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t panel) {
-  const ptrdiff_t rest = (job->outputs - panel * PANEL + LANES - 1) / LANES;
+static void linear_tile(const struct pyattn_linear *job, const struct pyattn_steps *input, ptrdiff_t first,
+                        ptrdiff_t rows, ptrdiff_t panel) {
+  const ptrdiff_t rest = padded(job->outputs - panel * PANEL) / LANES;
   WITH_CONSTANT_VECTORS(rest < TILE_VECTORS ? rest : TILE_VECTORS,
-                        linear_vectors(job, first, (int)rows, panel, VECTORS))
+                        linear_vectors(job, input, first, (int)rows, panel, VECTORS))
 }

@@ -1,8 +1,8 @@
 /* The only file that knows an instruction set or a compiler.
  *
  * Every kernel is written once and compiled once per instruction set and element type by compiler flags alone (setup.py
- * holds the table). Elements are what the caller's arrays hold, -DELEMENT=F32, F64, F16 or BF16; arithmetic is on
- * vectors of `real`, double for F64 and float for all others. It uses the vector extensions of GCC and Clang;
+ * holds the table). Elements are what the caller's arrays hold, -DELEMENT=F32, F64, F16, BF16 or, of weights alone, I8;
+ * arithmetic is on vectors of `real`, double for F64 and float for all others. It uses the vector extensions of GCC and Clang;
  * -ffp-contract=fast turns a * b + c into one fused instruction where the machine has it. Intrinsics stand only where
  * the extensions have no good word for an operation: maximum, rounding, scaling by powers of two, masked loads, half
  * types.
@@ -48,6 +48,7 @@
 #define F64 2
 #define F16 3
 #define BF16 4
+#define I8 5
 #if ELEMENT == F64
 #define REAL_BITS 64
 #else
@@ -55,12 +56,17 @@
 #endif
 #if ELEMENT == F16 || ELEMENT == BF16
 #define ELEMENT_BYTES 2
+#elif ELEMENT == I8
+#define ELEMENT_BYTES 1
 #else
 #define ELEMENT_BYTES (REAL_BITS / 8)
 #endif
 
-/* Elements that a lane of a tile multiplies in one step: two where the machine has a dot product of pairs. */
-#if ELEMENT == BF16 && defined(__AVX512BF16__)
+/* Elements that a lane of a tile multiplies in one step: as many as the machine's dot products take; of bytes, two as
+ * 16-bit integers where it has none. */
+#if ELEMENT == I8 && defined(__AVX512VNNI__)
+#define STEP 4
+#elif (ELEMENT == BF16 && defined(__AVX512BF16__)) || ELEMENT == I8
 #define STEP 2
 #else
 #define STEP 1
@@ -201,21 +207,25 @@ INLINE real max_lanes(vec x) {
 #define ZIP_HIGH(a, b) SHUFFLE(a, b, 1, 3)
 #endif
 
-/* Elements in memory: vectors of n <= LANES of them, `step` bytes apart, to and from reals; nothing behind is touched.
- */
-#if ELEMENT == F32 || ELEMENT == F64
-INLINE vec load_elements(const char *p, ptrdiff_t n) { return n == LANES ? load(p) : load_first(p, n); }
+/* Reals in memory: vectors of n <= LANES of them; nothing behind is touched. */
+INLINE vec load_reals(const char *p, ptrdiff_t n) { return n == LANES ? load(p) : load_first(p, n); }
 
-INLINE void store_elements(char *p, vec x, ptrdiff_t n) {
+INLINE void store_reals(char *p, vec x, ptrdiff_t n) {
   if (n == LANES)
     store(p, x);
   else
     store_first(p, x, n);
 }
+
+/* Elements in memory to and from reals; of I8, what the halves that go with it hold, bfloat16. */
+#if ELEMENT == F32 || ELEMENT == F64
+INLINE vec load_elements(const char *p, ptrdiff_t n) { return load_reals(p, n); }
+
+INLINE void store_elements(char *p, vec x, ptrdiff_t n) { store_reals(p, x, n); }
 #else
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 
-#if ELEMENT == BF16
+#if ELEMENT == BF16 || ELEMENT == I8
 INLINE vec widen(halves x) { return (vec)(__builtin_convertvector(x, uvec) << 16); }
 
 INLINE halves narrow(vec x) { /* to the nearest, ties to even; a NaN stays one */
@@ -272,6 +282,7 @@ INLINE void store_elements(char *p, vec x, ptrdiff_t n) {
 }
 #endif
 
+#if ELEMENT != I8
 INLINE vec load_strided(const char *p, ptrdiff_t step, ptrdiff_t n) {
   if (step == ELEMENT_BYTES) return load_elements(p, n);
   char x[LANES * ELEMENT_BYTES] = {0};
@@ -296,12 +307,62 @@ INLINE void store_strided(char *p, ptrdiff_t step, vec x, ptrdiff_t n) {
   for (ptrdiff_t i = 0; i < n; i++) memcpy(p + i * step, y + i * ELEMENT_BYTES, ELEMENT_BYTES);
 }
 
+#endif
+
 /* What a tile multiplies: lanes of STEP elements. multiply_add adds all of their products to the real lanes of c;
  * load_steps makes lanes of up to LANES * STEP elements of a row; pack_steps makes them of neighbouring lanes and
  * join_steps of the same lanes of two vectors, rounding to the nearest; join_rows makes them of elements of two rows,
  * and join_rows_wide STEP vectors of such lanes (with steps of one element, the second has no part).
- */
-#if STEP == 2
+ *
+ * Bytes are products of integers, whose sums the lanes of c are: weights, with a sign, times inputs, which the dot
+ * products of bytes want without one: increased by INPUT_ZERO. round_steps makes them of STEP vectors of reals. */
+#if ELEMENT == I8
+#if STEP == 4
+#define INPUT_ZERO 128
+INLINE vec multiply_add(vec a, vec b, vec c) { return (vec)_mm512_dpbusd_epi32((__m512i)c, (__m512i)a, (__m512i)b); }
+
+INLINE vec round_steps(const vec x[STEP]) {
+  __m128i part[STEP];
+  UNROLL for (int s = 0; s < STEP; s++) {
+    part[s] = _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32((__m512)x[s]), _mm512_set1_epi32(INPUT_ZERO)));
+  }
+  const __m256i low = _mm256_set_m128i(part[1], part[0]), high = _mm256_set_m128i(part[3], part[2]);
+  return (vec)_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+#else
+#define INPUT_ZERO 0
+INLINE vec multiply_add(vec a, vec b, vec c) {
+#if defined(__AVX512F__)
+  return (vec)_mm512_add_epi32((__m512i)c, _mm512_madd_epi16((__m512i)a, (__m512i)b));
+#elif defined(__AVX2__)
+  return (vec)_mm256_add_epi32((__m256i)c, _mm256_madd_epi16((__m256i)a, (__m256i)b));
+#elif defined(__x86_64__)
+  return (vec)_mm_add_epi32((__m128i)c, _mm_madd_epi16((__m128i)a, (__m128i)b));
+#else
+  const ivec x = (ivec)a, y = (ivec)b;
+  return (vec)((ivec)c + ((x << 16) >> 16) * ((y << 16) >> 16) + (x >> 16) * (y >> 16));
+#endif
+}
+
+INLINE vec round_steps(const vec x[STEP]) {
+  int16_t y[STEP * LANES];
+  UNROLL for (int i = 0; i < STEP * LANES; i++) y[i] = (int16_t)rintf(x[i / LANES][i % LANES]);
+  return load(y);
+}
+#endif
+
+INLINE vec load_steps(const char *p, ptrdiff_t step, ptrdiff_t n) {
+  int8_t x[STEP * LANES] = {0};
+  for (ptrdiff_t i = 0; i < n; i++) x[i] = *(const int8_t *)(p + i * step);
+#if STEP == 4
+  return load(x);
+#else
+  int16_t y[STEP * LANES];
+  for (int i = 0; i < STEP * LANES; i++) y[i] = x[i];
+  return load(y);
+#endif
+}
+#elif STEP == 2
 INLINE vec multiply_add(vec a, vec b, vec c) { return (vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b); }
 
 INLINE vec load_steps(const char *p, ptrdiff_t step, ptrdiff_t n) {
@@ -442,7 +503,7 @@ INLINE vec choose_by_bytes(const uint8_t *p, vec yes, vec no) {
  * rounded by adding a number so large that its last bit counts ones; shifted into the exponent it makes the factor
  * 2^n, 0 for n = -127. */
 static const real exp2_coefficients[] = {
-#if defined(__AVX512F__) && STEP == 2
+#if defined(__AVX512F__) && ELEMENT == BF16 && STEP == 2
     0x1.3baaa6p-4f, 0x1.d2378ap-3f, 0x1.63e658p-1f
 #elif defined(__AVX512F__) && REAL_BITS == 32
     0x1.e974fap-10f, 0x1.277856p-7f, 0x1.c91ce6p-5f, 0x1.ebdb56p-3f, 0x1.62e4bap-1f

@@ -1,7 +1,8 @@
 """Layers of the Transformer's encoder, for inference. B batch, L queries, S keys, E model width.
 
 Parameters carry the names and shapes of torch's state dicts, so that one saved as safetensors loads unchanged; batches
-are always (B, L, E). A layer's dtype is float32 or float64, its inputs' must be the same.
+are always (B, L, E). A layer's dtype says in what its weights are held and multiplied, "float32", "float64", "bfloat16"
+or "int8" (precision.py); inputs and outputs are float64 where that is float64, float32 otherwise.
 """
 
 import copy
@@ -18,6 +19,7 @@ from pyattn._core import rowwise
 from pyattn._threads import threads_for
 from pyattn.activations import ACTIVATIONS
 from pyattn.functional import attend
+from pyattn.precision import BFLOAT16_BITS, elements_of, to_bfloat16, values_of
 
 # A string: evaluating it would import numpy.random, which costs more than all the rest of pyattn.
 Seed: TypeAlias = "np.random.Generator | int | None"
@@ -127,18 +129,18 @@ class Linear(Layer):
         bias: bool = True,
         *,
         activation: str | None = None,
-        dtype: DTypeLike = np.float32,
+        dtype: DTypeLike = "float32",
         rng: Seed = None,
     ) -> None:
         self.in_features = _checks.size("Linear", "in_features", in_features)
         self.out_features = _checks.size("Linear", "out_features", out_features)
-        self.dtype = _checks.layer_dtype("Linear", dtype)
+        self.weight_dtype = _checks.weight_dtype("Linear", dtype)
+        self.dtype = np.dtype(np.float64 if self.weight_dtype == np.float64 else np.float32)  # of inputs and outputs
         self.activation = _checks.choice("Linear", "activation", activation, ACTIVATIONS)
         self._has_bias = bool(bias)
         self._seed = int(np.random.default_rng(rng).integers(2**63))
         # Made from the seed at first use: parameters that are loaded at once would be drawn in vain.
-        self._packed: Array | None = None
-        self._bias: Array | None = None
+        self._packed: _linear.Packed | None = None
 
     def __call__(self, x: Array) -> Array:
         """x (..., in_features) to (..., out_features).
@@ -150,51 +152,63 @@ class Linear(Layer):
         rows, shape = _checks.rows("Linear", x, self.in_features, self.dtype)
         return self._apply(rows).reshape(*shape, self.out_features)
 
-    def _apply(self, rows: Array, residual: Array | None = None, out: Array | None = None) -> Array:
-        """__call__ for checked rows (n, in_features), each contiguous, plus residual; residual may be out."""
-        return _apply_linears([self], rows, residual, out)
+    def _apply(self, rows: Array, residual: Array | None = None, out: Array | None = None, half: bool = False) -> Array:
+        """__call__ for checked rows (n, in_features), each contiguous, plus residual; residual may be out.
 
-    def _weights(self) -> tuple[Array, Array | None]:
+        Rows may be of bits of bfloat16 unless the weight is of reals, and the output is if half.
+        """
+        return _apply_linears([self], rows, residual, out, half)
+
+    @property
+    def computes_in_halves(self) -> bool:
+        """Whether what only matrix products and attention read is rounded to bfloat16."""
+        return self.weight_dtype.itemsize < 4
+
+    def _weights(self) -> _linear.Packed:
         if self._packed is None:
             rng = np.random.default_rng(self._seed)
             shapes = self._own_shapes().items()
             self._own_load({name: initial(shape, self.in_features, rng, self.dtype) for name, shape in shapes})
         assert self._packed is not None
-        return self._packed, self._bias
+        return self._packed
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
         return shapes | {"bias": (self.out_features,)} if self._has_bias else shapes
 
     def _own_values(self) -> dict[str, Array]:
-        packed, bias = self._weights()
-        values = {"weight": _linear.unpack(packed, self.out_features, self.in_features)}
-        return values if bias is None else values | {"bias": bias.copy()}
+        packed = self._weights()
+        values = {"weight": values_of(*packed.unpack())}
+        return values if packed.bias is None else values | {"bias": packed.bias.copy()}
 
     def __getstate__(self) -> dict[str, Any]:
         """For copy and pickle: the weight unpacked, since how it is packed depends on the instruction set."""
-        return vars(self) | {"_packed": None if self._packed is None else self._own_values()["weight"]}
+        if self._packed is None:
+            return vars(self)
+        return vars(self) | {"_packed": (*self._packed.unpack(), self._packed.bias)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         if self._packed is not None:
-            self._packed = _linear.pack(self._packed)
+            elements, scales, bias = state["_packed"]
+            self._packed = _linear.Packed(elements, bias, scales)
 
     def _own_load(self, values: Mapping[str, Array]) -> None:
-        self._bias = np.array(values["bias"], self.dtype) if self._has_bias else None
-        self._packed = _linear.pack(values["weight"].astype(self.dtype, copy=False))
+        bias = np.array(values["bias"], self.dtype) if self._has_bias else None
+        elements, scales = elements_of(values["weight"], self.weight_dtype)
+        self._packed = _linear.Packed(elements, bias, scales)
 
 
 def _apply_linears(
-    linears: list[Linear], rows: Array, residual: Array | None = None, out: Array | None = None
+    linears: list[Linear], rows: Array, residual: Array | None = None, out: Array | None = None, half: bool = False
 ) -> Array:
     """The outputs of layers of one input side by side, (n, sum of out_features), in one call of the driver."""
     width = sum(layer.out_features for layer in linears)
     first = linears[0]
     if out is None:
-        out = np.empty((len(rows), width), first.dtype)
+        out = np.empty((len(rows), width), BFLOAT16_BITS if half else first.dtype)
     threads = threads_for(2.0 * rows.size * width)
-    parts = [(*layer._weights(), layer.out_features) for layer in linears]
+    parts = [layer._weights() for layer in linears]
     _linear.linear(rows, parts, residual, out, ACTIVATIONS[first.activation], threads)
     return out
 
@@ -279,7 +293,6 @@ class MultiHeadAttention(Layer):
             embed_dim if width is None else _checks.size(name, argument, width)
             for argument, width in (("embed_dim", embed_dim), ("kdim", kdim), ("vdim", vdim))
         ]
-        dtype = _checks.layer_dtype(name, dtype)
         self._projections = tuple(Linear(width, embed_dim, bias, dtype=dtype, rng=rng) for width in widths)
         self.out_proj = Linear(embed_dim, embed_dim, bias, dtype=dtype, rng=rng)
 
@@ -338,17 +351,17 @@ class MultiHeadAttention(Layer):
 
         Rows are `batch` times the sequences that the starts describe.
         """
-        width, dtype = self.embed_dim, self.out_proj.dtype
+        width, half = self.embed_dim, self.out_proj.computes_in_halves
         if len(inputs) == 1:
-            together = _apply_linears(list(self._projections), inputs[0])
+            together = _apply_linears(list(self._projections), inputs[0], half=half)
             projected = [together[:, i * width : (i + 1) * width] for i in range(3)]
         else:
-            projected = [p._apply(x) for p, x in zip(self._projections, inputs, strict=True)]
-        out = np.empty((len(projected[0]), width), dtype)
+            projected = [p._apply(x, half=half) for p, x in zip(self._projections, inputs, strict=True)]
+        out = np.empty((len(projected[0]), width), projected[0].dtype)
         query, key, value, result = (self._heads(x, batch) for x in (*projected, out))
         options: Options = {"scale": (width // self.num_heads) ** -0.5, "right": 0 if is_causal else -1}
         if mask is not None:
-            options["mask"] = mask
+            options["mask"] = mask if mask.dtype == bool or not half else to_bfloat16(mask)
         attend(query, key, value, result, query_starts, key_starts, options)
         return self.out_proj._apply(out, residual)
 
@@ -495,8 +508,8 @@ class TransformerEncoderLayer(Encoder):
         self.self_attn = MultiHeadAttention(d_model, nhead, bias, dtype=dtype, rng=rng)
         self.linear1 = Linear(d_model, dim_feedforward, bias, activation=activation, dtype=dtype, rng=rng)
         self.linear2 = Linear(dim_feedforward, d_model, bias, dtype=dtype, rng=rng)
-        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias, dtype=dtype)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias, dtype=dtype)
+        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias, dtype=self.linear2.dtype)
+        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias, dtype=self.linear2.dtype)
 
     def _attention(self) -> MultiHeadAttention:
         return self.self_attn
@@ -507,7 +520,8 @@ class TransformerEncoderLayer(Encoder):
         fed = self.norm2._apply(x) if self.norm_first else self.norm1._apply(x, out=x)
         for first in range(0, len(x), FEED_FORWARD_ROWS):
             part = slice(first, first + FEED_FORWARD_ROWS)
-            self.linear2._apply(self.linear1._apply(fed[part]), residual=x[part], out=x[part])
+            hidden = self.linear1._apply(fed[part], half=self.linear2.computes_in_halves)
+            self.linear2._apply(hidden, residual=x[part], out=x[part])
         return x if self.norm_first else self.norm2._apply(x, out=x)
 
 

@@ -415,7 +415,7 @@ def test_flags(name, value):
 def test_layers_take_neither_halves_nor_sparse_masks():
     with pytest.raises(TypeError, match=r"^relu: x has dtype float16; float32 or float64 in native"):
         pyattn.relu(np.ones(3, np.float16))
-    with pytest.raises(TypeError, match=r"^Linear: dtype must be float32 or float64"):
+    with pytest.raises(TypeError, match=r'^Linear: dtype must be "float32", "float64"'):
         pyattn.Linear(3, 3, dtype=np.float16)
     with pytest.raises(TypeError, match=r"^LayerNorm: the input has dtype float16"):
         pyattn.LayerNorm(3)(np.ones(3, np.float16))

@@ -16,6 +16,8 @@ from pyattn.sentence import SentenceEncoder
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
 
+pytestmark = pytest.mark.filterwarnings("ignore:encode. texts:UserWarning")  # TEXTS has one that is cut
+
 TEXTS = ["the cat sat on a mat", "", "find the root of a function.", "Dog", "the " * 30, "the cat sat on a mat"]
 
 
@@ -108,7 +110,13 @@ def test_texts_are_cut(tmp_path, max_seq_length, longest):
     assert encoder.max_seq_length == longest
     whole, cut = "the cat sat on a mat " * 4, "the cat sat on a mat " * 4
     cut = " ".join(whole.split()[: longest - 2])
-    np.testing.assert_array_equal(encoder.encode([whole]), encoder.encode([cut]))
+    with pytest.warns(UserWarning, match=rf"^encode: texts\[1\] has more than {longest} tokens"):
+        vectors = encoder.encode([cut, whole])
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    np.testing.assert_array_equal(encoder.encode([whole])[0], vectors[0])  # and warns no more
+    with pytest.raises(ValueError, match=rf"^encode: texts\[1\] has more than {longest} tokens; truncate=True"):
+        encoder.encode([cut, whole], truncate=False)
+    encoder.encode([cut], truncate=False)
     shorter = " ".join(whole.split()[: longest - 3])
     assert abs(encoder.encode([whole]) - encoder.encode([shorter])).max() > 1e-3
 
@@ -174,15 +182,59 @@ def test_progress_is_drawn_on_a_terminal_when_the_work_is_long(encoder, capsys, 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     encoder.encode(["the cat"] * 50)
     assert capsys.readouterr() == ("", "")
-    encode_batch = encoder._encode_batch
+    model = encoder.model
 
-    def slow(sequences):
-        time.sleep(0.6)
-        return encode_batch(sequences)
+    class Slow:
+        config = model.config
 
-    monkeypatch.setattr(encoder, "_encode_batch", slow)
+        def __call__(self, *args):
+            time.sleep(0.6)
+            return model(*args)
+
+    monkeypatch.setattr(encoder, "model", Slow())
     encoder.encode(["the cat", "a dog"], batch_tokens=1)
     assert "2/2" in capsys.readouterr().err
+
+
+def test_streams(encoder):
+    texts = [" ".join(TEXTS[i % 4 :][: 1 + i % 3]) for i in range(2500)]  # three windows
+    taken = []
+
+    def source():
+        for text in texts:
+            taken.append(text)
+            yield text
+
+    stream = encoder.encode_stream(source())
+    assert not taken
+    first = next(stream)
+    assert len(taken) <= 2048
+    vectors = np.stack([first, *stream])
+    np.testing.assert_array_equal(vectors, encoder.encode(texts))
+    assert list(encoder.encode_stream([])) == []
+
+
+def test_streams_refuse(encoder):
+    for wrong in ("a text", 3):
+        with pytest.raises(TypeError, match=r"^encode_stream: texts must be a list of str"):
+            encoder.encode_stream(wrong)
+    with pytest.raises(ValueError, match=r"batch_tokens"):
+        encoder.encode_stream([], batch_tokens=0)
+    with pytest.raises(TypeError, match=r"^encode_stream: texts\[1\] must be a str, not int"):
+        list(encoder.encode_stream(["a", 1]))
+    with pytest.raises(ValueError, match=r"^encode_stream: texts\[1030\] has more than 12 tokens"):
+        list(encoder.encode_stream(["cat"] * 1030 + ["the " * 30], truncate=False))
+
+
+def test_max_seq_length_may_be_set(tmp_path):
+    encoder = SentenceEncoder.from_pretrained(write_model(tmp_path, max_seq_length=5))
+    encoder.max_seq_length = 8
+    other = SentenceEncoder.from_pretrained(write_model(tmp_path / "other", max_seq_length=8))
+    np.testing.assert_array_equal(encoder.encode(TEXTS), other.encode(TEXTS))
+    for wrong in (1, 17):
+        with pytest.raises(ValueError, match="^SentenceEncoder: max_seq_length must be from 2 to 16"):
+            encoder.max_seq_length = wrong
+    assert encoder.max_seq_length == 8
 
 
 def test_fingerprint_is_that_of_the_contents(directory, encoder, tmp_path):

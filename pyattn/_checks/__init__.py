@@ -25,6 +25,7 @@ from pyattn._checks.basics import (
     rows,
     size,
     statistics_dtype,
+    weight_dtype,
 )
 from pyattn._checks.masks import (
     Sparse,
@@ -56,4 +57,5 @@ __all__ = [
     "sequence_starts",
     "size",
     "statistics_dtype",
+    "weight_dtype",
 ]

@@ -114,12 +114,29 @@ def choice(function: str, name: str, value: Any, accepted: Iterable[Any]) -> Any
 
 
 def layer_dtype(function: str, dtype: DTypeLike) -> np.dtype[Any]:
+    """float32 or float64."""
     try:
         if np.dtype(dtype) in FLOATING:
             return np.dtype(dtype)
     except TypeError:  # not a dtype at all
         pass
     raise TypeError(f"{function}: dtype must be float32 or float64, not {getattr(dtype, '__name__', dtype)}")
+
+
+def weight_dtype(function: str, dtype: Any) -> np.dtype[Any]:
+    """float32, float64, int8, or uint16 for the bits of bfloat16: what a weight's elements are."""
+    if (isinstance(dtype, str) and dtype == "bfloat16") or getattr(dtype, "__name__", None) == "bfloat16":
+        return np.dtype(np.uint16)
+    try:
+        seen = np.dtype("V1" if dtype is None else dtype)  # NumPy takes None for float64
+        if seen in FLOATING or seen == np.int8:
+            return seen
+        if is_bfloat16(seen):
+            return np.dtype(np.uint16)
+    except TypeError:  # not a dtype at all
+        pass
+    named = getattr(dtype, "__name__", dtype)
+    raise TypeError(f'{function}: dtype must be "float32", "float64", "bfloat16" or "int8", not {named!r}')
 
 
 def rows(function: str, x: Any, width: int, dtype: np.dtype[Any]) -> tuple[Array, tuple[int, ...]]:

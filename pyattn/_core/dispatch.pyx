@@ -53,13 +53,16 @@ cdef int choose() except -1:
 
 
 cdef const pyattn_kernels *kernels_for(Py_ssize_t itemsize) noexcept:
+    if itemsize == 1:
+        return chosen.int8
+    if itemsize == 2:
+        return chosen.bfloat16
     return chosen.float32 if itemsize == 4 else chosen.float64
 
 
 cdef const pyattn_kernels *kernels_of(dtype):
-    if dtype.itemsize == 2:
-        return chosen.float16 if dtype.kind == "f" and dtype.char == "e" else chosen.bfloat16
-    return kernels_for(dtype.itemsize)
+    """Those for arrays of a dtype; uint16 are the bits of bfloat16."""
+    return chosen.float16 if dtype.char == "e" else kernels_for(dtype.itemsize)
 
 
 choose()
@@ -69,15 +72,16 @@ openmp = int(PYATTN_OPENMP)  # the specification's date, e.g. 201511; 0 when bui
 compiler = PYATTN_COMPILER.decode()
 
 
-native_bfloat16 = chosen.bfloat16.paired != 0  # whether the machine multiplies pairs of them
+native_bfloat16 = chosen.bfloat16.step == 2  # whether the machine has dot products of them
+native_int8 = chosen.int8.step == 4
 
 
 def measure_multiply_add(int itemsize, int threads, double seconds):
     """Peak floating-point operations a second of `threads` threads: independent multiply-adds in registers.
 
-    itemsize is that of float32, float64 or, where native, bfloat16.
+    itemsize is that of float32, float64, bfloat16 or int8.
     """
-    cdef const pyattn_kernels *kernels = chosen.bfloat16 if itemsize == 2 else kernels_for(itemsize)
+    cdef const pyattn_kernels *kernels = kernels_for(itemsize)
     cdef Py_ssize_t rounds = 1000
     cdef double operations, best = 0
     cdef int _i

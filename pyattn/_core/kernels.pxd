@@ -55,21 +55,25 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t first, count
 
     struct pyattn_linear:
-        const char *input
         const char *packed
         const char *bias
         const char *residual
         char *out
-        Py_ssize_t input_row, residual_row, out_row
+        Py_ssize_t residual_row, out_row
         Py_ssize_t inputs, outputs
-        int activation
+        int activation, half
+
+    struct pyattn_steps:
+        const char *data
+        Py_ssize_t row
+        const float *scales
 
     struct pyattn_kernels:
         int lanes
         int tile_rows
         int tile_vectors
         int real_bytes
-        int paired
+        int step
         Py_ssize_t (*attention_scratch)(const pyattn_attention *, int vectors) noexcept nogil
         Py_ssize_t (*attention_load_scratch)(const pyattn_attention *) noexcept nogil
         void (*attention_load)(const pyattn_attention *, pyattn_keys *, char *scratch) noexcept nogil
@@ -84,9 +88,13 @@ cdef extern from "kernels.h" nogil:
         void (*attention_review_finish)(const pyattn_query_block *) noexcept nogil
         void (*attention_receive)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,
                                   Py_ssize_t count, double *sums) noexcept nogil
-        void (*linear_pack)(const char *weight, Py_ssize_t row, Py_ssize_t column, Py_ssize_t outputs,
-                            Py_ssize_t inputs, char *packed) noexcept nogil
-        void (*linear_tile)(const pyattn_linear *, Py_ssize_t first, Py_ssize_t rows, Py_ssize_t panel) noexcept nogil
+        Py_ssize_t (*linear_packed_bytes)(Py_ssize_t outputs, Py_ssize_t inputs) noexcept nogil
+        void (*linear_pack)(const char *weight, Py_ssize_t row, Py_ssize_t column, const float *scales,
+                            Py_ssize_t outputs, Py_ssize_t inputs, char *packed) noexcept nogil
+        Py_ssize_t (*linear_row_bytes)(Py_ssize_t inputs) noexcept nogil
+        void (*linear_load)(const char *input, int half, Py_ssize_t inputs, char *steps, float *scale) noexcept nogil
+        void (*linear_tile)(const pyattn_linear *, const pyattn_steps *, Py_ssize_t first, Py_ssize_t rows,
+                            Py_ssize_t panel) noexcept nogil
         void (*layer_norm)(const char *input, const char *weight, const char *bias, char *out, Py_ssize_t width,
                            double eps) noexcept nogil
         void (*activation)(const char *input, char *out, Py_ssize_t count, int kind) noexcept nogil
@@ -100,5 +108,6 @@ cdef extern from "kernels.h" nogil:
         const pyattn_kernels *float64
         const pyattn_kernels *float16
         const pyattn_kernels *bfloat16
+        const pyattn_kernels *int8
 
     const pyattn_isa *pyattn_isas()

@@ -1,12 +1,15 @@
+import numpy as np
+
 from pyattn._checks import Array
 
-def pack(weight: Array) -> Array: ...
-def unpack(packed: Array, outputs: int, inputs: int) -> Array: ...
+class Packed:
+    dtype: np.dtype[np.generic]
+    bias: Array | None
+    outputs: int
+    inputs: int
+    def __init__(self, weight: Array, bias: Array | None = None, scales: Array | None = None) -> None: ...
+    def unpack(self) -> tuple[Array, Array | None]: ...
+
 def linear(
-    input: Array,
-    parts: list[tuple[Array, Array | None, int]],
-    residual: Array | None,
-    out: Array,
-    activation: int,
-    threads: int,
+    input: Array, parts: list[Packed], residual: Array | None, out: Array, activation: int, threads: int
 ) -> None: ...

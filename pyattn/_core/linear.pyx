@@ -1,50 +1,85 @@
 """Drives the packed matmul over blocks of rows and panels of output features. Arguments are trusted."""
 
 cimport numpy as cnp
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 
 import numpy as np
 
-from pyattn._core.dispatch cimport kernels_for
-from pyattn._core.kernels cimport PYATTN_ALIGNMENT, pyattn_kernels, pyattn_linear
+from pyattn._core.dispatch cimport kernels_of
+from pyattn._core.kernels cimport PYATTN_ALIGNMENT, pyattn_kernels, pyattn_linear, pyattn_steps
 
 cnp.import_array()
 
 cdef enum:
     MOST_PARTS = 3
+    MOST_ROWS = 16  # of a tile
     ROWS = 96  # of a task
     CACHED = 655360  # bytes of panels that a task multiplies with each tile of rows: they stay in second-level cache
 
 
-cdef inline const char *data_or_null(cnp.ndarray array) noexcept:
-    return NULL if array is None else <const char *> cnp.PyArray_DATA(array)
+cdef class Packed:
+    """A weight (outputs, inputs) as tiles read it, with its bias (outputs,) of reals or None.
+
+    The weight, of any strides, is of float32, float64, uint16 (the bits of bfloat16) or int8; the last is multiplied by
+    scales (outputs,), float32.
+    """
+    cdef const pyattn_kernels *kernels
+    cdef readonly object dtype
+    cdef readonly cnp.ndarray bias
+    cdef cnp.ndarray memory
+    cdef char *data
+    cdef readonly Py_ssize_t outputs, inputs
+
+    def __init__(self, cnp.ndarray weight not None, cnp.ndarray bias=None, cnp.ndarray scales=None):
+        cdef Py_ssize_t size
+        self.kernels = kernels_of(weight.dtype)
+        self.dtype = weight.dtype
+        self.bias = bias
+        self.outputs, self.inputs = weight.shape[0], weight.shape[1]
+        size = self.kernels.linear_packed_bytes(self.outputs, self.inputs)
+        self.memory = np.empty(size + PYATTN_ALIGNMENT, np.uint8)
+        self.data = <char *> cnp.PyArray_DATA(self.memory)
+        self.data += (PYATTN_ALIGNMENT - <size_t> self.data % PYATTN_ALIGNMENT) % PYATTN_ALIGNMENT
+        self.kernels.linear_pack(
+            <const char *> cnp.PyArray_DATA(weight), cnp.PyArray_STRIDES(weight)[0], cnp.PyArray_STRIDES(weight)[1],
+            NULL if scales is None else <const float *> cnp.PyArray_DATA(scales), self.outputs, self.inputs, self.data,
+        )
+
+    def unpack(self):
+        """The weight, and the scales or None."""
+        cdef Py_ssize_t lanes = self.kernels.lanes, width = lanes * self.kernels.tile_vectors, step = self.kernels.step
+        cdef Py_ssize_t steps = (self.inputs + step - 1) // step, real = self.kernels.real_bytes, first, rows, lines
+        cdef Py_ssize_t padded = (self.outputs + lanes - 1) // lanes * lanes
+        start = self.data - <char *> cnp.PyArray_DATA(self.memory)
+        words = self.memory[start:start + padded * steps * real].view({8: np.float64, 4: np.float32}[real])
+        weight = np.empty((self.outputs, self.inputs), self.dtype)
+        for first in range(0, self.outputs, width):
+            rows = min(self.outputs - first, width)
+            lines = (rows + lanes - 1) // lanes * lanes
+            panel = words[first * steps:][:lines * steps].reshape(steps, lines)[:, :rows].T
+            if self.dtype.itemsize == real:
+                weight[first:first + rows] = panel
+            elif step == 1:  # bfloat16 as reals
+                weight[first:first + rows] = np.ascontiguousarray(panel).view(np.uint32) >> 16
+            else:
+                parts = np.ascontiguousarray(panel).view(
+                    np.uint16 if self.dtype.itemsize == 2 else np.int8 if step == 4 else np.int16
+                )
+                weight[first:first + rows] = parts[:, :self.inputs]
+        if self.dtype.itemsize != 1:
+            return weight, None
+        return weight, self.memory[start + padded * steps * real:][:self.outputs * 4].view(np.float32).copy()
 
 
-def pack(cnp.ndarray weight not None):
-    """The weight (outputs, inputs), any strides, in the layout of csrc/linear.c: an aligned one-dimensional array."""
-    cdef const pyattn_kernels *kernels = kernels_for(weight.itemsize)
-    cdef Py_ssize_t outputs = weight.shape[0], inputs = weight.shape[1]
-    cdef Py_ssize_t size = (outputs + kernels.lanes - 1) // kernels.lanes * kernels.lanes * inputs * weight.itemsize
-    cdef cnp.ndarray memory = np.empty(size + PYATTN_ALIGNMENT, np.uint8)
-    cdef Py_ssize_t skip = -<Py_ssize_t> cnp.PyArray_DATA(memory) % PYATTN_ALIGNMENT
-    cdef cnp.ndarray packed = memory[(skip + PYATTN_ALIGNMENT) % PYATTN_ALIGNMENT:][:size].view(weight.dtype)
-    kernels.linear_pack(
-        <const char *> cnp.PyArray_DATA(weight), cnp.PyArray_STRIDES(weight)[0], cnp.PyArray_STRIDES(weight)[1],
-        outputs, inputs, <char *> cnp.PyArray_DATA(packed),
-    )
-    return packed
-
-
-def unpack(cnp.ndarray packed not None, Py_ssize_t outputs, Py_ssize_t inputs):
-    """The weight (outputs, inputs) that pack() was given."""
-    cdef const pyattn_kernels *kernels = kernels_for(packed.itemsize)
-    cdef Py_ssize_t width = kernels.lanes * kernels.tile_vectors, first, rows
-    weight = np.empty((outputs, inputs), packed.dtype)
-    for first in range(0, outputs, width):
-        rows = min(outputs - first, width)
-        lines = packed[first * inputs:][:(rows + kernels.lanes - 1) // kernels.lanes * kernels.lanes * inputs]
-        weight[first:first + rows] = lines.reshape(inputs, -1)[:, :rows].T
-    return weight
+cdef struct Job:
+    const pyattn_kernels *kernels
+    pyattn_linear parts[MOST_PARTS]
+    Py_ssize_t first_panel[MOST_PARTS + 1]
+    const char *input
+    Py_ssize_t input_row, row_bytes  # row_bytes: of loaded steps; 0 where the input is steps already
+    int half  # whether the input is of bfloat16
 
 
 def linear(
@@ -57,56 +92,79 @@ def linear(
 ):
     """out = activation(input weight^T + bias) + residual, for the weights of all parts side by side.
 
-    input (rows, inputs), residual and out (rows, sum of outputs) with contiguous rows any distance apart; a part is a
-    packed weight, a contiguous bias (outputs,) or None, and its number of outputs. residual may be None, or out.
+    input (rows, inputs), residual and out (rows, sum of outputs) with contiguous rows any distance apart; input and out
+    are of reals or, where weights are bfloat16 or int8, uint16 (the bits of bfloat16). residual may be None, or out.
     """
-    cdef const pyattn_kernels *kernels = kernels_for(input.itemsize)
-    cdef pyattn_linear jobs[MOST_PARTS]
-    cdef Py_ssize_t first_panel[MOST_PARTS + 1]
-    cdef Py_ssize_t rows = input.shape[0], width = kernels.lanes * kernels.tile_vectors, count = len(parts), offset = 0
-    cdef Py_ssize_t i, panels, blocks, size, groups
-    cdef cnp.ndarray packed, bias
-    first_panel[0] = 0
+    cdef Job job
+    cdef Packed part = parts[0]
+    cdef Py_ssize_t rows = input.shape[0], count = len(parts), offset = 0, real = part.kernels.real_bytes
+    cdef Py_ssize_t i, panels, blocks, size, groups, width = part.kernels.lanes * part.kernels.tile_vectors
+    cdef Py_ssize_t team = max(1, threads), scratch, out_bytes = cnp.PyArray_ITEMSIZE(out)
+    memset(&job, 0, sizeof(Job))
+    job.kernels = part.kernels
+    job.input = <const char *> cnp.PyArray_DATA(input)
+    job.input_row = cnp.PyArray_STRIDES(input)[0]
+    job.half = cnp.PyArray_ITEMSIZE(input) == 2
+    job.row_bytes = part.kernels.linear_row_bytes(part.inputs)
+    if job.half and part.dtype.itemsize == 2 and part.kernels.step == 2 and part.inputs % 2 == 0:
+        job.row_bytes = 0
     for i in range(count):
-        packed, bias, outputs = parts[i]
-        jobs[i].input = <const char *> cnp.PyArray_DATA(input)
-        jobs[i].input_row = cnp.PyArray_STRIDES(input)[0]
-        jobs[i].packed = <const char *> cnp.PyArray_DATA(packed)
-        jobs[i].bias = data_or_null(bias)
-        jobs[i].residual = NULL
-        jobs[i].residual_row = 0
+        part = parts[i]
+        job.parts[i].packed = part.data
+        if part.bias is not None:
+            job.parts[i].bias = <const char *> cnp.PyArray_DATA(part.bias)
         if residual is not None:
-            jobs[i].residual = <const char *> cnp.PyArray_DATA(residual) + offset
-            jobs[i].residual_row = cnp.PyArray_STRIDES(residual)[0]
-        jobs[i].out = <char *> cnp.PyArray_DATA(out) + offset
-        jobs[i].out_row = cnp.PyArray_STRIDES(out)[0]
-        jobs[i].inputs = input.shape[1]
-        jobs[i].outputs = outputs
-        jobs[i].activation = activation
-        offset += jobs[i].outputs * input.itemsize
-        first_panel[i + 1] = first_panel[i] + (jobs[i].outputs + width - 1) // width
+            job.parts[i].residual = <const char *> cnp.PyArray_DATA(residual) + offset * real
+            job.parts[i].residual_row = cnp.PyArray_STRIDES(residual)[0]
+        job.parts[i].out = <char *> cnp.PyArray_DATA(out) + offset * out_bytes
+        job.parts[i].out_row = cnp.PyArray_STRIDES(out)[0]
+        job.parts[i].inputs = part.inputs
+        job.parts[i].outputs = part.outputs
+        job.parts[i].activation = activation
+        job.parts[i].half = out_bytes == 2
+        offset += part.outputs
+        job.first_panel[i + 1] = job.first_panel[i] + (part.outputs + width - 1) // width
     # Tasks: groups of panels x blocks of rows. A thread takes long runs of them, so that a group stays in its cache
     # while rows stream by; with few rows groups are small enough for all threads.
-    panels = first_panel[count]
+    panels = job.first_panel[count]
     blocks = (rows + ROWS - 1) // ROWS
-    size = min(CACHED // max(1, width * input.shape[1] * input.itemsize), panels * blocks // (4 * max(1, threads)))
+    size = part.kernels.linear_packed_bytes(width, part.inputs)
+    size = min(CACHED // max(<Py_ssize_t> 1, size), panels * blocks // (4 * team))
     groups = (panels + max(1, size) - 1) // max(1, size)
+    scratch = job.row_bytes * job.kernels.tile_rows
+    cdef char *memory = <char *> malloc(team * scratch + PYATTN_ALIGNMENT)
+    if memory == NULL:
+        raise MemoryError("Linear: cannot allocate scratch memory")
+    cdef char *aligned = memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT
     with nogil:
-        for i in prange(groups * blocks, num_threads=max(1, threads), schedule="guided"):
-            run_task(kernels, jobs, first_panel, i // blocks * panels // groups, (i // blocks + 1) * panels // groups,
-                     i % blocks * ROWS, min(rows, (i % blocks + 1) * ROWS))
+        for i in prange(groups * blocks, num_threads=team, schedule="guided"):
+            run_task(&job, i // blocks * panels // groups, (i // blocks + 1) * panels // groups, i % blocks * ROWS,
+                     min(rows, (i % blocks + 1) * ROWS), aligned + threadid() * scratch)
+    free(memory)
 
 
 cdef void run_task(
-    const pyattn_kernels *kernels, const pyattn_linear *jobs, const Py_ssize_t *first_panel, Py_ssize_t start,
-    Py_ssize_t stop, Py_ssize_t row, Py_ssize_t last,
+    const Job *job, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t row, Py_ssize_t last, char *scratch
 ) noexcept nogil:
-    cdef Py_ssize_t part, panel
+    cdef Py_ssize_t part, panel, rows, i
+    cdef float scales[MOST_ROWS]
+    cdef pyattn_steps steps
+    steps.scales = scales
     while row < last:
+        rows = min(last - row, <Py_ssize_t> job.kernels.tile_rows)
+        steps.data = job.input + row * job.input_row
+        steps.row = job.input_row
+        if job.row_bytes > 0:
+            for i in range(rows):
+                job.kernels.linear_load(
+                    steps.data + i * job.input_row, job.half, job.parts[0].inputs, scratch + i * job.row_bytes,
+                    &scales[i]
+                )
+            steps.data = scratch
+            steps.row = job.row_bytes
         part = 0
         for panel in range(start, stop):
-            while first_panel[part + 1] <= panel:
+            while job.first_panel[part + 1] <= panel:
                 part += 1
-            kernels.linear_tile(&jobs[part], row, min(last - row, <Py_ssize_t> kernels.tile_rows),
-                                panel - first_panel[part])
-        row += kernels.tile_rows
+            job.kernels.linear_tile(&job.parts[part], &steps, row, rows, panel - job.first_panel[part])
+        row += rows

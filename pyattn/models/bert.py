@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pyattn import _checks
 from pyattn.layers import LayerNorm, TransformerEncoder, TransformerEncoderLayer
@@ -122,12 +122,19 @@ class BertModel:
         tensors: float32 arrays under Hugging Face's names for BertModel, with or without the prefix "bert.". What is
             no part of the encoder is ignored: `embeddings.position_ids` (0, 1, 2, ...), `pooler.*` and `cls.*` (heads).
         source: where the tensors come from, for messages.
+        dtype: "float32", "bfloat16" or "int8": in what the layers' weights are held and multiplied.
 
     Raises:
         ValueError: a tensor is missing, misshapen or not one of this encoder; the message names it.
     """
 
-    def __init__(self, config: BertConfig, tensors: Mapping[str, NDArray[np.float32]], source: str = "tensors") -> None:
+    def __init__(
+        self,
+        config: BertConfig,
+        tensors: Mapping[str, NDArray[np.float32]],
+        source: str = "tensors",
+        dtype: DTypeLike = "float32",
+    ) -> None:
         self.config = config
         state = _to_our_names(config, tensors, source)
         self._words = state.pop("words")
@@ -141,16 +148,17 @@ class BertModel:
             config.intermediate_size,
             activation=_ACTIVATIONS[config.hidden_act],
             layer_norm_eps=config.layer_norm_eps,
+            dtype=dtype,
         )
         self._encoder = TransformerEncoder(layer, config.num_hidden_layers)
         self._encoder.load_state_dict(state)
 
     @classmethod
-    def from_directory(cls, directory: Path) -> "BertModel":
+    def from_directory(cls, directory: Path, dtype: DTypeLike = "float32") -> "BertModel":
         """The model of a directory that holds config.json and model.safetensors; errors as in `pyattn.models.load`."""
         config_file, weights_file = directory / "config.json", directory / "model.safetensors"
         config = BertConfig.from_dict(read_json(config_file, dict), str(config_file))
-        return cls(config, read_tensors(weights_file, _belongs_to_encoder), str(weights_file))
+        return cls(config, read_tensors(weights_file, _belongs_to_encoder), str(weights_file), dtype)
 
     def __call__(
         self, token_ids: ArrayLike, cu_seqlens: ArrayLike, token_type_ids: ArrayLike | None = None

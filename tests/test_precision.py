@@ -1,0 +1,142 @@
+"""Weights in bfloat16 and int8: the sums are what their elements say, and outputs stay near those of float32."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+
+import pyattn
+from pyattn import Linear, MultiHeadAttention, TransformerEncoder, TransformerEncoderLayer
+from pyattn.precision import from_bfloat16, to_bfloat16, to_int8
+
+EPS = np.finfo(np.float32).eps
+SIZES = [(1, 1, 1), (1, 3, 5), (3, 16, 48), (8, 64, 49), (9, 65, 97), (17, 130, 33), (100, 96, 200)]
+
+
+def normal(shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def rounded(x):
+    return from_bfloat16(to_bfloat16(x))
+
+
+def test_bfloat16_rounding():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    bits = np.arange(2**16, dtype=np.uint32) << 16
+    x = (bits[:, None] | np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)).view(np.float32).ravel()
+    x = np.concatenate([x[~np.isnan(x)], [np.nan]]).astype(np.float32)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(rounded(x), x.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+def test_int8_uses_the_whole_range():
+    weight = normal((5, 7)) * np.float32([[1], [1e-30], [0], [1e30], [3]])
+    elements, scales = to_int8(weight)
+    assert elements.dtype == np.int8 and abs(elements[[0, 1, 3, 4]]).max(axis=1).tolist() == [127] * 4
+    assert scales[2] == 0 and not elements[2].any()
+    assert (abs(elements * scales[:, None] - weight) <= 0.5001 * scales[:, None]).all()
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_bfloat16_linear(rows, inputs, outputs, activation):
+    layer = Linear(inputs, outputs, dtype="bfloat16", activation=activation, rng=1)
+    x, state = normal((rows, inputs)), layer.state_dict()
+    np.testing.assert_array_equal(rounded(state["weight"]), state["weight"])
+    exact = rounded(x).astype(np.float64) @ state["weight"].T.astype(np.float64) + state["bias"]
+    bound = (inputs + 2) * EPS * (abs(rounded(x)) @ abs(state["weight"]).T + abs(state["bias"]))
+    if activation == "relu":
+        exact = np.maximum(exact, 0)
+    assert (abs(layer(x) - exact) <= bound).all()
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_int8_linear(rows, inputs, outputs, activation):
+    weight, bias = normal((outputs, inputs), 1), normal(outputs, 2)
+    layer = Linear(inputs, outputs, dtype="int8", activation=activation)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    x = normal((rows, inputs), 3) * np.float32(10) ** np.linspace(-20, 20, rows, dtype=np.float32)[:, None]
+    x[0] = 0
+    elements, scales = to_int8(weight)
+    most = abs(x).max(axis=1, keepdims=True)
+    quantized = np.rint(x * np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0))
+    sums = quantized.astype(np.int64) @ elements.T.astype(np.int64)
+    exact = sums * (scales.astype(np.float64) * (most / np.float32(127))) + bias
+    if activation == "relu":
+        exact = np.maximum(exact, 0)
+    np.testing.assert_allclose(layer(x), exact, rtol=8 * EPS, atol=8 * EPS * abs(bias).max())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_what_is_not_finite_stays_in_its_row(dtype):
+    layer = Linear(70, 50, dtype=dtype, rng=0)
+    x = normal((20, 70))
+    clean = layer(x)
+    x[3, 5], x[11, 69] = np.nan, np.inf
+    out = layer(x)
+    others = np.delete(np.arange(20), [3, 11])
+    np.testing.assert_array_equal(out[others], clean[others])
+    assert not np.isfinite(out[[3, 11]]).any()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_same_bits_for_threads_and_mates(dtype):
+    encoder = TransformerEncoder(TransformerEncoderLayer(64, 4, 200, "gelu", dtype=dtype, rng=0), 2)
+    lengths = [5, 1, 60, 17, 33]
+    starts = np.cumsum([0, *lengths])
+    x = normal((starts[-1], 64))
+    whole = encoder.forward_packed(x, starts)
+    threads = pyattn.get_num_threads()
+    try:
+        for count in (1, 2, 3, 7):
+            pyattn.set_num_threads(count)
+            np.testing.assert_array_equal(encoder.forward_packed(x, starts), whole)
+    finally:
+        pyattn.set_num_threads(threads)
+    for i, (start, end) in enumerate(itertools.pairwise(starts)):
+        alone = encoder(x[start:end][None])[0]
+        np.testing.assert_array_equal(alone, whole[start:end], err_msg=str(i))
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 0.9999), ("int8", 0.999)])
+def test_encoder_stays_near_float32(dtype, least):
+    layers = {name: TransformerEncoderLayer(64, 4, 256, "gelu", dtype=name, rng=0) for name in ("float32", dtype)}
+    exact, coarse = (TransformerEncoder(layer, 3) for layer in layers.values())
+    coarse.load_state_dict(exact.state_dict())
+    x = normal((4, 30, 64))
+    a, b = exact(x), coarse(x)
+    assert b.dtype == np.float32
+    cosines = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    assert least < cosines.min() < 1 - 1e-7  # and it did round
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_masks(dtype):
+    attention = MultiHeadAttention(32, 4, dtype=dtype, rng=0)
+    x, mask = normal((2, 9, 32)), np.tri(9, dtype=bool)
+    causal = attention(x, is_causal=True)
+    np.testing.assert_array_equal(attention(x, mask=mask), causal)
+    np.testing.assert_allclose(attention(x, mask=np.where(mask, np.float32(0), -np.inf)), causal, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_copies_and_states(dtype):
+    layer = Linear(33, 70, dtype=dtype, rng=0)
+    other = Linear(33, 70, dtype=dtype, rng=1)
+    x = normal((5, 33))
+    np.testing.assert_array_equal(copy.deepcopy(layer)(x), layer(x))
+    other.load_state_dict(layer.state_dict())
+    np.testing.assert_allclose(other(x), layer(x), rtol=1e-5, atol=1e-6)
+
+
+def test_names_of_dtypes():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    for dtype in ("bfloat16", ml_dtypes.bfloat16, np.dtype(ml_dtypes.bfloat16)):
+        assert Linear(2, 2, dtype=dtype).weight_dtype == np.uint16
+    assert Linear(2, 2, dtype=np.int8).weight_dtype == np.int8
+    for wrong in ("int4", np.int16, np.float16, "complex64", None, 8):
+        with pytest.raises(TypeError, match="^Linear: dtype must be .*bfloat16"):
+            Linear(2, 2, dtype=wrong)
