@@ -76,14 +76,22 @@ INLINE vec gelu_tanh(vec x) {
   return x * sigmoid(2 * u);
 }
 
-INLINE vec activate(vec x, int activation) {
+INLINE vec relu(vec x) { return choose(x < 0, (vec){0}, x); }
+
+INLINE vec silu(vec x) { return x * sigmoid(x); }
+
+/* Each of `count` vectors; which activation is asked once. */
+INLINE void activate_all(vec *x, ptrdiff_t count, int activation) {
+#define EACH(function) \
+  for (ptrdiff_t i = 0; i < count; i++) x[i] = function(x[i])
   switch (activation) {
-    case PYATTN_RELU: return choose(x < 0, (vec){0}, x);
-    case PYATTN_GELU: return gelu(x);
-    case PYATTN_GELU_TANH: return gelu_tanh(x);
-    case PYATTN_SILU: return x * sigmoid(x);
-    default: return x;
+    case PYATTN_RELU: EACH(relu); break;
+    case PYATTN_GELU: EACH(gelu); break;
+    case PYATTN_GELU_TANH: EACH(gelu_tanh); break;
+    case PYATTN_SILU: EACH(silu); break;
+    default: break;
   }
+#undef EACH
 }
 
 #endif

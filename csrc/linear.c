@@ -117,42 +117,62 @@ INLINE void multiply(const struct pyattn_linear *job, const struct pyattn_steps 
   }
 }
 
+/* Sums of bytes to reals, with the bias. */
+INLINE void rescale(const struct pyattn_linear *job, const struct pyattn_steps *input, ptrdiff_t feature,
+                    const vec *bias, vec *result, int rows, int vectors) {
+  const char *scales = scales_of(job->packed, job->outputs, job->inputs) + feature * (ptrdiff_t)sizeof(real);
+  const char *zeros = scales + padded(job->outputs) * (ptrdiff_t)sizeof(real);
+  vec scale[TILE_VECTORS];
+  UNROLL for (int n = 0; n < vectors; n++) scale[n] = load(scales + n * VECTOR_BYTES);
+  for (int r = 0; r < rows; r++) {
+    UNROLL for (int n = 0; n < vectors; n++) {
+      vec *x = result + r * vectors + n;
+      const ivec sum = (ivec)*x - (ivec)load(zeros + n * VECTOR_BYTES);
+      *x = __builtin_convertvector(sum, vec) * (scale[n] * input->scales[r]) + bias[n];
+    }
+  }
+}
+
+/* Writes a tile; whole: none of its vectors is cut by the last feature. */
+INLINE void write_tile(const struct pyattn_linear *job, ptrdiff_t first, ptrdiff_t feature, const vec *result, int rows,
+                       int vectors, int half, int whole) {
+  const ptrdiff_t width = half ? 2 : (ptrdiff_t)sizeof(real);
+  for (int r = 0; r < rows; r++) {
+    char *out = job->out + (first + r) * job->out_row + feature * width;
+    const char *residual = job->residual;
+    if (residual) residual += (first + r) * job->residual_row + feature * (ptrdiff_t)sizeof(real);
+    UNROLL for (int n = 0; n < vectors; n++) {
+      const ptrdiff_t rest = job->outputs - feature - n * LANES, columns = whole || rest > LANES ? LANES : rest;
+      vec x = result[r * vectors + n];
+      if (residual) x += load_reals(residual + n * VECTOR_BYTES, columns);
+      if (half)
+        store_halves(out + n * LANES * width, x, columns);
+      else
+        store_reals(out + n * LANES * width, x, columns);
+    }
+  }
+}
+
 INLINE void linear_vectors(const struct pyattn_linear *job, const struct pyattn_steps *input, ptrdiff_t first, int rows,
                            ptrdiff_t panel, int vectors) {
-  const ptrdiff_t feature = panel * PANEL, step = sizeof(real);
-  ptrdiff_t columns[TILE_VECTORS];
-  vec bias[TILE_VECTORS], result[TILE_ROWS * TILE_VECTORS] = {{0}};
+  const ptrdiff_t feature = panel * PANEL;
+  vec bias[TILE_VECTORS], result[TILE_ROWS * TILE_VECTORS];
   UNROLL for (int n = 0; n < vectors; n++) {
     const ptrdiff_t rest = job->outputs - feature - n * LANES;
-    columns[n] = rest < LANES ? rest : LANES;
-    bias[n] = job->bias ? load_reals(job->bias + (feature + n * LANES) * step, columns[n]) : (vec){0};
+    const char *from = job->bias + (feature + n * LANES) * (ptrdiff_t)sizeof(real);
+    bias[n] = job->bias ? load_reals(from, rest < LANES ? rest : LANES) : (vec){0};
   }
   const real *packed = (const real *)job->packed + feature * steps_of(job->inputs);
   WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, bias, result, ROWS, vectors))
-#if ELEMENT == I8
-  const char *scales = scales_of(job->packed, job->outputs, job->inputs) + feature * step;
-  UNROLL for (int n = 0; n < vectors; n++) {
-    const vec scale = load(scales + n * VECTOR_BYTES);
-    const ivec zero = (ivec)load(scales + padded(job->outputs) * step + n * VECTOR_BYTES);
-    for (int r = 0; r < rows; r++) {
-      vec *x = result + r * vectors + n;
-      *x = __builtin_convertvector((ivec)*x - zero, vec) * (scale * input->scales[r]) + bias[n];
-    }
-  }
-#endif
-  for (int r = 0; r < rows; r++) {
-    const ptrdiff_t width = job->half ? 2 : step;
-    char *out = job->out + (first + r) * job->out_row + feature * width;
-    const char *residual = job->residual ? job->residual + (first + r) * job->residual_row + feature * step : NULL;
-    UNROLL for (int n = 0; n < vectors; n++) {
-      vec x = activate(result[r * vectors + n], job->activation);
-      if (residual) x += load_reals(residual + n * VECTOR_BYTES, columns[n]);
-      if (job->half)
-        store_elements(out + n * LANES * width, x, columns[n]);
-      else
-        store_reals(out + n * LANES * width, x, columns[n]);
-    }
-  }
+  if (ELEMENT == I8) rescale(job, input, feature, bias, result, rows, vectors);
+  activate_all(result, rows * vectors, job->activation);
+  const int whole = job->outputs - feature >= vectors * LANES;
+  if (whole && job->half)
+    write_tile(job, first, feature, result, rows, vectors, 1, 1);
+  else if (whole)
+    write_tile(job, first, feature, result, rows, vectors, 0, 1);
+  else
+    write_tile(job, first, feature, result, rows, vectors, job->half, 0);
 }
 
 static void linear_tile(const struct pyattn_linear *job, const struct pyattn_steps *input, ptrdiff_t first,

@@ -36,6 +36,8 @@ static void activation(const char *input, char *out, ptrdiff_t count, int kind) 
   const ptrdiff_t step = sizeof(real);
   for (ptrdiff_t i = 0; i < count; i += LANES) {
     const ptrdiff_t columns = count - i < LANES ? count - i : LANES;
-    store_strided(out + i * step, step, activate(load_strided(input + i * step, step, columns), kind), columns);
+    vec x = load_reals(input + i * step, columns);
+    activate_all(&x, 1, kind);
+    store_reals(out + i * step, x, columns);
   }
 }

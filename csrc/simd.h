@@ -282,6 +282,23 @@ INLINE void store_elements(char *p, vec x, ptrdiff_t n) {
 }
 #endif
 
+#if ELEMENT == BF16 || ELEMENT == I8
+/* Rounded by the machine where it can, which takes denormal numbers for 0. */
+INLINE void store_halves(char *p, vec x, ptrdiff_t n) {
+#if defined(__AVX512BF16__)
+  const __m256bh y = _mm512_cvtneps_pbh((__m512)x);
+  if (n == LANES)
+    memcpy(p, &y, sizeof y);
+  else
+    memcpy(p, &y, (size_t)n * 2);
+#else
+  store_elements(p, x, n);
+#endif
+}
+#else
+INLINE void store_halves(char *p, vec x, ptrdiff_t n) { store_elements(p, x, n); }
+#endif
+
 #if ELEMENT != I8
 INLINE vec load_strided(const char *p, ptrdiff_t step, ptrdiff_t n) {
   if (step == ELEMENT_BYTES) return load_elements(p, n);
