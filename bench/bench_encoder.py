@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import resource
 import statistics
 import tempfile
 import time
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 from bench.bert_onnx import bert_session
 from bench.compare import measured_peaks
-from bench.memory import in_fresh_process
+from bench.memory import MIB, in_fresh_process, status_bytes
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
 from bench.runtimes import openvino_precision, openvino_request
@@ -154,7 +153,7 @@ def start(name: str, precision: str, model: Path, threads: int) -> dict[str, flo
     began = time.perf_counter()
     prepared(name, precision, model, threads)([SINGLE])
     seconds = time.perf_counter() - began
-    return {"first_embedding_s": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"first_embedding_s": seconds, "peak_mib": status_bytes("VmHWM") / MIB}
 
 
 # --- the texts ------------------------------------------------------------------------------------

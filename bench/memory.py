@@ -25,7 +25,7 @@ WARM_UP_LENGTH = 64
 Result = TypeVar("Result")
 
 
-def _status_bytes(field: str) -> int:
+def status_bytes(field: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:
@@ -60,9 +60,9 @@ def extra_bytes(peer: Peer, case: Case, threads: int) -> int:
     call = peer.prepare(case, case.arrays(), threads)
     ctypes.CDLL(None).malloc_trim(0)  # what the warm-up freed is no longer there for the call to use
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from the present
-    before = _status_bytes("VmRSS")
+    before = status_bytes("VmRSS")
     result = call()
-    peak = _status_bytes("VmHWM")
+    peak = status_bytes("VmHWM")
     return max(0, peak - before - sum(map(_resident_bytes, returned_arrays(result))))
 
 

@@ -80,7 +80,13 @@ def quantized(model: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "model.onnx"), Path(folder, "quantized.onnx")
         onnx.save(model, source)
-        quantize_dynamic(source, target, per_channel=True, op_types_to_quantize=["MatMul", "Attention"])
+        quantize_dynamic(
+            source,
+            target,
+            per_channel=True,
+            op_types_to_quantize=["MatMul", "Attention"],
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},  # of operators that are not ONNX's own
+        )
         return onnx.load(target)
 
 

@@ -66,37 +66,50 @@ static ptrdiff_t linear_row_bytes(ptrdiff_t inputs) {
 }
 
 #if ELEMENT == BF16 || ELEMENT == I8
+/* LANES inputs from k on, zeros behind the last */
 INLINE vec load_input(const char *input, int half, ptrdiff_t k, ptrdiff_t inputs) {
   const ptrdiff_t columns = inputs - k < LANES ? inputs - k : LANES;
   if (columns <= 0) return (vec){0};
   return half ? load_elements(input + k * 2, columns) : load_reals(input + k * (ptrdiff_t)sizeof(real), columns);
 }
-#endif
 
-static void linear_load(const char *input, int half, ptrdiff_t inputs, char *steps, float *scale) {
+INLINE void load_row(const char *input, int half, ptrdiff_t inputs, char *steps, float *scale) {
 #if ELEMENT == BF16
   for (ptrdiff_t k = 0; k < inputs; k += LANES * STEP, steps += VECTOR_BYTES) {
     const vec low = load_input(input, half, k, inputs);
     store(steps, STEP == 2 ? pack_steps(low, load_input(input, half, k + LANES, inputs)) : widen(narrow(low)));
   }
   *scale = 1;
-#elif ELEMENT == I8
-  vec largest = {0}, unordered = {0};
+#else
+  ivec bits = {0}; /* of the largest magnitude: as integers they are in the same order, with inf and NaN behind all */
   for (ptrdiff_t k = 0; k < inputs; k += LANES) {
-    const vec x = load_input(input, half, k, inputs);
-    largest = vmax(magnitude(x), largest);
-    unordered += x * 0; /* NaN for NaN and inf */
+    const ivec x = (ivec)magnitude(load_input(input, half, k, inputs));
+    bits = (ivec)choose(x > bits, (vec)x, (vec)bits);
   }
-  const float most = max_lanes(largest), into = most > 0 ? 127 / most : 0;
+  word most_bits = 0;
+  UNROLL for (int i = 0; i < LANES; i++) most_bits = bits[i] > most_bits ? bits[i] : most_bits;
+  float most;
+  memcpy(&most, &most_bits, sizeof most);
+  const int finite = most < (float)INFINITY;
+  const float into = finite && most > 0 ? 127 / most : 0;
   for (ptrdiff_t k = 0; k < inputs; k += LANES * STEP, steps += VECTOR_BYTES) {
     vec x[STEP];
     UNROLL for (int s = 0; s < STEP; s++) {
-      x[s] = load_input(input, half, k + s * LANES, inputs);
-      x[s] = choose(magnitude(x[s]) < (real)INFINITY, x[s] * into, (vec){0});
+      x[s] = finite ? load_input(input, half, k + s * LANES, inputs) * into : (vec){0};
     }
     store(steps, round_steps(x));
   }
-  *scale = most / 127 + sum_lanes(unordered);
+  *scale = finite ? most / 127 : (float)NAN; /* so that NaN and inf come out */
+#endif
+}
+#endif
+
+static void linear_load(const char *input, int half, ptrdiff_t inputs, char *steps, float *scale) {
+#if ELEMENT == BF16 || ELEMENT == I8
+  if (half)
+    load_row(input, 1, inputs, steps, scale);
+  else
+    load_row(input, 0, inputs, steps, scale);
 #else
   (void)input, (void)half, (void)inputs, (void)steps, (void)scale;
 #endif
@@ -118,7 +131,7 @@ INLINE void multiply(const struct pyattn_linear *job, const struct pyattn_steps 
 }
 
 /* Sums of bytes to reals, with the bias. */
-INLINE void rescale(const struct pyattn_linear *job, const struct pyattn_steps *input, ptrdiff_t feature,
+INLINE void rescale_tile(const struct pyattn_linear *job, const struct pyattn_steps *input, ptrdiff_t feature,
                     const vec *bias, vec *result, int rows, int vectors) {
   const char *scales = scales_of(job->packed, job->outputs, job->inputs) + feature * (ptrdiff_t)sizeof(real);
   const char *zeros = scales + padded(job->outputs) * (ptrdiff_t)sizeof(real);
@@ -164,7 +177,7 @@ INLINE void linear_vectors(const struct pyattn_linear *job, const struct pyattn_
   }
   const real *packed = (const real *)job->packed + feature * steps_of(job->inputs);
   WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, bias, result, ROWS, vectors))
-  if (ELEMENT == I8) rescale(job, input, feature, bias, result, rows, vectors);
+  if (ELEMENT == I8) rescale_tile(job, input, feature, bias, result, rows, vectors);
   activate_all(result, rows * vectors, job->activation);
   const int whole = job->outputs - feature >= vectors * LANES;
   if (whole && job->half)

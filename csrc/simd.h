@@ -339,12 +339,11 @@ INLINE void store_strided(char *p, ptrdiff_t step, vec x, ptrdiff_t n) {
 INLINE vec multiply_add(vec a, vec b, vec c) { return (vec)_mm512_dpbusd_epi32((__m512i)c, (__m512i)a, (__m512i)b); }
 
 INLINE vec round_steps(const vec x[STEP]) {
-  __m128i part[STEP];
-  UNROLL for (int s = 0; s < STEP; s++) {
-    part[s] = _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32((__m512)x[s]), _mm512_set1_epi32(INPUT_ZERO)));
-  }
-  const __m256i low = _mm256_set_m128i(part[1], part[0]), high = _mm256_set_m128i(part[3], part[2]);
-  return (vec)_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  static const int32_t order[] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15}; /* packs work in quarters */
+  __m512i y[STEP];
+  UNROLL for (int s = 0; s < STEP; s++) y[s] = _mm512_cvtps_epi32((__m512)x[s]);
+  const __m512i z = _mm512_packs_epi16(_mm512_packs_epi32(y[0], y[1]), _mm512_packs_epi32(y[2], y[3]));
+  return (vec)_mm512_xor_si512(_mm512_permutexvar_epi32(_mm512_loadu_si512(order), z), _mm512_set1_epi8(-128));
 }
 #else
 #define INPUT_ZERO 0

@@ -80,6 +80,7 @@ cdef struct Job:
     const char *input
     Py_ssize_t input_row, row_bytes  # row_bytes: of loaded steps; 0 where the input is steps already
     int half  # whether the input is of bfloat16
+    float *scales  # of all rows, where these are loaded before the first task; NULL where a task loads its own
 
 
 def linear(
@@ -131,15 +132,25 @@ def linear(
     size = part.kernels.linear_packed_bytes(width, part.inputs)
     size = min(CACHED // max(<Py_ssize_t> 1, size), panels * blocks // (4 * team))
     groups = (panels + max(1, size) - 1) // max(1, size)
-    scratch = job.row_bytes * job.kernels.tile_rows
-    cdef char *memory = <char *> malloc(team * scratch + PYATTN_ALIGNMENT)
+    # Tasks of one group load their rows, a tile at a time; with several groups each row is loaded once, before them.
+    cdef bint shared = groups > 1 and job.row_bytes > 0
+    scratch = job.row_bytes * (rows if shared else team * job.kernels.tile_rows)
+    cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + scratch + (rows * sizeof(float) if shared else 0))
     if memory == NULL:
         raise MemoryError("Linear: cannot allocate scratch memory")
     cdef char *aligned = memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT
     with nogil:
+        if shared:
+            job.scales = <float *> (aligned + scratch)
+            for i in prange(rows, num_threads=min(team, rows), schedule="static"):
+                job.kernels.linear_load(job.input + i * job.input_row, job.half, job.parts[0].inputs,
+                                        aligned + i * job.row_bytes, &job.scales[i])
+            job.input = aligned
+            job.input_row = job.row_bytes
         for i in prange(groups * blocks, num_threads=team, schedule="guided"):
             run_task(&job, i // blocks * panels // groups, (i // blocks + 1) * panels // groups, i % blocks * ROWS,
-                     min(rows, (i % blocks + 1) * ROWS), aligned + threadid() * scratch)
+                     min(rows, (i % blocks + 1) * ROWS),
+                     aligned + threadid() * job.row_bytes * job.kernels.tile_rows)
     free(memory)
 
 
@@ -154,7 +165,9 @@ cdef void run_task(
         rows = min(last - row, <Py_ssize_t> job.kernels.tile_rows)
         steps.data = job.input + row * job.input_row
         steps.row = job.input_row
-        if job.row_bytes > 0:
+        if job.scales != NULL:
+            steps.scales = job.scales + row
+        elif job.row_bytes > 0:
             for i in range(rows):
                 job.kernels.linear_load(
                     steps.data + i * job.input_row, job.half, job.parts[0].inputs, scratch + i * job.row_bytes,
