@@ -172,6 +172,15 @@ INLINE vec vmax(vec a, vec b) {
 #endif
 }
 
+/* The smaller; b where a is NaN. */
+INLINE vec vmin(vec a, vec b) {
+#if defined(__x86_64__)
+  return (vec)MM(min)(a, b);
+#else
+  return choose(a < b, a, b);
+#endif
+}
+
 INLINE int any_lane(ivec x) {
   word any = 0;
   UNROLL for (int i = 0; i < LANES; i++) any |= x[i];
@@ -511,7 +520,7 @@ INLINE vec choose_by_bytes(const uint8_t *p, vec yes, vec no) {
 }
 
 /* 2^x for x <= 0, to 2e-7 (float32), 3e-16 (float64) or, where AVX-512 makes weights that are rounded to pairs of
- * bfloat16, 9e-5 relative; 0 at -inf, NaN at NaN.
+ * bfloat16, or activations beside bytes, 9e-5 relative; 0 at -inf, NaN at NaN.
  *
  * x = n + r, and 2^r is a minimax polynomial that is exactly 1 at r = 0 (coefficients.py derives all numbers). AVX-512
  * has instructions for r and for p 2^floor(x). In float64 it takes n to sixteenths, whose 2^n but for the power of two
@@ -519,7 +528,7 @@ INLINE vec choose_by_bytes(const uint8_t *p, vec yes, vec no) {
  * rounded by adding a number so large that its last bit counts ones; shifted into the exponent it makes the factor
  * 2^n, 0 for n = -127. */
 static const real exp2_coefficients[] = {
-#if defined(__AVX512F__) && ELEMENT == BF16 && STEP == 2
+#if defined(__AVX512F__) && ((ELEMENT == BF16 && STEP == 2) || ELEMENT == I8)
     0x1.3baaa6p-4f, 0x1.d2378ap-3f, 0x1.63e658p-1f
 #elif defined(__AVX512F__) && REAL_BITS == 32
     0x1.e974fap-10f, 0x1.277856p-7f, 0x1.c91ce6p-5f, 0x1.ebdb56p-3f, 0x1.62e4bap-1f
