@@ -24,12 +24,12 @@ static int supports_baseline(void) { return 1; }
 #endif
 
 const struct pyattn_isa *pyattn_isas(void) {
-#define X(isa)                  \
-  {#isa,                        \
-   0,                           \
-   &pyattn_kernels_##isa##_f32, \
-   &pyattn_kernels_##isa##_f64, \
-   &pyattn_kernels_##isa##_f16, \
+#define X(isa)                   \
+  {#isa,                         \
+   0,                            \
+   &pyattn_kernels_##isa##_f32,  \
+   &pyattn_kernels_##isa##_f64,  \
+   &pyattn_kernels_##isa##_f16,  \
    &pyattn_kernels_##isa##_bf16, \
    &pyattn_kernels_##isa##_i8},
   static struct pyattn_isa isas[] = {PYATTN_ISAS{NULL, 0, NULL, NULL, NULL, NULL, NULL}};

@@ -82,7 +82,7 @@ struct pyattn_kernels {
   int tile_rows;    /* rows of a linear_tile */
   int tile_vectors; /* vectors of queries in the largest block, and of output features in a panel */
   int real_bytes;   /* of lse and the like */
-  int step;         /* elements that are multiplied at once: 2 of bfloat16, 4 of bytes where there are instructions for it */
+  int step; /* elements that are multiplied at once: 2 of bfloat16, 4 of bytes where there are instructions for it */
 
   /* Attention of a block of queries: begin; then attend to ranges of keys in ascending order, the keys loaded if the
    * block is not of few rows, and fold after the last of each piece if there are several; then
@@ -125,8 +125,8 @@ struct pyattn_kernels {
   double (*probe_read)(const char *p, ptrdiff_t vectors);
 };
 
-/* An instruction set that was compiled in. The table of float16 holds attention and probes, of bfloat16 packed matmuls as
- * well, of bytes nothing else but these and a probe. */
+/* An instruction set that was compiled in. The table of float16 holds attention and probes, of bfloat16 packed matmuls
+ * as well, of bytes nothing else but these and a probe. */
 struct pyattn_isa {
   const char *name;
   int supported; /* by this machine and its operating system */

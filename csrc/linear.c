@@ -132,7 +132,7 @@ INLINE void multiply(const struct pyattn_linear *job, const struct pyattn_steps 
 
 /* Sums of bytes to reals, with the bias. */
 INLINE void rescale_tile(const struct pyattn_linear *job, const struct pyattn_steps *input, ptrdiff_t feature,
-                    const vec *bias, vec *result, int rows, int vectors) {
+                         const vec *bias, vec *result, int rows, int vectors) {
   const char *scales = scales_of(job->packed, job->outputs, job->inputs) + feature * (ptrdiff_t)sizeof(real);
   const char *zeros = scales + padded(job->outputs) * (ptrdiff_t)sizeof(real);
   vec scale[TILE_VECTORS];

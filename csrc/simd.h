@@ -2,10 +2,10 @@
  *
  * Every kernel is written once and compiled once per instruction set and element type by compiler flags alone (setup.py
  * holds the table). Elements are what the caller's arrays hold, -DELEMENT=F32, F64, F16, BF16 or, of weights alone, I8;
- * arithmetic is on vectors of `real`, double for F64 and float for all others. It uses the vector extensions of GCC and Clang;
- * -ffp-contract=fast turns a * b + c into one fused instruction where the machine has it. Intrinsics stand only where
- * the extensions have no good word for an operation: maximum, rounding, scaling by powers of two, masked loads, half
- * types.
+ * arithmetic is on vectors of `real`, double for F64 and float for all others. It uses the vector extensions of GCC and
+ * Clang; -ffp-contract=fast turns a * b + c into one fused instruction where the machine has it. Intrinsics stand only
+ * where the extensions have no good word for an operation: maximum, rounding, scaling by powers of two, masked loads,
+ * half types.
  */
 #ifndef PYATTN_SIMD_H
 #define PYATTN_SIMD_H

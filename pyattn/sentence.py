@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ _POOLING = {
 
 # Texts that are tokenized and sorted together: enough to fill the batches, few enough to hold their tokens.
 _WINDOW = 1024
+
+_FEW = 8  # texts that are encoded within a second everywhere
 
 
 class SentenceEncoder:
@@ -123,19 +126,14 @@ class SentenceEncoder:
         texts = list(_checked_texts("encode", texts))
         _checks.size("encode", "batch_tokens", batch_tokens)
         vectors = np.empty((len(texts), self.model.config.hidden_size), np.float32)
-        tqdm = import_extra("tqdm", "encode").tqdm
-        with tqdm(
-            total=len(texts),
-            desc="encoding",
-            unit="text",
-            disable=None if show_progress is None else not show_progress,  # tqdm's None: unless on a terminal
-            delay=1 if show_progress is None else 0,
-        ) as progress:
+        if show_progress is None and len(texts) <= _FEW:  # making a bar would take longer than to encode one text
+            show_progress = False
+        bar = None if show_progress is False else _progress_bar(len(texts), show_progress)
+        with nullcontext() if bar is None else bar:
             done = 0
             for window in self._tokenized("encode", texts, truncate):
-                self._encode_window(
-                    window, normalize, batch_tokens, vectors[done : done + len(window)], progress.update
-                )
+                part = vectors[done : done + len(window)]
+                self._encode_window(window, normalize, batch_tokens, part, bar.update if bar is not None else None)
                 done += len(window)
         return vectors
 
@@ -163,7 +161,7 @@ class SentenceEncoder:
     ) -> Iterator[NDArray[np.float32]]:
         for window in self._tokenized("encode_stream", texts, truncate):
             vectors = np.empty((len(window), self.model.config.hidden_size), np.float32)
-            self._encode_window(window, normalize, batch_tokens, vectors, lambda _: None)
+            self._encode_window(window, normalize, batch_tokens, vectors, None)
             yield from vectors
 
     def _tokenized(self, function: str, texts: Iterable[str], truncate: bool) -> Iterator[list[list[int]]]:
@@ -206,17 +204,24 @@ class SentenceEncoder:
         normalize: bool,
         batch_tokens: int,
         vectors: NDArray[np.float32],
-        progress: Callable[[int], object],
+        progress: Callable[[int], object] | None,
     ) -> None:
-        """Fills vectors, one for each sequence of tokens; tells progress how many are done."""
+        """Fills vectors, one for each sequence of tokens; tells progress how many more are done."""
         for batch in _batches(sequences, batch_tokens):
             cu_seqlens = np.cumsum([0, *(len(sequences[i]) for i in batch)])
             token_ids = np.fromiter(chain.from_iterable(sequences[i] for i in batch), np.int64, cu_seqlens[-1])
             vectors[batch] = _pool(self.model(token_ids, cu_seqlens), cu_seqlens, self.pooling)
-            progress(len(batch))
+            if progress is not None:
+                progress(len(batch))
         if normalize:
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors /= np.where(norms > 0, norms, 1)
+
+
+def _progress_bar(total: int, show: bool | None) -> Any:
+    """Drawn if show; if that is None, on a terminal when the work takes longer than a second."""
+    tqdm = import_extra("tqdm", "encode").tqdm
+    return tqdm(total=total, desc="encoding", unit="text", disable=None if show is None else not show, delay=not show)
 
 
 def _checked_texts(function: str, texts: Iterable[str]) -> Iterator[str]:

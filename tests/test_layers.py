@@ -283,7 +283,11 @@ def test_load_state_dict_takes_other_dtypes_and_not_strict():
             ValueError,
             "^Linear: activation must be one of .*'gelu'.*not 'tanh'",
         ),
-        (lambda: Linear(3, 3, dtype=np.float16), TypeError, '^Linear: dtype must be "float32", "float64", "bfloat16" or "int8", not .float16'),
+        (
+            lambda: Linear(3, 3, dtype=np.float16),
+            TypeError,
+            '^Linear: dtype must be "float32", "float64", "bfloat16" or "int8", not .float16',
+        ),
         (lambda: Linear(3, 3)(normal((2, 4))), ValueError, r"^Linear: the input has shape \(2, 4\); \(..., 3\)"),
         (
             lambda: Linear(3, 3)(normal((2, 3), np.float64)),

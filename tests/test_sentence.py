@@ -192,8 +192,8 @@ def test_progress_is_drawn_on_a_terminal_when_the_work_is_long(encoder, capsys, 
             return model(*args)
 
     monkeypatch.setattr(encoder, "model", Slow())
-    encoder.encode(["the cat", "a dog"], batch_tokens=1)
-    assert "2/2" in capsys.readouterr().err
+    encoder.encode(["the cat", "a dog"] * 5, batch_tokens=20)
+    assert "10/10" in capsys.readouterr().err
 
 
 def test_streams(encoder):
@@ -313,7 +313,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
 def test_a_missing_package_is_named_with_the_remedy(directory, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf'needs the package {package}: pip install "pyattn\[models\]"'):
-        SentenceEncoder.from_pretrained(directory).encode(["cat"])
+        SentenceEncoder.from_pretrained(directory).encode(["cat"] * 9)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ cdef enum:
     MOST_PARTS = 3
     MOST_ROWS = 16  # of a tile
     ROWS = 96  # of a task
+    FEW_TILES = 2
     CACHED = 655360  # bytes of panels that a task multiplies with each tile of rows: they stay in second-level cache
 
 
@@ -81,6 +82,7 @@ cdef struct Job:
     Py_ssize_t input_row, row_bytes  # row_bytes: of loaded steps; 0 where the input is steps already
     int half  # whether the input is of bfloat16
     float *scales  # of all rows, where these are loaded before the first task; NULL where a task loads its own
+    bint few  # whether the rows are so few that the time is that of reading the weight
 
 
 def linear(
@@ -129,11 +131,12 @@ def linear(
     # while rows stream by; with few rows groups are small enough for all threads.
     panels = job.first_panel[count]
     blocks = (rows + ROWS - 1) // ROWS
-    size = part.kernels.linear_packed_bytes(width, part.inputs)
+    size = (part.inputs + part.kernels.step - 1) // part.kernels.step * width * real
     size = min(CACHED // max(<Py_ssize_t> 1, size), panels * blocks // (4 * team))
     groups = (panels + max(1, size) - 1) // max(1, size)
     # Tasks of one group load their rows, a tile at a time; with several groups each row is loaded once, before them.
-    cdef bint shared = groups > 1 and job.row_bytes > 0
+    job.few = rows <= FEW_TILES * job.kernels.tile_rows
+    cdef bint shared = (groups > 1 or job.few) and job.row_bytes > 0
     scratch = job.row_bytes * (rows if shared else team * job.kernels.tile_rows)
     cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + scratch + (rows * sizeof(float) if shared else 0))
     if memory == NULL:
@@ -157,27 +160,41 @@ def linear(
 cdef void run_task(
     const Job *job, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t row, Py_ssize_t last, char *scratch
 ) noexcept nogil:
-    cdef Py_ssize_t part, panel, rows, i
+    """Rows row ... last of the panels start ... stop."""
+    cdef Py_ssize_t tile = job.kernels.tile_rows, part = 0, panel, first
     cdef float scales[MOST_ROWS]
-    cdef pyattn_steps steps
-    steps.scales = scales
-    while row < last:
-        rows = min(last - row, <Py_ssize_t> job.kernels.tile_rows)
-        steps.data = job.input + row * job.input_row
-        steps.row = job.input_row
-        if job.scales != NULL:
-            steps.scales = job.scales + row
-        elif job.row_bytes > 0:
-            for i in range(rows):
-                job.kernels.linear_load(
-                    steps.data + i * job.input_row, job.half, job.parts[0].inputs, scratch + i * job.row_bytes,
-                    &scales[i]
-                )
-            steps.data = scratch
-            steps.row = job.row_bytes
+    if job.few:  # each panel is read from memory once
+        for panel in range(start, stop):
+            while job.first_panel[part + 1] <= panel:
+                part += 1
+            first = row
+            while first < last:
+                run_tile(job, part, panel, first, min(last - first, tile), scratch, scales)
+                first += tile
+        return
+    while row < last:  # rows stream by panels that stay in the cache
+        if job.row_bytes > 0 and job.scales == NULL:
+            for first in range(min(last - row, tile)):
+                job.kernels.linear_load(job.input + (row + first) * job.input_row, job.half, job.parts[0].inputs,
+                                        scratch + first * job.row_bytes, &scales[first])
         part = 0
         for panel in range(start, stop):
             while job.first_panel[part + 1] <= panel:
                 part += 1
-            job.kernels.linear_tile(&job.parts[part], &steps, row, rows, panel - job.first_panel[part])
-        row += rows
+            run_tile(job, part, panel, row, min(last - row, tile), scratch, scales)
+        row += tile
+
+
+cdef inline void run_tile(
+    const Job *job, Py_ssize_t part, Py_ssize_t panel, Py_ssize_t row, Py_ssize_t rows, const char *loaded,
+    const float *scales,
+) noexcept nogil:
+    """A tile of one panel, on rows that stand in `loaded` unless they are steps already."""
+    cdef pyattn_steps steps
+    steps.data = job.input + row * job.input_row
+    steps.row = job.input_row
+    steps.scales = job.scales + row if job.scales != NULL else scales
+    if job.row_bytes > 0 and job.scales == NULL:
+        steps.data = loaded
+        steps.row = job.row_bytes
+    job.kernels.linear_tile(&job.parts[part], &steps, row, rows, panel - job.first_panel[part])
