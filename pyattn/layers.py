@@ -19,7 +19,17 @@ from pyattn._core import rowwise
 from pyattn._threads import threads_for
 from pyattn.activations import ACTIVATIONS
 from pyattn.functional import attend
-from pyattn.precision import BFLOAT16_BITS, elements_of, to_bfloat16, values_of
+from pyattn.precision import (
+    BFLOAT16_BITS,
+    INT8,
+    MOST_INT8_INPUTS,
+    Quantized,
+    concatenated,
+    elements_of,
+    held,
+    to_bfloat16,
+    values_of,
+)
 
 # A string: evaluating it would import numpy.random, which costs more than all the rest of pyattn.
 Seed: TypeAlias = "np.random.Generator | int | None"
@@ -38,10 +48,14 @@ class Layer:
     _parameters: Mapping[str, Array] = {}
 
     def state_dict(self) -> dict[str, Array]:
-        """All parameters by name, in torch's names and shapes."""
-        values = self._own_values()
+        """All parameters by name, in torch's names and shapes, of the dtype of the layer's inputs."""
+        return {name: values_of(value) for name, value in self._held().items()}
+
+    def _held(self) -> dict[str, Any]:
+        """state_dict with weights as they are held."""
+        values = self._own_held()
         for name, child in self._children().items():
-            values.update({f"{name}.{key}": value for key, value in child.state_dict().items()})
+            values.update({f"{name}.{key}": value for key, value in child._held().items()})
         return values
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
@@ -63,11 +77,14 @@ class Layer:
         unknown = sorted(state_dict.keys() - shapes.keys()) if strict else []
         if missing or unknown:
             raise ValueError(f"{function}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-        values = {name: np.asarray(state_dict[name]) for name in shapes}
+        given = {name: state_dict[name] for name in shapes}
+        values = {name: x if isinstance(x, Quantized) else np.asarray(x) for name, x in given.items()}
         wrong = [f"{n} {v.shape} instead of {shapes[n]}" for n, v in values.items() if v.shape != shapes[n]]
         if wrong:
             raise ValueError(f"{function}: shapes differ: {', '.join(wrong)}")
         for name, value in values.items():
+            if isinstance(value, Quantized):
+                continue
             if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
                 raise TypeError(f"{function}: {name} has dtype {value.dtype}; a floating dtype is needed")
         self._load(values)
@@ -87,18 +104,18 @@ class Layer:
             shapes.update({f"{name}.{key}": shape for key, shape in child._shapes().items()})
         return shapes
 
-    def _load(self, values: Mapping[str, Array]) -> None:
+    def _load(self, values: Mapping[str, Any]) -> None:
         self._own_load({name: values[name] for name in self._own_shapes()})
         for name, child in self._children().items():
             child._load({key: values[f"{name}.{key}"] for key in child._shapes()})
 
-    def _own_values(self) -> dict[str, Array]:
+    def _own_held(self) -> dict[str, Any]:
         return {name: value.copy() for name, value in self._parameters.items()}
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: value.shape for name, value in self._parameters.items()}
 
-    def _own_load(self, values: Mapping[str, Array]) -> None:
+    def _own_load(self, values: Mapping[str, Any]) -> None:
         self._parameters = {
             name: np.array(values[name], value.dtype, order="C") for name, value in self._parameters.items()
         }
@@ -114,7 +131,8 @@ class Linear(Layer):
     """activation(x weight^T + bias), with the weight packed once for the matmul kernel.
 
     Parameters: `weight` (out_features, in_features) and, if bias, `bias` (out_features,); until they are loaded, random
-    from rng. activation: None, "relu", "gelu" (erf), "gelu_tanh" or "silu", fused.
+    from rng. activation: None, "relu", "gelu" (erf), "gelu_tanh" or "silu", fused. dtype: in what the weight is held
+    and multiplied, "float32", "float64", "bfloat16" or "int8"; x and the output are float64 where it is, else float32.
 
     Example:
         >>> layer = Linear(384, 1536, activation="gelu")
@@ -135,6 +153,10 @@ class Linear(Layer):
         self.in_features = _checks.size("Linear", "in_features", in_features)
         self.out_features = _checks.size("Linear", "out_features", out_features)
         self.weight_dtype = _checks.weight_dtype("Linear", dtype)
+        if self.weight_dtype == INT8 and in_features > MOST_INT8_INPUTS:
+            raise ValueError(
+                f"Linear: in_features is {in_features}; int8 takes at most {MOST_INT8_INPUTS} (sums have 32 bits)"
+            )
         self.dtype = np.dtype(np.float64 if self.weight_dtype == np.float64 else np.float32)  # of inputs and outputs
         self.activation = _checks.choice("Linear", "activation", activation, ACTIVATIONS)
         self._has_bias = bool(bias)
@@ -176,9 +198,9 @@ class Linear(Layer):
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
         return shapes | {"bias": (self.out_features,)} if self._has_bias else shapes
 
-    def _own_values(self) -> dict[str, Array]:
+    def _own_held(self) -> dict[str, Any]:
         packed = self._weights()
-        values = {"weight": values_of(*packed.unpack())}
+        values: dict[str, Any] = {"weight": held(*packed.unpack())}
         return values if packed.bias is None else values | {"bias": packed.bias.copy()}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -193,7 +215,7 @@ class Linear(Layer):
             elements, scales, bias = state["_packed"]
             self._packed = _linear.Packed(elements, bias, scales)
 
-    def _own_load(self, values: Mapping[str, Array]) -> None:
+    def _own_load(self, values: Mapping[str, Any]) -> None:
         bias = np.array(values["bias"], self.dtype) if self._has_bias else None
         elements, scales = elements_of(values["weight"], self.weight_dtype)
         self._packed = _linear.Packed(elements, bias, scales)
@@ -381,17 +403,18 @@ class MultiHeadAttention(Layer):
             shapes = {f"{x}_proj_weight": (width, w) for x, w in zip("qkv", widths, strict=True)}
         return shapes | {"in_proj_bias": (3 * width,)} if self.out_proj._has_bias else shapes
 
-    def _own_values(self) -> dict[str, Array]:
-        parts = [p._own_values() for p in self._projections]
+    def _own_held(self) -> dict[str, Any]:
+        parts = [p._own_held() for p in self._projections]
+        values: dict[str, Any]
         if "in_proj_weight" in self._own_shapes():
-            values = {"in_proj_weight": np.concatenate([part["weight"] for part in parts])}
+            values = {"in_proj_weight": concatenated([part["weight"] for part in parts])}
         else:
             values = {f"{x}_proj_weight": part["weight"] for x, part in zip("qkv", parts, strict=True)}
         if self.out_proj._has_bias:
             values["in_proj_bias"] = np.concatenate([part["bias"] for part in parts])
         return values
 
-    def _own_load(self, values: Mapping[str, Array]) -> None:
+    def _own_load(self, values: Mapping[str, Any]) -> None:
         width = self.embed_dim
         for i, projection in enumerate(self._projections):
             part = slice(i * width, (i + 1) * width)

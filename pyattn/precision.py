@@ -5,6 +5,8 @@ connections are float32, and so are a layer's inputs and outputs. Bits of bfloat
 dtype.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from pyattn._checks import Array
 
 BFLOAT16_BITS = np.dtype(np.uint16)
 INT8 = np.dtype(np.int8)
+MOST_INT8_INPUTS = 2**16  # 255 times 127 of them are below 2^31
 
 
 def to_bfloat16(x: Array) -> NDArray[np.uint16]:
@@ -39,8 +42,40 @@ def to_int8(weight: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     return np.rint(quotients, out=quotients).astype(np.int8), scales
 
 
-def elements_of(weight: Array, dtype: np.dtype[Any]) -> tuple[Array, Array | None]:
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """A weight as it is held: elements (outputs, inputs), int8, times scales (outputs,), float32."""
+
+    elements: NDArray[np.int8]
+    scales: NDArray[np.float32]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.elements.shape
+
+    def __getitem__(self, rows: slice) -> "Quantized":
+        return Quantized(self.elements[rows], self.scales[rows])
+
+    def values(self) -> NDArray[np.float32]:
+        return self.elements * self.scales[:, None]
+
+
+def concatenated(weights: Sequence["Array | Quantized"]) -> "Array | Quantized":
+    """Weights below one another, all of one kind."""
+    if isinstance(weights[0], Quantized):
+        return Quantized(
+            np.concatenate([weight.elements for weight in weights]),  # type: ignore[union-attr]
+            np.concatenate([weight.scales for weight in weights]),  # type: ignore[union-attr]
+        )
+    return np.concatenate(weights)  # type: ignore[arg-type]
+
+
+def elements_of(weight: "Array | Quantized", dtype: np.dtype[Any]) -> tuple[Array, Array | None]:
     """A weight as elements of dtype, and the scales that they are multiplied by or None."""
+    if isinstance(weight, Quantized):
+        if dtype == INT8:
+            return weight.elements, weight.scales
+        weight = weight.values()
     if dtype == INT8:
         return to_int8(weight)
     if dtype == BFLOAT16_BITS:
@@ -48,8 +83,13 @@ def elements_of(weight: Array, dtype: np.dtype[Any]) -> tuple[Array, Array | Non
     return weight.astype(dtype, copy=False), None
 
 
-def values_of(elements: Array, scales: Array | None) -> Array:
-    """The reverse of elements_of, but for what rounding took."""
-    if elements.dtype == BFLOAT16_BITS:
-        return from_bfloat16(elements)
-    return elements if scales is None else elements * scales[:, None]
+def held(elements: Array, scales: Array | None) -> "Array | Quantized":
+    """A weight of these elements: reals, bits of bfloat16, or Quantized."""
+    return elements if scales is None else Quantized(elements, scales)
+
+
+def values_of(weight: "Array | Quantized") -> Array:
+    """The reals that a held weight stands for."""
+    if isinstance(weight, Quantized):
+        return weight.values()
+    return from_bfloat16(weight) if weight.dtype == BFLOAT16_BITS else weight

@@ -1,6 +1,7 @@
 """Sentence embeddings: texts -> tokens -> encoder -> one vector per text."""
 
 import hashlib
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -72,6 +73,29 @@ class SentenceEncoder:
             ImportError: an optional package is not installed; the message says how to install it.
         """
         return cls(find_directory(path_or_hub_id), dtype)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes a model directory that `from_pretrained` reads, the weights as they are held (see BertModel).
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        folder = Path(directory)
+        self.model.save_pretrained(folder)
+        (folder / "1_Pooling").mkdir(exist_ok=True)
+        for name, value in {
+            "modules.json": [
+                {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+                for i, (path, kind) in enumerate((("", "Transformer"), ("1_Pooling", "Pooling"), ("", "Normalize")))
+            ],
+            "1_Pooling/config.json": {
+                "word_embedding_dimension": self.model.config.hidden_size,
+                **{mode: name == self.pooling for mode, name in _POOLING.items()},
+            },
+            "sentence_bert_config.json": {"max_seq_length": self._longest, "do_lower_case": self._lower_case},
+        }.items():
+            (folder / name).write_text(json.dumps(value, indent=2) + "\n")
+        self._tokenizer.save(str(folder / "tokenizer.json"))
 
     @property
     def max_seq_length(self) -> int:

@@ -132,6 +132,15 @@ def test_copies_and_states(dtype):
     np.testing.assert_allclose(other(x), layer(x), rtol=1e-5, atol=1e-6)
 
 
+def test_sums_of_bytes_do_not_overflow():
+    for sign in (1, -1):
+        layer = Linear(2**16, 1, bias=False, dtype="int8")
+        layer.load_state_dict({"weight": np.full((1, 2**16), sign, np.float32)})
+        np.testing.assert_allclose(layer(np.ones((1, 2**16), np.float32)), sign * 2.0**16, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"^Linear: in_features is 65537; int8 takes at most 65536"):
+        Linear(2**16 + 1, 1, dtype="int8")
+
+
 def test_names_of_dtypes():
     ml_dtypes = pytest.importorskip("ml_dtypes")
     for dtype in ("bfloat16", ml_dtypes.bfloat16, np.dtype(ml_dtypes.bfloat16)):
@@ -140,3 +149,39 @@ def test_names_of_dtypes():
     for wrong in ("int4", np.int16, np.float16, "complex64", None, 8):
         with pytest.raises(TypeError, match="^Linear: dtype must be .*bfloat16"):
             Linear(2, 2, dtype=wrong)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_save_and_load(tmp_path, dtype):
+    pytest.importorskip("safetensors")
+    pytest.importorskip("tokenizers")
+    from tiny_model import write_model
+
+    texts = ["the cat sat on a mat", "find the root of a function."]
+    encoder = pyattn.SentenceEncoder.from_pretrained(write_model(tmp_path / "plain"), dtype=dtype)
+    encoder.save_pretrained(tmp_path / "saved")
+    again = pyattn.SentenceEncoder.from_pretrained(tmp_path / "saved", dtype=dtype)
+    np.testing.assert_array_equal(again.encode(texts), encoder.encode(texts))
+    assert (again.pooling, again.max_seq_length) == (encoder.pooling, encoder.max_seq_length)
+    wide = pyattn.SentenceEncoder.from_pretrained(tmp_path / "saved")
+    np.testing.assert_allclose(wide.encode(texts), encoder.encode(texts), atol=0 if dtype == "float32" else 0.05)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("plain", "saved")]
+    assert dtype == "float32" or sizes[1] < 0.9 * sizes[0]
+
+
+def test_int8_without_scales_is_refused(tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    pytest.importorskip("tokenizers")
+    from tiny_model import write_model
+
+    encoder = pyattn.SentenceEncoder.from_pretrained(write_model(tmp_path / "plain"), dtype="int8")
+    encoder.save_pretrained(tmp_path / "saved")
+    file = tmp_path / "saved" / "model.safetensors"
+    name = "encoder.layer.0.output.dense.weight"
+    tensors = numpy.load_file(file)
+    assert tensors[name].dtype == np.int8 and tensors[f"{name}_scale"].dtype == np.float32
+    scales = tensors.pop(f"{name}_scale")
+    for wrong in ({}, {f"{name}_scale": scales[1:]}, {f"{name}_scale": scales[:, None]}):
+        numpy.save_file(tensors | wrong, file)
+        with pytest.raises(ValueError, match=rf"^load: .*model.safetensors: {name} is of int8 .*{name}_scale"):
+            pyattn.SentenceEncoder.from_pretrained(tmp_path / "saved")

@@ -2,7 +2,8 @@ isa: str
 isa_available: tuple[str, ...]
 openmp: int
 compiler: str
-native_bfloat16: bool  # whether the machine multiplies pairs of them
+native_bfloat16: bool  # whether the machine has dot products of them
+native_int8: bool
 
 def measure_multiply_add(itemsize: int, threads: int, seconds: float) -> float: ...
 def measure_read(threads: int, seconds: float, size: int) -> float: ...

@@ -5,12 +5,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pyattn.precision import Quantized
 
 # Everything that is read from a model directory, and so everything that is fetched from the hub.
 _HUB_FILES = [
@@ -24,7 +26,10 @@ _HUB_FILES = [
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 # How a tensor of each accepted type lies in the file; bfloat16 is read as its bits, the upper half of a float32.
-_STORED_AS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
+_STORED_AS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8", "I8": "<i1"}
+
+# Behind the name of a tensor of int8, that of what its rows are multiplied by.
+SCALES = "_scale"
 
 _Json = TypeVar("_Json", dict[str, Any], list[Any])
 
@@ -77,8 +82,8 @@ def read_json(path: Path, kind: type[_Json]) -> _Json:
     return value
 
 
-def read_tensors(path: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray[np.float32]]:
-    """The tensors of a safetensors file whose names `wanted` accepts, in float32."""
+def read_tensors(path: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray[np.float32] | Quantized]:
+    """The tensors of a safetensors file whose names `wanted` accepts, in float32, or int8 with their scales."""
     safetensors = import_extra("safetensors", f"load: reading {path}")
     require_file(path)
     try:
@@ -88,7 +93,7 @@ def read_tensors(path: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray
     except safetensors.SafetensorError as error:
         raise ValueError(f"load: {path} is not a whole safetensors file ({error})") from error
 
-    tensors = {}
+    tensors: dict[str, Any] = {}
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(header_bytes))
@@ -101,5 +106,39 @@ def read_tensors(path: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray
             stored = np.fromfile(file, _STORED_AS[dtype], math.prod(shape)).reshape(shape)
             if dtype == "BF16":
                 stored = (stored.astype(np.uint32) << 16).view(np.float32)
-            tensors[name] = stored.astype(np.float32, copy=False)
+            tensors[name] = stored if dtype == "I8" else stored.astype(np.float32, copy=False)
+    for name in [name for name, tensor in tensors.items() if tensor.dtype == np.int8]:
+        scales = tensors.pop(name + SCALES, None)
+        if scales is None or tensors[name].ndim != 2 or scales.shape != tensors[name].shape[:1]:
+            found = "not there" if scales is None else f"of shape {scales.shape}"
+            raise ValueError(
+                f"load: {path}: {name} is of int8 and {tensors[name].shape}; {name}{SCALES}, one scale for each of its "
+                f"rows, is {found}"
+            )
+        tensors[name] = Quantized(tensors[name], scales)
     return tensors
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Writes a safetensors file of arrays of float32, bits of bfloat16 (uint16) and Quantized.
+
+    The safetensors library has changed how it takes types that NumPy lacks; the format is a header and the bytes.
+    """
+    parts: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Quantized):
+            parts[name], parts[name + SCALES] = tensor.elements, tensor.scales
+        else:
+            parts[name] = tensor
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # which transformers asks for
+    end = 0
+    for name, part in parts.items():
+        start, end = end, end + part.nbytes
+        dtype = next(kind for kind, stored in _STORED_AS.items() if part.dtype == stored)
+        header[name] = {"dtype": dtype, "shape": part.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for part in parts.values():
+            np.ascontiguousarray(part).tofile(file)

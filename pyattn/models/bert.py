@@ -1,7 +1,9 @@
 """BERT: word, position and segment embeddings, then post-norm encoder layers; configured by config.json."""
 
+import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pyattn import _checks
 from pyattn.layers import LayerNorm, TransformerEncoder, TransformerEncoderLayer
-from pyattn.models._files import read_json, read_tensors
+from pyattn.models._files import read_json, read_tensors, write_tensors
+from pyattn.precision import Quantized, concatenated
 
 # hidden_act in config.json -> activation of our layers
 _ACTIVATIONS = {
@@ -131,7 +134,7 @@ class BertModel:
     def __init__(
         self,
         config: BertConfig,
-        tensors: Mapping[str, NDArray[np.float32]],
+        tensors: Mapping[str, NDArray[np.float32] | Quantized],
         source: str = "tensors",
         dtype: DTypeLike = "float32",
     ) -> None:
@@ -152,6 +155,23 @@ class BertModel:
         )
         self._encoder = TransformerEncoder(layer, config.num_hidden_layers)
         self._encoder.load_state_dict(state)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes config.json and model.safetensors, which `pyattn.models.load` reads; weights as they are held.
+
+        Those of bfloat16 are BF16 there, which other libraries read too; those of int8 are I8, with their rows' scales
+        (float32) beside them as `<name>_scale`.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        values = {"model_type": "bert", "architectures": ["BertModel"], **asdict(self.config)}
+        (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+        state = {"words": self._words, "positions": self._positions, "token_types": self._token_types}
+        state |= {f"norm.{name}": value for name, value in self._norm._held().items()} | self._encoder._held()
+        write_tensors(folder / "model.safetensors", _to_their_names(self.config, state))
 
     @classmethod
     def from_directory(cls, directory: Path, dtype: DTypeLike = "float32") -> "BertModel":
@@ -201,6 +221,14 @@ class BertModel:
         return self._encoder.forward_packed(self._norm(x), starts)
 
 
+def _to_their_names(config: BertConfig, state: Mapping[str, Any]) -> dict[str, Any]:
+    tensors = {}
+    for ours, names, _ in _parameters(config):
+        length = state[ours].shape[0] // len(names)
+        tensors.update({name: state[ours][i * length : (i + 1) * length] for i, name in enumerate(names)})
+    return tensors
+
+
 def _belongs_to_encoder(name: str) -> bool:
     """Whether a tensor of a checkpoint is one that the encoder needs, going by its name in Hugging Face's scheme."""
     name = name.removeprefix("bert.")
@@ -216,9 +244,9 @@ def _parameters(config: BertConfig) -> Iterator[tuple[str, list[str], tuple[int,
 
 
 def _to_our_names(
-    config: BertConfig, tensors: Mapping[str, NDArray[np.float32]], source: str
+    config: BertConfig, tensors: Mapping[str, NDArray[np.float32] | Quantized], source: str
 ) -> dict[str, NDArray[np.float32]]:
-    given = {
+    given: dict[str, Any] = {
         # Checkpoints converted from TensorFlow call the scale and shift of a LayerNorm gamma and beta.
         name.removeprefix("bert.")
         .replace("LayerNorm.gamma", "LayerNorm.weight")
@@ -236,7 +264,7 @@ def _to_our_names(
         if given[name].shape != shape:
             raise ValueError(f"load: {source}: {name} has shape {given[name].shape}; config.json asks for {shape}")
     return {
-        ours: given[names[0]] if len(names) == 1 else np.concatenate([given[name] for name in names])
+        ours: given[names[0]] if len(names) == 1 else concatenated([given[name] for name in names])
         for ours, names, _ in rows
     }
 
