@@ -61,13 +61,12 @@ class Quantized:
 
 
 def concatenated(weights: Sequence["Array | Quantized"]) -> "Array | Quantized":
-    """Weights below one another, all of one kind."""
-    if isinstance(weights[0], Quantized):
-        return Quantized(
-            np.concatenate([weight.elements for weight in weights]),  # type: ignore[union-attr]
-            np.concatenate([weight.scales for weight in weights]),  # type: ignore[union-attr]
-        )
-    return np.concatenate(weights)  # type: ignore[arg-type]
+    """Weights below one another; Quantized if all are."""
+    quantized = [weight for weight in weights if isinstance(weight, Quantized)]
+    if len(quantized) < len(weights):
+        return np.concatenate([values_of(weight) for weight in weights])
+    elements, scales = zip(*((weight.elements, weight.scales) for weight in quantized), strict=True)
+    return Quantized(np.concatenate(elements), np.concatenate(scales))
 
 
 def elements_of(weight: "Array | Quantized", dtype: np.dtype[Any]) -> tuple[Array, Array | None]:

@@ -180,6 +180,14 @@ def test_int8_without_scales_is_refused(tmp_path):
     name = "encoder.layer.0.output.dense.weight"
     tensors = numpy.load_file(file)
     assert tensors[name].dtype == np.int8 and tensors[f"{name}_scale"].dtype == np.float32
+    query = "encoder.layer.0.attention.self.query.weight"
+    words = "embeddings.word_embeddings.weight"
+    mixed = dict(tensors)  # any matrix may be of int8, and one of those that are multiplied together
+    mixed[query] = mixed[query] * mixed.pop(f"{query}_scale")[:, None]
+    mixed[words], mixed[f"{words}_scale"] = to_int8(mixed[words])
+    numpy.save_file(mixed, file)
+    again = pyattn.SentenceEncoder.from_pretrained(tmp_path / "saved", dtype="int8")
+    np.testing.assert_allclose(again.encode(["a cat"]), encoder.encode(["a cat"]), atol=0.02)
     scales = tensors.pop(f"{name}_scale")
     for wrong in ({}, {f"{name}_scale": scales[1:]}, {f"{name}_scale": scales[:, None]}):
         numpy.save_file(tensors | wrong, file)

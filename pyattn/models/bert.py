@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from pyattn import _checks
 from pyattn.layers import LayerNorm, TransformerEncoder, TransformerEncoderLayer
 from pyattn.models._files import read_json, read_tensors, write_tensors
-from pyattn.precision import Quantized, concatenated
+from pyattn.precision import Quantized, concatenated, values_of
 
 # hidden_act in config.json -> activation of our layers
 _ACTIVATIONS = {
@@ -140,9 +140,9 @@ class BertModel:
     ) -> None:
         self.config = config
         state = _to_our_names(config, tensors, source)
-        self._words = state.pop("words")
-        self._positions = state.pop("positions")
-        self._token_types = state.pop("token_types")
+        self._words = values_of(state.pop("words"))
+        self._positions = values_of(state.pop("positions"))
+        self._token_types = values_of(state.pop("token_types"))
         self._norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self._norm.load_state_dict({"weight": state.pop("norm.weight"), "bias": state.pop("norm.bias")})
         layer = TransformerEncoderLayer(
@@ -245,7 +245,7 @@ def _parameters(config: BertConfig) -> Iterator[tuple[str, list[str], tuple[int,
 
 def _to_our_names(
     config: BertConfig, tensors: Mapping[str, NDArray[np.float32] | Quantized], source: str
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, Any]:
     given: dict[str, Any] = {
         # Checkpoints converted from TensorFlow call the scale and shift of a LayerNorm gamma and beta.
         name.removeprefix("bert.")
