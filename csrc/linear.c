@@ -19,7 +19,8 @@ INLINE ptrdiff_t steps_of(ptrdiff_t inputs) { return (inputs + STEP - 1) / STEP;
 
 INLINE ptrdiff_t padded(ptrdiff_t outputs) { return (outputs + LANES - 1) / LANES * LANES; }
 
-/* Behind the panels stand, of bytes, the scales of all features, then INPUT_ZERO times the sums of their weights. */
+/* Behind the panels stand, of bytes, the scales of all features, then what their sums begin with: that takes INPUT_ZERO
+ * off the inputs. */
 INLINE const char *scales_of(const char *packed, ptrdiff_t outputs, ptrdiff_t inputs) {
   return packed + padded(outputs) * steps_of(inputs) * (ptrdiff_t)sizeof(real);
 }
@@ -53,7 +54,7 @@ static void linear_pack(const char *weight, ptrdiff_t row, ptrdiff_t column, con
     scale[o] = o < outputs ? scales[o] : 0;
     zero[o] = 0;
     for (ptrdiff_t k = 0; o < outputs && k < inputs; k++) zero[o] += *(const int8_t *)(weight + o * row + k * column);
-    zero[o] *= INPUT_ZERO;
+    zero[o] *= -INPUT_ZERO;
   }
 #else
   (void)scales;
@@ -115,13 +116,11 @@ static void linear_load(const char *input, int half, ptrdiff_t inputs, char *ste
 #endif
 }
 
-/* A tile of sums; those of reals begin with the bias. */
+/* A tile of sums, which begin with `start`. */
 INLINE void multiply(const struct pyattn_linear *job, const struct pyattn_steps *input, const real *packed,
-                     const vec *bias, vec *result, int rows, int vectors) {
+                     const vec *start, vec *result, int rows, int vectors) {
   tile acc;
-  UNROLL for (int r = 0; r < rows; r++) {
-    UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = ELEMENT == I8 ? (vec){0} : bias[n];
-  }
+  UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = start[n]; }
   const ptrdiff_t row = input->row, step = sizeof(real);
   tile_multiply(acc, rows, vectors, input->data, row, step, packed, steps_of(job->inputs),
                 input->data + TILE_ROWS * row, TILE_ROWS * step);
@@ -130,25 +129,35 @@ INLINE void multiply(const struct pyattn_linear *job, const struct pyattn_steps 
   }
 }
 
-/* Sums of bytes to reals, with the bias. */
-INLINE void rescale_tile(const struct pyattn_linear *job, const struct pyattn_steps *input, ptrdiff_t feature,
-                         const vec *bias, vec *result, int rows, int vectors) {
+/* Of a panel, for each vector of its features: what sums begin with, and, of bytes, what they are multiplied by before
+ * the bias is added. */
+struct panel {
+  vec start[TILE_VECTORS], bias[TILE_VECTORS], scale[TILE_VECTORS];
+};
+
+INLINE void load_panel(const struct pyattn_linear *job, ptrdiff_t feature, int vectors, struct panel *panel) {
   const char *scales = scales_of(job->packed, job->outputs, job->inputs) + feature * (ptrdiff_t)sizeof(real);
-  const char *zeros = scales + padded(job->outputs) * (ptrdiff_t)sizeof(real);
-  vec scale[TILE_VECTORS];
-  UNROLL for (int n = 0; n < vectors; n++) scale[n] = load(scales + n * VECTOR_BYTES);
-  for (int r = 0; r < rows; r++) {
-    UNROLL for (int n = 0; n < vectors; n++) {
-      vec *x = result + r * vectors + n;
-      const ivec sum = (ivec)*x - (ivec)load(zeros + n * VECTOR_BYTES);
-      *x = __builtin_convertvector(sum, vec) * (scale[n] * input->scales[r]) + bias[n];
+  UNROLL for (int n = 0; n < vectors; n++) {
+    const ptrdiff_t rest = job->outputs - feature - n * LANES;
+    const char *bias = job->bias + (feature + n * LANES) * (ptrdiff_t)sizeof(real);
+    panel->bias[n] = job->bias ? load_reals(bias, rest < LANES ? rest : LANES) : (vec){0};
+    panel->start[n] = panel->bias[n];
+    if (ELEMENT == I8) {
+      panel->scale[n] = load(scales + n * VECTOR_BYTES);
+      panel->start[n] = load(scales + padded(job->outputs) * (ptrdiff_t)sizeof(real) + n * VECTOR_BYTES);
     }
   }
 }
 
-/* Writes a tile; whole: none of its vectors is cut by the last feature. */
-INLINE void write_tile(const struct pyattn_linear *job, ptrdiff_t first, ptrdiff_t feature, const vec *result, int rows,
-                       int vectors, int half, int whole) {
+/* Sums of bytes to reals. */
+INLINE vec rescaled(const struct panel *panel, vec sum, float row_scale, int n) {
+  return __builtin_convertvector((ivec)sum, vec) * (panel->scale[n] * row_scale) + panel->bias[n];
+}
+
+/* Writes a tile; raw: of sums of bytes; whole: none of its vectors is cut by the last feature. */
+INLINE void write_tile(const struct pyattn_linear *job, const struct pyattn_steps *input, const struct panel *panel,
+                       ptrdiff_t first, ptrdiff_t feature, const vec *result, int rows, int vectors, int half, int raw,
+                       int whole) {
   const ptrdiff_t width = half ? 2 : (ptrdiff_t)sizeof(real);
   for (int r = 0; r < rows; r++) {
     char *out = job->out + (first + r) * job->out_row + feature * width;
@@ -157,6 +166,7 @@ INLINE void write_tile(const struct pyattn_linear *job, ptrdiff_t first, ptrdiff
     UNROLL for (int n = 0; n < vectors; n++) {
       const ptrdiff_t rest = job->outputs - feature - n * LANES, columns = whole || rest > LANES ? LANES : rest;
       vec x = result[r * vectors + n];
+      if (raw) x = rescaled(panel, x, input->scales[r], n);
       if (residual) x += load_reals(residual + n * VECTOR_BYTES, columns);
       if (half)
         store_halves(out + n * LANES * width, x, columns);
@@ -167,25 +177,33 @@ INLINE void write_tile(const struct pyattn_linear *job, ptrdiff_t first, ptrdiff
 }
 
 INLINE void linear_vectors(const struct pyattn_linear *job, const struct pyattn_steps *input, ptrdiff_t first, int rows,
-                           ptrdiff_t panel, int vectors) {
-  const ptrdiff_t feature = panel * PANEL;
-  vec bias[TILE_VECTORS], result[TILE_ROWS * TILE_VECTORS];
-  UNROLL for (int n = 0; n < vectors; n++) {
-    const ptrdiff_t rest = job->outputs - feature - n * LANES;
-    const char *from = job->bias + (feature + n * LANES) * (ptrdiff_t)sizeof(real);
-    bias[n] = job->bias ? load_reals(from, rest < LANES ? rest : LANES) : (vec){0};
-  }
+                           ptrdiff_t number, int vectors) {
+  const ptrdiff_t feature = number * PANEL;
+  vec result[TILE_ROWS * TILE_VECTORS];
+  struct panel panel;
+  WRITTEN(result);
+  load_panel(job, feature, vectors, &panel);
   const real *packed = (const real *)job->packed + feature * steps_of(job->inputs);
-  WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, bias, result, ROWS, vectors))
-  if (ELEMENT == I8) rescale_tile(job, input, feature, bias, result, rows, vectors);
-  activate_all(result, rows * vectors, job->activation);
-  const int whole = job->outputs - feature >= vectors * LANES;
-  if (whole && job->half)
-    write_tile(job, first, feature, result, rows, vectors, 1, 1);
-  else if (whole)
-    write_tile(job, first, feature, result, rows, vectors, 0, 1);
-  else
-    write_tile(job, first, feature, result, rows, vectors, job->half, 0);
+  WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, panel.start, result, ROWS, vectors))
+  const int raw = ELEMENT == I8, whole = job->outputs - feature >= vectors * LANES;
+  if (job->activation != PYATTN_IDENTITY) {
+    for (int r = 0; raw && r < rows; r++) {
+      UNROLL for (int n = 0; n < vectors; n++) {
+        result[r * vectors + n] = rescaled(&panel, result[r * vectors + n], input->scales[r], n);
+      }
+    }
+    activate_all(result, rows * vectors, job->activation);
+    if (whole && job->half)
+      write_tile(job, input, &panel, first, feature, result, rows, vectors, 1, 0, 1);
+    else
+      write_tile(job, input, &panel, first, feature, result, rows, vectors, job->half, 0, 0);
+  } else if (whole && job->half) {
+    write_tile(job, input, &panel, first, feature, result, rows, vectors, 1, raw, 1);
+  } else if (whole) {
+    write_tile(job, input, &panel, first, feature, result, rows, vectors, 0, raw, 1);
+  } else {
+    write_tile(job, input, &panel, first, feature, result, rows, vectors, job->half, raw, 0);
+  }
 }
 
 static void linear_tile(const struct pyattn_linear *job, const struct pyattn_steps *input, ptrdiff_t first,

@@ -123,6 +123,9 @@ typedef real real_unaligned __attribute__((aligned(1), may_alias)); /* callers' 
 /* Into the second-level cache: streams from memory overtake the first one's few requests. */
 INLINE void prefetch_far(const char *p) { __builtin_prefetch(p, 0, 2); }
 
+/* The compiler must believe that array x was written: an array that is filled as far as it will be read. */
+#define WRITTEN(x) __asm__("" : "=m"(x))
+
 INLINE vec splat(real x) { return x - (vec){0}; }
 
 INLINE vec splat_bits(word x) { return (vec)(x - (ivec){0}); }

@@ -16,7 +16,7 @@ from pyattn import _checks
 from pyattn._checks import Array, Options
 from pyattn._core import linear as _linear
 from pyattn._core import rowwise
-from pyattn._threads import threads_for
+from pyattn._threads import get_num_threads, threads_for
 from pyattn.activations import ACTIVATIONS
 from pyattn.functional import attend
 from pyattn.precision import (
@@ -34,8 +34,8 @@ from pyattn.precision import (
 # A string: evaluating it would import numpy.random, which costs more than all the rest of pyattn.
 Seed: TypeAlias = "np.random.Generator | int | None"
 
-# Rows that pass through a feed-forward block at a time: bounds the memory of the hidden activations.
-FEED_FORWARD_ROWS = 2048
+# Rows of a thread that pass through a feed-forward block at a time: the hidden activations stay in its cache.
+FEED_FORWARD_ROWS = 256
 
 
 class Layer:
@@ -541,8 +541,9 @@ class TransformerEncoderLayer(Encoder):
         attended = self.norm1._apply(x) if self.norm_first else x
         x = self.self_attn._forward_rows([attended], batch, starts, starts, mask, is_causal, residual=x)
         fed = self.norm2._apply(x) if self.norm_first else self.norm1._apply(x, out=x)
-        for first in range(0, len(x), FEED_FORWARD_ROWS):
-            part = slice(first, first + FEED_FORWARD_ROWS)
+        rows = FEED_FORWARD_ROWS * get_num_threads()
+        for first in range(0, len(x), rows):
+            part = slice(first, first + rows)
             hidden = self.linear1._apply(fed[part], half=self.linear2.computes_in_halves)
             self.linear2._apply(hidden, residual=x[part], out=x[part])
         return x if self.norm_first else self.norm2._apply(x, out=x)
