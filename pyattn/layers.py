@@ -27,7 +27,7 @@ from pyattn.precision import (
     concatenated,
     elements_of,
     held,
-    to_bfloat16,
+    mask_to_bfloat16,
     values_of,
 )
 
@@ -383,7 +383,7 @@ class MultiHeadAttention(Layer):
         query, key, value, result = (self._heads(x, batch) for x in (*projected, out))
         options: Options = {"scale": (width // self.num_heads) ** -0.5, "right": 0 if is_causal else -1}
         if mask is not None:
-            options["mask"] = mask if mask.dtype == bool or not half else to_bfloat16(mask)
+            options["mask"] = mask if mask.dtype == bool or not half else mask_to_bfloat16(mask)
         attend(query, key, value, result, query_starts, key_starts, options)
         return self.out_proj._apply(out, residual)
 

@@ -27,6 +27,12 @@ def to_bfloat16(x: Array) -> NDArray[np.uint16]:
     return (rounded >> np.uint32(16)).astype(np.uint16)
 
 
+def mask_to_bfloat16(mask: Array) -> NDArray[np.uint16]:
+    """A mask, seen with axes along which it is repeated, in bfloat16: these are not made out."""
+    once = mask[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in mask.strides)]
+    return np.broadcast_to(to_bfloat16(once), mask.shape)
+
+
 def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
@@ -37,9 +43,10 @@ def to_int8(weight: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     Symmetric quantisation of each output channel: Jacob et al. 2018 (arXiv:1712.05877), section 2.1, with zero-point 0.
     """
     weight = np.asarray(weight, np.float32)
-    scales = np.maximum(weight.max(axis=1, initial=0), -weight.min(axis=1, initial=0)) / np.float32(127)
-    quotients = weight / np.where(scales > 0, scales, np.float32(1))[:, None]
-    return np.rint(quotients, out=quotients).astype(np.int8), scales
+    with np.errstate(invalid="ignore"):  # a row that is not finite has a scale that is not
+        scales = np.maximum(weight.max(axis=1, initial=0), -weight.min(axis=1, initial=0)) / np.float32(127)
+        quotients = weight / np.where(scales > 0, scales, np.float32(1))[:, None]
+        return np.rint(quotients, out=quotients).astype(np.int8), scales
 
 
 @dataclass(frozen=True, eq=False)

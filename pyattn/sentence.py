@@ -176,7 +176,7 @@ class SentenceEncoder:
             For each text, in order, its vector (hidden_size,), the same bits that encode gives.
 
         Raises:
-            TypeError, ValueError: as encode; for a text when its turn comes.
+            TypeError, ValueError: as encode; for a text when it is taken.
         """
         texts = _checked_texts("encode_stream", texts)
         _checks.size("encode_stream", "batch_tokens", batch_tokens)

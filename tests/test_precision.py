@@ -8,7 +8,7 @@ import pytest
 
 import pyattn
 from pyattn import Linear, MultiHeadAttention, TransformerEncoder, TransformerEncoderLayer
-from pyattn.precision import from_bfloat16, to_bfloat16, to_int8
+from pyattn.precision import from_bfloat16, mask_to_bfloat16, to_bfloat16, to_int8
 
 EPS = np.finfo(np.float32).eps
 SIZES = [(1, 1, 1), (1, 3, 5), (3, 16, 48), (8, 64, 49), (9, 65, 97), (17, 130, 33), (100, 96, 200)]
@@ -122,6 +122,22 @@ def test_masks(dtype):
     np.testing.assert_allclose(attention(x, mask=np.where(mask, np.float32(0), -np.inf)), causal, atol=0.02)
 
 
+def test_a_repeated_mask_is_not_made_out():
+    mask = np.broadcast_to(normal((1, 1, 6, 5)), (3, 4, 6, 5))
+    rounded_mask = mask_to_bfloat16(mask)
+    assert rounded_mask.strides[:2] == (0, 0)
+    np.testing.assert_array_equal(rounded_mask, to_bfloat16(mask))
+
+
+def test_weights_that_are_not_finite():
+    weight = normal((4, 6))
+    weight[1, 2], weight[2, 3] = np.nan, np.inf
+    layer = Linear(6, 4, bias=False, dtype="int8")
+    layer.load_state_dict({"weight": weight})
+    out = layer(normal((3, 6), 1))
+    assert np.isfinite(out[:, [0, 3]]).all() and np.isnan(out[:, [1, 2]]).all()
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_copies_and_states(dtype):
     layer = Linear(33, 70, dtype=dtype, rng=0)
@@ -189,7 +205,8 @@ def test_int8_without_scales_is_refused(tmp_path):
     again = pyattn.SentenceEncoder.from_pretrained(tmp_path / "saved", dtype="int8")
     np.testing.assert_allclose(again.encode(["a cat"]), encoder.encode(["a cat"]), atol=0.02)
     scales = tensors.pop(f"{name}_scale")
-    for wrong in ({}, {f"{name}_scale": scales[1:]}, {f"{name}_scale": scales[:, None]}):
+    for scale in (None, scales[1:], scales[:, None], scales.astype(np.int8)):
+        wrong = {} if scale is None else {f"{name}_scale": scale}
         numpy.save_file(tensors | wrong, file)
         with pytest.raises(ValueError, match=rf"^load: .*model.safetensors: {name} is of int8 .*{name}_scale"):
             pyattn.SentenceEncoder.from_pretrained(tmp_path / "saved")

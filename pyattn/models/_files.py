@@ -108,14 +108,14 @@ def read_tensors(path: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray
                 stored = (stored.astype(np.uint32) << 16).view(np.float32)
             tensors[name] = stored if dtype == "I8" else stored.astype(np.float32, copy=False)
     for name in [name for name, tensor in tensors.items() if tensor.dtype == np.int8]:
-        scales = tensors.pop(name + SCALES, None)
-        if scales is None or tensors[name].ndim != 2 or scales.shape != tensors[name].shape[:1]:
-            found = "not there" if scales is None else f"of shape {scales.shape}"
+        matrix, scales = tensors[name], tensors.get(name + SCALES)
+        fits = isinstance(scales, np.ndarray) and scales.dtype == np.float32 and scales.shape == matrix.shape[:1]
+        if matrix.ndim != 2 or not fits:
             raise ValueError(
-                f"load: {path}: {name} is of int8 and {tensors[name].shape}; {name}{SCALES}, one scale for each of its "
-                f"rows, is {found}"
+                f"load: {path}: {name} is of int8 and {matrix.shape}; such a tensor must be a matrix, with one float for "
+                f"each of its rows in {name}{SCALES}"
             )
-        tensors[name] = Quantized(tensors[name], scales)
+        tensors[name] = Quantized(matrix, tensors.pop(name + SCALES))
     return tensors
 
 
