@@ -112,8 +112,8 @@ def read_tensors(path: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray
         fits = isinstance(scales, np.ndarray) and scales.dtype == np.float32 and scales.shape == matrix.shape[:1]
         if matrix.ndim != 2 or not fits:
             raise ValueError(
-                f"load: {path}: {name} is of int8 and {matrix.shape}; such a tensor must be a matrix, with one float for "
-                f"each of its rows in {name}{SCALES}"
+                f"load: {path}: {name} is of int8 and {matrix.shape}; such a tensor must be a matrix, with one float "
+                f"for each of its rows in {name}{SCALES}"
             )
         tensors[name] = Quantized(matrix, tensors.pop(name + SCALES))
     return tensors
