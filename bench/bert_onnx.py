@@ -15,7 +15,7 @@ def bert_session(
 ) -> Any:
     """A session from "ids" and "mask", int32 (batch, length), to "output", float32 (batch, length, hidden).
 
-    ``config`` and ``weights`` are config.json and model.safetensors of a BertModel with the erf GELU.
+    ``config`` and ``weights`` are config.json and model.safetensors of a TextEncoder with the erf GELU.
     Precision "int8" is ONNX Runtime's own dynamic quantization of the graph.
     """
     from onnx import helper

@@ -8,7 +8,7 @@
 #if ELEMENT != F16
 #include "linear.c"
 #endif
-#if ELEMENT == F32 || ELEMENT == F64
+#if ELEMENT != F16 && ELEMENT != I8
 #include "rowwise.c"
 #endif
 #include "probe.c"
@@ -38,6 +38,10 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .linear_row_bytes = linear_row_bytes,
     .linear_load = linear_load,
     .linear_tile = linear_tile,
+#endif
+#if ELEMENT != F16 && ELEMENT != I8
+    .gate = gate,
+    .rotate = rotate,
 #endif
 #if ELEMENT == F32 || ELEMENT == F64
     .layer_norm = layer_norm,

@@ -117,6 +117,9 @@ struct pyattn_kernels {
   void (*linear_tile)(const struct pyattn_linear *, const struct pyattn_steps *, ptrdiff_t first, ptrdiff_t rows,
                       ptrdiff_t panel);
 
+  /* One row: of 2 width elements to width; in place, of heads of 2 half elements, with half reals of each table. */
+  void (*gate)(const char *input, char *out, ptrdiff_t width, int kind);
+  void (*rotate)(char *row, const char *cosines, const char *sines, ptrdiff_t heads, ptrdiff_t half);
   /* One row; weight and bias may be NULL. */
   void (*layer_norm)(const char *input, const char *weight, const char *bias, char *out, ptrdiff_t width, double eps);
   void (*activation)(const char *input, char *out, ptrdiff_t count, int kind);
@@ -125,8 +128,8 @@ struct pyattn_kernels {
   double (*probe_read)(const char *p, ptrdiff_t vectors);
 };
 
-/* An instruction set that was compiled in. The table of float16 holds attention and probes, of bfloat16 packed matmuls
- * as well, of bytes nothing else but these and a probe. */
+/* An instruction set that was compiled in. The table of float16 holds attention and probes, of bfloat16 packed matmuls,
+ * gates and rotations as well, of bytes nothing else but these and a probe. */
 struct pyattn_isa {
   const char *name;
   int supported; /* by this machine and its operating system */

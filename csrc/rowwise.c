@@ -1,7 +1,35 @@
-/* What runs along a row: normalisation, and activations on their own. Rows are contiguous. */
+/* What runs along a row: normalisation, activations on their own, gates and rotations. Rows are contiguous. */
 #include "activations.h"
 #include "kernels.h"
 
+/* activation(a) b of a row [a, b]: GLU, Dauphin et al. 2016 (arXiv:1612.08083); Shazeer 2020 (arXiv:2002.05202). */
+static void gate(const char *input, char *out, ptrdiff_t width, int kind) {
+  const ptrdiff_t step = ELEMENT_BYTES;
+  for (ptrdiff_t i = 0; i < width; i += LANES) {
+    const ptrdiff_t columns = width - i < LANES ? width - i : LANES;
+    vec x = load_elements(input + i * step, columns);
+    activate_all(&x, 1, kind);
+    store_elements(out + i * step, x * load_elements(input + (width + i) * step, columns), columns);
+  }
+}
+
+/* Rotary positions of `heads` heads [a, b] side by side, which become [a cos - b sin, b cos + a sin]: RoFormer, Su et
+ * al. 2021 (arXiv:2104.09864), equation 34, with feature i paired with i + half. */
+static void rotate(char *row, const char *cosines, const char *sines, ptrdiff_t heads, ptrdiff_t half) {
+  const ptrdiff_t step = ELEMENT_BYTES;
+  for (ptrdiff_t head = 0; head < heads; head++, row += 2 * half * step) {
+    for (ptrdiff_t i = 0; i < half; i += LANES) {
+      const ptrdiff_t columns = half - i < LANES ? half - i : LANES;
+      const vec a = load_elements(row + i * step, columns), b = load_elements(row + (half + i) * step, columns);
+      const vec cosine = load_reals(cosines + i * (ptrdiff_t)sizeof(real), columns);
+      const vec sine = load_reals(sines + i * (ptrdiff_t)sizeof(real), columns);
+      store_elements(row + i * step, a * cosine - b * sine, columns);
+      store_elements(row + (half + i) * step, b * cosine + a * sine, columns);
+    }
+  }
+}
+
+#if ELEMENT == F32 || ELEMENT == F64
 /* The first n lanes from p, the value fill behind. */
 INLINE vec load_filled(const char *p, ptrdiff_t n, real fill) {
   if (n >= LANES) return load(p);
@@ -41,3 +69,4 @@ static void activation(const char *input, char *out, ptrdiff_t count, int kind) 
     store_reals(out + i * step, x, columns);
   }
 }
+#endif

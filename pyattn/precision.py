@@ -76,6 +76,13 @@ def concatenated(weights: Sequence["Array | Quantized"]) -> "Array | Quantized":
     return Quantized(np.concatenate(elements), np.concatenate(scales))
 
 
+def scaled(weight: "Array | Quantized", factors: Array) -> "Array | Quantized":
+    """A weight, or a bias, whose rows are multiplied by factors (outputs,)."""
+    if isinstance(weight, Quantized):
+        return Quantized(weight.elements, weight.scales * factors)
+    return weight * (factors[:, None] if weight.ndim == 2 else factors)
+
+
 def elements_of(weight: "Array | Quantized", dtype: np.dtype[Any]) -> tuple[Array, Array | None]:
     """A weight as elements of dtype, and the scales that they are multiplied by or None."""
     if isinstance(weight, Quantized):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from pyattn import _checks
-from pyattn.models import BertModel
+from pyattn.models import TextEncoder
 from pyattn.models._files import find_directory, import_extra, read_json, require_file
 
 # The switches of a pooling's config.json, of which exactly one is on -> the names used here.
@@ -36,14 +36,14 @@ class SentenceEncoder:
     """Texts to vectors, with the encoder, the tokenizer and the pooling of a model directory; see `from_pretrained`.
 
     Attributes:
-        model: the `BertModel`.
+        model: the `TextEncoder`.
         pooling: "mean", "cls", "max" or "mean_sqrt_len".
     """
 
     def __init__(self, directory: Path, dtype: DTypeLike = "float32") -> None:
         model_directory, pooling_directory = _read_modules(directory / "modules.json")
         self.pooling = _read_pooling(pooling_directory / "config.json")
-        self.model = BertModel.from_directory(model_directory, dtype)
+        self.model = TextEncoder.from_directory(model_directory, dtype)
         self._dtype = _checks.weight_dtype("load", dtype).name
         config = self.model.config
         settings_file = model_directory / "sentence_bert_config.json"
@@ -77,7 +77,7 @@ class SentenceEncoder:
         return cls(find_directory(path_or_hub_id), dtype)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Writes a model directory that `from_pretrained` reads, the weights as they are held (see BertModel).
+        """Writes a model directory that `from_pretrained` reads, the weights as they are held (see TextEncoder).
 
         Raises:
             OSError: a file cannot be written.

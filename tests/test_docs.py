@@ -5,12 +5,13 @@ import doctest
 import pytest
 
 import pyattn
-from pyattn import _info, activations, functional, layers, positional, statistics
+from pyattn import _info, activations, functional, positional, statistics
+from pyattn.layers import attention, encoder, linear, norm
+
+MODULES = [pyattn, _info, activations, functional, positional, statistics, attention, encoder, linear, norm]
 
 
-@pytest.mark.parametrize(
-    "module", [pyattn, _info, activations, functional, layers, positional, statistics], ids=lambda m: m.__name__
-)
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
 def test_examples(module):
     assert doctest.testmod(module).failed == 0
 

@@ -10,6 +10,7 @@ import pytest
 
 import pyattn
 from pyattn import LayerNorm, Linear, MultiHeadAttention, TransformerEncoder, TransformerEncoderLayer
+from pyattn.layers.attention import Sequences
 
 DTYPES = [np.float32, np.float64]
 
@@ -155,6 +156,90 @@ def test_self_attention_is_cross_attention_to_itself():
     np.testing.assert_array_equal(layer(x, x), layer(x))
 
 
+def turned(x, base):
+    """Rotary positions of heads (H, L, D), as complex numbers: feature i with i + D / 2."""
+    half = x.shape[-1] // 2
+    pairs = x[..., :half] + 1j * x[..., half:]
+    angles = np.arange(x.shape[1])[:, None] / base ** (np.arange(half) / half)
+    pairs = pairs * np.exp(1j * angles)
+    return np.concatenate([pairs.real, pairs.imag], axis=-1)
+
+
+def plain_attention(layer, x, allowed=None, bias=0.0):
+    """Self-attention of one sequence (L, E) in float64, n x n."""
+    state = {name: value.astype(np.float64) for name, value in layer.state_dict().items()}
+    projected = x @ state["in_proj_weight"].T + state["in_proj_bias"]
+    query, key, value = (part.reshape(len(x), layer.num_heads, -1).swapaxes(0, 1) for part in np.split(projected, 3, 1))
+    if layer.rotary_base is not None:
+        query, key = turned(query, layer.rotary_base), turned(key, layer.rotary_base)
+    logits = query @ key.swapaxes(1, 2) / np.sqrt(query.shape[-1]) + bias
+    if allowed is not None:
+        logits = np.where(allowed, logits, -np.inf)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    out = (weights / weights.sum(-1, keepdims=True) @ value).swapaxes(0, 1).reshape(len(x), -1)
+    return out @ state["out_proj.weight"].T + state["out_proj.bias"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int8"])
+@pytest.mark.parametrize("window", [None, (3, 5), (None, 0)])
+@pytest.mark.parametrize("width", [12, 20, 64])
+def test_rotary_positions_and_windows(dtype, window, width):
+    layer = MultiHeadAttention(2 * width, 2, window=window, rotary_base=100.0, dtype=dtype, rng=0)
+    layer.load_state_dict({name: 4 * value for name, value in layer.state_dict().items()})
+    x = normal((3, 50, 2 * width), layer.out_proj.dtype)
+    distance = np.arange(50) - np.arange(50)[:, None]
+    allowed = np.ones((50, 50), bool)
+    if window is not None:
+        allowed = (distance >= -(50 if window[0] is None else window[0])) & (distance <= window[1])
+    expected = np.stack([plain_attention(layer, sample, allowed) for sample in x.astype(np.float64)])
+    error = abs(layer(x) - expected).max() / abs(expected).max()
+    assert error < {"float32": 1e-5, "float64": 1e-13, "bfloat16": 0.03, "int8": 0.05}[dtype]
+    causal = np.stack([plain_attention(layer, s, allowed & (distance <= 0)) for s in x.astype(np.float64)])
+    error = abs(layer(x, is_causal=True) - causal).max() / abs(causal).max()
+    assert error < {"float32": 1e-5, "float64": 1e-13, "bfloat16": 0.03, "int8": 0.05}[dtype]
+    if window is None and dtype == "float32":  # another sequence has positions of its own
+        np.testing.assert_array_equal(layer(x, x.copy(), x.copy()), layer(x))
+        assert layer(x[:, :7], x, x).shape == (3, 7, 2 * width)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_bias_by_distance_of_packed_sequences(dtype):
+    layer = MultiHeadAttention(32, 4, dtype=dtype, rng=0)
+    lengths = [33, 0, 1, 200, 9]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    table = normal((4, 2 * 200 - 1))
+    x = normal((sum(lengths), 32), seed=1)
+    sequences = Sequences(1, starts, relative_bias=table)
+    out = layer._forward_rows([x], sequences, sequences)
+    for first, last in itertools.pairwise(starts):
+        if first == last:
+            continue
+        distance = np.arange(last - first) - np.arange(last - first)[:, None]
+        expected = plain_attention(layer, x[first:last].astype(np.float64), bias=table[:, 199 + distance])
+        assert abs(out[first:last] - expected).max() < {"float32": 1e-5, "bfloat16": 0.02}[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int8"])
+@pytest.mark.parametrize("activation", ["gelu", "silu", "relu", "gelu_tanh"])
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_gated_feed_forward(dtype, activation, norm_first):
+    layer = TransformerEncoderLayer(24, 2, 37, activation, norm_first=norm_first, gated=True, dtype=dtype, rng=0)
+    x = normal((9, 24), layer.linear2.dtype)
+    wide = TransformerEncoderLayer(24, 2, 37, activation, norm_first=norm_first, gated=True, dtype="float64")
+    wide.load_state_dict(layer.state_dict())
+    state, functions = wide.state_dict(), {"gelu": gelu, "relu": pyattn.relu, "silu": pyattn.silu}
+    functions["gelu_tanh"] = lambda x: pyattn.gelu(x, "tanh")
+    rows = x.astype(np.float64)
+    middle = rows + wide.self_attn(wide.norm1(rows) if norm_first else rows)
+    middle = middle if norm_first else wide.norm1(middle)
+    inner = (wide.norm2(middle) if norm_first else middle) @ state["linear1.weight"].T + state["linear1.bias"]
+    inner = functions[activation](np.ascontiguousarray(inner[:, :37])) * inner[:, 37:]
+    expected = middle + inner @ state["linear2.weight"].T + state["linear2.bias"]
+    expected = expected if norm_first else wide.norm2(expected)
+    error = abs(layer(x) - expected).max() / abs(expected).max()
+    assert error < {"float32": 2e-6, "float64": 1e-14, "bfloat16": 0.02, "int8": 0.04}[dtype]
+
+
 def encoder(seed=0):
     return TransformerEncoder(TransformerEncoderLayer(48, 4, 100, "gelu", rng=seed), 2)
 
@@ -297,6 +382,9 @@ def test_load_state_dict_takes_other_dtypes_and_not_strict():
         (lambda: Linear(3, 3)(np.float32(1)), ValueError, r"shape \(\)"),
         (lambda: LayerNorm(3)(normal((2, 4))), ValueError, r"^LayerNorm: the input has shape \(2, 4\)"),
         (lambda: LayerNorm(3, eps=-1), ValueError, "^LayerNorm: eps"),
+        (lambda: MultiHeadAttention(10, 2, rotary_base=1e4), ValueError, "heads of an even width, not 5"),
+        (lambda: MultiHeadAttention(8, 2, rotary_base=0), ValueError, "^MultiHeadAttention: rotary_base must be pos"),
+        (lambda: MultiHeadAttention(8, 2, window=3), TypeError, "^MultiHeadAttention: window=3 is ambiguous"),
         (lambda: MultiHeadAttention(10, 3), ValueError, "^MultiHeadAttention: embed_dim 10 must be a multiple"),
         (
             lambda: MultiHeadAttention(4, 2)(normal((2, 3, 4)), normal((3, 3, 4))),

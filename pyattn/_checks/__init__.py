@@ -12,6 +12,7 @@ from pyattn._checks.attention import (
     packed_starts,
     row_range,
     sequence_starts,
+    sides,
 )
 from pyattn._checks.basics import (
     Array,
@@ -20,8 +21,10 @@ from pyattn._checks.basics import (
     choice,
     flag,
     floating,
+    integers,
     layer_dtype,
     output,
+    rotary_base,
     rows,
     size,
     statistics_dtype,
@@ -31,6 +34,7 @@ from pyattn._checks.masks import (
     Sparse,
     combined_mask,
 )
+from pyattn._checks.packing import indices, packing
 
 __all__ = [
     "Array",
@@ -45,6 +49,8 @@ __all__ = [
     "combined_mask",
     "flag",
     "floating",
+    "indices",
+    "integers",
     "layer_dtype",
     "merge_parts",
     "most_keys",
@@ -52,9 +58,12 @@ __all__ = [
     "packed_options",
     "packed_shapes",
     "packed_starts",
+    "packing",
+    "rotary_base",
     "row_range",
     "rows",
     "sequence_starts",
+    "sides",
     "size",
     "statistics_dtype",
     "weight_dtype",

@@ -38,6 +38,7 @@ class Options(_Scale, total=False):
     sinks: Array
     kv_lengths: Array
     offsets: Array
+    bias_of_sequence: bool
     received_from: int
     received_to: int
 
@@ -172,7 +173,7 @@ def logit_options(
     options: Options = {"scale": finite_scale(function, scale, query.shape[-1], statistics)}
     if softcap is not None:
         options["softcap"] = _softcap(function, softcap, statistics)
-    left, right = (-1, -1) if window is None else _window(function, window)
+    left, right = sides(function, window)
     if flag(function, "is_causal", is_causal):
         right = 0
     if left >= 0:
@@ -210,8 +211,10 @@ def _softcap(function: str, softcap: Any, dtype: np.dtype[Any]) -> float:
     return float(softcap)
 
 
-def _window(function: str, window: Any) -> tuple[int, int]:
-    """(left, right) with -1 for None."""
+def sides(function: str, window: Any) -> tuple[int, int]:
+    """A window's (left, right) with -1 for None."""
+    if window is None:
+        return -1, -1
     accepted = "(left, right), each an integer >= 0 or None (unbounded): query i sees p - left <= j <= p + right"
     if isinstance(window, int | np.integer) and not isinstance(window, bool) and window >= 0:
         raise TypeError(

@@ -107,6 +107,17 @@ def size(function: str, name: str, value: Any) -> int:
     return int(value)
 
 
+def rotary_base(function: str, base: Any, width: int) -> float | None:
+    """The base of rotary positions of heads of so many features, or None."""
+    if base is None:
+        return None
+    if isinstance(base, bool) or not isinstance(base, int | float | np.floating) or not 0 < base < np.inf:
+        raise ValueError(f"{function}: rotary_base must be positive and finite, or None; not {base!r}")
+    if width % 2:
+        raise ValueError(f"{function}: rotary positions need heads of an even width, not {width}")
+    return float(base)
+
+
 def choice(function: str, name: str, value: Any, accepted: Iterable[Any]) -> Any:
     if value not in tuple(accepted):  # a tuple: what cannot be hashed is compared as well
         raise ValueError(f"{function}: {name} must be one of {', '.join(map(repr, accepted))}, not {value!r}")

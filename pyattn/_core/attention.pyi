@@ -16,6 +16,7 @@ def attention(
     weights: Array | None = None,
     mask: Array | None = None,
     bias: Array | None = None,
+    bias_of_sequence: bool = False,
     slopes: Array | None = None,
     sinks: Array | None = None,
     kv_lengths: Array | None = None,

@@ -137,6 +137,7 @@ def attention(
     cnp.ndarray weights=None,
     cnp.ndarray mask=None,
     cnp.ndarray bias=None,
+    bint bias_of_sequence=False,
     cnp.ndarray slopes=None,
     cnp.ndarray sinks=None,
     cnp.ndarray kv_lengths=None,
@@ -162,7 +163,7 @@ def attention(
     dtype: its own, or float32 for half types. weights (..., H, L, S), zeros, are of the query's dtype.
 
     mask is boolean (True = may attend) or of the query's dtype (added to the logits), bias of the query's dtype; both
-    (..., H, total L, total S). slopes and sinks are (..., H) of the real dtype, kv_lengths and offsets int64
+    (..., H, total L, total S), or where bias_of_sequence bias is (..., H, L, S) for all sequences. slopes and sinks are (..., H) of the real dtype, kv_lengths and offsets int64
     (..., H, sequences). left and right are the window's, -1 for none; softcap 0 is none. structure is the sparse mask,
     for one sequence: (indptr int64 (L + 1,), indices int32, data of the real dtype or None).
 
@@ -182,6 +183,7 @@ def attention(
     job.weights = operand(weights)
     job.mask = operand(mask)
     job.bias = operand(bias)
+    job.bias_of_sequence = bias_of_sequence
     job.slopes = operand(slopes)
     job.sinks = operand(sinks)
     job.kv_lengths = operand(kv_lengths)

@@ -32,6 +32,7 @@ cdef struct Job:
     const int64_t *pointers  # of a sparse mask's rows into indices; NULL for none
     const int32_t *indices
     const char *index_bias
+    bint bias_of_sequence  # whether rows of bias count from each sequence's first query
     char *moments  # two reals for each head and query, or NULL
     bint review
     Py_ssize_t state, load_scratch, scratch  # bytes: of a block, of loaded keys, of a thread

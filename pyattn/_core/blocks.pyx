@@ -58,6 +58,7 @@ cdef void place_head(
     block.lse = at(job.lse, axis, head, at(job.lse, rows, start, job.lse.data))
     block.weights = at(job.weights, axis, head, job.weights.data)
     block.mask = at(job.mask, axis, head, at(job.mask, rows, start, job.mask.data))
+    start = 0 if job.bias_of_sequence else start
     block.bias = at(job.bias, axis, head, at(job.bias, rows, start, job.bias.data))
     block.slopes = at(job.slopes, axis, head, job.slopes.data)
     block.sinks = at(job.sinks, axis, head, job.sinks.data)

@@ -4,18 +4,25 @@ import os
 
 from numpy.typing import DTypeLike
 
-from pyattn.models._files import find_directory
-from pyattn.models.bert import BertConfig, BertModel
+from pyattn.models._files import find_directory, read_json
+from pyattn.models.config import EncoderConfig
+from pyattn.models.families import IMAGE_FAMILIES
+from pyattn.models.heads import TaskModel
+from pyattn.models.image import ImageEncoder
+from pyattn.models.text import TextEncoder
 
-__all__ = ["BertConfig", "BertModel", "load"]
+__all__ = ["EncoderConfig", "ImageEncoder", "TaskModel", "TextEncoder", "load", "load_task"]
 
 
-def load(path_or_hub_id: str | os.PathLike[str], *, dtype: DTypeLike = "float32") -> BertModel:
+def load(path_or_hub_id: str | os.PathLike[str], *, dtype: DTypeLike = "float32") -> TextEncoder | ImageEncoder:
     """The encoder in a model directory.
 
+    Families, by model_type: of texts, BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, ALBERT, ELECTRA,
+    ModernBERT and Nomic BERT; of images, ViT, DeiT and DINOv2, with and without registers.
+
     Args:
-        path_or_hub_id: a local directory that holds config.json (model_type "bert") and model.safetensors (float32,
-            float16, bfloat16 or float64), else the id of a repository on the Hugging Face hub.
+        path_or_hub_id: a local directory that holds config.json and model.safetensors (float32, float16, bfloat16,
+            float64, or int8 as save_pretrained writes it), else the id of a repository on the Hugging Face hub.
         dtype: "float32", "bfloat16" or "int8": in what the layers' weights are held and multiplied. Embeddings, norms
             and sums are float32. bfloat16 without dot products of it takes the time of float32.
 
@@ -25,4 +32,20 @@ def load(path_or_hub_id: str | os.PathLike[str], *, dtype: DTypeLike = "float32"
         ValueError: a file is damaged or describes something that is not supported; the message names both.
         ImportError: an optional package is not installed; the message says how to install it.
     """
-    return BertModel.from_directory(find_directory(path_or_hub_id), dtype)
+    directory = find_directory(path_or_hub_id)
+    of_images = read_json(directory / "config.json", dict).get("model_type") in tuple(IMAGE_FAMILIES)
+    return (ImageEncoder if of_images else TextEncoder).from_directory(directory, dtype)
+
+
+def load_task(path_or_hub_id: str | os.PathLike[str], task: str, *, dtype: DTypeLike = "float32") -> TaskModel:
+    """The encoder of texts in a model directory, with the head for a task.
+
+    Args:
+        path_or_hub_id, dtype: as load's.
+        task: "sequence-classification", "token-classification", "masked-lm" or "question-answering".
+
+    Raises:
+        TypeError, OSError, ImportError: as load.
+        ValueError: as load; the family has no such head, or the file has not its tensors.
+    """
+    return TaskModel.from_directory(find_directory(path_or_hub_id), task, dtype)

@@ -1,0 +1,104 @@
+"""What all layers are: named parameters, saved and loaded."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from pyattn._checks import Array
+from pyattn.precision import Quantized, values_of
+
+# A string: evaluating it would import numpy.random, which costs more than all the rest of pyattn.
+Seed: TypeAlias = "np.random.Generator | int | None"
+
+
+class Layer:
+    """A layer with named parameters: its own, and those of the layers among its attributes, as `name.parameter`.
+
+    A layer's own parameters stand in `_parameters`; layers that keep them in another form override the methods
+    beginning with _own.
+    """
+
+    _parameters: Mapping[str, Array] = {}
+
+    def state_dict(self) -> dict[str, Array]:
+        """All parameters by name, in torch's names and shapes, of the dtype of the layer's inputs."""
+        return {name: values_of(value) for name, value in self._held().items()}
+
+    def _held(self) -> dict[str, Any]:
+        """state_dict with weights as they are held."""
+        values = self._own_held()
+        for name, child in self._children().items():
+            values.update({f"{name}.{key}": value for key, value in child._held().items()})
+        return values
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
+        """Copies parameters from arrays by name, converting them to the layer's dtype; checks all before it sets any.
+
+        Args:
+            state_dict: a torch state dict as NumPy arrays, such as safetensors.numpy.load_file returns.
+            strict: raise also when state_dict has names that the layer does not.
+
+        Raises:
+            ValueError: a name is missing or, if strict, unknown; a shape differs (all are listed).
+            TypeError: an array is not of a real floating dtype.
+        """
+        function = f"{type(self).__name__}.load_state_dict"
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"{function}: state_dict must map names to arrays, not be {type(state_dict).__name__}")
+        shapes = self._shapes()
+        missing = sorted(shapes.keys() - state_dict.keys())
+        unknown = sorted(state_dict.keys() - shapes.keys()) if strict else []
+        if missing or unknown:
+            raise ValueError(f"{function}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
+        given = {name: state_dict[name] for name in shapes}
+        values = {name: x if isinstance(x, Quantized) else np.asarray(x) for name, x in given.items()}
+        wrong = [f"{n} {v.shape} instead of {shapes[n]}" for n, v in values.items() if v.shape != shapes[n]]
+        if wrong:
+            raise ValueError(f"{function}: shapes differ: {', '.join(wrong)}")
+        for name, value in values.items():
+            if isinstance(value, Quantized):
+                continue
+            if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
+                raise TypeError(f"{function}: {name} has dtype {value.dtype}; a floating dtype is needed")
+        self._load(values)
+
+    def _children(self) -> dict[str, "Layer"]:
+        children: dict[str, Layer] = {}
+        for name, value in vars(self).items():
+            if name.startswith("_"):
+                continue
+            if isinstance(value, Layer):
+                children[name] = value
+            elif isinstance(value, list):
+                children.update({f"{name}.{i}": child for i, child in enumerate(value)})
+        return children
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = self._own_shapes()
+        for name, child in self._children().items():
+            shapes.update({f"{name}.{key}": shape for key, shape in child._shapes().items()})
+        return shapes
+
+    def _load(self, values: Mapping[str, Any]) -> None:
+        self._own_load({name: values[name] for name in self._own_shapes()})
+        for name, child in self._children().items():
+            child._load({key: values[f"{name}.{key}"] for key in child._shapes()})
+
+    def _own_held(self) -> dict[str, Any]:
+        return {name: value.copy() for name, value in self._parameters.items()}
+
+    def _own_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: value.shape for name, value in self._parameters.items()}
+
+    def _own_load(self, values: Mapping[str, Any]) -> None:
+        self._parameters = {
+            name: np.array(values[name], value.dtype, order="C") for name, value in self._parameters.items()
+        }
+
+
+def initial(shape: tuple[int, ...], width: int, rng: Seed, dtype: DTypeLike = np.float32) -> Array:
+    """Uniform in +-1 / sqrt(width), torch's initialisation of a linear layer of that input width."""
+    bound = 1 / np.sqrt(max(1, width))
+    return np.random.default_rng(rng).uniform(-bound, bound, shape).astype(dtype)

@@ -1,0 +1,162 @@
+"""Heads: logits from the hidden states of an encoder of texts."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from pyattn import _checks
+from pyattn._checks import Array
+from pyattn.layers import Layer, LayerNorm, Linear
+from pyattn.models._files import read_json, read_tensors, write_tensors
+from pyattn.models.config import EncoderConfig
+from pyattn.models.families import Family, Head
+from pyattn.models.pretrained import Tensors, listed, plain_name, write_config
+from pyattn.models.text import TextEncoder
+from pyattn.precision import values_of
+
+
+class TaskModel(Layer):
+    """An encoder of texts with a head: of a class for each sequence or token, of masked words, of an answer's place.
+
+    The head's weights are float32, whatever the encoder's: logits keep their digits.
+
+    Attributes:
+        encoder: the `TextEncoder`.
+        task: "sequence-classification", "token-classification", "masked-lm" or "question-answering".
+        labels: what the columns of logits of the first two stand for, as config.json names them; else empty.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        tensors: Tensors,
+        task: str,
+        source: str = "tensors",
+        dtype: DTypeLike = "float32",
+    ) -> None:
+        family = config.family
+        head = family.heads[_checks.choice("load", f"the task of a {config.model_type} model", task, family.heads)]
+        self.task, self.config, self._head = task, config, head
+        given = {plain_name(name, family.prefix): tensor for name, tensor in tensors.items()}
+        self.encoder = TextEncoder(config, {n: t for n, t in given.items() if family.is_of_encoder(n)}, source, dtype)
+        own = {name: values_of(tensor) for name, tensor in given.items() if not family.is_of_encoder(name)}
+        if f"{head.out}.weight" not in own and task == "masked-lm":
+            own[f"{head.out}.weight"] = self.encoder.embeddings._parameters["words"]
+        if head.out_bias and f"{head.out}.bias" not in own and head.out_bias in own:
+            own[f"{head.out}.bias"] = own[head.out_bias]
+        parts = [module for module in (head.dense, head.norm, head.out) if module]
+        if missing := {f"{module}.weight" for module in parts} - own.keys():
+            raise ValueError(f"load: {source}: missing tensors of the head for {task}: {listed(missing)}")
+        width = config.hidden_size
+        self.dense: Linear | None = None
+        if head.dense:
+            activation = config.hidden_act if head.activation is None else head.activation
+            self.dense = _linear(own, head.dense, width, source, None if activation == "tanh" else activation)
+            width = self.dense.out_features
+        self.norm: LayerNorm | None = None
+        if head.norm:
+            self.norm = LayerNorm(width, config.layer_norm_eps)
+            zeros = np.zeros(width, np.float32)
+            bias = own.get(f"{head.norm}.bias", zeros)
+            self.norm.load_state_dict({"weight": own[f"{head.norm}.weight"], "bias": bias})
+        self.out = _linear(own, head.out, width, source)
+        self.labels = _labels(config.source, self.out.out_features) if task.endswith("classification") else ()
+
+    @classmethod
+    def from_directory(cls, directory: Path, task: str, dtype: DTypeLike = "float32") -> "TaskModel":
+        """The model of a directory; errors as in `pyattn.models.load_task`."""
+        config_file, weights_file = directory / "config.json", directory / "model.safetensors"
+        config = EncoderConfig.from_dict(read_json(config_file, dict), str(config_file))
+        family = config.family
+        head = family.heads[_checks.choice("load", f"the task of a {config.model_type} model", task, family.heads)]
+        tensors = read_tensors(weights_file, lambda name: _is_wanted(name.removeprefix(family.prefix), family, head))
+        return cls(config, tensors, task, str(weights_file), dtype)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes config.json and model.safetensors, which `pyattn.models.load_task` reads; see TextEncoder's.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        prefix = self.config.family.prefix
+        tensors = {prefix + name: tensor for name, tensor in self.encoder._stored().items()}
+        for module, layer in ((self._head.dense, self.dense), (self._head.norm, self.norm), (self._head.out, self.out)):
+            if layer is not None:
+                shared = prefix if module.startswith("pooler") else ""
+                tensors.update({f"{shared}{module}.{name}": value for name, value in layer._held().items()})
+        folder = Path(directory)
+        write_config(folder, self.config)
+        write_tensors(folder / "model.safetensors", tensors)
+
+    def __call__(
+        self,
+        token_ids: ArrayLike,
+        cu_seqlens: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+        *,
+        attention_mask: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+    ) -> NDArray[np.float32]:
+        """Logits.
+
+        Args:
+            token_ids, cu_seqlens, token_type_ids, attention_mask, lengths: as TextEncoder's.
+
+        Returns:
+            float32: (n, labels) of sequences; else of tokens, (total, C) or, of padded token_ids, (n, L, C) with 0 for
+            padding, C being the labels, the vocabulary, or 2: how likely the answer starts and ends there.
+
+        Raises:
+            TypeError, ValueError: as TextEncoder; a sequence that is to be classified has no tokens.
+        """
+        name = "TaskModel"
+        x, starts, live = self.encoder._forward(
+            name, token_ids, cu_seqlens, token_type_ids, attention_mask=attention_mask, lengths=lengths
+        )
+        if self._head.of_sequence:
+            x, live = self._pooled(x, starts), None
+        if self.dense is not None:
+            x = self.dense._apply(x)
+            x = np.tanh(x, out=x) if self._head.activation == "tanh" else x
+        if self.norm is not None:
+            x = self.norm._apply(x, out=x)
+        return self.encoder._unpacked(self.out._apply(x), live)
+
+    def _pooled(self, x: Array, starts: Array) -> Array:
+        lengths = np.diff(starts)
+        if (lengths == 0).any():
+            raise ValueError(f"TaskModel: sequence {int(np.argmin(lengths))} has no tokens")
+        if self.config.source.get("classifier_pooling") == "mean" and len(lengths):
+            mean: Array = np.add.reduceat(x, starts[:-1]) / lengths[:, None].astype(np.float32)
+            return mean
+        return np.ascontiguousarray(x[starts[:-1]])
+
+
+def _is_wanted(name: str, family: Family, head: Head) -> bool:
+    modules = tuple(f"{module}." for module in (head.dense, head.norm, head.out) if module)
+    return family.is_of_encoder(name) or name.startswith(modules) or name == head.out_bias
+
+
+def _linear(
+    tensors: Mapping[str, Array], module: str, inputs: int, source: str, activation: str | None = None
+) -> Linear:
+    """A dense layer of a head, whose outputs are as many as its weight has rows."""
+    weight = tensors[f"{module}.weight"]
+    if weight.ndim != 2 or weight.shape[1] != inputs or not weight.size:
+        raise ValueError(f"load: {source}: {module}.weight has shape {weight.shape}; (outputs, {inputs}) is needed")
+    bias = tensors.get(f"{module}.bias", np.zeros(len(weight), np.float32))
+    if bias.shape != weight.shape[:1]:
+        raise ValueError(f"load: {source}: {module}.bias has shape {bias.shape}; {weight.shape[:1]} is needed")
+    layer = Linear(inputs, len(weight), activation=activation)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    return layer
+
+
+def _labels(values: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    names = values.get("id2label")
+    names = names if isinstance(names, Mapping) else {}
+    return tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(count))

@@ -1,0 +1,190 @@
+"""What all pretrained models share: layers under names of our own, and files under those of their family."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from pyattn.layers import Layer, LayerNorm, TransformerEncoder, TransformerEncoderLayer
+from pyattn.models._files import write_tensors
+from pyattn.models.config import EncoderConfig
+from pyattn.precision import Quantized, concatenated, scaled
+
+Tensors = Mapping[str, NDArray[np.float32] | Quantized]
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+class Pretrained(Layer):
+    """An encoder of some family: what a config.json describes, with a safetensors file's parameters.
+
+    Attributes:
+        config: the `EncoderConfig`.
+    """
+
+    config: EncoderConfig
+    encoder: TransformerEncoder
+
+    def _fill(self, tensors: Tensors, source: str) -> None:
+        """Sets all parameters from tensors under the family's names; what is no part of an encoder is ignored."""
+        family = self.config.family
+        given = {}
+        for name, tensor in tensors.items():
+            name = plain_name(name, family.prefix)
+            if family.is_of_encoder(name):
+                given[name] = tensor
+        state, self._stored_shapes = _to_our_names(self, given, source)
+        self._load(state)
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes config.json and model.safetensors, which `pyattn.models.load` reads; weights as they are held.
+
+        Those of bfloat16 are BF16 there, which other libraries read too; those of int8 are I8, with their rows' scales
+        (float32) beside them as `<name>_scale`. Scales of layers (LayerScale) are in the weights, and ones there.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        folder = Path(directory)
+        write_config(folder, self.config)
+        write_tensors(folder / "model.safetensors", self._stored())
+
+    def _stored(self) -> dict[str, Any]:
+        """All parameters under the family's names, as they are held."""
+        tensors: dict[str, Any] = {}
+        for ours, value in self._held().items():
+            names = _their_names(self.config, ours) or ()
+            length = value.shape[0] // max(1, len(names))
+            for i, name in enumerate(names):
+                part = value[i * length : (i + 1) * length]
+                stored = self._stored_shapes.get(name, part.shape)
+                tensors[name] = part if stored == part.shape else part.reshape(stored)
+            if (factor := _factor_name(self.config, ours)) is not None:
+                tensors[factor] = np.ones(value.shape[0], np.float32)
+        return tensors
+
+
+def write_config(folder: Path, config: EncoderConfig) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(dict(config.source), indent=2) + "\n")
+
+
+def stack(config: EncoderConfig, dtype: DTypeLike) -> TransformerEncoder:
+    """The layers of an encoder, with random parameters that are never drawn if others are loaded."""
+    norm_first = config.family.norm_first
+    layer = TransformerEncoderLayer(
+        config.hidden_size,
+        config.num_attention_heads,
+        config.intermediate_size,
+        config.hidden_act,
+        config.layer_norm_eps,
+        norm_first,
+        gated=config.gated,
+        dtype=dtype,
+    )
+    norm = LayerNorm(config.hidden_size, config.layer_norm_eps) if "encoder.norm" in config.family.names else None
+    encoder = TransformerEncoder(layer, config.distinct_layers, norm)
+    for i, (base, window) in enumerate(zip(config.rotary_bases, config.windows or [None] * 10**6, strict=False)):
+        encoder.layers[i].self_attn.rotary_base = base
+        if window is not None:
+            encoder.layers[i].self_attn.left = encoder.layers[i].self_attn.right = window
+    if not config.first_norm:
+        encoder.layers[0].norm1 = None
+    encoder._order = [i * config.distinct_layers // config.num_hidden_layers for i in range(config.num_hidden_layers)]
+    return encoder
+
+
+def plain_name(name: str, prefix: str) -> str:
+    """A tensor's name without its model's, and with the scale and shift of a LayerNorm as PyTorch calls them."""
+    return (
+        name.removeprefix(prefix)
+        .replace("LayerNorm.gamma", "LayerNorm.weight")
+        .replace("LayerNorm.beta", "LayerNorm.bias")
+    )
+
+
+def _split(ours: str) -> tuple[str, str, str]:
+    """The module of a parameter with {} for its number, the number, and which parameter it is."""
+    module, _, parameter = ours.rpartition("_" if "in_proj_" in ours else ".")
+    number = _NUMBER.search(ours)
+    return _NUMBER.sub("{}", module), "" if number is None else number.group(), parameter
+
+
+def _their_names(config: EncoderConfig, ours: str) -> tuple[str, ...] | None:
+    """The family's tensors that make one of our parameters, one below the other; None where it has no such bias."""
+    module, number, parameter = _split(ours)
+    if (
+        parameter == "bias"
+        and module.rpartition("{}.")[2].removeprefix("encoder.").removeprefix("embeddings.") in config.without_bias
+    ):
+        return None
+    table = {**config.family.names, **(config.family.names_if_gated if config.gated else {})}
+    if ours in table:
+        names, ending = table[ours], ""
+    else:
+        names, ending = table[module], f".{parameter}"
+    return tuple(name.format(number) + ending for name in ((names,) if isinstance(names, str) else names))
+
+
+def _factor_name(config: EncoderConfig, ours: str) -> str | None:
+    """The tensor that a parameter's rows are multiplied by, if it is a weight; None where there is none."""
+    module, number, parameter = _split(ours)
+    factor = config.family.scales.get(module)
+    return factor.format(number) if factor is not None and parameter == "weight" else None
+
+
+def _to_our_names(model: Pretrained, given: Tensors, source: str) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """All of the model's parameters, and the shapes of those tensors whose file has them in another."""
+    config = model.config
+    shapes = model._shapes()
+    expected: dict[str, tuple[int, ...]] = {}
+    for ours, shape in shapes.items():
+        names = _their_names(config, ours) or ()
+        expected.update({name: (shape[0] // len(names), *shape[1:]) for name in names})
+        if (factor := _factor_name(config, ours)) is not None:
+            expected[factor] = shape[:1]
+    if missing := expected.keys() - given.keys():
+        raise ValueError(f"load: {source}: missing tensors: {listed(missing)}")
+    if extra := given.keys() - expected.keys():
+        raise ValueError(f"load: {source}: tensors that a {config.model_type} encoder does not have: {listed(extra)}")
+    stored, values = {}, {}
+    for name, shape in expected.items():
+        tensor: Any = given[name]
+        if tensor.shape != shape:
+            if not _fits(tensor.shape, shape):
+                raise ValueError(f"load: {source}: {name} has shape {tensor.shape}; config.json asks for {shape}")
+            stored[name] = tensor.shape
+            tensor = tensor.reshape(shape)
+        values[name] = tensor
+    state: dict[str, Any] = {}
+    for ours, shape in shapes.items():
+        names = _their_names(config, ours) or ()
+        if not names:
+            state[ours] = np.zeros(shape, np.float32)
+            continue
+        parts = [values[name] for name in names]
+        state[ours] = parts[0] if len(parts) == 1 else concatenated(parts)
+        module, number, _ = _split(ours)
+        if module in config.family.scales:
+            state[ours] = scaled(state[ours], values[config.family.scales[module].format(number)])
+    return state, stored
+
+
+def _fits(stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether it is the same but for leading axes of length 1 or, of a convolution's weight, the inputs' axes."""
+    trimmed = stored
+    while len(trimmed) > len(shape) and trimmed[0] == 1:
+        trimmed = trimmed[1:]
+    convolution = len(stored) == 4 and (stored[0], int(np.prod(stored[1:]))) == shape
+    return trimmed == shape or convolution
+
+
+def listed(names: Iterable[str], most: int = 4) -> str:
+    ordered = sorted(names)
+    more = len(ordered) - most
+    return ", ".join(ordered[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,234 @@
+"""Every family against transformers: recorded by tests/data/record_families.py, and anew where it is installed."""
+
+import json
+
+import numpy as np
+import pytest
+from data.record_families import CASES, FOLDER, make
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from pyattn import models
+from pyattn.models.families import FAMILIES
+
+TOLERANCE = 1e-5
+
+
+def recorded(case):
+    with safe_open(FOLDER / f"{case}.safetensors", "numpy") as file:
+        config = json.loads(file.metadata()["config"])
+    parts = {"state": {}, "input": {}, "output": {}}
+    for name, x in load_file(FOLDER / f"{case}.safetensors").items():
+        kind, _, rest = name.partition(".")
+        parts[kind][rest] = x
+    return config, parts["state"], parts["input"], parts["output"]
+
+
+def write(folder, config, tensors):
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def load(folder, case, **options):
+    task = CASES[case][0]
+    return models.load_task(folder, task, **options) if task else models.load(folder, **options)
+
+
+def largest_difference(model, case, inputs, outputs):
+    """Between our results and theirs: packed, padded with a mask, and padded with lengths."""
+    if "ids" not in inputs:
+        return max(abs(model(inputs[i]) - outputs[i]).max() for i in outputs)
+    lengths = inputs["lengths"]
+    rows = np.flatnonzero(lengths)  # a sequence without tokens has no class
+    ids, lengths = inputs["ids"][rows], lengths[rows]
+    live = np.arange(ids.shape[1]) < lengths[:, None]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    packed = model(ids[live], starts)
+    np.testing.assert_array_equal(model(ids[live], lengths=lengths), packed)
+    if CASES[case][0] == "sequence-classification":
+        np.testing.assert_array_equal(model(ids, attention_mask=live), packed)
+        return max(abs(packed[i] - outputs[str(row)]).max() for i, row in enumerate(rows))
+    for padded in (model(ids, attention_mask=live), model(ids, lengths=lengths)):
+        np.testing.assert_array_equal(padded[live], packed)
+        assert not padded[~live].any()
+    return max(abs(packed[starts[i] : starts[i + 1]] - outputs[str(row)]).max() for i, row in enumerate(rows))
+
+
+def test_every_family_is_recorded():
+    families = {recorded(case)[0]["model_type"] for case in CASES}
+    assert families == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_agrees_with_transformers_as_recorded(case, tmp_path):
+    config, tensors, inputs, outputs = recorded(case)
+    model = load(write(tmp_path, config, tensors), case)
+    assert largest_difference(model, case, inputs, outputs) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_agrees_with_transformers_as_installed(case, tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    config, tensors, inputs, outputs = make(case, seed=1)
+    model = load(write(tmp_path, config, tensors), case)
+    assert largest_difference(model, case, inputs, outputs) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_tensor_matters(case, tmp_path):
+    """Each tensor that is read, moved a little, moves the result by far more than the tolerance."""
+    config, tensors, inputs, outputs = recorded(case)
+    plain = load(write(tmp_path, config, tensors), case)
+    taken = plain.encoder._stored().keys() if CASES[case][0] else plain._stored().keys()
+    prefix = FAMILIES[config["model_type"]].prefix
+    for name, tensor in tensors.items():
+        short = name.removeprefix(prefix)
+        if short not in taken or "key.bias" in name or ".k.bias" in name or "k_lin.bias" in name:
+            continue  # a key's bias adds the same to all scores of a query: softmax does not see it
+        ramp = np.linspace(0.05, 0.3, tensor.size, dtype=np.float32).reshape(tensor.shape)
+        moved = load(write(tmp_path, config, {**tensors, name: tensor + ramp}), case)
+        assert largest_difference(moved, case, inputs, outputs) > 20 * TOLERANCE, name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("case", CASES)
+def test_saved_and_loaded(case, dtype, tmp_path):
+    config, tensors, inputs, _ = recorded(case)
+    model = load(write(tmp_path, config, tensors), case, dtype=dtype)
+    model.save_pretrained(tmp_path / "saved")
+    again = load(tmp_path / "saved", case, dtype=dtype)
+    key = next(iter(inputs))
+    arguments = (inputs[key],) if "ids" not in inputs else (inputs["ids"][0], [0, inputs["ids"].shape[1]])
+    expected = model(*arguments)
+    np.testing.assert_array_equal(again(*arguments), expected)
+    exact = load(tmp_path, case)(*arguments)
+    error = np.linalg.norm(expected - exact) / np.linalg.norm(exact)
+    assert error <= {"float32": 0, "bfloat16": 0.05, "int8": 0.08}[dtype]
+
+
+def test_loads_other_spellings(tmp_path):
+    """Nomic BERT's own config.json, before transformers had the family; without the encoder's prefix."""
+    config, tensors, inputs, outputs = recorded("nomic")
+    other = {
+        "model_type": "nomic_bert",
+        "n_embd": 16,
+        "n_head": 2,
+        "n_inner": 24,
+        "n_layer": 3,
+        "n_positions": 40,
+        "activation_function": "swiglu",
+        "layer_norm_epsilon": config["layer_norm_eps"],
+        "rotary_emb_base": 1000,
+        "type_vocab_size": 2,
+        "vocab_size": 40,
+        "prenorm": False,
+    }
+    model = load(write(tmp_path, other, tensors), "nomic")
+    assert largest_difference(model, "nomic", inputs, outputs) < TOLERANCE
+
+
+def test_labels_are_those_of_the_configuration(tmp_path):
+    config, tensors, *_ = recorded("bert-token-classification")
+    folder = write(tmp_path, config | {"id2label": {"0": "O", "1": "B-PER"}}, tensors)
+    assert models.load_task(folder, "token-classification").labels == ("O", "B-PER", "LABEL_2")
+
+
+def refused(tmp_path, case, message, error=ValueError, changes=None, task=None, tensors=None):
+    config, stored, *_ = recorded(case)
+    folder = write(tmp_path, config | (changes or {}), {**stored, **(tensors or {})})
+    with pytest.raises(error, match=message):
+        models.load_task(folder, task) if task else load(folder, case)
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "message"),
+    [
+        ("roberta", {"max_position_embeddings": 2}, "max_position_embeddings must be above pad_token_id"),
+        ("roberta", {"position_embedding_type": "relative_key"}, "position_embedding_type must be one of 'absolute'"),
+        ("albert", {"inner_group_num": 2}, "inner_group_num must be one of 1, not 2"),
+        ("modernbert", {"layer_types": ["full_attention"]}, "layer_types must be 4 of"),
+        ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type must be 'default'"),
+        ("modernbert", {"rope_parameters": 3}, "is not a whole configuration of modernbert"),
+        ("modernbert", {"global_attn_every_n_layers": 0, "layer_types": None}, "is not a whole configuration"),
+        ("nomic", {"rotary_emb_interleaved": True}, "rotary_emb_interleaved must be one of False"),
+        ("nomic", {"rope_parameters": {"rope_theta": -1}}, "base of rotary positions must be a positive number"),
+        ("vit", {"image_size": "big"}, "image_size must be a positive integer"),
+        ("vit", {"patch_size": None}, "patch_size must be a positive integer, not None"),
+        ("vit", {"image_size": 3}, "image_size .* smaller than a patch"),
+        ("dinov2", {"mlp_ratio": "4"}, "mlp_ratio must be a positive number, not '4'"),
+        ("electra", {"embedding_size": 9}, "has shape"),
+    ],
+)
+def test_configurations_that_are_refused(case, changes, message, tmp_path):
+    refused(tmp_path, case, f"^load: .*{message}", changes=changes)
+
+
+def test_heads_that_are_refused(tmp_path):
+    refused(
+        tmp_path, "bert", "missing tensors of the head for question-answering: qa_outputs", task="question-answering"
+    )
+    refused(tmp_path, "nomic", "task of a nomic_bert model must be one of", task="question-answering")
+    refused(tmp_path, "vit", "task of a vit model must be one of", task="masked-lm")
+    wrong = {"classifier.weight": np.zeros((3, 5), np.float32)}
+    refused(tmp_path, "bert-token-classification", r"classifier.weight has shape \(3, 5\)", tensors=wrong)
+
+
+def test_a_sequence_to_classify_has_tokens(tmp_path):
+    case = "roberta-sequence-classification"
+    config, tensors, *_ = recorded(case)
+    model = load(write(tmp_path, config, tensors), case)
+    with pytest.raises(ValueError, match="^TaskModel: sequence 1 has no tokens"):
+        model([5, 6], [0, 2, 2])
+    assert model(np.zeros(0, int), [0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (([1, 2],), {}, "go with one of cu_seqlens and lengths; given are none"),
+        (([1, 2], [0, 2]), {"lengths": [2]}, "given are cu_seqlens and lengths"),
+        (([1, 2],), {"attention_mask": [1, 1]}, "given are attention_mask"),
+        (([[1, 2]], [0, 2]), {}, "go with at most one of attention_mask and lengths"),
+        (([1, 2],), {"lengths": [1]}, "lengths must be integers that add up to 2"),
+        (([[1, 2]],), {"lengths": [3]}, "lengths must be integers of 0 to 2, 1 of them"),
+        (([[1, 2]],), {"lengths": [1, 1]}, "lengths must be integers of 0 to 2, 1 of them"),
+        (([[1, 2]],), {"attention_mask": [1, 1]}, r"attention_mask has shape \(2,\); token_ids has \(1, 2\)"),
+        (([[1, 2]],), {"attention_mask": [[1, 2]]}, "attention_mask must be 0 or 1"),
+        (([[[1]]],), {}, r"token_ids has shape \(1, 1, 1\)"),
+    ],
+)
+def test_packing_that_is_refused(arguments, options, message, tmp_path):
+    config, tensors, *_ = recorded("bert")
+    model = models.load(write(tmp_path, config, tensors))
+    with pytest.raises(ValueError, match=f"^TextEncoder: {message}|^TextEncoder: .*{message}"):
+        model(*arguments, **options)
+    with pytest.raises(TypeError, match="attention_mask has dtype float64"):
+        model([[1, 2]], attention_mask=[[1.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "error", "message"),
+    [
+        ((3, 20, 20), np.float32, ValueError, r"pixel_values has shape \(3, 20, 20\); \(B, 3, height, width\)"),
+        ((1, 4, 20, 20), np.float32, ValueError, "shape"),
+        ((1, 3, 20, 4), np.float32, ValueError, r"at least one patch, \(5, 5\)"),
+        ((1, 3, 20, 20), np.uint8, TypeError, "pixel_values has dtype uint8; real numbers"),
+    ],
+)
+def test_images_that_are_refused(shape, dtype, error, message, tmp_path):
+    config, tensors, *_ = recorded("vit")
+    model = models.load(write(tmp_path, config, tensors))
+    with pytest.raises(error, match=f"^ImageEncoder: .*{message}"):
+        model(np.zeros(shape, dtype))
+    assert model(np.zeros((0, 3, 20, 20), np.float32)).shape == (0, 17, 16)
+
+
+def test_an_image_does_not_depend_on_its_batch(tmp_path):
+    config, tensors, inputs, _ = recorded("dinov2")
+    model = models.load(write(tmp_path, config, tensors))
+    pixels = inputs["1"]
+    np.testing.assert_array_equal(model(pixels)[1:], model(pixels[1:]))
+    np.testing.assert_array_equal(model(np.asfortranarray(pixels)), model(pixels))
