@@ -127,7 +127,7 @@ DIRECTIVES = {
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("dispatch", "blocks", "attention", "linear", "rowwise")],
+        [extension(name) for name in ("dispatch", "blocks", "attention", "linear", "rowwise", "encoder")],
         compiler_directives=DIRECTIVES,
         force=True,  # what an earlier build left may have been made for another NumPy
     ),

@@ -45,6 +45,7 @@ const struct pyattn_kernels PYATTN_TABLE = {
 #endif
 #if ELEMENT == F32 || ELEMENT == F64
     .layer_norm = layer_norm,
+    .add_row = add_row,
     .activation = activation,
 #endif
     .probe_multiply_add = probe_multiply_add,

@@ -122,6 +122,7 @@ struct pyattn_kernels {
   void (*rotate)(char *row, const char *cosines, const char *sines, ptrdiff_t heads, ptrdiff_t half);
   /* One row; weight and bias may be NULL. */
   void (*layer_norm)(const char *input, const char *weight, const char *bias, char *out, ptrdiff_t width, double eps);
+  void (*add_row)(const char *input, char *sum, ptrdiff_t width);
   void (*activation)(const char *input, char *out, ptrdiff_t count, int kind);
 
   double (*probe_multiply_add)(ptrdiff_t rounds);

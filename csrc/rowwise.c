@@ -60,6 +60,14 @@ static void layer_norm(const char *input, const char *weight, const char *bias, 
   }
 }
 
+static void add_row(const char *input, char *sum, ptrdiff_t width) {
+  const ptrdiff_t step = sizeof(real);
+  for (ptrdiff_t i = 0; i < width; i += LANES) {
+    const ptrdiff_t columns = width - i < LANES ? width - i : LANES;
+    store_reals(sum + i * step, load_reals(sum + i * step, columns) + load_reals(input + i * step, columns), columns);
+  }
+}
+
 static void activation(const char *input, char *out, ptrdiff_t count, int kind) {
   const ptrdiff_t step = sizeof(real);
   for (ptrdiff_t i = 0; i < count; i += LANES) {

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from pyattn import _checks
+from pyattn._core import rowwise
+from pyattn._threads import threads_for
 from pyattn.models import TextEncoder
 from pyattn.models._files import find_directory, import_extra, read_json, require_file
 
@@ -297,8 +299,9 @@ def _pool(hidden: NDArray[np.float32], cu_seqlens: NDArray[np.int64], pooling: s
     elif pooling == "max":
         pooled[filled] = np.maximum.reduceat(hidden, starts)
     else:
-        divisor = lengths[filled, None].astype(np.float32)
-        pooled[filled] = np.add.reduceat(hidden, starts) / (np.sqrt(divisor) if pooling == "mean_sqrt_len" else divisor)
+        rowwise.sum_sequences(hidden, cu_seqlens, pooled, threads_for(hidden.size))
+        divisor = np.maximum(lengths, 1)[:, None].astype(np.float32)
+        pooled /= np.sqrt(divisor) if pooling == "mean_sqrt_len" else divisor
     return pooled
 
 

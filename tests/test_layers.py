@@ -204,18 +204,21 @@ def test_rotary_positions_and_windows(dtype, window, width):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_bias_by_distance_of_packed_sequences(dtype):
-    layer = MultiHeadAttention(32, 4, dtype=dtype, rng=0)
+    """In a layer whose feed-forward block adds nothing, without norms: x + attention."""
+    layer = TransformerEncoderLayer(32, 4, 8, norm_first=True, dtype=dtype, rng=0)
+    nothing = {name: 0 * value for name, value in layer.linear2.state_dict().items()}
+    layer.linear2.load_state_dict(nothing)
+    layer.norm1 = None
     lengths = [33, 0, 1, 200, 9]
     starts = np.concatenate([[0], np.cumsum(lengths)])
     table = normal((4, 2 * 200 - 1))
     x = normal((sum(lengths), 32), seed=1)
-    sequences = Sequences(1, starts, relative_bias=table)
-    out = layer._forward_rows([x], sequences, sequences)
+    out = layer._forward_rows(x, Sequences(1, starts, relative_bias=table)) - x
     for first, last in itertools.pairwise(starts):
         if first == last:
             continue
         distance = np.arange(last - first) - np.arange(last - first)[:, None]
-        expected = plain_attention(layer, x[first:last].astype(np.float64), bias=table[:, 199 + distance])
+        expected = plain_attention(layer.self_attn, x[first:last].astype(np.float64), bias=table[:, 199 + distance])
         assert abs(out[first:last] - expected).max() < {"float32": 1e-5, "bfloat16": 0.02}[dtype]
 
 

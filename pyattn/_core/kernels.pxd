@@ -100,6 +100,7 @@ cdef extern from "kernels.h" nogil:
                        Py_ssize_t half) noexcept nogil
         void (*layer_norm)(const char *input, const char *weight, const char *bias, char *out, Py_ssize_t width,
                            double eps) noexcept nogil
+        void (*add_row)(const char *input, char *sum, Py_ssize_t width) noexcept nogil
         void (*activation)(const char *input, char *out, Py_ssize_t count, int kind) noexcept nogil
         double (*probe_multiply_add)(Py_ssize_t rounds) noexcept nogil
         double (*probe_read)(const char *p, Py_ssize_t vectors) noexcept nogil

@@ -20,19 +20,12 @@ cdef enum:
     CACHED = 655360  # bytes of panels that a task multiplies with each tile of rows: they stay in second-level cache
 
 
-cdef class Packed:
+cdef class Packed:  # linear.pxd names its fields
     """A weight (outputs, inputs) as tiles read it, with its bias (outputs,) of reals or None.
 
     The weight, of any strides, is of float32, float64, uint16 (the bits of bfloat16) or int8; the last is multiplied by
     scales (outputs,), float32.
     """
-    cdef const pyattn_kernels *kernels
-    cdef readonly object dtype
-    cdef readonly cnp.ndarray bias
-    cdef cnp.ndarray memory
-    cdef char *data
-    cdef readonly Py_ssize_t outputs, inputs
-
     def __init__(self, cnp.ndarray weight not None, cnp.ndarray bias=None, cnp.ndarray scales=None):
         cdef Py_ssize_t size
         self.kernels = kernels_of(weight.dtype)
@@ -85,11 +78,11 @@ cdef struct Job:
     bint few  # whether the rows are so few that the time is that of reading the weight
 
 
-def linear(
-    cnp.ndarray input not None,
-    list parts not None,
+cpdef linear(
+    cnp.ndarray input,
+    list parts,
     cnp.ndarray residual,
-    cnp.ndarray out not None,
+    cnp.ndarray out,
     int activation,
     int threads,
 ):

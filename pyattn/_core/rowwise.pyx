@@ -4,6 +4,9 @@ cimport numpy as cnp
 from cython.parallel cimport prange
 
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset
+
+import numpy as np
 
 from pyattn._core.dispatch cimport kernels_for, kernels_of
 from pyattn._core.kernels cimport pyattn_kernels
@@ -12,10 +15,11 @@ cnp.import_array()
 
 cdef enum:
     ELEMENTS = 16384  # of a task
+    MOST_TABLES = 3
 
 
-def layer_norm(
-    cnp.ndarray input not None, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray out not None, double eps, int threads
+cpdef layer_norm(
+    cnp.ndarray input, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray out, double eps, int threads
 ):
     """Normalises each row of input (rows, width) into out, which may be input; weight and bias (width,) may be None."""
     cdef const pyattn_kernels *kernels = kernels_for(input.itemsize)
@@ -28,6 +32,70 @@ def layer_norm(
     with nogil:
         for i in prange(rows, num_threads=max(1, threads), schedule="static", chunksize=chunk):
             kernels.layer_norm(source + i * stride, scale, shift, target + i * stride, width, eps)
+
+
+def positions(cnp.ndarray starts not None, Py_ssize_t batch):
+    """The place of each row in its sequence, for `batch` times the sequences that starts, int64, describes."""
+    cdef Py_ssize_t sequences = starts.shape[0] - 1, i, j, sample
+    cdef const int64_t *start = <const int64_t *> cnp.PyArray_DATA(starts)
+    cdef Py_ssize_t total = start[sequences]
+    cdef cnp.ndarray result = np.empty(batch * total, np.int64)
+    cdef int64_t *place = <int64_t *> cnp.PyArray_DATA(result)
+    with nogil:
+        for sample in range(batch):
+            for i in range(sequences):
+                for j in range(start[i + 1] - start[i]):
+                    place[start[i] + j] = j
+            place += total
+    return result
+
+
+def embed(list tables not None, list numbers not None, cnp.ndarray out not None, int threads):
+    """out (n, width) = the sum of row numbers[t][i] of each table t, in their order.
+
+    Tables (rows, width) are contiguous, of the dtype of out; numbers are int64 (n,), three of them at most.
+    """
+    cdef const pyattn_kernels *kernels = kernels_for(out.itemsize)
+    cdef Py_ssize_t n = out.shape[0], width = out.shape[1], stride = width * out.itemsize, i
+    cdef const char *table[MOST_TABLES]
+    cdef const int64_t *number[MOST_TABLES]
+    cdef int count = len(tables), t
+    cdef cnp.ndarray array
+    cdef char *target = <char *> cnp.PyArray_DATA(out)
+    cdef Py_ssize_t chunk = max(1, ELEMENTS // max(1, width))
+    for t in range(count):
+        array = tables[t]
+        table[t] = <const char *> cnp.PyArray_DATA(array)
+        array = numbers[t]
+        number[t] = <const int64_t *> cnp.PyArray_DATA(array)
+    with nogil:
+        for i in prange(n, num_threads=max(1, threads), schedule="static", chunksize=chunk):
+            add_up(kernels, table, number, count, i, target + i * stride, width)
+
+
+cdef void add_up(
+    const pyattn_kernels *kernels, const char **table, const int64_t **number, int count, Py_ssize_t i, char *out,
+    Py_ssize_t width,
+) noexcept nogil:
+    cdef Py_ssize_t stride = width * kernels.real_bytes
+    cdef int t
+    memcpy(out, table[0] + number[0][i] * stride, stride)
+    for t in range(1, count):
+        kernels.add_row(table[t] + number[t][i] * stride, out, width)
+
+
+def sum_sequences(cnp.ndarray rows not None, cnp.ndarray starts not None, cnp.ndarray out not None, int threads):
+    """out (sequences, width) = the sum of rows starts[i] ... starts[i + 1], in their order, all contiguous; 0 of none."""
+    cdef const pyattn_kernels *kernels = kernels_for(rows.itemsize)
+    cdef Py_ssize_t sequences = out.shape[0], width = out.shape[1], stride = width * out.itemsize, i, j
+    cdef const int64_t *start = <const int64_t *> cnp.PyArray_DATA(starts)
+    cdef const char *source = <const char *> cnp.PyArray_DATA(rows)
+    cdef char *target = <char *> cnp.PyArray_DATA(out)
+    with nogil:
+        memset(target, 0, sequences * stride)
+        for i in prange(sequences, num_threads=max(1, threads), schedule="guided"):
+            for j in range(start[i], start[i + 1]):
+                kernels.add_row(source + j * stride, target + i * stride, width)
 
 
 def activation(cnp.ndarray input not None, cnp.ndarray out not None, int kind, int threads):
@@ -44,7 +112,7 @@ def activation(cnp.ndarray input not None, cnp.ndarray out not None, int kind, i
             )
 
 
-def gate(cnp.ndarray input not None, cnp.ndarray out not None, int kind, int threads):
+cpdef gate(cnp.ndarray input, cnp.ndarray out, int kind, int threads):
     """activation(a) b of contiguous rows [a, b] (rows, 2 width) into contiguous out (rows, width), of the same dtype.
 
     uint16 are the bits of bfloat16.
@@ -59,9 +127,9 @@ def gate(cnp.ndarray input not None, cnp.ndarray out not None, int kind, int thr
             kernels.gate(source + 2 * i * stride, target + i * stride, width, kind)
 
 
-def rotate(
-    cnp.ndarray rows not None, cnp.ndarray positions not None, cnp.ndarray cosines not None,
-    cnp.ndarray sines not None, int threads,
+cpdef rotate(
+    cnp.ndarray rows, cnp.ndarray positions, cnp.ndarray cosines,
+    cnp.ndarray sines, int threads,
 ):
     """Rotates heads side by side in rows (n, heads 2 half), each row contiguous, by the angles of their positions.
 

@@ -2,20 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from pyattn import _checks
+from pyattn import _checks, _threads
 from pyattn._checks import Array, Options
-from pyattn._core import rowwise
-from pyattn._threads import threads_for
-from pyattn.functional import attend
+from pyattn._core import encoder, rowwise
+from pyattn._threads import get_num_threads
 from pyattn.layers.base import Layer, Seed
-from pyattn.layers.linear import Linear, apply_linears
+from pyattn.layers.linear import Linear
 from pyattn.positional import rotary_tables
 from pyattn.precision import concatenated, mask_to_bfloat16, to_bfloat16
+
+Rotation: TypeAlias = tuple[Array, Array, Array]
 
 
 @dataclass
@@ -32,37 +33,40 @@ class Sequences:
     is_causal: bool = False
     relative_bias: Array | None = None
     _tables: dict[tuple[int, float], tuple[Array, Array]] = field(default_factory=dict)
+    _options: dict[bool, Options] = field(default_factory=dict)
     _positions: Array | None = None
 
     def longest(self) -> int:
-        return int(np.diff(self.starts).max(initial=0))
+        return int((self.starts[1:] - self.starts[:-1]).max(initial=0))
 
     def positions(self) -> Array:
         """That of each row in its sequence, counted from 0."""
         if self._positions is None:
-            rows = np.arange(self.starts[-1]) - np.repeat(self.starts[:-1], np.diff(self.starts))
-            self._positions = np.tile(rows, self.batch)
+            self._positions = rowwise.positions(self.starts, self.batch)
         return self._positions
 
-    def rotate(self, rows: Array, width: int, base: float, dtype: np.dtype[Any]) -> None:
-        """Turns heads of so many features, side by side in rows, by rotary positions; dtype is that of the angles."""
+    def rotation(self, width: int, base: float | None, dtype: np.dtype[Any]) -> Rotation | None:
+        """What turns heads of so many features by rotary positions, the angles of dtype; None for base None."""
+        if base is None:
+            return None
         if (width, base) not in self._tables:
             self._tables[width, base] = rotary_tables(self.longest(), width, base=base, dtype=dtype)
-        rowwise.rotate(rows, self.positions(), *self._tables[width, base], threads_for(4.0 * rows.size))
+        return (self.positions(), *self._tables[width, base])
 
     def options(self, half: bool) -> Options:
         """What they are to attention, apart from the layer's own scale and window; half: for arrays of bfloat16."""
-        options: Options = {"scale": 1.0}
-        if self.is_causal:
-            options["right"] = 0
-        if self.mask is not None:
-            options["mask"] = self.mask if self.mask.dtype == bool or not half else mask_to_bfloat16(self.mask)
-        if self.relative_bias is not None:
-            table = to_bfloat16(self.relative_bias) if half else self.relative_bias
-            view = _by_distance(table, self.longest())
-            options["bias"] = np.broadcast_to(view, (self.batch, *view.shape))
-            options["bias_of_sequence"] = True
-        return options
+        if half not in self._options:
+            options = self._options[half] = {"scale": 1.0}
+            if self.is_causal:
+                options["right"] = 0
+            if self.mask is not None:
+                options["mask"] = self.mask if self.mask.dtype == bool or not half else mask_to_bfloat16(self.mask)
+            if self.relative_bias is not None:
+                table = to_bfloat16(self.relative_bias) if half else self.relative_bias
+                view = _by_distance(table, self.longest())
+                options["bias"] = np.broadcast_to(view, (self.batch, *view.shape))
+                options["bias_of_sequence"] = True
+        return self._options[half]
 
 
 def _by_distance(table: Array, length: int) -> Array:
@@ -160,39 +164,31 @@ class MultiHeadAttention(Layer):
         same = arrays[1] is query and arrays[2] is query
         rows = [pairs[0][0]] if same else [x for x, _ in pairs]
         queries, keys = (Sequences(batch, np.array([0, length]), mask, is_causal) for length in lengths)
-        out = self._forward_rows(rows, queries, queries if same else keys)
+        keys = queries if same else keys
+        width = self.embed_dim // self.num_heads
+        out = encoder.multi_head_attention(
+            rows,
+            [p._weights() for p in self._projections],
+            self.out_proj._weights(),
+            self.num_heads,
+            batch,
+            queries.starts,
+            keys.starts,
+            self._options(queries),
+            queries.rotation(width, self.rotary_base, dtype),
+            keys.rotation(width, self.rotary_base, dtype),
+            get_num_threads(),
+            _threads.SMALL_WORK,
+        )
         return out.reshape(*shapes[0], self.embed_dim)
 
-    def _forward_rows(
-        self, inputs: list[Array], queries: Sequences, keys: Sequences, residual: Array | None = None
-    ) -> Array:
-        """The layer on checked rows, plus residual: inputs [x] to attend to itself, or [query, key, value]."""
-        width, half = self.embed_dim, self.out_proj.computes_in_halves
-        if len(inputs) == 1:
-            together = apply_linears(list(self._projections), inputs[0], half=half)
-            projected = [together[:, i * width : (i + 1) * width] for i in range(3)]
-            turned = [(together[:, : 2 * width], queries)]
-        else:
-            projected = [p._apply(x, half=half) for p, x in zip(self._projections, inputs, strict=True)]
-            turned = [(projected[0], queries), (projected[1], keys)]
-        if self.rotary_base is not None:
-            for rows, sequences in turned:
-                sequences.rotate(rows, width // self.num_heads, self.rotary_base, self.out_proj.dtype)
-        out = np.empty((len(projected[0]), width), projected[0].dtype)
-        query, key, value, result = (self._heads(x, queries.batch) for x in (*projected, out))
-        options = queries.options(half)
-        options["scale"] = (width // self.num_heads) ** -0.5
-        options.setdefault("right", self.right)
+    def _options(self, sequences: Sequences) -> Options:
+        """Attention's options for queries that are those sequences."""
+        options = sequences.options(self.out_proj.computes_in_halves).copy()
+        options["scale"] = (self.embed_dim // self.num_heads) ** -0.5
         options["left"] = self.left
-        attend(query, key, value, result, queries.starts, keys.starts, options)
-        return self.out_proj._apply(out, residual)
-
-    def _heads(self, rows: Array, batch: int) -> Array:
-        """(batch n, E) seen as (batch, H, n, E / H)."""
-        split = rows.reshape(
-            batch, len(rows) // batch if batch else 0, self.num_heads, self.embed_dim // self.num_heads
-        )
-        return split.transpose(0, 2, 1, 3)
+        options.setdefault("right", self.right)
+        return options
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
         width = self.embed_dim

@@ -5,18 +5,15 @@ import copy
 import numpy as np
 from numpy.typing import DTypeLike
 
-from pyattn import _checks
+from pyattn import _checks, _threads
 from pyattn._checks import Array
-from pyattn._core import rowwise
-from pyattn._threads import get_num_threads, threads_for
+from pyattn._core import encoder
+from pyattn._threads import get_num_threads
 from pyattn.activations import ACTIVATIONS
 from pyattn.layers.attention import MultiHeadAttention, Sequences
 from pyattn.layers.base import Layer, Seed
 from pyattn.layers.linear import Linear
 from pyattn.layers.norm import LayerNorm
-
-# Rows of a thread that pass through a feed-forward block at a time: the hidden activations stay in its cache.
-FEED_FORWARD_ROWS = 256
 
 
 class Encoder(Layer):
@@ -131,7 +128,7 @@ class TransformerEncoderLayer(Encoder):
         self.self_attn = MultiHeadAttention(
             d_model, nhead, bias, window=window, rotary_base=rotary_base, dtype=dtype, rng=rng
         )
-        self._gate = ACTIVATIONS[activation] if gated else None
+        self._activation = ACTIVATIONS[activation]
         self.linear1 = Linear(
             d_model,
             dim_feedforward * (2 if gated else 1),
@@ -148,21 +145,26 @@ class TransformerEncoderLayer(Encoder):
         return self.self_attn
 
     def _forward_rows(self, x: Array, sequences: Sequences) -> Array:
-        attended = self.norm1._apply(x) if self.norm_first and self.norm1 is not None else x
-        x = self.self_attn._forward_rows([attended], sequences, sequences, residual=x)
-        if self.norm_first:
-            fed = self.norm2._apply(x)
-        else:
-            fed = x if self.norm1 is None else self.norm1._apply(x, out=x)
-        rows = FEED_FORWARD_ROWS * get_num_threads()
-        for first in range(0, len(x), rows):
-            part = slice(first, first + rows)
-            hidden = self.linear1._apply(fed[part], half=self.linear2.computes_in_halves)
-            if self._gate is not None:
-                both, hidden = hidden, np.empty((len(hidden), self.linear2.in_features), hidden.dtype)
-                rowwise.gate(both, hidden, self._gate, threads_for(20.0 * hidden.size))
-            self.linear2._apply(hidden, residual=x[part], out=x[part])
-        return x if self.norm_first else self.norm2._apply(x, out=x)
+        attention = self.self_attn
+        return encoder.encoder_layer(
+            np.ascontiguousarray(x),
+            [p._weights() for p in attention._projections],
+            attention.out_proj._weights(),
+            self.linear1._weights(),
+            self.linear2._weights(),
+            None if self.norm1 is None else self.norm1._arguments(),
+            self.norm2._arguments(),
+            self.norm_first,
+            self._activation,
+            self.gated,
+            attention.num_heads,
+            sequences.batch,
+            sequences.starts,
+            attention._options(sequences),
+            sequences.rotation(attention.embed_dim // attention.num_heads, attention.rotary_base, self.linear2.dtype),
+            get_num_threads(),
+            _threads.SMALL_WORK,
+        )
 
 
 class TransformerEncoder(Encoder):

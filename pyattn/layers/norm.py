@@ -49,3 +49,6 @@ class LayerNorm(Layer):
         weight, bias = self._parameters["weight"], self._parameters.get("bias")
         rowwise.layer_norm(rows, weight, bias, out, self.eps, threads_for(10.0 * rows.size))
         return out
+
+    def _arguments(self) -> tuple[Array, Array | None, float]:
+        return self._parameters["weight"], self._parameters.get("bias"), self.eps

@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
+from pyattn._core import rowwise
+from pyattn._threads import threads_for
 from pyattn.layers import Layer, LayerNorm, Linear
 from pyattn.layers.attention import Sequences
 from pyattn.models._files import read_json, read_tensors
@@ -26,16 +28,15 @@ class TextEmbeddings(Layer):
         rows = {"words": config.vocab_size, "token_types": config.type_vocab_size}
         rows["positions"] = config.first_position + config.max_position_embeddings
         self._tables = {name: (count, width) for name, count in rows.items() if f"embeddings.{name}" in names and count}
-        self._first_position = config.first_position
         self.norm = LayerNorm(width, config.layer_norm_eps)
         self.projection = Linear(width, config.hidden_size) if config.projected else None
 
-    def _apply(self, words: Array, positions: Array, types: Array | int) -> Array:
-        x: Array = self._parameters["words"][words]
-        if "positions" in self._tables:
-            x += self._parameters["positions"][positions + self._first_position]
-        if "token_types" in self._tables:
-            x += self._parameters["token_types"][types]
+    def _apply(self, words: Array, positions: Array, types: Array) -> Array:
+        """Rows of packed tokens; positions are those in their sequences."""
+        rows = {"words": words, "positions": positions, "token_types": types}
+        numbers = [rows[name] for name in self._tables]
+        x = np.empty((len(words), self.norm.width), np.float32)
+        rowwise.embed([self._parameters[name] for name in self._tables], numbers, x, threads_for(20.0 * x.size))
         x = self.norm._apply(x, out=x)
         return x if self.projection is None else self.projection._apply(x)
 
@@ -129,7 +130,7 @@ class TextEncoder(Pretrained):
         """Hidden states of packed tokens, where sequences start, and which of padded tokens are real."""
         config = self.config
         words = _checks.indices(name, "token_ids", token_ids, config.vocab_size)
-        types: Array | int = 0
+        types = None
         if token_type_ids is not None:
             types = _checks.indices(name, "token_type_ids", token_type_ids, max(1, config.type_vocab_size))
             if types.shape != words.shape:
@@ -137,7 +138,7 @@ class TextEncoder(Pretrained):
         live, starts = _checks.packing(name, words.shape, cu_seqlens, **padding)
         if live is not None:
             words = words[live]
-            types = types[live] if isinstance(types, np.ndarray) else types
+            types = None if types is None else types[live]
         sequences = Sequences(1, starts)
         if (longest := sequences.longest()) > config.max_position_embeddings:
             raise ValueError(
@@ -147,7 +148,11 @@ class TextEncoder(Pretrained):
             distances = np.arange(1 - longest, longest) if longest else np.zeros(1, np.int64)
             buckets = relative_position_buckets(distances, config.relative_buckets)
             sequences.relative_bias = np.ascontiguousarray(self._parameters["relative_bias"][buckets].T)
-        x = self.embeddings._apply(words, sequences.positions(), types)
+        positions = sequences.positions()
+        if config.first_position:
+            positions = positions + config.first_position
+        types = np.zeros_like(words) if types is None else np.ascontiguousarray(types)
+        x = self.embeddings._apply(np.ascontiguousarray(words), positions, types)
         return self.encoder._forward_rows(x, sequences), starts, live
 
     @staticmethod
