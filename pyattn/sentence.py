@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ _POOLING = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
 }
 
-# Texts that are tokenized and sorted together: enough to fill the batches, few enough to hold their tokens.
-_WINDOW = 1024
+# Texts that are tokenized and sorted together, while those before are encoded: enough to fill a batch.
+_WINDOW = 128
 
 _FEW = 8  # texts that are encoded within a second everywhere
 
@@ -171,7 +171,7 @@ class SentenceEncoder:
         """encode for any number of texts, such as a generator's, in memory that does not grow with it.
 
         Args:
-            texts: strings, taken as they are needed: at most 2048 ahead of the vectors.
+            texts: strings, taken as they are needed: at most 256 ahead of the vectors.
             normalize, batch_tokens, truncate: as in encode.
 
         Yields:
@@ -236,14 +236,14 @@ class SentenceEncoder:
     ) -> None:
         """Fills vectors, one for each sequence of tokens; tells progress how many more are done."""
         for batch in _batches(sequences, batch_tokens):
-            cu_seqlens = np.cumsum([0, *(len(sequences[i]) for i in batch)])
-            token_ids = np.fromiter(chain.from_iterable(sequences[i] for i in batch), np.int64, cu_seqlens[-1])
+            cu_seqlens = np.array([0, *accumulate(len(sequences[i]) for i in batch)], np.int64)
+            token_ids = np.array(list(chain.from_iterable(sequences[i] for i in batch)), np.int64)
             vectors[batch] = _pool(self.model(token_ids, cu_seqlens), cu_seqlens, self.pooling)
             if progress is not None:
                 progress(len(batch))
         if normalize:
-            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors /= np.where(norms > 0, norms, 1)
+            norms = np.sqrt(np.einsum("nh,nh->n", vectors, vectors))
+            vectors /= np.maximum(norms, np.float32(1e-30))[:, None]  # zeros stay zeros
 
 
 def _progress_bar(total: int, show: bool | None) -> Any:
@@ -276,28 +276,26 @@ def _windows(texts: Iterable[str]) -> Iterator[list[str]]:
         yield window
 
 
-def _batches(sequences: list[list[int]], batch_tokens: int) -> Iterator[NDArray[np.intp]]:
+def _batches(sequences: list[list[int]], batch_tokens: int) -> Iterator[list[int]]:
     """Indices of sequences, longest first, so that each batch has like lengths and at most batch_tokens (or is one)."""
-    lengths = np.array([len(sequence) for sequence in sequences])
-    order = np.argsort(-lengths, kind="stable")
-    tokens = np.cumsum(lengths[order])
-    start = done = 0
-    while start < order.size:
-        end = max(start + 1, int(np.searchsorted(tokens, done + batch_tokens, side="right")))
-        yield order[start:end]
-        start, done = end, tokens[end - 1]
+    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+    start = tokens = 0
+    for place, index in enumerate(order):
+        if place > start and tokens + len(sequences[index]) > batch_tokens:
+            yield order[start:place]
+            start, tokens = place, 0
+        tokens += len(sequences[index])
+    yield order[start:]
 
 
 def _pool(hidden: NDArray[np.float32], cu_seqlens: NDArray[np.int64], pooling: str) -> NDArray[np.float32]:
     """One vector per sequence of packed rows, (total, width) -> (n, width); zeros for a sequence without tokens."""
-    lengths = np.diff(cu_seqlens)
-    filled = lengths > 0  # reduceat takes an empty segment for one row
-    starts = cu_seqlens[:-1][filled]
+    lengths = cu_seqlens[1:] - cu_seqlens[:-1]
     pooled = np.zeros((lengths.size, hidden.shape[1]), np.float32)
-    if pooling == "cls":
-        pooled[filled] = hidden[starts]
-    elif pooling == "max":
-        pooled[filled] = np.maximum.reduceat(hidden, starts)
+    if pooling in ("cls", "max"):
+        filled = lengths > 0  # reduceat takes an empty segment for one row
+        starts = cu_seqlens[:-1][filled]
+        pooled[filled] = hidden[starts] if pooling == "cls" else np.maximum.reduceat(hidden, starts)
     else:
         rowwise.sum_sequences(hidden, cu_seqlens, pooled, threads_for(hidden.size))
         divisor = np.maximum(lengths, 1)[:, None].astype(np.float32)

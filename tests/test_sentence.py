@@ -16,7 +16,7 @@ from pyattn.sentence import SentenceEncoder
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
 
-pytestmark = pytest.mark.filterwarnings("ignore:encode. texts:UserWarning")  # TEXTS has one that is cut
+pytestmark = pytest.mark.filterwarnings("ignore:encode.*texts:UserWarning")  # TEXTS has one that is cut
 
 TEXTS = ["the cat sat on a mat", "", "find the root of a function.", "Dog", "the " * 30, "the cat sat on a mat"]
 
@@ -208,7 +208,7 @@ def test_streams(encoder):
     stream = encoder.encode_stream(source())
     assert not taken
     first = next(stream)
-    assert len(taken) <= 2048
+    assert len(taken) <= 256
     vectors = np.stack([first, *stream])
     np.testing.assert_array_equal(vectors, encoder.encode(texts))
     assert list(encoder.encode_stream([])) == []
