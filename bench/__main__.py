@@ -18,6 +18,7 @@ BENCHMARKS = {
     "memory": "bench.bench_memory",
     "linear": "bench.bench_linear",
     "encoder": "bench.bench_encoder",
+    "images": "bench.bench_images",
     "import": "bench.import_time",
     "picture": "bench.plot",
 }
@@ -32,6 +33,7 @@ benchmarks:
   memory      what a call needs beyond its inputs and results, MiB a thread; fails above 2
   linear      Linear layers of an encoder, over a batch and over one sentence, GFLOP/s
   encoder     all-MiniLM-L6-v2 over 1,000 paragraphs, documents/s
+  images      a vision Transformer, ViT-S/14, over batches of 8 and one alone, images/s
   import      what `import pyattn` costs over `import numpy`, ms
   picture     time and memory against the sequence length
 

@@ -35,8 +35,8 @@ def info() -> dict[str, Any]:
 def measure(seconds: float = 0.5) -> dict[str, float]:
     """What this machine can do at most with get_num_threads() threads of the chosen instruction set.
 
-    Multiply-adds in registers, in GFLOP/s (a multiply-add counts two), of bfloat16 only where the instruction set has
-    them, and reading memory larger than any cache, in GB/s; `seconds` each.
+    Multiply-adds in registers, in GFLOP/s (a multiply-add counts two), of bfloat16 and int8 only where the instruction
+    set has dot products of them, and reading memory larger than any cache, in GB/s; `seconds` each.
 
     Raises:
         ValueError: seconds is not a number from 0 to 60.
@@ -44,7 +44,9 @@ def measure(seconds: float = 0.5) -> dict[str, float]:
     if not isinstance(seconds, int | float) or not 0 <= seconds <= 60:
         raise ValueError(f"measure: seconds must be a number from 0 to 60, not {seconds!r}")
     threads = get_num_threads()
-    sizes = {"float32": 4, "float64": 8} | ({"bfloat16": 2} if dispatch.native_bfloat16 else {})
+    sizes = {"float32": 4, "float64": 8}
+    sizes |= {"bfloat16": 2} if dispatch.native_bfloat16 else {}
+    sizes |= {"int8": 1} if dispatch.native_int8 else {}
     peaks = {
         f"fma_gflops_{name}": dispatch.measure_multiply_add(size, threads, seconds) / 1e9
         for name, size in sizes.items()

@@ -4,6 +4,9 @@ from pyattn._core.linear import Packed
 Rotation = tuple[Array, Array, Array]
 Norm = tuple[Array, Array | None, float]
 
+class Workspace:
+    def __init__(self) -> None: ...
+
 def multi_head_attention(
     inputs: list[Array],
     projections: list[Packed],
@@ -20,6 +23,7 @@ def multi_head_attention(
 ) -> Array: ...
 def encoder_layer(
     x: Array,
+    out: Array,
     projections: list[Packed],
     out_proj: Packed,
     linear1: Packed,
@@ -34,6 +38,7 @@ def encoder_layer(
     starts: Array,
     options: Options,
     rotation: Rotation | None,
+    workspace: Workspace,
     threads: int,
     small: float,
-) -> Array: ...
+) -> None: ...

@@ -32,6 +32,7 @@ class Sequences:
     mask: Array | None = None
     is_causal: bool = False
     relative_bias: Array | None = None
+    workspace: encoder.Workspace = field(default_factory=encoder.Workspace)
     _tables: dict[tuple[int, float], tuple[Array, Array]] = field(default_factory=dict)
     _options: dict[bool, Options] = field(default_factory=dict)
     _positions: Array | None = None

@@ -82,8 +82,8 @@ class Encoder(Layer):
         """An attention layer of the encoder: widths, heads and dtype are the same in all."""
         raise NotImplementedError
 
-    def _forward_rows(self, x: Array, sequences: Sequences) -> Array:
-        """A new array of checked rows through the encoder."""
+    def _forward_rows(self, x: Array, sequences: Sequences, out: Array | None = None) -> Array:
+        """Checked rows through the encoder: out, an array like x, or a new one."""
         raise NotImplementedError
 
 
@@ -144,10 +144,13 @@ class TransformerEncoderLayer(Encoder):
     def _attention(self) -> MultiHeadAttention:
         return self.self_attn
 
-    def _forward_rows(self, x: Array, sequences: Sequences) -> Array:
+    def _forward_rows(self, x: Array, sequences: Sequences, out: Array | None = None) -> Array:
         attention = self.self_attn
-        return encoder.encoder_layer(
-            np.ascontiguousarray(x),
+        x = np.ascontiguousarray(x)
+        out = np.empty_like(x) if out is None else out
+        encoder.encoder_layer(
+            x,
+            out,
             [p._weights() for p in attention._projections],
             attention.out_proj._weights(),
             self.linear1._weights(),
@@ -162,9 +165,11 @@ class TransformerEncoderLayer(Encoder):
             sequences.starts,
             attention._options(sequences),
             sequences.rotation(attention.embed_dim // attention.num_heads, attention.rotary_base, self.linear2.dtype),
+            sequences.workspace,
             get_num_threads(),
             _threads.SMALL_WORK,
         )
+        return out
 
 
 class TransformerEncoder(Encoder):
@@ -197,7 +202,9 @@ class TransformerEncoder(Encoder):
     def _attention(self) -> MultiHeadAttention:
         return self.layers[0].self_attn
 
-    def _forward_rows(self, x: Array, sequences: Sequences) -> Array:
-        for number in self._order:
-            x = self.layers[number]._forward_rows(x, sequences)
+    def _forward_rows(self, x: Array, sequences: Sequences, out: Array | None = None) -> Array:
+        # Layers write to one of two arrays and read the other; the last one's is out.
+        arrays = [np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype) if out is None else out]
+        for step, number in enumerate(self._order, len(self._order) % 2):
+            x = self.layers[number]._forward_rows(x, sequences, arrays[step % 2])
         return x if self.norm is None else self.norm._apply(x, out=x)

