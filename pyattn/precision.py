@@ -67,11 +67,24 @@ class Quantized:
         return self.elements * self.scales[:, None]
 
 
+def quantized_if_near(weight: "Array | Quantized", most: float) -> "Array | Quantized":
+    """A weight in int8, unless that moves it by more than so much of its length.
+
+    The error of rounding is taken for uniform, of variance scale^2 / 12.
+    """
+    if isinstance(weight, Quantized):
+        return weight
+    elements, scales = to_int8(weight)
+    error = np.square(scales, dtype=np.float64).sum() * weight.shape[1] / 12
+    return Quantized(elements, scales) if error <= most**2 * float(np.vdot(weight, weight)) else weight
+
+
 def concatenated(weights: Sequence["Array | Quantized"]) -> "Array | Quantized":
-    """Weights below one another; Quantized if all are."""
+    """Weights below one another; Quantized, or bits of bfloat16, if all are."""
     quantized = [weight for weight in weights if isinstance(weight, Quantized)]
     if len(quantized) < len(weights):
-        return np.concatenate([values_of(weight) for weight in weights])
+        bits = [x for x in weights if not isinstance(x, Quantized) and x.dtype == BFLOAT16_BITS]
+        return np.concatenate(bits if len(bits) == len(weights) else [values_of(weight) for weight in weights])
     elements, scales = zip(*((weight.elements, weight.scales) for weight in quantized), strict=True)
     return Quantized(np.concatenate(elements), np.concatenate(scales))
 

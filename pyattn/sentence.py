@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from pyattn import _checks
 from pyattn._core import rowwise
 from pyattn._threads import threads_for
 from pyattn.models import TextEncoder
 from pyattn.models._files import find_directory, import_extra, read_json, require_file
+from pyattn.models.pretrained import WeightDtypes
 
 # The switches of a pooling's config.json, of which exactly one is on -> the names used here.
 _POOLING = {
@@ -42,11 +43,11 @@ class SentenceEncoder:
         pooling: "mean", "cls", "max" or "mean_sqrt_len".
     """
 
-    def __init__(self, directory: Path, dtype: DTypeLike = "float32") -> None:
+    def __init__(self, directory: Path, dtype: WeightDtypes = "float32") -> None:
         model_directory, pooling_directory = _read_modules(directory / "modules.json")
         self.pooling = _read_pooling(pooling_directory / "config.json")
         self.model = TextEncoder.from_directory(model_directory, dtype)
-        self._dtype = _checks.weight_dtype("load", dtype).name
+        self._dtypes = sorted(self.model.weight_dtypes.items())
         config = self.model.config
         settings_file = model_directory / "sentence_bert_config.json"
         self._longest, self._lower_case = _read_settings(settings_file, config.max_position_embeddings)
@@ -58,7 +59,7 @@ class SentenceEncoder:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | os.PathLike[str], *, dtype: DTypeLike = "float32"
+        cls, path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32"
     ) -> "SentenceEncoder":
         """The sentence encoder in a model directory as sentence-transformers writes it.
 
@@ -67,8 +68,9 @@ class SentenceEncoder:
                 config.json, model.safetensors and tokenizer.json; modules.json, which lists a Transformer, a Pooling
                 and perhaps a Normalize; the pooling's own config.json; and perhaps sentence_bert_config.json, which
                 sets max_seq_length.
-            dtype: "float32", "bfloat16" or "int8": in what the layers' weights are held and multiplied. Where the CPU
-                has dot products of them (pyattn info), bfloat16 halves the time of float32 at best, int8 quarters it.
+            dtype: "float32", "bfloat16" or "int8", or patterns, as in `pyattn.models.load`: in what the layers' weights
+                are held and multiplied. Where the CPU has dot products of them (pyattn info), bfloat16 halves the time
+                of float32 at best, int8 quarters it.
 
         Raises:
             TypeError: dtype is none of these.
@@ -118,7 +120,7 @@ class SentenceEncoder:
     @property
     def fingerprint(self) -> str:
         """A digest of the model's files and settings: encoders with the same fingerprint make the same vectors."""
-        digest = hashlib.sha256(repr((self.pooling, self._longest, self._lower_case, self._dtype)).encode())
+        digest = hashlib.sha256(repr((self.pooling, self._longest, self._lower_case, self._dtypes)).encode())
         for file in self._files:
             digest.update(file.read_bytes())
         return digest.hexdigest()

@@ -118,6 +118,14 @@ def test_a_file_cannot_steer_the_terminal(run, folder, model):
     assert "the cat sat ]0;title on a mat" in output
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_an_index_is_searched_in_the_dtype_that_it_was_made_in(run, folder, model, dtype):
+    assert run("embed", ".", "-o", "docs.npz", "--model", model, "--dtype", dtype)[0] == 0
+    assert run("search", "a cat", "--index", "docs.npz", "--model", model, "--dtype", dtype)[0] == 0
+    status, _, error = run("search", "a cat", "--index", "docs.npz", "--model", model)
+    assert status == 2 and f"the one in use, {model} in float32: choose it with --model and --dtype" in error
+
+
 @pytest.mark.parametrize(("no_color", "colored"), [(None, True), ("", True), ("1", False)])
 def test_color_on_a_terminal_unless_unwanted(run, folder, model, monkeypatch, no_color, colored):
     monkeypatch.delenv("NO_COLOR", raising=False)

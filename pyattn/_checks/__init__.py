@@ -29,6 +29,7 @@ from pyattn._checks.basics import (
     size,
     statistics_dtype,
     weight_dtype,
+    weight_dtype_name,
 )
 from pyattn._checks.masks import (
     Sparse,
@@ -67,4 +68,5 @@ __all__ = [
     "size",
     "statistics_dtype",
     "weight_dtype",
+    "weight_dtype_name",
 ]

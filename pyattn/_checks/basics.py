@@ -150,6 +150,12 @@ def weight_dtype(function: str, dtype: Any) -> np.dtype[Any]:
     raise TypeError(f'{function}: dtype must be "float32", "float64", "bfloat16" or "int8", not {named!r}')
 
 
+def weight_dtype_name(function: str, dtype: Any) -> str:
+    """The name of what weight_dtype accepts, as a user would write it."""
+    seen = weight_dtype(function, dtype).name
+    return "bfloat16" if seen == "uint16" else seen
+
+
 def rows(function: str, x: Any, width: int, dtype: np.dtype[Any]) -> tuple[Array, tuple[int, ...]]:
     """x (..., width) as rows (n, width), each contiguous, and its leading shape; a view where that is possible."""
     x = array(function, "the input", x)

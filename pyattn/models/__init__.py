@@ -2,19 +2,18 @@
 
 import os
 
-from numpy.typing import DTypeLike
-
 from pyattn.models._files import find_directory, read_json
 from pyattn.models.config import EncoderConfig
 from pyattn.models.families import IMAGE_FAMILIES
 from pyattn.models.heads import TaskModel
 from pyattn.models.image import ImageEncoder
+from pyattn.models.pretrained import WeightDtypes
 from pyattn.models.text import TextEncoder
 
 __all__ = ["EncoderConfig", "ImageEncoder", "TaskModel", "TextEncoder", "load", "load_task"]
 
 
-def load(path_or_hub_id: str | os.PathLike[str], *, dtype: DTypeLike = "float32") -> TextEncoder | ImageEncoder:
+def load(path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32") -> TextEncoder | ImageEncoder:
     """The encoder in a model directory.
 
     Families, by model_type: of texts, BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, ALBERT, ELECTRA,
@@ -23,8 +22,12 @@ def load(path_or_hub_id: str | os.PathLike[str], *, dtype: DTypeLike = "float32"
     Args:
         path_or_hub_id: a local directory that holds config.json and model.safetensors (float32, float16, bfloat16,
             float64, or int8 as save_pretrained writes it), else the id of a repository on the Hugging Face hub.
-        dtype: "float32", "bfloat16" or "int8": in what the layers' weights are held and multiplied. Embeddings, norms
-            and sums are float32. bfloat16 without dot products of it takes the time of float32.
+        dtype: "float32", "bfloat16" or "int8": in what the layers' weights are held and multiplied. Embeddings, norms,
+            sums and heads are float32. bfloat16 without dot products of it takes the time of float32. Of "int8",
+            weights that rounding would move by more than 2 % of their length stay bfloat16 (the encoder's
+            weight_dtypes says which). A mapping of patterns to dtypes chooses for each weight, the last pattern that
+            fits its name: {"*": "int8", "layers.0.*": "bfloat16", "*.linear2": "int8"}. Names end in self_attn.in_proj,
+            self_attn.out_proj, linear1 and linear2.
 
     Raises:
         TypeError: dtype is none of these.
@@ -37,7 +40,7 @@ def load(path_or_hub_id: str | os.PathLike[str], *, dtype: DTypeLike = "float32"
     return (ImageEncoder if of_images else TextEncoder).from_directory(directory, dtype)
 
 
-def load_task(path_or_hub_id: str | os.PathLike[str], task: str, *, dtype: DTypeLike = "float32") -> TaskModel:
+def load_task(path_or_hub_id: str | os.PathLike[str], task: str, *, dtype: WeightDtypes = "float32") -> TaskModel:
     """The encoder of texts in a model directory, with the head for a task.
 
     Args:

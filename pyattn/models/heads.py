@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
@@ -14,7 +14,7 @@ from pyattn.layers import Layer, LayerNorm, Linear
 from pyattn.models._files import read_json, read_tensors, write_tensors
 from pyattn.models.config import EncoderConfig
 from pyattn.models.families import Family, Head
-from pyattn.models.pretrained import Tensors, listed, plain_name, write_config
+from pyattn.models.pretrained import Tensors, WeightDtypes, listed, plain_name, write_config
 from pyattn.models.text import TextEncoder
 from pyattn.precision import values_of
 
@@ -36,7 +36,7 @@ class TaskModel(Layer):
         tensors: Tensors,
         task: str,
         source: str = "tensors",
-        dtype: DTypeLike = "float32",
+        dtype: WeightDtypes = "float32",
     ) -> None:
         family = config.family
         head = family.heads[_checks.choice("load", f"the task of a {config.model_type} model", task, family.heads)]
@@ -67,7 +67,7 @@ class TaskModel(Layer):
         self.labels = _labels(config.source, self.out.out_features) if task.endswith("classification") else ()
 
     @classmethod
-    def from_directory(cls, directory: Path, task: str, dtype: DTypeLike = "float32") -> "TaskModel":
+    def from_directory(cls, directory: Path, task: str, dtype: WeightDtypes = "float32") -> "TaskModel":
         """The model of a directory; errors as in `pyattn.models.load_task`."""
         config_file, weights_file = directory / "config.json", directory / "model.safetensors"
         config = EncoderConfig.from_dict(read_json(config_file, dict), str(config_file))

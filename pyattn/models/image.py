@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
@@ -13,7 +13,7 @@ from pyattn.layers.attention import Sequences
 from pyattn.models._files import read_json, read_tensors
 from pyattn.models.config import EncoderConfig
 from pyattn.models.families import IMAGE_FAMILIES
-from pyattn.models.pretrained import Pretrained, Tensors, stack
+from pyattn.models.pretrained import Pretrained, Tensors, WeightDtypes, stack
 from pyattn.positional import interpolate_positions
 from pyattn.precision import values_of
 
@@ -83,24 +83,24 @@ class ImageEncoder(Pretrained):
         tensors: float32 arrays under Hugging Face's names, with or without the prefix of the encoder ("vit."). What is
             no part of the encoder, such as heads, is ignored.
         source: where the tensors come from, for messages.
-        dtype: "float32", "bfloat16" or "int8": in what the layers' weights are held and multiplied.
+        dtype: in what the layers' weights are held and multiplied, as in `pyattn.models.load`.
 
     Raises:
         ValueError: a tensor is missing, misshapen or not one of this encoder; the message names it.
     """
 
     def __init__(
-        self, config: EncoderConfig, tensors: Tensors, source: str = "tensors", dtype: DTypeLike = "float32"
+        self, config: EncoderConfig, tensors: Tensors, source: str = "tensors", dtype: WeightDtypes = "float32"
     ) -> None:
         if config.model_type not in IMAGE_FAMILIES:
             raise ValueError(f"load: {source}: {config.model_type} encodes texts; pyattn.models.load reads it")
         self.config = config
         self.embeddings = PatchEmbeddings(config)
         self.encoder = stack(config, dtype)
-        self._fill(tensors, source)
+        self._fill(tensors, source, dtype)
 
     @classmethod
-    def from_directory(cls, directory: Path, dtype: DTypeLike = "float32") -> "ImageEncoder":
+    def from_directory(cls, directory: Path, dtype: WeightDtypes = "float32") -> "ImageEncoder":
         """The model of a directory that holds config.json and model.safetensors; errors as in `pyattn.models.load`."""
         config_file, weights_file = directory / "config.json", directory / "model.safetensors"
         config = EncoderConfig.from_dict(read_json(config_file, dict), str(config_file))

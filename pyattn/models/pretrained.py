@@ -4,20 +4,31 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from pyattn.layers import Layer, LayerNorm, TransformerEncoder, TransformerEncoderLayer
+from pyattn import _checks
+from pyattn._checks import weight_dtype_name
+from pyattn.layers import Layer, LayerNorm, Linear, TransformerEncoder, TransformerEncoderLayer
 from pyattn.models._files import write_tensors
 from pyattn.models.config import EncoderConfig
-from pyattn.precision import Quantized, concatenated, scaled
+from pyattn.precision import Quantized, concatenated, quantized_if_near, scaled
 
 Tensors = Mapping[str, NDArray[np.float32] | Quantized]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+# Of "int8" the weights that would move by more of their length stay bfloat16: rows of even spread move by 0.7 %, those
+# with a few elements that are far larger than the others by more.
+MOST_ROUNDING = 0.02
+
+# One dtype for all layers, or that of each by patterns of names.
+WeightDtypes: TypeAlias = DTypeLike | Mapping[str, DTypeLike]
 
 
 class Pretrained(Layer):
@@ -25,12 +36,14 @@ class Pretrained(Layer):
 
     Attributes:
         config: the `EncoderConfig`.
+        weight_dtypes: in what the weight of each matrix product of the layers is held and multiplied, by its name.
     """
 
     config: EncoderConfig
     encoder: TransformerEncoder
+    weight_dtypes: dict[str, str]
 
-    def _fill(self, tensors: Tensors, source: str) -> None:
+    def _fill(self, tensors: Tensors, source: str, dtype: WeightDtypes) -> None:
         """Sets all parameters from tensors under the family's names; what is no part of an encoder is ignored."""
         family = self.config.family
         given = {}
@@ -39,7 +52,30 @@ class Pretrained(Layer):
             if family.is_of_encoder(name):
                 given[name] = tensor
         state, self._stored_shapes = _to_our_names(self, given, source)
+        modules = self._products()
+        if isinstance(dtype, Mapping):
+            self.weight_dtypes = _by_pattern(modules, dtype)
+        else:
+            self.weight_dtypes = dict.fromkeys(modules, _dtype_name(dtype))
+            for name in modules if _dtype_name(dtype) == "int8" else ():
+                weight = state[f"encoder.{_weight(name)}"] = quantized_if_near(
+                    state[f"encoder.{_weight(name)}"], MOST_ROUNDING
+                )
+                self.weight_dtypes[name] = "int8" if isinstance(weight, Quantized) else "bfloat16"
+        for name, linears in modules.items():
+            for linear in linears:
+                linear.weight_dtype = _checks.weight_dtype("load", self.weight_dtypes[name])
         self._load(state)
+
+    def _products(self) -> dict[str, list[Linear]]:
+        """The matrix products of the layers by name."""
+        modules: dict[str, list[Linear]] = {}
+        for number, layer in enumerate(self.encoder.layers):
+            modules[f"layers.{number}.self_attn.in_proj"] = list(layer.self_attn._projections)
+            modules[f"layers.{number}.self_attn.out_proj"] = [layer.self_attn.out_proj]
+            modules[f"layers.{number}.linear1"] = [layer.linear1]
+            modules[f"layers.{number}.linear2"] = [layer.linear2]
+        return modules
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes config.json and model.safetensors, which `pyattn.models.load` reads; weights as they are held.
@@ -74,9 +110,38 @@ def write_config(folder: Path, config: EncoderConfig) -> None:
     (folder / "config.json").write_text(json.dumps(dict(config.source), indent=2) + "\n")
 
 
-def stack(config: EncoderConfig, dtype: DTypeLike) -> TransformerEncoder:
+def _dtype_name(dtype: Any) -> str:
+    """What models take: float64 is of single layers only."""
+    name = weight_dtype_name("load", dtype)
+    if name == "float64":
+        raise TypeError('load: dtype must be "float32", "bfloat16" or "int8", not float64')
+    return name
+
+
+def _by_pattern(modules: Iterable[str], dtypes: Mapping[str, Any]) -> dict[str, str]:
+    """In what each weight is to be held: the last pattern that fits its name says it."""
+    names = {str(pattern): _dtype_name(value) for pattern, value in dtypes.items()}
+    kinds = sorted(set(names.values()))
+    if len(kinds) > 1 and kinds != ["bfloat16", "int8"]:
+        raise ValueError(f"load: of dtypes bfloat16 and int8 only may be mixed, not {', '.join(kinds)}")
+    chosen = {}
+    for module in modules:
+        fitting = [name for pattern, name in names.items() if fnmatchcase(module, pattern)]
+        if not fitting:
+            raise ValueError(f"load: no pattern of dtype fits {module}; {{'*': 'int8'}} fits all")
+        chosen[module] = fitting[-1]
+    return chosen
+
+
+def _weight(module: str) -> str:
+    """The name of a matrix product's weight."""
+    return module + ("_weight" if module.endswith("in_proj") else ".weight")
+
+
+def stack(config: EncoderConfig, dtype: WeightDtypes) -> TransformerEncoder:
     """The layers of an encoder, with random parameters that are never drawn if others are loaded."""
     norm_first = config.family.norm_first
+    names = [_dtype_name(value) for value in (dtype.values() if isinstance(dtype, Mapping) else [dtype])]
     layer = TransformerEncoderLayer(
         config.hidden_size,
         config.num_attention_heads,
@@ -85,7 +150,7 @@ def stack(config: EncoderConfig, dtype: DTypeLike) -> TransformerEncoder:
         config.layer_norm_eps,
         norm_first,
         gated=config.gated,
-        dtype=dtype,
+        dtype=names[0] if names else "float32",  # the others differ in what layers hold, not in what they take and give
     )
     norm = LayerNorm(config.hidden_size, config.layer_norm_eps) if "encoder.norm" in config.family.names else None
     encoder = TransformerEncoder(layer, config.distinct_layers, norm)

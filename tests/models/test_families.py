@@ -232,3 +232,54 @@ def test_an_image_does_not_depend_on_its_batch(tmp_path):
     pixels = inputs["1"]
     np.testing.assert_array_equal(model(pixels)[1:], model(pixels[1:]))
     np.testing.assert_array_equal(model(np.asfortranarray(pixels)), model(pixels))
+
+
+def test_dtypes_by_name(tmp_path):
+    """Patterns choose, the last that fits; each weight is held and multiplied as it says, and saved so."""
+    config, tensors, inputs, _ = recorded("bert")
+    folder = write(tmp_path, config, tensors)
+    model = models.load(folder, dtype={"*": "int8", "layers.0.*": "bfloat16", "*.linear2": "bfloat16"})
+    held = {
+        name: str(x.elements.dtype) if hasattr(x, "elements") else str(x.dtype) for name, x in model._held().items()
+    }
+    for name, dtype in model.weight_dtypes.items():
+        assert dtype == ("bfloat16" if name.startswith("layers.0.") or name.endswith("linear2") else "int8")
+        weight = f"encoder.{name}" + ("_weight" if name.endswith("in_proj") else ".weight")
+        assert held[weight] == {"bfloat16": "uint16", "int8": "int8"}[dtype]
+    ids = inputs["ids"][0]
+    expected = model(ids, lengths=[len(ids)])
+    np.testing.assert_array_equal(models.load(folder, dtype={"*": "int8"})._held().keys(), model._held().keys())
+    model.save_pretrained(tmp_path / "saved")
+    again = models.load(tmp_path / "saved", dtype={"*": "int8", "layers.0.*": "bfloat16", "*.linear2": "bfloat16"})
+    np.testing.assert_array_equal(again(ids, lengths=[len(ids)]), expected)
+    for dtypes, message in (
+        ({"*.linear1": "int8"}, "no pattern of dtype fits layers.0.self_attn.in_proj"),
+        ({"*": "int8", "*.linear1": "float32"}, "bfloat16 and int8 only may be mixed, not float32, int8"),
+    ):
+        with pytest.raises(ValueError, match=f"^load: .*{message}"):
+            models.load(folder, dtype=dtypes)
+    with pytest.raises(TypeError, match="^load: dtype must be"):
+        models.load(folder, dtype={"*": "int4"})
+    for wrong in ("int4", "float64", None, 3):
+        with pytest.raises(TypeError, match="^load: dtype must be"):
+            models.load(folder, dtype=wrong)
+
+
+def test_weights_that_int8_would_hurt_stay_bfloat16(tmp_path, monkeypatch):
+    monkeypatch.setattr(models.pretrained, "MOST_ROUNDING", 0.01)  # of so narrow ones none moves by more
+    config, tensors, inputs, _ = recorded("bert")
+    name = "encoder.layer.1.output.dense.weight"
+    tensors[name] = tensors[name].copy()
+    tensors[name][:, 3] *= 40  # one input of all outputs takes the scale for itself
+    folder = write(tmp_path, config, tensors)
+    model = models.load(folder, dtype="int8")
+    assert {name for name, dtype in model.weight_dtypes.items() if dtype != "int8"} == {"layers.1.linear2"}
+    ids = inputs["ids"][0]
+    exact = models.load(folder)(ids, lengths=[len(ids)])
+
+    def error(dtype):
+        return np.linalg.norm(models.load(folder, dtype=dtype)(ids, lengths=[len(ids)]) - exact)
+
+    assert error("int8") < error({"*": "int8"})
+    model.save_pretrained(tmp_path / "saved")
+    assert models.load(tmp_path / "saved", dtype="int8").weight_dtypes == model.weight_dtypes
