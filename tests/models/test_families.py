@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from data.record_families import CASES, FOLDER, make
+from problems import num_threads
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -107,6 +108,22 @@ def test_saved_and_loaded(case, dtype, tmp_path):
     exact = load(tmp_path, case)(*arguments)
     error = np.linalg.norm(expected - exact) / np.linalg.norm(exact)
     assert error <= {"float32": 0, "bfloat16": 0.05, "int8": 0.08}[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("case", ["mpnet", "albert-groups", "modernbert", "nomic", "electra", "roberta-masked-lm"])
+def test_same_bits_in_any_company(case, dtype, tmp_path):
+    """A sequence alone, and among others in another order, on any number of threads."""
+    config, tensors, inputs, _ = recorded(case)
+    model = load(write(tmp_path, config, tensors), case, dtype=dtype)
+    lengths = inputs["lengths"]
+    sequences = [ids[:length] for ids, length in zip(inputs["ids"], lengths, strict=True)]
+    alone = [model(ids, lengths=[len(ids)]) for ids in sequences]
+    order = [2, 0, 3, 1, 0, 3] * 20
+    for count in (1, 2, 5):
+        with num_threads(count):
+            together = model(np.concatenate([sequences[i] for i in order]), lengths=[lengths[i] for i in order])
+            np.testing.assert_array_equal(together, np.concatenate([alone[i] for i in order]))
 
 
 def test_loads_other_spellings(tmp_path):
