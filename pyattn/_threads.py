@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 
-# Work below this many floating-point operations runs on one thread: at tens of GFLOP/s a core it ends within the few
-# microseconds that a parallel region costs.
-SMALL_WORK = 1_000_000
+# Work below this many floating-point operations runs on one thread: it ends within the two or three microseconds that
+# another thread needs to take its part.
+SMALL_WORK = 200_000
 
 # More than any machine uses well; OpenMP ends the process when the system refuses it a thread.
 MOST_THREADS = 1024
