@@ -302,15 +302,17 @@ def run(model: Path, library: Path, options: Options) -> None:
             "documents_per_s": {name: len(work) / timings[name][key].best for name, work in workloads.items()},
         }
     tokenizer.enable_truncation(MAX_TOKENS)
+    work_of: dict[str, float] = {}  # GFLOP of a document
     for name, work in workloads.items():
         tokens = sum(len(encoding.ids) for encoding in tokenizer.encode_batch(list(work)))
         gflop = tokens * flops_per_token(config) / 1e9
+        work_of[name] = gflop / len(work)
         print(f"\n{name}: {tokens} tokens, {gflop:.0f} GFLOP in the matrix products")
-        print(workload_table(results, name, gflop / len(work), peaks))
+        print(workload_table(results, name, work_of[name], peaks))
     print("\none sentence of 13 tokens; from the import to the first embedding; peak of memory")
     print(single_table(results))
     result = {"environment": environment(options.threads, [OURS, *peers]), "peaks": peaks}
-    write(options, "encoder", {**result, "contenders": results})
+    write(options, "encoder", {**result, "gflop_per_document": work_of, "contenders": results})
 
 
 def _best_peer(results: dict[str, Any], precision: str, speed: Callable[[dict[str, Any]], float]) -> float:

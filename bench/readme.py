@@ -76,10 +76,23 @@ def decode(found: dict[str, Any]) -> str:
 def encoder(found: dict[str, Any]) -> str:
     rows = []
     for name, x in found["contenders"].items():
-        speeds = [f"{speed:.0f}" for speed in x["documents_per_s"].values()]
-        rows.append([name, *speeds, f"{x['single_s'] * 1e3:.2f}", f"{x['least_cosine']:.4f}"])
-    workloads = " | ".join(next(iter(found["contenders"].values()))["documents_per_s"])
-    return _rows(f"| all-MiniLM-L6-v2 | {workloads} | one sentence, ms | least cosine |", rows)
+        peak = found["peaks"].get(f"fma_gflops_{x['precision']}", float("nan"))
+        figures = []
+        for workload, speed in x["documents_per_s"].items():
+            share = speed * found["gflop_per_document"][workload] / peak
+            figures.append(f"{speed:.0f} ({share:.0%})".replace("%", " %"))
+        rows.append([name, *figures, f"{x['single_s'] * 1e3:.2f}", f"{x['least_cosine']:.4f}"])
+    workloads = " | ".join(found["gflop_per_document"])
+    return _rows(f"| all-MiniLM-L6-v2 (of peak) | {workloads} | one sentence, ms | least cosine |", rows)
+
+
+def images(found: dict[str, Any]) -> str:
+    rows = [
+        [name, *(f"{speed:.1f}" for speed in x["images_per_s"].values()), f"{x['error']:.0e}"]
+        for name, x in found["contenders"].items()
+    ]
+    batches = " | ".join(next(iter(found["contenders"].values()))["images_per_s"])
+    return _rows(f"| ViT-S/14, images a second | {batches} | 1 - cosine |", rows)
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -87,6 +100,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "precision": precision,
     "decode": decode,
     "encoder": encoder,
+    "images": images,
 }
 
 

@@ -200,7 +200,7 @@ class SentenceEncoder:
         first = next(windows, None)
         if first is None:
             return
-        tokens = self._tokenize(function, first, 0, truncate)
+        tokens = self._checked_length(function, self._tokenize(first), 0, truncate)
         second = next(windows, None)
         if second is None:  # most calls: no thread
             yield tokens
@@ -208,25 +208,34 @@ class SentenceEncoder:
         with ThreadPoolExecutor(1) as pool:
             done = len(first)
             for window in chain([second], windows):
-                coming = pool.submit(self._tokenize, function, window, done, truncate)
+                coming = pool.submit(self._tokenize, window)
                 yield tokens
-                tokens = coming.result()
+                tokens = self._checked_length(function, coming.result(), done, truncate)
                 done += len(window)
         yield tokens
 
-    def _tokenize(self, function: str, texts: list[str], before: int, truncate: bool) -> list[list[int]]:
+    def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], int | None]:
+        """The tokens of each text, and the first text that was cut."""
         texts = [text.encode(errors="replace").decode() for text in texts]  # the tokenizer refuses lone surrogates
         if self._lower_case:
             texts = [text.lower() for text in texts]
         encodings = self._encode_batch(texts)
-        for index, encoding in enumerate(encodings):
-            if len(encoding) == self.max_seq_length and encoding.overflowing and not (truncate and self._warned):
-                what = f"{function}: texts[{before + index}] has more than {self.max_seq_length} tokens"
-                if not truncate:
-                    raise ValueError(f"{what}; truncate=True cuts it")
-                self._warned = True
-                warnings.warn(f"{what}; such texts are cut (said once)", stacklevel=2)
-        return [encoding.ids for encoding in encodings]
+        longest = self.max_seq_length
+        cut = (i for i, encoding in enumerate(encodings) if len(encoding) == longest and encoding.overflowing)
+        return [encoding.ids for encoding in encodings], next(cut, None)
+
+    def _checked_length(
+        self, function: str, tokenized: tuple[list[list[int]], int | None], before: int, truncate: bool
+    ) -> list[list[int]]:
+        """The tokens, unless a text was cut that must not be; before: how many texts there were in front of these."""
+        tokens, cut = tokenized
+        if cut is not None and not (truncate and self._warned):
+            what = f"{function}: texts[{before + cut}] has more than {self.max_seq_length} tokens"
+            if not truncate:
+                raise ValueError(f"{what}; truncate=True cuts it")
+            self._warned = True
+            warnings.warn(f"{what}; such texts are cut (said once)", stacklevel=4)  # where encode is called
+        return tokens
 
     def _encode_window(
         self,
