@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.layers import Layer, LayerNorm, Linear
-from pyattn.models._files import read_json, read_tensors, write_tensors
+from pyattn.models._files import read_tensors, write_tensors
 from pyattn.models.config import EncoderConfig
 from pyattn.models.families import Family, Head
-from pyattn.models.pretrained import Tensors, WeightDtypes, listed, plain_name, write_config
+from pyattn.models.pretrained import Tensors, WeightDtypes, listed, plain_name, read_config, write_config
 from pyattn.models.text import TextEncoder
 from pyattn.precision import values_of
 
@@ -39,7 +39,7 @@ class TaskModel(Layer):
         dtype: WeightDtypes = "float32",
     ) -> None:
         family = config.family
-        head = family.heads[_checks.choice("load", f"the task of a {config.model_type} model", task, family.heads)]
+        head = _head_of(config, task)
         self.task, self.config, self._head = task, config, head
         given = {plain_name(name, family.prefix): tensor for name, tensor in tensors.items()}
         self.encoder = TextEncoder(config, {n: t for n, t in given.items() if family.is_of_encoder(n)}, source, dtype)
@@ -69,10 +69,9 @@ class TaskModel(Layer):
     @classmethod
     def from_directory(cls, directory: Path, task: str, dtype: WeightDtypes = "float32") -> "TaskModel":
         """The model of a directory; errors as in `pyattn.models.load_task`."""
-        config_file, weights_file = directory / "config.json", directory / "model.safetensors"
-        config = EncoderConfig.from_dict(read_json(config_file, dict), str(config_file))
+        config, weights_file = read_config(directory), directory / "model.safetensors"
         family = config.family
-        head = family.heads[_checks.choice("load", f"the task of a {config.model_type} model", task, family.heads)]
+        head = _head_of(config, task)
         tensors = read_tensors(weights_file, lambda name: _is_wanted(name.removeprefix(family.prefix), family, head))
         return cls(config, tensors, task, str(weights_file), dtype)
 
@@ -134,6 +133,11 @@ class TaskModel(Layer):
             mean: Array = np.add.reduceat(x, starts[:-1]) / lengths[:, None].astype(np.float32)
             return mean
         return np.ascontiguousarray(x[starts[:-1]])
+
+
+def _head_of(config: EncoderConfig, task: str) -> Head:
+    heads = config.family.heads
+    return heads[_checks.choice("load", f"the task of a {config.model_type} model", task, heads)]
 
 
 def _is_wanted(name: str, family: Family, head: Head) -> bool:

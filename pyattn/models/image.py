@@ -1,6 +1,5 @@
 """Encoders of images: patches and their positions, then the layers."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,9 @@ from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.layers import Layer, Linear
 from pyattn.layers.attention import Sequences
-from pyattn.models._files import read_json, read_tensors
 from pyattn.models.config import EncoderConfig
 from pyattn.models.families import IMAGE_FAMILIES
-from pyattn.models.pretrained import Pretrained, Tensors, WeightDtypes, stack
+from pyattn.models.pretrained import Pretrained
 from pyattn.positional import interpolate_positions
 from pyattn.precision import values_of
 
@@ -76,37 +74,15 @@ class ImageEncoder(Pretrained):
     """An encoder of images: ViT, DeiT, DINOv2.
 
     Dosovitskiy et al. 2020 (arXiv:2010.11929); Touvron et al. 2020 (arXiv:2012.12877); Oquab et al. 2023
-    (arXiv:2304.07193), with registers Darcet et al. 2023 (arXiv:2309.16588).
-
-    Args:
-        config: sizes and choices; its family says how tensors are named and how the encoder computes.
-        tensors: float32 arrays under Hugging Face's names, with or without the prefix of the encoder ("vit."). What is
-            no part of the encoder, such as heads, is ignored.
-        source: where the tensors come from, for messages.
-        dtype: in what the layers' weights are held and multiplied, as in `pyattn.models.load`.
-
-    Raises:
-        ValueError: a tensor is missing, misshapen or not one of this encoder; the message names it.
+    (arXiv:2304.07193), with registers Darcet et al. 2023 (arXiv:2309.16588). Arguments, attributes and errors are those
+    of `Pretrained`; `pyattn.models.load` makes one from a directory.
     """
 
-    def __init__(
-        self, config: EncoderConfig, tensors: Tensors, source: str = "tensors", dtype: WeightDtypes = "float32"
-    ) -> None:
-        if config.model_type not in IMAGE_FAMILIES:
-            raise ValueError(f"load: {source}: {config.model_type} encodes texts; pyattn.models.load reads it")
-        self.config = config
-        self.embeddings = PatchEmbeddings(config)
-        self.encoder = stack(config, dtype)
-        self._fill(tensors, source, dtype)
+    _families = IMAGE_FAMILIES
+    embeddings: PatchEmbeddings
 
-    @classmethod
-    def from_directory(cls, directory: Path, dtype: WeightDtypes = "float32") -> "ImageEncoder":
-        """The model of a directory that holds config.json and model.safetensors; errors as in `pyattn.models.load`."""
-        config_file, weights_file = directory / "config.json", directory / "model.safetensors"
-        config = EncoderConfig.from_dict(read_json(config_file, dict), str(config_file))
-        prefix, family = config.family.prefix, config.family
-        tensors = read_tensors(weights_file, lambda name: family.is_of_encoder(name.removeprefix(prefix)))
-        return cls(config, tensors, str(weights_file), dtype)
+    def _make_embeddings(self, config: EncoderConfig) -> None:
+        self.embeddings = PatchEmbeddings(config)
 
     def __call__(self, pixel_values: ArrayLike) -> NDArray[np.float32]:
         """The last layer's hidden state of every token, behind the norm at the end.

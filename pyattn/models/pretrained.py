@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -14,8 +14,9 @@ from numpy.typing import DTypeLike, NDArray
 from pyattn import _checks
 from pyattn._checks import weight_dtype_name
 from pyattn.layers import Layer, LayerNorm, Linear, TransformerEncoder, TransformerEncoderLayer
-from pyattn.models._files import write_tensors
+from pyattn.models._files import read_json, read_tensors, write_tensors
 from pyattn.models.config import EncoderConfig
+from pyattn.models.families import Family
 from pyattn.precision import Quantized, concatenated, quantized_if_near, scaled
 
 Tensors = Mapping[str, NDArray[np.float32] | Quantized]
@@ -31,17 +32,56 @@ MOST_ROUNDING = 0.02
 WeightDtypes: TypeAlias = DTypeLike | Mapping[str, DTypeLike]
 
 
+_Model = TypeVar("_Model", bound="Pretrained")
+
+
 class Pretrained(Layer):
     """An encoder of some family: what a config.json describes, with a safetensors file's parameters.
+
+    Args:
+        config: sizes and choices; its family says how tensors are named and how the encoder computes.
+        tensors: float32 arrays under Hugging Face's names, with or without the prefix of the encoder ("bert."). What is
+            no part of the encoder, such as heads, is ignored.
+        source: where the tensors come from, for messages.
+        dtype: in what the layers' weights are held and multiplied, as in `pyattn.models.load`.
+
+    Raises:
+        ValueError: a tensor is missing, misshapen or not one of this encoder; the message names it.
 
     Attributes:
         config: the `EncoderConfig`.
         weight_dtypes: in what the weight of each matrix product of the layers is held and multiplied, by its name.
     """
 
+    _families: ClassVar[Mapping[str, Family]]
     config: EncoderConfig
     encoder: TransformerEncoder
     weight_dtypes: dict[str, str]
+
+    def __init__(
+        self, config: EncoderConfig, tensors: Tensors, source: str = "tensors", dtype: WeightDtypes = "float32"
+    ) -> None:
+        if config.model_type not in self._families:
+            raise ValueError(
+                f"load: {source}: {config.model_type} is not one of {', '.join(self._families)}; pyattn.models.load "
+                "reads all families"
+            )
+        self.config = config
+        self._make_embeddings(config)
+        self.encoder = stack(config, dtype)
+        self._fill(tensors, source, dtype)
+
+    @classmethod
+    def from_directory(cls: type[_Model], directory: Path, dtype: WeightDtypes = "float32") -> _Model:
+        """The model of a directory that holds config.json and model.safetensors; errors as in `pyattn.models.load`."""
+        config, weights_file = read_config(directory), directory / "model.safetensors"
+        prefix, family = config.family.prefix, config.family
+        tensors = read_tensors(weights_file, lambda name: family.is_of_encoder(name.removeprefix(prefix)))
+        return cls(config, tensors, str(weights_file), dtype)
+
+    def _make_embeddings(self, config: EncoderConfig) -> None:
+        """Sets what turns inputs into the rows that enter the layers."""
+        raise NotImplementedError
 
     def _fill(self, tensors: Tensors, source: str, dtype: WeightDtypes) -> None:
         """Sets all parameters from tensors under the family's names; what is no part of an encoder is ignored."""
@@ -103,6 +143,11 @@ class Pretrained(Layer):
             if (factor := _factor_name(self.config, ours)) is not None:
                 tensors[factor] = np.ones(value.shape[0], np.float32)
         return tensors
+
+
+def read_config(directory: Path) -> EncoderConfig:
+    file = directory / "config.json"
+    return EncoderConfig.from_dict(read_json(file, dict), str(file))
 
 
 def write_config(folder: Path, config: EncoderConfig) -> None:

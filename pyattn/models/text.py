@@ -1,6 +1,5 @@
 """Encoders of texts: embeddings of words and positions, then the layers, over packed tokens."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,9 @@ from pyattn._core import rowwise
 from pyattn._threads import threads_for
 from pyattn.layers import Layer, LayerNorm, Linear
 from pyattn.layers.attention import Sequences
-from pyattn.models._files import read_json, read_tensors
 from pyattn.models.config import EncoderConfig
 from pyattn.models.families import TEXT_FAMILIES
-from pyattn.models.pretrained import Pretrained, Tensors, WeightDtypes, stack
+from pyattn.models.pretrained import Pretrained
 from pyattn.positional import relative_position_buckets
 from pyattn.precision import values_of
 
@@ -49,41 +47,19 @@ class TextEmbeddings(Layer):
 
 
 class TextEncoder(Pretrained):
-    """An encoder of texts over packed tokens: all sequences one after another, without padding.
+    """An encoder of texts, over packed tokens: all sequences one after another, without padding.
 
-    Args:
-        config: sizes and choices; its family says how tensors are named and how the encoder computes.
-        tensors: float32 arrays under Hugging Face's names, with or without the prefix of the encoder ("bert."). What is
-            no part of the encoder, such as heads, is ignored.
-        source: where the tensors come from, for messages.
-        dtype: in what the layers' weights are held and multiplied, as in `pyattn.models.load`.
-
-    Raises:
-        ValueError: a tensor is missing, misshapen or not one of this encoder; the message names it.
+    Arguments, attributes and errors are those of `Pretrained`; `pyattn.models.load` makes one from a directory.
     """
 
-    def __init__(
-        self, config: EncoderConfig, tensors: Tensors, source: str = "tensors", dtype: WeightDtypes = "float32"
-    ) -> None:
-        if config.model_type not in TEXT_FAMILIES:
-            raise ValueError(f"load: {source}: {config.model_type} encodes images; pyattn.models.load reads it")
-        self.config = config
-        if config.relative_buckets:
-            self._parameters = {
-                "relative_bias": np.zeros((config.relative_buckets, config.num_attention_heads), np.float32)
-            }
-        self.embeddings = TextEmbeddings(config)
-        self.encoder = stack(config, dtype)
-        self._fill(tensors, source, dtype)
+    _families = TEXT_FAMILIES
+    embeddings: TextEmbeddings
 
-    @classmethod
-    def from_directory(cls, directory: Path, dtype: WeightDtypes = "float32") -> "TextEncoder":
-        """The model of a directory that holds config.json and model.safetensors; errors as in `pyattn.models.load`."""
-        config_file, weights_file = directory / "config.json", directory / "model.safetensors"
-        config = EncoderConfig.from_dict(read_json(config_file, dict), str(config_file))
-        prefix, family = config.family.prefix, config.family
-        tensors = read_tensors(weights_file, lambda name: family.is_of_encoder(name.removeprefix(prefix)))
-        return cls(config, tensors, str(weights_file), dtype)
+    def _make_embeddings(self, config: EncoderConfig) -> None:
+        self.embeddings = TextEmbeddings(config)
+        if config.relative_buckets:
+            shape = (config.relative_buckets, config.num_attention_heads)
+            self._parameters = {"relative_bias": np.zeros(shape, np.float32)}
 
     def __call__(
         self,
