@@ -125,7 +125,9 @@ class Allowance:
             self.smallest = float(ml_dtypes.finfo(dtype).smallest_normal)
         self.exact = reference.softmax(query, key, mask, **options)
         self.w = finite(self.exact.weights)
-        self.logit = np.minimum(self.eps / 2 * logit_terms(query, key, mask, **options), MOST)  # of each weight
+        # Up to 256 products of a logit are added one after the other: their roundings wander.
+        roundings = 1 + min(query.shape[-1], 256) ** 0.5 / 4
+        self.logit = np.minimum(self.eps / 2 * roundings * logit_terms(query, key, mask, **options), MOST)
         in_order = min(keys, 128) + min(keys, 1024) / 128 + keys / 1024
         self.row = (self.w * self.logit).sum(-1) + self.eps * (4 + in_order / 8)  # of all weights of a row
         self.row += COARSE * (dtype == BFLOAT16)
