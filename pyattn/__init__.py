@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pyattn._info import __version__, info, measure
-from pyattn._threads import get_num_threads, set_num_threads
+from pyattn._threads import get_num_threads, num_threads, set_num_threads
 from pyattn.activations import gelu, relu, silu
 from pyattn.functional import merge_attention, scaled_dot_product_attention, varlen_attention
 from pyattn.layers import LayerNorm, Linear, MultiHeadAttention, TransformerEncoder, TransformerEncoderLayer
@@ -32,6 +32,7 @@ __all__ = [
     "measure",
     "merge_attention",
     "models",
+    "num_threads",
     "relu",
     "scaled_dot_product_attention",
     "set_num_threads",

@@ -1,8 +1,15 @@
 """How many threads a call uses."""
 
+import contextlib
+import math
 import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
 
 import numpy as np
+
+from pyattn._core import dispatch
 
 # Work below this many floating-point operations runs on one thread: it ends within the two or three microseconds that
 # another thread needs to take its part.
@@ -11,15 +18,29 @@ SMALL_WORK = 200_000
 # More than any machine uses well; OpenMP ends the process when the system refuses it a thread.
 MOST_THREADS = 1024
 
-_chosen: int | None = None
+_chosen: tuple[int, str] | None = None  # and why
+_here: ContextVar[int | None] = ContextVar("pyattn_num_threads", default=None)
 
 
 def get_num_threads() -> int:
-    """Most threads of a call: set_num_threads, else PYATTN_NUM_THREADS, else OMP_NUM_THREADS, else usable CPUs."""
+    """Most threads of a call.
+
+    The first of these that says it: num_threads, set_num_threads, PYATTN_NUM_THREADS, OMP_NUM_THREADS, else the CPUs
+    that this process may use: those of its affinity, one for each physical core, and no more than its cgroup's quota.
+    What OpenMP was limited to since the import, by threadpoolctl for example, is never exceeded.
+    """
+    return chosen_threads()[0]
+
+
+def chosen_threads() -> tuple[int, str]:
+    """Most threads of a call, and why."""
     global _chosen
     if _chosen is None:
         _chosen = _from_environment() or _usable_cpus()
-    return _chosen
+    here = _here.get()
+    chosen = _chosen if here is None else (here, "num_threads")
+    limit = dispatch.thread_limit()
+    return (limit, "limited by OpenMP's runtime") if 0 < limit < chosen[0] else chosen
 
 
 def set_num_threads(threads: int) -> None:
@@ -29,9 +50,27 @@ def set_num_threads(threads: int) -> None:
         ValueError: threads is not an integer from 1 to 1024.
     """
     global _chosen
-    if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or not 1 <= threads <= MOST_THREADS:
-        raise ValueError(f"set_num_threads: threads must be an integer from 1 to {MOST_THREADS}, not {threads!r}")
-    _chosen = int(threads)
+    _chosen = _checked("set_num_threads", threads), "set_num_threads"
+
+
+@contextlib.contextmanager
+def num_threads(threads: int) -> Iterator[None]:
+    """Within a with statement, the most threads of calls from this Python thread, or asyncio task.
+
+    Raises:
+        ValueError: threads is not an integer from 1 to 1024.
+
+    Example:
+        >>> import pyattn
+        >>> with pyattn.num_threads(1):
+        ...     pyattn.get_num_threads()
+        1
+    """
+    token = _here.set(_checked("num_threads", threads))
+    try:
+        yield
+    finally:
+        _here.reset(token)
 
 
 def threads_for(operations: float) -> int:
@@ -39,27 +78,72 @@ def threads_for(operations: float) -> int:
     return 1 if operations < SMALL_WORK else get_num_threads()
 
 
-def _from_environment() -> int | None:
+def _checked(function: str, threads: int) -> int:
+    if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"{function}: threads must be an integer from 1 to {MOST_THREADS}, not {threads!r}")
+    return int(threads)
+
+
+def _from_environment() -> tuple[int, str] | None:
     for name in ("PYATTN_NUM_THREADS", "OMP_NUM_THREADS"):
         text = os.environ.get(name, "").split(",")[0].strip()  # OpenMP allows a list, one number a nesting level
         if text:
             if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
                 raise ValueError(f"get_num_threads: {name} must be an integer from 1 to {MOST_THREADS}, not {text!r}")
-            return int(text)
+            return int(text), name
     return None
 
 
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _usable_cpus() -> tuple[int, str]:
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = _physical_cores(cpus)
+    quota = _quota()
+    if quota is not None and math.ceil(quota) < cores:
+        return max(1, math.ceil(quota)), f"cgroup quota of {quota:g} CPUs"
+    what = "CPUs" if cores == len(cpus) else f"physical cores of {len(cpus)} CPUs"
+    return min(cores, MOST_THREADS), f"{cores} {what} that this process may use"
 
 
-def _after_fork() -> None:
-    """OpenMP's threads do not survive a fork: a forked child that asked for them would wait forever."""
-    global _chosen
-    _chosen = 1
+def _physical_cores(cpus: set[int], root: Path = Path("/sys/devices/system/cpu")) -> int:
+    """How many cores the CPUs belong to; hardware threads of one share its arithmetic."""
+    cores = set()
+    for cpu in cpus:
+        try:
+            topology = root / f"cpu{cpu}" / "topology"
+            package, core = ((topology / name).read_text().strip() for name in ("physical_package_id", "core_id"))
+        except (OSError, ValueError):
+            return len(cpus)
+        cores.add((package, core))
+    return len(cores)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+def _quota(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> float | None:
+    """The CPUs that the process's cgroups, or those above them, allow; None for no bound. Versions 1 and 2."""
+    try:
+        lines = [line.split(":", 2) for line in groups.read_text().splitlines()]
+    except OSError:
+        return None
+    quotas = []
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = root if not controllers else root / "cpu"
+        # In a container the path may be the host's; its root is then the container's own group.
+        place = base / path.strip().lstrip("/")
+        for folder in (place, *place.parents):
+            quotas.append(_quota_of(folder, version=2 if not controllers else 1))
+            if folder == base:
+                break
+    bounds = [quota for quota in quotas if quota is not None]
+    return min(bounds) if bounds else None
+
+
+def _quota_of(folder: Path, version: int) -> float | None:
+    try:
+        if version == 2:
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        return float(quota) / float(period) if quota != "max" and float(quota) > 0 and float(period) > 0 else None
+    except (OSError, ValueError):
+        return None

@@ -63,21 +63,6 @@ def test_measure_refuses_odd_times(bad):
         pyattn.measure(bad)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_computes():
-    code = """
-import os, sys, numpy as np, pyattn
-pyattn.set_num_threads(2)
-q = np.random.default_rng(0).standard_normal((8, 300, 64), dtype=np.float32)
-expected = pyattn.scaled_dot_product_attention(q, q, q)
-child = os.fork()
-if child == 0:
-    os._exit(0 if (pyattn.scaled_dot_product_attention(q, q, q) == expected).all() else 3)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60).returncode == 0
-
-
 def test_import_loads_no_model_libraries():
     heavy = ("tokenizers", "safetensors", "huggingface_hub", "tqdm", "scipy", "torch")
     code = f"import pyattn, sys; print([m for m in {heavy} if m in sys.modules])"

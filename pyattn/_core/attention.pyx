@@ -25,7 +25,7 @@ from pyattn._core.blocks cimport (
     run_task,
     seen_keys,
 )
-from pyattn._core.dispatch cimport kernels_of
+from pyattn._core.dispatch cimport begin, end, kernels_of
 from pyattn._core.kernels cimport (
     PYATTN_ALIGNMENT,
     PYATTN_FEW,
@@ -225,6 +225,7 @@ def attention(
     blocks = 0
     for i in range(job.sequences):
         blocks += job.units * block_count(&job, i)
+    threads = begin(threads)
     team = max(1, min(<Py_ssize_t> threads, blocks * pieces))
     job.state = job.kernels.attention_scratch(&job.call, 1 if job.call.few else job.kernels.tile_vectors)
     job.load_scratch = 0 if job.call.few else job.kernels.attention_load_scratch(&job.call)
@@ -245,6 +246,7 @@ def attention(
         moments = lse.size * 2 * job.kernels.real_bytes
     cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + starts + team * job.scratch + states + moments)
     if memory == NULL:
+        end()
         raise MemoryError("scaled_dot_product_attention: cannot allocate scratch memory")
     cdef int64_t *task_starts = <int64_t *> (memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT)
     cdef char *scratch = <char *> task_starts + starts
@@ -278,6 +280,7 @@ def attention(
         if received is not None:
             count_received(&job, received, received_from, received_to, threads)
     finally:
+        end()
         free(memory)
 
 

@@ -11,11 +11,29 @@ from pyattn._core.kernels cimport PYATTN_ALIGNMENT, pyattn_isa, pyattn_isas, pya
 
 cdef extern from *:
     """
+    static int pyattn_running; /* calls */
     #ifdef _OPENMP
+    #include <omp.h>
+    #include <pthread.h>
     #define PYATTN_OPENMP _OPENMP
+    static int pyattn_paused, pyattn_orphaned;
+    /* OpenMP's threads do not survive a fork, and a child that counted on them would wait forever: those of the forking
+     * thread end before it, and come again when they are needed. Where they cannot, in a parallel region, the child
+     * computes on one thread. */
+    static void pyattn_before_fork(void) { pyattn_paused = omp_pause_resource_all(omp_pause_hard) == 0; }
+    static void pyattn_in_child(void) {
+      pyattn_orphaned |= !pyattn_paused;
+      pyattn_running = 0; /* those of other threads, which the child does not have */
+    }
+    static int pyattn_guard_forks(void) { return pthread_atfork(pyattn_before_fork, NULL, pyattn_in_child); }
     #else
     #define PYATTN_OPENMP 0
+    enum { pyattn_orphaned };
+    static int pyattn_guard_forks(void) { return 0; }
+    static int omp_get_max_threads(void) { return 1; }
     #endif
+    static int pyattn_begin(void) { return __atomic_add_fetch(&pyattn_running, 1, __ATOMIC_RELAXED); }
+    static void pyattn_end(void) { __atomic_sub_fetch(&pyattn_running, 1, __ATOMIC_RELAXED); }
     #if defined(__clang__)
     #define PYATTN_COMPILER "clang " __clang_version__
     #else
@@ -24,6 +42,11 @@ cdef extern from *:
     """
     const long PYATTN_OPENMP
     const char *PYATTN_COMPILER
+    const int pyattn_orphaned
+    int pyattn_guard_forks() nogil
+    int omp_get_max_threads() nogil
+    int pyattn_begin() nogil
+    void pyattn_end() nogil
 
 cdef const pyattn_isa *chosen = NULL
 
@@ -65,7 +88,29 @@ cdef const pyattn_kernels *kernels_of(dtype):
     return chosen.float16 if dtype.char == "e" else kernels_for(dtype.itemsize)
 
 
+cdef int begin(int threads) noexcept:
+    """Calls that run at once share the threads that each alone would use: a server's workers are many."""
+    return max(1, threads // pyattn_begin())
+
+
+cdef void end() noexcept:
+    pyattn_end()
+
+
 choose()
+if pyattn_guard_forks():
+    raise MemoryError("pyattn: cannot register a handler of forks")
+cdef int threads_at_import = omp_get_max_threads()
+
+
+def thread_limit():
+    """Most threads that OpenMP's runtime has been limited to since the import, 0 for no new limit."""
+    cdef int now = omp_get_max_threads()
+    if pyattn_orphaned or PYATTN_OPENMP == 0:
+        return 1
+    return 0 if now == threads_at_import else now
+
+
 isa = chosen.name.decode()
 isa_available = tuple(supported_names())
 openmp = int(PYATTN_OPENMP)  # the specification's date, e.g. 201511; 0 when built without

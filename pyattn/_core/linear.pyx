@@ -7,7 +7,7 @@ from libc.string cimport memset
 
 import numpy as np
 
-from pyattn._core.dispatch cimport kernels_of
+from pyattn._core.dispatch cimport begin, end, kernels_of
 from pyattn._core.kernels cimport PYATTN_ALIGNMENT, pyattn_kernels, pyattn_linear, pyattn_steps
 
 cnp.import_array()
@@ -95,7 +95,8 @@ cpdef linear(
     cdef Packed part = parts[0]
     cdef Py_ssize_t rows = input.shape[0], count = len(parts), offset = 0, real = part.kernels.real_bytes
     cdef Py_ssize_t i, panels, blocks, size, groups, width = part.kernels.lanes * part.kernels.tile_vectors
-    cdef Py_ssize_t team = max(1, threads), scratch, out_bytes = cnp.PyArray_ITEMSIZE(out)
+    cdef Py_ssize_t team, scratch, out_bytes = cnp.PyArray_ITEMSIZE(out)
+    team = begin(threads)
     memset(&job, 0, sizeof(Job))
     job.kernels = part.kernels
     job.input = <const char *> cnp.PyArray_DATA(input)
@@ -133,6 +134,7 @@ cpdef linear(
     scratch = job.row_bytes * (rows if shared else team * job.kernels.tile_rows)
     cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + scratch + (rows * sizeof(float) if shared else 0))
     if memory == NULL:
+        end()
         raise MemoryError("Linear: cannot allocate scratch memory")
     cdef char *aligned = memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT
     with nogil:
@@ -147,6 +149,7 @@ cpdef linear(
             run_task(&job, i // blocks * panels // groups, (i // blocks + 1) * panels // groups, i % blocks * ROWS,
                      min(rows, (i % blocks + 1) * ROWS),
                      aligned + threadid() * job.row_bytes * job.kernels.tile_rows)
+    end()
     free(memory)
 
 

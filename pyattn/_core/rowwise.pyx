@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
-from pyattn._core.dispatch cimport kernels_for, kernels_of
+from pyattn._core.dispatch cimport begin, end, kernels_for, kernels_of
 from pyattn._core.kernels cimport pyattn_kernels
 
 cnp.import_array()
@@ -29,9 +29,11 @@ cpdef layer_norm(
     cdef const char *shift = NULL if bias is None else <const char *> cnp.PyArray_DATA(bias)
     cdef char *target = <char *> cnp.PyArray_DATA(out)
     cdef Py_ssize_t chunk = max(1, ELEMENTS // max(1, width))
+    threads = begin(threads)
     with nogil:
-        for i in prange(rows, num_threads=max(1, threads), schedule="static", chunksize=chunk):
+        for i in prange(rows, num_threads=threads, schedule="static", chunksize=chunk):
             kernels.layer_norm(source + i * stride, scale, shift, target + i * stride, width, eps)
+    end()
 
 
 def positions(cnp.ndarray starts not None, Py_ssize_t batch):
@@ -68,9 +70,11 @@ def embed(list tables not None, list numbers not None, cnp.ndarray out not None,
         table[t] = <const char *> cnp.PyArray_DATA(array)
         array = numbers[t]
         number[t] = <const int64_t *> cnp.PyArray_DATA(array)
+    threads = begin(threads)
     with nogil:
-        for i in prange(n, num_threads=max(1, threads), schedule="static", chunksize=chunk):
+        for i in prange(n, num_threads=threads, schedule="static", chunksize=chunk):
             add_up(kernels, table, number, count, i, target + i * stride, width)
+    end()
 
 
 cdef void add_up(
@@ -91,11 +95,13 @@ def sum_sequences(cnp.ndarray rows not None, cnp.ndarray starts not None, cnp.nd
     cdef const int64_t *start = <const int64_t *> cnp.PyArray_DATA(starts)
     cdef const char *source = <const char *> cnp.PyArray_DATA(rows)
     cdef char *target = <char *> cnp.PyArray_DATA(out)
+    threads = begin(threads)
     with nogil:
         memset(target, 0, sequences * stride)
-        for i in prange(sequences, num_threads=max(1, threads), schedule="guided"):
+        for i in prange(sequences, num_threads=threads, schedule="guided"):
             for j in range(start[i], start[i + 1]):
                 kernels.add_row(source + j * stride, target + i * stride, width)
+    end()
 
 
 def activation(cnp.ndarray input not None, cnp.ndarray out not None, int kind, int threads):
@@ -104,12 +110,14 @@ def activation(cnp.ndarray input not None, cnp.ndarray out not None, int kind, i
     cdef const char *source = <const char *> cnp.PyArray_DATA(input)
     cdef char *target = <char *> cnp.PyArray_DATA(out)
     cdef Py_ssize_t size = input.size, itemsize = input.itemsize, i
+    threads = begin(threads)
     with nogil:
-        for i in prange((size + ELEMENTS - 1) // ELEMENTS, num_threads=max(1, threads), schedule="static"):
+        for i in prange((size + ELEMENTS - 1) // ELEMENTS, num_threads=threads, schedule="static"):
             kernels.activation(
                 source + i * ELEMENTS * itemsize, target + i * ELEMENTS * itemsize,
                 min(size - i * ELEMENTS, <Py_ssize_t> ELEMENTS), kind,
             )
+    end()
 
 
 cpdef gate(cnp.ndarray input, cnp.ndarray out, int kind, int threads):
@@ -122,9 +130,11 @@ cpdef gate(cnp.ndarray input, cnp.ndarray out, int kind, int threads):
     cdef const char *source = <const char *> cnp.PyArray_DATA(input)
     cdef char *target = <char *> cnp.PyArray_DATA(out)
     cdef Py_ssize_t chunk = max(1, ELEMENTS // max(1, width))
+    threads = begin(threads)
     with nogil:
-        for i in prange(rows, num_threads=max(1, threads), schedule="static", chunksize=chunk):
+        for i in prange(rows, num_threads=threads, schedule="static", chunksize=chunk):
             kernels.gate(source + 2 * i * stride, target + i * stride, width, kind)
+    end()
 
 
 cpdef rotate(
@@ -144,7 +154,9 @@ cpdef rotate(
     cdef const char *sine = <const char *> cnp.PyArray_DATA(sines)
     cdef char *target = <char *> cnp.PyArray_DATA(rows)
     cdef Py_ssize_t chunk = max(1, ELEMENTS // max(<Py_ssize_t> 1, rows.shape[1]))
+    threads = begin(threads)
     with nogil:
-        for i in prange(n, num_threads=max(1, threads), schedule="static", chunksize=chunk):
+        for i in prange(n, num_threads=threads, schedule="static", chunksize=chunk):
             place = numbers[i] * table
             kernels.rotate(target + i * stride, cosine + place, sine + place, heads, half)
+    end()
