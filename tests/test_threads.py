@@ -298,3 +298,41 @@ def test_a_quota_bounds_the_default(monkeypatch):
         monkeypatch.setattr(_threads, "_quota", lambda quota=quota: quota)
         number, why = _threads._usable_cpus()
         assert number == threads and ("quota" in why) == (threads < 16)
+
+
+@pytest.mark.skipif(not hasattr(os, "kill"), reason="needs signals")
+@pytest.mark.parametrize(
+    "call",
+    [
+        "pyattn.scaled_dot_product_attention(x, x, x)",
+        "pyattn.scaled_dot_product_attention(x[:1, :1], x, x)",  # pieces of one block, apart
+        "pyattn.varlen_attention(x.swapaxes(0, 1), x.swapaxes(0, 1), x.swapaxes(0, 1), [0, 5, 30000])",
+        "pyattn.attention_statistics(x, x, received=True, entropy=True)",
+        "linear(rows)",
+    ],
+)
+def test_long_calls_can_be_interrupted(call):
+    """An interrupt ends a call of many seconds within one; what comes after is right."""
+    run(f"""
+import signal, time
+x = rng.standard_normal((8, 30000, 64), dtype=np.float32)
+linear = pyattn.Linear(2000, 4000)
+rows = rng.standard_normal((1, 2000), dtype=np.float32).repeat(100000, axis=0) if "rows" in {call!r} else None
+if "[:1, :1]" in {call!r}:
+    x = np.broadcast_to(x[:1, :1], (1, 2**28, 64))
+expected = work()
+pyattn.set_num_threads(2)
+sent = []
+def interrupt():
+    time.sleep(0.5)
+    sent.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
+try:
+    {call}
+except KeyboardInterrupt:
+    assert time.perf_counter() - sent[0] < 1, time.perf_counter() - sent[0]
+else:
+    raise SystemExit("not interrupted")
+assert same(work(), expected)
+""")

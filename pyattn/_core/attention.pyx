@@ -25,7 +25,7 @@ from pyattn._core.blocks cimport (
     run_task,
     seen_keys,
 )
-from pyattn._core.dispatch cimport begin, end, kernels_of
+from pyattn._core.dispatch cimport Watch, begin, end, kernels_of, raise_error, stopped
 from pyattn._core.kernels cimport (
     PYATTN_ALIGNMENT,
     PYATTN_FEW,
@@ -170,9 +170,11 @@ def attention(
     received (..., H, S), zeros, and top_weights (..., H, L, k) are of the real dtype, top_keys int64; all contiguous.
     """
     cdef Job job
+    cdef Watch watch
     cdef Py_ssize_t i, tasks, blocks, most = 0, rows, per_block, team, pieces = 1, first, here
     cdef bint split = False
     cdef cnp.ndarray pointers, indices, data
+    memset(&watch, 0, sizeof(Watch))
     memset(&job, 0, sizeof(Job))
     job.kernels = kernels_of(query.dtype)
     job.query = operand(query)
@@ -265,18 +267,23 @@ def attention(
                 while first < pieces:
                     here = min(job.pieces, pieces - first)
                     for i in prange(tasks * here, num_threads=team, schedule="dynamic"):
-                        run_piece(&job, i // here, first + i % here, apart, scratch + threadid() * job.scratch)
+                        if not stopped(&watch, threadid()):
+                            run_piece(&job, i // here, first + i % here, apart, scratch + threadid() * job.scratch)
                     for i in prange(tasks, num_threads=team, schedule="static"):
-                        merge_pieces(&job, i, first, first + here, pieces, apart)
+                        if not stopped(&watch, threadid()):
+                            merge_pieces(&job, i, first, first + here, pieces, apart)
                     first = first + here
             elif job.sequences > 1 or job.kv_lengths.data != NULL or job.pointers != NULL:
                 # tasks of unlike lengths: a few at a time
                 for i in prange(tasks, num_threads=team, schedule="dynamic", chunksize=2):
-                    run_task(&job, i, scratch + threadid() * job.scratch)
+                    if not stopped(&watch, threadid()):
+                        run_task(&job, i, scratch + threadid() * job.scratch)
             else:
                 # guided: long runs first, which keep a head, and so its keys, on one core; short ones balance
                 for i in prange(tasks, num_threads=team, schedule="guided"):
-                    run_task(&job, i, scratch + threadid() * job.scratch)
+                    if not stopped(&watch, threadid()):
+                        run_task(&job, i, scratch + threadid() * job.scratch)
+        raise_error(&watch)
         if received is not None:
             count_received(&job, received, received_from, received_to, threads)
     finally:
@@ -332,6 +339,8 @@ cdef void describe(
 cdef int count_received(Job *job, cnp.ndarray received, Py_ssize_t first, Py_ssize_t end, int threads) except -1:
     """The column sums of the weights, from the moments of all rows, key by key: each in the order of the queries."""
     cdef Job receiving = job[0]
+    cdef Watch watch
+    memset(&watch, 0, sizeof(Watch))
     cdef Py_ssize_t keys = job.key_starts[1], sums = min(keys, <Py_ssize_t> PYATTN_KEY_BLOCK), tasks, team, i
     share_heads(&receiving, 1)
     receiving.call.few = job.pointers != NULL
@@ -355,6 +364,7 @@ cdef int count_received(Job *job, cnp.ndarray received, Py_ssize_t first, Py_ssi
     cdef char *scratch = memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT
     with nogil:
         for i in prange(tasks, num_threads=team, schedule="guided"):
-            receive(&receiving, i, scratch + threadid() * receiving.scratch)
+            if not stopped(&watch, threadid()):
+                receive(&receiving, i, scratch + threadid() * receiving.scratch)
     free(memory)
-    return 0
+    return raise_error(&watch)

@@ -5,3 +5,11 @@ cdef const pyattn_kernels *kernels_of(dtype)
 
 cdef int begin(int threads) noexcept  # of a call that may use so many: how many it takes, beside those that run
 cdef void end() noexcept
+
+cdef struct Watch:  # for signals, during a call: zeros to begin with
+    double due
+    bint stopped
+    void *error
+
+cdef bint stopped(Watch *watch, int thread) noexcept nogil  # to be asked before each task: whether to skip the rest
+cdef int raise_error(Watch *watch) except -1  # afterwards: what a signal's handler raised

@@ -3,6 +3,8 @@
 import os
 import time
 
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cython.parallel cimport prange
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -11,6 +13,12 @@ from pyattn._core.kernels cimport PYATTN_ALIGNMENT, pyattn_isa, pyattn_isas, pya
 
 cdef extern from *:
     """
+    #include <time.h>
+    static double pyattn_seconds(void) {
+      struct timespec now;
+      timespec_get(&now, TIME_UTC);
+      return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    }
     static int pyattn_running; /* calls */
     #ifdef _OPENMP
     #include <omp.h>
@@ -47,8 +55,10 @@ cdef extern from *:
     int omp_get_max_threads() nogil
     int pyattn_begin() nogil
     void pyattn_end() nogil
+    double pyattn_seconds() noexcept nogil
 
 cdef const pyattn_isa *chosen = NULL
+cdef double SIGNALS = 0.1  # seconds between two looks for signals
 
 
 cdef list supported_names():
@@ -95,6 +105,37 @@ cdef int begin(int threads) noexcept:
 
 cdef void end() noexcept:
     pyattn_end()
+
+
+cdef bint stopped(Watch *watch, int thread) noexcept nogil:
+    """Thread 0 is the caller's: several times a second it lets Python handle signals, Ctrl-C among them."""
+    cdef double now
+    if thread == 0 and not watch.stopped:
+        now = pyattn_seconds()
+        if watch.due == 0 or now < watch.due - 1:  # the first task; a clock that was set back
+            watch.due = now + SIGNALS
+        elif now >= watch.due:
+            watch.due = now + SIGNALS
+            handle_signals(watch)
+    return watch.stopped
+
+
+cdef void handle_signals(Watch *watch) noexcept with gil:
+    try:
+        PyErr_CheckSignals()
+    except BaseException as error:
+        Py_INCREF(error)
+        watch.error = <void *> error
+        watch.stopped = True
+
+
+cdef int raise_error(Watch *watch) except -1:
+    if watch.error != NULL:
+        error = <object> watch.error
+        Py_DECREF(error)
+        watch.error = NULL
+        raise error
+    return 0
 
 
 choose()

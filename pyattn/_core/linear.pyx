@@ -7,7 +7,7 @@ from libc.string cimport memset
 
 import numpy as np
 
-from pyattn._core.dispatch cimport begin, end, kernels_of
+from pyattn._core.dispatch cimport Watch, begin, end, kernels_of, raise_error, stopped
 from pyattn._core.kernels cimport PYATTN_ALIGNMENT, pyattn_kernels, pyattn_linear, pyattn_steps
 
 cnp.import_array()
@@ -92,11 +92,13 @@ cpdef linear(
     are of reals or, where weights are bfloat16 or int8, uint16 (the bits of bfloat16). residual may be None, or out.
     """
     cdef Job job
+    cdef Watch watch
     cdef Packed part = parts[0]
     cdef Py_ssize_t rows = input.shape[0], count = len(parts), offset = 0, real = part.kernels.real_bytes
     cdef Py_ssize_t i, panels, blocks, size, groups, width = part.kernels.lanes * part.kernels.tile_vectors
     cdef Py_ssize_t team, scratch, out_bytes = cnp.PyArray_ITEMSIZE(out)
     team = begin(threads)
+    memset(&watch, 0, sizeof(Watch))
     memset(&job, 0, sizeof(Job))
     job.kernels = part.kernels
     job.input = <const char *> cnp.PyArray_DATA(input)
@@ -146,11 +148,13 @@ cpdef linear(
             job.input = aligned
             job.input_row = job.row_bytes
         for i in prange(groups * blocks, num_threads=team, schedule="guided"):
-            run_task(&job, i // blocks * panels // groups, (i // blocks + 1) * panels // groups, i % blocks * ROWS,
-                     min(rows, (i % blocks + 1) * ROWS),
-                     aligned + threadid() * job.row_bytes * job.kernels.tile_rows)
+            if not stopped(&watch, threadid()):
+                run_task(&job, i // blocks * panels // groups, (i // blocks + 1) * panels // groups, i % blocks * ROWS,
+                         min(rows, (i % blocks + 1) * ROWS),
+                         aligned + threadid() * job.row_bytes * job.kernels.tile_rows)
     end()
     free(memory)
+    raise_error(&watch)
 
 
 cdef void run_task(
