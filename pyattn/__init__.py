@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pyattn._info import __version__, info, measure
+from pyattn._info import __version__, info, measure, show_config
 from pyattn._threads import get_num_threads, num_threads, set_num_threads
 from pyattn.activations import gelu, relu, silu
 from pyattn.functional import merge_attention, scaled_dot_product_attention, varlen_attention
@@ -36,6 +36,7 @@ __all__ = [
     "relu",
     "scaled_dot_product_attention",
     "set_num_threads",
+    "show_config",
     "silu",
     "sinusoidal_encoding",
     "varlen_attention",

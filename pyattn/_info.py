@@ -1,11 +1,14 @@
 """What pyattn is and runs on: what a bug report needs."""
 
+import os
+import platform
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pyattn._core import dispatch
-from pyattn._threads import get_num_threads
+from pyattn._threads import chosen_threads, get_num_threads
 
 __version__ = "0.1.0"
 
@@ -30,6 +33,53 @@ def info() -> dict[str, Any]:
         "compiler": dispatch.compiler,
         "numpy": np.__version__,
     }
+
+
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
+    """What a bug report needs: info, why there are so many threads, the OpenMP runtimes of the process, the platform.
+
+    Args:
+        mode: "stdout" prints it, "dicts" returns it, as in numpy.show_config.
+
+    Raises:
+        ValueError: mode is neither.
+
+    Example:
+        >>> sorted(show_config("dicts"))
+        ['build', 'instruction set', 'platform', 'threads', 'version']
+    """
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f'show_config: mode must be "stdout" or "dicts", not {mode!r}')
+    facts = info()
+    number, why = chosen_threads()
+    config: dict[str, Any] = {
+        "version": {"pyattn": facts["version"], "numpy": facts["numpy"], "python": platform.python_version()},
+        "platform": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
+        "instruction set": {
+            "chosen": facts["isa"],
+            "available": facts["isa_available"],
+            "dot products": facts["dot_products"],
+            "PYATTN_ISA": os.environ.get("PYATTN_ISA"),
+        },
+        "threads": {"most of a call": number, "why": why, "OpenMP runtimes": _openmp_runtimes()},
+        "build": {"compiler": facts["compiler"], "OpenMP": facts["openmp"], "sanitized": dispatch.sanitized},
+    }
+    if mode == "dicts":
+        return config
+    for title, values in config.items():
+        print(f"{title}:")
+        for name, value in values.items():
+            print(f"  {name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    return None
+
+
+def _openmp_runtimes(maps: Path = Path("/proc/self/maps")) -> list[str]:
+    """The OpenMP runtimes that are loaded, where the system tells it; several in one process slow one another down."""
+    try:
+        files = {line[line.index("/") :] for line in maps.read_text().splitlines() if "/" in line}
+    except OSError:
+        return []
+    return sorted(file for file in files if Path(file).name.startswith(("libgomp", "libomp", "libiomp")))
 
 
 def measure(seconds: float = 0.5) -> dict[str, float]:

@@ -63,6 +63,22 @@ def test_measure_refuses_odd_times(bad):
         pyattn.measure(bad)
 
 
+def test_show_config(capsys):
+    config = pyattn.show_config(mode="dicts")
+    assert capsys.readouterr() == ("", "")
+    assert config["instruction set"]["chosen"] == pyattn.info()["isa"]
+    assert config["threads"]["most of a call"] == pyattn.get_num_threads() and config["threads"]["why"]
+    if pyattn.info()["openmp"] and sys.platform.startswith("linux"):
+        assert config["threads"]["OpenMP runtimes"]
+    assert pyattn.show_config() is None
+    shown = capsys.readouterr().out
+    for values in config.values():
+        for name in values:
+            assert f"  {name}: " in shown
+    with pytest.raises(ValueError, match="^show_config: mode must be"):
+        pyattn.show_config("yaml")
+
+
 def test_import_loads_no_model_libraries():
     heavy = ("tokenizers", "safetensors", "huggingface_hub", "tqdm", "scipy", "torch")
     code = f"import pyattn, sys; print([m for m in {heavy} if m in sys.modules])"

@@ -2,6 +2,7 @@ isa: str
 isa_available: tuple[str, ...]
 openmp: int
 compiler: str
+sanitized: bool
 native_bfloat16: bool  # whether the machine has dot products of them
 native_int8: bool
 

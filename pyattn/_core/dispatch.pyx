@@ -42,6 +42,11 @@ cdef extern from *:
     #endif
     static int pyattn_begin(void) { return __atomic_add_fetch(&pyattn_running, 1, __ATOMIC_RELAXED); }
     static void pyattn_end(void) { __atomic_sub_fetch(&pyattn_running, 1, __ATOMIC_RELAXED); }
+    #ifdef __SANITIZE_ADDRESS__
+    #define PYATTN_SANITIZED 1
+    #else
+    #define PYATTN_SANITIZED 0
+    #endif
     #if defined(__clang__)
     #define PYATTN_COMPILER "clang " __clang_version__
     #else
@@ -50,6 +55,7 @@ cdef extern from *:
     """
     const long PYATTN_OPENMP
     const char *PYATTN_COMPILER
+    const bint PYATTN_SANITIZED
     const int pyattn_orphaned
     int pyattn_guard_forks() nogil
     int omp_get_max_threads() nogil
@@ -156,6 +162,7 @@ isa = chosen.name.decode()
 isa_available = tuple(supported_names())
 openmp = int(PYATTN_OPENMP)  # the specification's date, e.g. 201511; 0 when built without
 compiler = PYATTN_COMPILER.decode()
+sanitized = bool(PYATTN_SANITIZED)
 
 
 native_bfloat16 = chosen.bfloat16.step == 2  # whether the machine has dot products of them
