@@ -93,10 +93,9 @@ def relative_position_buckets(
 
     Args:
         relative_position: integers, position of the key - position of the query.
-        num_buckets: how many there are; if bidirectional half of them, the upper, are for keys behind the query's place
-            in the text.
+        num_buckets: how many there are; if bidirectional half of them, the upper, are for keys after the query.
         max_distance: from there on all distances are in one bucket.
-        bidirectional: False puts all keys behind the query's place into bucket 0.
+        bidirectional: False puts all keys after the query into bucket 0.
 
     Returns:
         int64, of the shape of relative_position, from 0 to num_buckets - 1.
@@ -118,6 +117,12 @@ def relative_position_buckets(
     exact = count // 2
     if _checks.size(name, "max_distance", max_distance) <= exact:
         raise ValueError(f"{name}: max_distance must be above {exact} for {num_buckets} buckets, not {max_distance}")
+    # no farther than the last bucket begins, in integers that have room for both signs
+    distance = np.clip(
+        distance.astype(np.float64) if distance.dtype == np.uint64 else distance.astype(np.int64),
+        -max_distance,
+        max_distance,
+    ).astype(np.int64)
     away = np.abs(distance) if bidirectional else np.maximum(-distance, 0)
     # In float32, as the models were trained: distances at the border of two buckets fall on the same side.
     ratio = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact))

@@ -222,6 +222,18 @@ def test_bias_by_distance_of_packed_sequences(dtype):
         assert abs(out[first:last] - expected).max() < {"float32": 1e-5, "bfloat16": 0.02}[dtype]
 
 
+@pytest.mark.parametrize("options", [{}, {"window": (1, 1)}, {"rotary_base": 100.0}, {"window": (0, None)}])
+def test_padding_between_tokens_keeps_their_places(options):
+    """Whether it comes as a key_mask alone, which lets padding be dropped, or with a mask, which does not."""
+    encoder = TransformerEncoder(TransformerEncoderLayer(16, 2, 8, rng=0, **options), 2)
+    x = normal((4, 6, 16))
+    live = np.array([[1, 1, 0, 0, 1, 1], [1] * 6, [0, 1, 1, 1, 0, 0], [0] * 6], bool)
+    everything = np.ones((6, 6), bool)
+    np.testing.assert_allclose(encoder(x, key_mask=live), encoder(x, everything, key_mask=live), atol=2e-6)
+    again, some = encoder(x[:3], everything, key_mask=live[1:]), encoder(x[:3], key_mask=live[1:])
+    np.testing.assert_allclose(some, again, atol=2e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int8"])
 @pytest.mark.parametrize("activation", ["gelu", "silu", "relu", "gelu_tanh"])
 @pytest.mark.parametrize("norm_first", [False, True])

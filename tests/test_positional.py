@@ -69,6 +69,17 @@ def test_relative_position_buckets_as_t5_has_them():
     np.testing.assert_array_equal(one[(distance <= 0) & (distance > -16)], np.arange(15, -1, -1))
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.uint16, np.int64, np.uint64])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_buckets_of_any_integers(kind, bidirectional):
+    limits = np.iinfo(kind)
+    numbers = [int(limits.min), int(limits.min) + 1, 0, 1, 3, 100, int(limits.max) - 1, int(limits.max)]
+    found = relative_position_buckets(np.array(numbers, kind), bidirectional=bidirectional)
+    clipped = np.array([max(-1000, min(1000, number)) for number in numbers])
+    np.testing.assert_array_equal(found, relative_position_buckets(clipped, bidirectional=bidirectional))
+    assert found.min() >= 0 and found.max() < 32
+
+
 def test_interpolated_positions():
     grid = np.random.default_rng(0).standard_normal((4, 5, 3)).astype(np.float32)
     for antialias in (False, True):

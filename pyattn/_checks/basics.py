@@ -111,7 +111,7 @@ def rotary_base(function: str, base: Any, width: int) -> float | None:
     """The base of rotary positions of heads of so many features, or None."""
     if base is None:
         return None
-    if isinstance(base, bool) or not isinstance(base, int | float | np.floating) or not 0 < base < np.inf:
+    if isinstance(base, bool) or not isinstance(base, int | float | np.floating) or not 0 < base < 1e300:
         raise ValueError(f"{function}: rotary_base must be positive and finite, or None; not {base!r}")
     if width % 2:
         raise ValueError(f"{function}: rotary positions need heads of an even width, not {width}")

@@ -94,7 +94,7 @@ class Layer:
 
     def _own_load(self, values: Mapping[str, Any]) -> None:
         self._parameters = {
-            name: np.array(values[name], value.dtype, order="C") for name, value in self._parameters.items()
+            name: np.array(values_of(values[name]), value.dtype, order="C") for name, value in self._parameters.items()
         }
 
 

@@ -46,7 +46,7 @@ class Encoder(Layer):
         logits = (batch, attention.num_heads, length, length)
         combined = _checks.combined_mask(name, mask, key_mask, logits, rows.dtype)
         live = None if key_mask is None else np.asarray(key_mask).reshape(-1)
-        if live is None or mask is not None:
+        if live is None or mask is not None or (self._counts_positions() and _has_gaps(live.reshape(batch, length))):
             out = self._forward_rows(rows, Sequences(batch, np.array([0, length]), combined, is_causal))
             if live is not None:
                 out[~live] = 0
@@ -82,9 +82,19 @@ class Encoder(Layer):
         """An attention layer of the encoder: widths, heads and dtype are the same in all."""
         raise NotImplementedError
 
+    def _counts_positions(self) -> bool:
+        """Whether it matters how far apart tokens stand."""
+        raise NotImplementedError
+
     def _forward_rows(self, x: Array, sequences: Sequences, out: Array | None = None) -> Array:
         """Checked rows through the encoder: out, an array like x, or a new one."""
         raise NotImplementedError
+
+
+def _has_gaps(live: Array) -> bool:
+    """Whether padding stands between real tokens of a sample."""
+    begins = live & ~np.pad(live, ((0, 0), (1, 0)))[:, :-1]
+    return bool((begins.sum(axis=1) > 1).any())
 
 
 class TransformerEncoderLayer(Encoder):
@@ -144,6 +154,10 @@ class TransformerEncoderLayer(Encoder):
     def _attention(self) -> MultiHeadAttention:
         return self.self_attn
 
+    def _counts_positions(self) -> bool:
+        attention = self.self_attn
+        return attention.rotary_base is not None or attention.left >= 0 or attention.right >= 0
+
     def _forward_rows(self, x: Array, sequences: Sequences, out: Array | None = None) -> Array:
         attention = self.self_attn
         x = np.ascontiguousarray(x)
@@ -201,6 +215,9 @@ class TransformerEncoder(Encoder):
 
     def _attention(self) -> MultiHeadAttention:
         return self.layers[0].self_attn
+
+    def _counts_positions(self) -> bool:
+        return any(layer._counts_positions() for layer in self.layers)
 
     def _forward_rows(self, x: Array, sequences: Sequences, out: Array | None = None) -> Array:
         # Layers write to one of two arrays and read the other; the last one's is out.

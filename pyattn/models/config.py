@@ -9,10 +9,12 @@ import numpy as np
 from pyattn import _checks
 from pyattn.models.families import ACTIVATIONS, FAMILIES, Family
 
+MOST_LAYERS, MOST = 4096, 2**31 - 1
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes and choices under one name for all families; `source` is the config.json that they were read from.
+    """Sizes and choices under one name for all families; `source` is the config.json that from_dict read them from.
 
     hidden_act is the name of an activation of pyattn's layers, max_position_embeddings the longest sequence in tokens.
     """
@@ -45,7 +47,8 @@ class EncoderConfig:
     rotary_bases: tuple[float, ...] = ()  # of each layer
     windows: tuple[int | None, ...] = ()  # of each layer: a token sees so many on either side
     without_bias: frozenset[str] = frozenset()
-    source: Mapping[str, Any] = field(default_factory=dict)
+    pooling: str = "cls"  # of sequences that a head classifies
+    source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def family(self) -> Family:
@@ -74,6 +77,8 @@ class EncoderConfig:
                 fields[name] = tuple(_checks.size("load", what, side) for side in pair)
             else:
                 fields[name] = _checks.size("load", what, value)
+                if fields[name] > (MOST_LAYERS if name == "num_hidden_layers" else MOST):
+                    raise ValueError(f"load: {what} is {value}, which is more than any model's")
         try:
             fields |= family.derive(values, fields)
         except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
@@ -90,6 +95,8 @@ class EncoderConfig:
                 f"load: {source}: hidden_size {config.hidden_size} must be a multiple of "
                 f"num_attention_heads {config.num_attention_heads}"
             )
+        for base in config.rotary_bases:
+            _checks.rotary_base(f"load: {source}", base, config.hidden_size // config.num_attention_heads)
         if any(np.less(config.image_size, config.patch_size)):
             raise ValueError(
                 f"load: {source}: image_size {config.image_size} is smaller than a patch, {config.patch_size}"

@@ -5,7 +5,7 @@ of a layer. A name on the left is a parameter of TextEncoder or ImageEncoder, or
 several on the right are parts of one, along its first axis.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,8 @@ ACTIVATIONS = {
 }
 
 Names = Mapping[str, str | tuple[str, ...]]
+# Further fields of EncoderConfig, from config.json and the fields that keys gave; ValueError without the file's name.
+Derive = Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Head:
 
     dense and norm are "" where there is none. activation is "tanh", one of the layers', or that of the model (None).
     out may be tied: where the file lacks its weight it is that of the words; out_bias is the bias's name, if its own.
+    activation_key: the key of config.json that names the activation, "gelu" if it is absent.
     """
 
     out: str
@@ -37,6 +40,8 @@ class Head:
     norm: str = ""
     out_bias: str = ""
     of_sequence: bool = False
+    activation_key: str = ""
+    may_lack_biases: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Family:
     norm_first: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)  # fields that config.json does not say, or need not
     supported: Mapping[str, Any] = field(default_factory=dict)  # what keys must be, if they are there
-    derive: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] = lambda values, fields: {}
+    derive: Derive = lambda values, fields: {}
     scales: Mapping[str, str] = field(default_factory=dict)  # module -> what its outputs are multiplied by
     names_if_gated: Names = field(default_factory=dict)  # instead of those in names
     ignored: tuple[str, ...] = ()  # beginnings of names of what is no part of an encoder, or computed
@@ -124,9 +129,23 @@ _ROBERTA_HEADS = {
 }
 
 
+def _integer(values: Mapping[str, Any], key: str, default: int, least: int) -> int:
+    value = values.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**30:
+        raise ValueError(f"{key} must be an integer, {least} or more and below 2**30, not {value!r}")
+    return value
+
+
+def _choice(values: Mapping[str, Any], key: str, default: str, accepted: Iterable[str]) -> str:
+    value: str = values.get(key, default)
+    if value not in tuple(accepted):
+        raise ValueError(f"{key} must be one of {', '.join(map(repr, accepted))}, not {value!r}")
+    return value
+
+
 def _padded_positions(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Positions are counted from behind that of padding."""
-    first = values.get("pad_token_id", 1) + 1
+    first = _integer(values, "pad_token_id", 1, least=0) + 1
     longest = fields["max_position_embeddings"] - first
     if longest < 1:
         raise ValueError(f"max_position_embeddings must be above pad_token_id + 1, {first}")
@@ -179,6 +198,13 @@ _DISTILBERT = Family(
     ignored=("embeddings.position_ids",),
 )
 
+
+def _mpnet(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    if not 4 <= fields["relative_buckets"] < 512:
+        raise ValueError(f"relative_attention_num_buckets must be from 4 to 511, not {fields['relative_buckets']}")
+    return _padded_positions(values, fields)
+
+
 _MPNET = Family(
     "mpnet.",
     {**_WITHOUT_TYPES, "relative_buckets": ("relative_attention_num_buckets",)},
@@ -197,7 +223,7 @@ _MPNET = Family(
     },
     _ROBERTA_HEADS,
     fixed={"relative_buckets": 32},
-    derive=_padded_positions,
+    derive=_mpnet,
     ignored=("embeddings.position_ids", "pooler."),
 )
 
@@ -259,19 +285,18 @@ _ELECTRA = Family(
 def _modernbert(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Every third layer sees all tokens; the others see near ones, with rotary positions of their own."""
     layers = fields["num_hidden_layers"]
-    every = values.get("global_attn_every_n_layers", 3)
+    every = _integer(values, "global_attn_every_n_layers", 3, least=1)
     kinds = values.get("layer_types") or ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
     if len(kinds) != layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
         raise ValueError(f"layer_types must be {layers} of 'full_attention' and 'sliding_attention'")
     rotary = values.get("rope_parameters") or {}
-    bases = {
-        kind: _rotary_base(rotary.get(kind) or {}, values.get(old, default))
-        for kind, old, default in (
-            ("full_attention", "global_rope_theta", 160000.0),
-            ("sliding_attention", "local_rope_theta", 10000.0),
-        )
-    }
-    near = values.get("local_attention", 128) // 2
+    if not rotary.keys() <= {"full_attention", "sliding_attention"}:
+        raise ValueError("rope_parameters must be of 'full_attention' and 'sliding_attention'")
+    wide = _rotary_base(rotary.get("full_attention") or {}, values.get("global_rope_theta", 160000.0))
+    local = values.get("local_rope_theta", 10000.0)
+    near_base = _rotary_base(rotary.get("sliding_attention") or {}, wide if local is None else local)
+    bases = {"full_attention": wide, "sliding_attention": near_base}
+    near = _integer(values, "local_attention", 128, least=0) // 2
     without = []
     if not values.get("attention_bias", False):
         without += ["self_attn.in_proj", "self_attn.out_proj"]
@@ -282,6 +307,7 @@ def _modernbert(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[st
     return {
         "rotary_bases": tuple(bases[kind] for kind in kinds),
         "windows": tuple(near if kind == "sliding_attention" else None for kind in kinds),
+        "pooling": _choice(values, "classifier_pooling", "cls", ("cls", "mean")),
         "without_bias": frozenset(without),
     }
 
@@ -290,12 +316,14 @@ def _rotary_base(parameters: Mapping[str, Any], default: Any) -> float:
     if parameters.get("rope_type", "default") != "default":
         raise ValueError(f"rope_type must be 'default', not {parameters['rope_type']!r}")
     base = parameters.get("rope_theta", default)
-    if isinstance(base, bool) or not isinstance(base, int | float) or not base > 0:
+    if isinstance(base, bool) or not isinstance(base, int | float) or not 0 < base < 1e30:
         raise ValueError(f"the base of rotary positions must be a positive number, not {base!r}")
     return float(base)
 
 
-_MODERNBERT_HEAD = Head("classifier", dense="head.dense", norm="head.norm")
+_MODERNBERT_HEAD = Head(
+    "classifier", dense="head.dense", norm="head.norm", activation_key="classifier_activation", may_lack_biases=True
+)
 _MODERNBERT = Family(
     "model.",
     {**_WITHOUT_TYPES, "layer_norm_eps": ("norm_eps",), "hidden_act": ("hidden_activation",)},
@@ -422,17 +450,21 @@ def _dinov2(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, A
     ratio = values.get("mlp_ratio", 4)
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1000:
         raise ValueError(f"mlp_ratio must be a positive number, not {ratio!r}")
-    inner = int(fields["hidden_size"] * ratio)
+    inner = max(1, int(fields["hidden_size"] * ratio))
     derived = _bias_of_queries(values, fields) | {"intermediate_size": inner}
     if values.get("use_swiglu_ffn", False):
         derived |= {"intermediate_size": (int(inner * 2 / 3) + 7) // 8 * 8, "gated": True, "hidden_act": "silu"}
     return derived
 
 
-def _dino(prefix: str, keys: Mapping[str, tuple[str, ...]], antialias: bool, **more: str) -> Family:
+def _registers(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    return _dinov2(values, fields) | {"num_register_tokens": _integer(values, "num_register_tokens", 4, least=0)}
+
+
+def _dino(prefix: str, derive: Derive, antialias: bool, **more: str) -> Family:
     return Family(
         prefix,
-        {**_IMAGE, **keys},
+        _IMAGE,
         {
             **_IMAGE_NAMES,
             **more,
@@ -451,7 +483,7 @@ def _dino(prefix: str, keys: Mapping[str, tuple[str, ...]], antialias: bool, **m
         },
         norm_first=True,
         fixed={"num_channels": 3, "antialias": antialias},
-        derive=_dinov2,
+        derive=derive,
         ignored=("classifier.", "embeddings.mask_token"),
     )
 
@@ -472,10 +504,10 @@ TEXT_FAMILIES: dict[str, Family] = {
 IMAGE_FAMILIES: dict[str, Family] = {
     "vit": _vit("vit."),
     "deit": _vit("deit.", **{"embeddings.distillation_token": "embeddings.distillation_token"}),
-    "dinov2": _dino("dinov2.", {}, antialias=False),
+    "dinov2": _dino("dinov2.", _dinov2, antialias=False),
     "dinov2_with_registers": _dino(
         "dinov2_with_registers.",
-        _same("num_register_tokens"),
+        _registers,
         antialias=True,
         **{"embeddings.register_tokens": "embeddings.register_tokens"},
     ),

@@ -13,7 +13,7 @@ from pyattn._checks import Array
 from pyattn.layers import Layer, LayerNorm, Linear
 from pyattn.models._files import read_tensors, write_tensors
 from pyattn.models.config import EncoderConfig
-from pyattn.models.families import Family, Head
+from pyattn.models.families import ACTIVATIONS, Family, Head
 from pyattn.models.pretrained import Tensors, WeightDtypes, listed, plain_name, read_config, write_config
 from pyattn.models.text import TextEncoder
 from pyattn.precision import values_of
@@ -49,20 +49,24 @@ class TaskModel(Layer):
         if head.out_bias and f"{head.out}.bias" not in own and head.out_bias in own:
             own[f"{head.out}.bias"] = own[head.out_bias]
         parts = [module for module in (head.dense, head.norm, head.out) if module]
-        if missing := {f"{module}.weight" for module in parts} - own.keys():
+        needed = {f"{module}.weight" for module in parts}
+        needed |= set() if head.may_lack_biases else {f"{module}.bias" for module in parts}
+        if missing := needed - own.keys():
             raise ValueError(f"load: {source}: missing tensors of the head for {task}: {listed(missing)}")
         width = config.hidden_size
         self.dense: Linear | None = None
         if head.dense:
-            activation = config.hidden_act if head.activation is None else head.activation
+            activation = _activation(config, head, source)
             self.dense = _linear(own, head.dense, width, source, None if activation == "tanh" else activation)
             width = self.dense.out_features
         self.norm: LayerNorm | None = None
         if head.norm:
-            self.norm = LayerNorm(width, config.layer_norm_eps)
-            zeros = np.zeros(width, np.float32)
-            bias = own.get(f"{head.norm}.bias", zeros)
-            self.norm.load_state_dict({"weight": own[f"{head.norm}.weight"], "bias": bias})
+            bias = own.get(f"{head.norm}.bias")
+            self.norm = LayerNorm(width, config.layer_norm_eps, bias is not None)
+            values = {"weight": own[f"{head.norm}.weight"]} | ({} if bias is None else {"bias": bias})
+            for name, value in values.items():
+                _check_shape(source, f"{head.norm}.{name}", value, (width,))
+            self.norm.load_state_dict(values)
         self.out = _linear(own, head.out, width, source)
         self.labels = _labels(config.source, self.out.out_features) if task.endswith("classification") else ()
 
@@ -129,7 +133,7 @@ class TaskModel(Layer):
         lengths = np.diff(starts)
         if (lengths == 0).any():
             raise ValueError(f"TaskModel: sequence {int(np.argmin(lengths))} has no tokens")
-        if self.config.source.get("classifier_pooling") == "mean" and len(lengths):
+        if self.config.pooling == "mean" and len(lengths):
             mean: Array = np.add.reduceat(x, starts[:-1]) / lengths[:, None].astype(np.float32)
             return mean
         return np.ascontiguousarray(x[starts[:-1]])
@@ -137,6 +141,8 @@ class TaskModel(Layer):
 
 def _head_of(config: EncoderConfig, task: str) -> Head:
     heads = config.family.heads
+    if not heads:
+        raise ValueError(f"load: a {config.model_type} model has no head for a task; pyattn.models.load reads it")
     return heads[_checks.choice("load", f"the task of a {config.model_type} model", task, heads)]
 
 
@@ -149,15 +155,26 @@ def _linear(
     tensors: Mapping[str, Array], module: str, inputs: int, source: str, activation: str | None = None
 ) -> Linear:
     """A dense layer of a head, whose outputs are as many as its weight has rows."""
-    weight = tensors[f"{module}.weight"]
-    if weight.ndim != 2 or weight.shape[1] != inputs or not weight.size:
-        raise ValueError(f"load: {source}: {module}.weight has shape {weight.shape}; (outputs, {inputs}) is needed")
-    bias = tensors.get(f"{module}.bias", np.zeros(len(weight), np.float32))
-    if bias.shape != weight.shape[:1]:
-        raise ValueError(f"load: {source}: {module}.bias has shape {bias.shape}; {weight.shape[:1]} is needed")
-    layer = Linear(inputs, len(weight), activation=activation)
-    layer.load_state_dict({"weight": weight, "bias": bias})
+    weight, bias = tensors[f"{module}.weight"], tensors.get(f"{module}.bias")
+    outputs = weight.shape[0] if weight.ndim == 2 and weight.size else 1
+    _check_shape(source, f"{module}.weight", weight, (outputs, inputs))
+    layer = Linear(inputs, outputs, bias is not None, activation=activation)
+    if bias is not None:
+        _check_shape(source, f"{module}.bias", bias, (outputs,))
+    layer.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
     return layer
+
+
+def _check_shape(source: str, name: str, tensor: Array, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape:
+        raise ValueError(f"load: {source}: {name} has shape {tensor.shape}; {shape} is needed")
+
+
+def _activation(config: EncoderConfig, head: Head, source: str) -> str:
+    if head.activation_key:
+        named = config.source.get(head.activation_key, "gelu")
+        return ACTIVATIONS[_checks.choice("load", f"{source}: {head.activation_key}", named, ACTIVATIONS)]
+    return config.hidden_act if head.activation is None else head.activation
 
 
 def _labels(values: Mapping[str, Any], count: int) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from pyattn.models.pretrained import Pretrained
 from pyattn.positional import interpolate_positions
 from pyattn.precision import values_of
 
+MOST_GRIDS = 8  # whose positions are kept
+
 
 class PatchEmbeddings(Layer):
     """Tokens of an image: one of its class, others that models learn, and one for each patch."""
@@ -45,18 +47,24 @@ class PatchEmbeddings(Layer):
         front = len(self._front)
         x = np.empty((batch, front + parts.shape[1], self._front.shape[1]), np.float32)
         x[:, :front] = self._front
+        positions = self._positions(grid)
         for part, out in zip(parts, x[:, front:], strict=True):
-            self.patches._apply(part, residual=self._positions(grid), out=out)
+            self.patches._apply(part, residual=positions, out=out)
         return x
 
     def _positions(self, grid: tuple[int, int]) -> Array:
         """Those of the patches of an image of such a grid."""
-        if grid not in self._places:
-            learned = self._parameters["positions"][self._placed :].reshape(*self._grid, -1)
+        places = self._places.get(grid)
+        if places is None:
+            places = self._parameters["positions"][self._placed :]
             if grid != self._grid:
-                learned = interpolate_positions(learned, *grid, antialias=self._antialias)
-            self._places = {grid: np.ascontiguousarray(learned.reshape(grid[0] * grid[1], -1))}
-        return self._places[grid]
+                learned = places.reshape(*self._grid, -1)
+                places = interpolate_positions(learned, *grid, antialias=self._antialias)
+            places = np.ascontiguousarray(places.reshape(grid[0] * grid[1], -1))
+            if len(self._places) >= MOST_GRIDS:
+                self._places = {}
+            self._places[grid] = places
+        return places
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
         return dict(self._sizes)

@@ -1,10 +1,12 @@
 """What all pretrained models share: layers under names of our own, and files under those of their family."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
@@ -17,7 +19,7 @@ from pyattn.layers import Layer, LayerNorm, Linear, TransformerEncoder, Transfor
 from pyattn.models._files import read_json, read_tensors, write_tensors
 from pyattn.models.config import EncoderConfig
 from pyattn.models.families import Family
-from pyattn.precision import Quantized, concatenated, quantized_if_near, scaled
+from pyattn.precision import MOST_INT8_INPUTS, Quantized, concatenated, quantized_if_near, scaled, values_of
 
 Tensors = Mapping[str, NDArray[np.float32] | Quantized]
 
@@ -67,6 +69,7 @@ class Pretrained(Layer):
                 "reads all families"
             )
         self.config = config
+        _check_sizes(config, tensors, source)
         self._make_embeddings(config)
         self.encoder = stack(config, dtype)
         self._fill(tensors, source, dtype)
@@ -74,10 +77,15 @@ class Pretrained(Layer):
     @classmethod
     def from_directory(cls: type[_Model], directory: Path, dtype: WeightDtypes = "float32") -> _Model:
         """The model of a directory that holds config.json and model.safetensors; errors as in `pyattn.models.load`."""
-        config, weights_file = read_config(directory), directory / "model.safetensors"
+        config, weights_file = read_config(Path(directory)), Path(directory) / "model.safetensors"
         prefix, family = config.family.prefix, config.family
         tensors = read_tensors(weights_file, lambda name: family.is_of_encoder(name.removeprefix(prefix)))
         return cls(config, tensors, str(weights_file), dtype)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
+        # _load keeps what it is given: most of the memory of a small model is its vocabulary's
+        copied = {name: x if isinstance(x, Quantized) else np.array(x) for name, x in dict(state_dict).items()}
+        super().load_state_dict(copied, strict)
 
     def _make_embeddings(self, config: EncoderConfig) -> None:
         """Sets what turns inputs into the rows that enter the layers."""
@@ -104,6 +112,8 @@ class Pretrained(Layer):
                 self.weight_dtypes[name] = "int8" if isinstance(weight, Quantized) else "bfloat16"
         for name, linears in modules.items():
             for linear in linears:
+                if self.weight_dtypes[name] == "int8" and linear.in_features > MOST_INT8_INPUTS:
+                    raise ValueError(f"load: {source}: {name} has {linear.in_features} inputs: too many for int8")
                 linear.weight_dtype = _checks.weight_dtype("load", self.weight_dtypes[name])
         self._load(state)
 
@@ -139,7 +149,7 @@ class Pretrained(Layer):
             for i, name in enumerate(names):
                 part = value[i * length : (i + 1) * length]
                 stored = self._stored_shapes.get(name, part.shape)
-                tensors[name] = part if stored == part.shape else part.reshape(stored)
+                tensors[name] = part if isinstance(part, Quantized) else part.reshape(stored)
             if (factor := _factor_name(self.config, ours)) is not None:
                 tensors[factor] = np.ones(value.shape[0], np.float32)
         return tensors
@@ -148,6 +158,15 @@ class Pretrained(Layer):
 def read_config(directory: Path) -> EncoderConfig:
     file = directory / "config.json"
     return EncoderConfig.from_dict(read_json(file, dict), str(file))
+
+
+def _check_sizes(config: EncoderConfig, tensors: Tensors, source: str) -> None:
+    """Sizes that the tensors cannot have are refused before memory is taken for them."""
+    elements = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    rows = max(config.vocab_size, config.max_position_embeddings * ("embeddings.positions" in config.family.names))
+    least = config.hidden_size * config.distinct_layers + config.intermediate_size * config.distinct_layers
+    if tensors and max(least, rows + config.embedding_size, config.distinct_layers) > elements:
+        raise ValueError(f"load: {source}: its tensors have {elements} elements; config.json asks for more")
 
 
 def write_config(folder: Path, config: EncoderConfig) -> None:
@@ -199,13 +218,14 @@ def stack(config: EncoderConfig, dtype: WeightDtypes) -> TransformerEncoder:
     )
     norm = LayerNorm(config.hidden_size, config.layer_norm_eps) if "encoder.norm" in config.family.names else None
     encoder = TransformerEncoder(layer, config.distinct_layers, norm)
-    for i, (base, window) in enumerate(zip(config.rotary_bases, config.windows or [None] * 10**6, strict=False)):
+    for i, (base, window) in enumerate(zip(config.rotary_bases, config.windows or repeat(None), strict=False)):
         encoder.layers[i].self_attn.rotary_base = base
         if window is not None:
             encoder.layers[i].self_attn.left = encoder.layers[i].self_attn.right = window
     if not config.first_norm:
         encoder.layers[0].norm1 = None
-    encoder._order = [i * config.distinct_layers // config.num_hidden_layers for i in range(config.num_hidden_layers)]
+    each = config.num_hidden_layers / config.distinct_layers
+    encoder._order = [int(i / each) for i in range(config.num_hidden_layers)]
     return encoder
 
 
@@ -269,7 +289,7 @@ def _to_our_names(model: Pretrained, given: Tensors, source: str) -> tuple[dict[
             if not _fits(tensor.shape, shape):
                 raise ValueError(f"load: {source}: {name} has shape {tensor.shape}; config.json asks for {shape}")
             stored[name] = tensor.shape
-            tensor = tensor.reshape(shape)
+            tensor = values_of(tensor).reshape(shape)
         values[name] = tensor
     state: dict[str, Any] = {}
     for ours, shape in shapes.items():

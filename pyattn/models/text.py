@@ -75,7 +75,8 @@ class TextEncoder(Pretrained):
         Args:
             token_ids: (total,) integers, the n sequences one after another; or (n, L), padded.
             cu_seqlens: (n + 1,) integers: sequence i is token_ids[cu_seqlens[i]:cu_seqlens[i + 1]]. Its positions
-                start at 0 and it attends to itself alone. Of packed token_ids, unless lengths is given.
+                start at 0, every token counting, and it attends to itself alone. Of packed token_ids, unless lengths is
+                given.
             token_type_ids: integers in the shape of token_ids; None means 0 for all. What a family without token types
                 is given is not used.
             attention_mask: of padded token_ids, (n, L), 0 or False where there is padding, which is dropped before
@@ -108,7 +109,7 @@ class TextEncoder(Pretrained):
         words = _checks.indices(name, "token_ids", token_ids, config.vocab_size)
         types = None
         if token_type_ids is not None:
-            types = _checks.indices(name, "token_type_ids", token_type_ids, max(1, config.type_vocab_size))
+            types = _checks.indices(name, "token_type_ids", token_type_ids, config.type_vocab_size or 2**31)
             if types.shape != words.shape:
                 raise ValueError(f"{name}: token_type_ids has shape {types.shape}; token_ids has {words.shape}")
         live, starts = _checks.packing(name, words.shape, cu_seqlens, **padding)

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from pyattn import models
 from pyattn.models.families import FAMILIES
+from pyattn.precision import to_int8
 
 TOLERANCE = 1e-5
 
@@ -169,7 +170,31 @@ def refused(tmp_path, case, message, error=ValueError, changes=None, task=None, 
         ("modernbert", {"layer_types": ["full_attention"]}, "layer_types must be 4 of"),
         ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type must be 'default'"),
         ("modernbert", {"rope_parameters": 3}, "is not a whole configuration of modernbert"),
-        ("modernbert", {"global_attn_every_n_layers": 0, "layer_types": None}, "is not a whole configuration"),
+        ("modernbert", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers must be an integer, 1 or more"),
+        ("modernbert", {"local_attention": -5}, "local_attention must be an integer, 0 or more"),
+        ("modernbert", {"local_attention": 8.0}, "local_attention must be an integer, 0 or more .*not 8.0"),
+        ("modernbert", {"local_attention": 2**64}, "local_attention must be an integer"),
+        ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling must be one of 'cls', 'mean', not 'max'"),
+        ("modernbert", {"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters must be of 'full_attention' and"),
+        ("modernbert", {"rope_parameters": {"full_attention": {"rope_theta": 1e999}}}, "must be a positive number"),
+        ("nomic", {"num_attention_heads": 16}, "rotary positions need heads of an even width, not 1"),
+        ("nomic", {"num_hidden_layers": 10**13}, "num_hidden_layers is 10000000000000, which is more than any"),
+        ("mpnet", {"relative_attention_num_buckets": 3}, "relative_attention_num_buckets must be from 4 to 511"),
+        ("mpnet", {"relative_attention_num_buckets": 512}, "relative_attention_num_buckets must be from 4 to 511"),
+        ("roberta", {"pad_token_id": -200000}, "pad_token_id must be an integer, 0 or more"),
+        ("roberta", {"pad_token_id": 1.0}, "pad_token_id must be an integer, 0 or more and below .*, not 1.0"),
+        ("roberta", {"pad_token_id": None}, "pad_token_id must be an integer"),
+        ("bert", {"hidden_size": 10**12}, "hidden_size is 1000000000000, which is more than any model's"),
+        ("bert", {"hidden_size": 2**30}, "its tensors have .* elements; config.json asks for more"),
+        ("bert", {"vocab_size": 2**31 - 1}, "its tensors have .* elements; config.json asks for more"),
+        (
+            "bert",
+            {"num_hidden_layers": 4096},
+            "its tensors have .* elements; config.json asks for more|missing tensors",
+        ),
+        ("albert", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, which is more"),
+        ("dinov2", {"mlp_ratio": 1e-9}, "has shape"),
+        ("dinov2-registers", {"num_register_tokens": -1}, "num_register_tokens must be an integer, 0 or more"),
         ("nomic", {"rotary_emb_interleaved": True}, "rotary_emb_interleaved must be one of False"),
         ("nomic", {"rope_parameters": {"rope_theta": -1}}, "base of rotary positions must be a positive number"),
         ("vit", {"image_size": "big"}, "image_size must be a positive integer"),
@@ -188,9 +213,104 @@ def test_heads_that_are_refused(tmp_path):
         tmp_path, "bert", "missing tensors of the head for question-answering: qa_outputs", task="question-answering"
     )
     refused(tmp_path, "nomic", "task of a nomic_bert model must be one of", task="question-answering")
-    refused(tmp_path, "vit", "task of a vit model must be one of", task="masked-lm")
+    refused(tmp_path, "vit", "a vit model has no head for a task", task="masked-lm")
     wrong = {"classifier.weight": np.zeros((3, 5), np.float32)}
     refused(tmp_path, "bert-token-classification", r"classifier.weight has shape \(3, 5\)", tensors=wrong)
+
+
+def test_head_tensors_that_are_refused(tmp_path):
+    case = "bert-masked-lm"
+    config, tensors, *_ = recorded(case)
+    del tensors["cls.predictions.transform.dense.bias"]
+    with pytest.raises(ValueError, match=r"missing tensors of the head for masked-lm: cls\.predictions\.transform\.de"):
+        load(write(tmp_path, config, tensors), case)
+    norm = {"cls.predictions.transform.LayerNorm.weight": np.zeros(3, np.float32)}
+    refused(tmp_path, case, r"LayerNorm\.weight has shape \(3,\); \(16,\) is needed", tensors=norm)
+    for wrong in (np.zeros(7, np.float32), np.float32(1), np.zeros((0, 16), np.float32)):
+        changed = {"classifier.weight": np.asarray(wrong)}
+        refused(tmp_path, "bert-token-classification", r"classifier\.weight has shape", tensors=changed)
+    refused(
+        tmp_path,
+        "modernbert-masked-lm",
+        "classifier_activation must be one of",
+        changes={"classifier_activation": "tanh"},
+    )
+
+
+def test_int8_tensors_anywhere(tmp_path):
+    """What is stored as int8 with scales is read as such, or as what it stands for, and is saved again."""
+    config, tensors, inputs, outputs = recorded("mpnet")
+    for name in ("encoder.relative_attention_bias.weight", "embeddings.word_embeddings.weight"):
+        elements, scales = to_int8(tensors[name])
+        tensors |= {name: elements, name + "_scale": scales}
+    shaped = "encoder.layer.0.attention.attn.o.weight"  # with an axis more than is needed
+    tensors[shaped] = tensors[shaped][None]
+    for dtype in ("float32", "int8"):
+        model = models.load(write(tmp_path, config, tensors), dtype=dtype)
+        assert largest_difference(model, "mpnet", inputs, outputs) < 0.5
+        model.save_pretrained(tmp_path / dtype)
+        again = models.load(tmp_path / dtype, dtype=dtype)
+        ids = inputs["ids"][0]
+        np.testing.assert_array_equal(again(ids, lengths=[len(ids)]), model(ids, lengths=[len(ids)]))
+    norm = "embeddings.LayerNorm.weight"
+    tensors |= {norm: np.ones((1, 16), np.int8), norm + "_scale": np.ones(1, np.float32)}
+    models.load(write(tmp_path, config, tensors))
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_the_activation_of_a_head_may_be_its_own(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    for key in ("hidden_activation", "classifier_activation"):
+        for task in ("masked-lm", "sequence-classification"):
+            case = f"modernbert-{task}"
+            task, family, changes = CASES[case]
+            monkeypatch.setitem(CASES, case, (task, family, {**changes, key: "silu"}))
+            config, tensors, inputs, outputs = make(case, seed=2)
+            assert config[key] == "silu"
+            model = load(write(tmp_path, config, tensors), case)
+            assert largest_difference(model, case, inputs, outputs) < TOLERANCE
+            monkeypatch.undo()
+
+
+def test_loading_a_state_dict_copies(tmp_path):
+    config, tensors, inputs, _ = recorded("bert")
+    model = models.load(write(tmp_path, config, tensors))
+    ids = inputs["ids"][0]
+    expected = model(ids, lengths=[len(ids)])
+    state = model.state_dict()
+    model.load_state_dict(state)
+    for value in state.values():
+        value[:] = 0
+    np.testing.assert_array_equal(model(ids, lengths=[len(ids)]), expected)
+
+
+def test_token_types_of_a_family_without_them_are_not_used(tmp_path):
+    config, tensors, inputs, _ = recorded("mpnet")
+    model = models.load(write(tmp_path, config, tensors))
+    ids = inputs["ids"]
+    np.testing.assert_array_equal(model(ids, token_type_ids=np.ones_like(ids)), model(ids))
+    with pytest.raises(ValueError, match="token_type_ids has shape"):
+        model(ids, token_type_ids=[[1]])
+
+
+def test_a_pooling_that_is_not_the_familys_is_not_used(tmp_path):
+    case = "bert-sequence-classification"
+    config, tensors, inputs, outputs = recorded(case)
+    model = load(write(tmp_path, config | {"classifier_pooling": "mean"}, tensors), case)
+    assert largest_difference(model, case, inputs, outputs) < TOLERANCE
+
+
+def test_registers_may_be_none(tmp_path):
+    config, tensors, inputs, _ = recorded("dinov2-registers")
+    del tensors["embeddings.register_tokens"]
+    model = models.load(write(tmp_path, config | {"num_register_tokens": 0}, tensors))
+    assert model(inputs["0"]).shape == (2, 17, 16)
+
+
+def test_configurations_compare_and_hash():
+    first, second = (models.EncoderConfig.from_dict(recorded("modernbert")[0]) for _ in range(2))
+    assert first == second and hash(first) == hash(second)
 
 
 def test_a_sequence_to_classify_has_tokens(tmp_path):
