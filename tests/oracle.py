@@ -3,7 +3,8 @@
 The truth is pyattn.reference in a wider dtype; the plain formula is the same code in the dtype of the inputs. Beyond
 that a few roundings are allowed, which by chance the plain formula may not show. In units of eps:
 
-    logit       1/2 of the sum of the sizes of its terms: scale |q| |k|, bias, ALiBi
+    logit       1/2 of the sum of the sizes of its terms, scale |q| |k|, bias, ALiBi, and for the roundings of up to 256
+                products that are added in order, which wander, a quarter of the root of their number as much
     sum         1/4 of what adding n terms in order may lose, n / 2. Keys are added in blocks of 128, these in runs of
                 1024, and these to each other, each from zero: n is at most 128 + 8 + S / 1024
     weight      what its logit and the row's sum may be off by, and 4 for the exponentials and the division

@@ -25,7 +25,7 @@ from pyattn._core.blocks cimport (
     run_task,
     seen_keys,
 )
-from pyattn._core.dispatch cimport Watch, begin, end, kernels_of, raise_error, stopped
+from pyattn._core.dispatch cimport Watch, begin_call, end_call, kernels_of, raise_error, stopped
 from pyattn._core.kernels cimport (
     PYATTN_ALIGNMENT,
     PYATTN_FEW,
@@ -163,8 +163,8 @@ def attention(
     dtype: its own, or float32 for half types. weights (..., H, L, S), zeros, are of the query's dtype.
 
     mask is boolean (True = may attend) or of the query's dtype (added to the logits), bias of the query's dtype; both
-    (..., H, total L, total S), or where bias_of_sequence bias is (..., H, L, S) for all sequences. slopes and sinks are (..., H) of the real dtype, kv_lengths and offsets int64
-    (..., H, sequences). left and right are the window's, -1 for none; softcap 0 is none. structure is the sparse mask,
+    (..., H, total L, total S), or where bias_of_sequence bias is (..., H, L, S) for all sequences. slopes and sinks are
+    (..., H) of the real dtype, kv_lengths and offsets int64 (..., H, sequences). left and right are the window's, -1 for none; softcap 0 is none. structure is the sparse mask,
     for one sequence: (indptr int64 (L + 1,), indices int32, data of the real dtype or None).
 
     received (..., H, S), zeros, and top_weights (..., H, L, k) are of the real dtype, top_keys int64; all contiguous.
@@ -227,7 +227,7 @@ def attention(
     blocks = 0
     for i in range(job.sequences):
         blocks += job.units * block_count(&job, i)
-    threads = begin(threads)
+    threads = begin_call(threads)
     team = max(1, min(<Py_ssize_t> threads, blocks * pieces))
     job.state = job.kernels.attention_scratch(&job.call, 1 if job.call.few else job.kernels.tile_vectors)
     job.load_scratch = 0 if job.call.few else job.kernels.attention_load_scratch(&job.call)
@@ -248,7 +248,7 @@ def attention(
         moments = lse.size * 2 * job.kernels.real_bytes
     cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + starts + team * job.scratch + states + moments)
     if memory == NULL:
-        end()
+        end_call()
         raise MemoryError("scaled_dot_product_attention: cannot allocate scratch memory")
     cdef int64_t *task_starts = <int64_t *> (memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT)
     cdef char *scratch = <char *> task_starts + starts
@@ -287,7 +287,7 @@ def attention(
         if received is not None:
             count_received(&job, received, received_from, received_to, threads)
     finally:
-        end()
+        end_call()
         free(memory)
 
 

@@ -3,8 +3,8 @@ from pyattn._core.kernels cimport pyattn_kernels
 cdef const pyattn_kernels *kernels_for(Py_ssize_t itemsize) noexcept
 cdef const pyattn_kernels *kernels_of(dtype)
 
-cdef int begin(int threads) noexcept  # of a call that may use so many: how many it takes, beside those that run
-cdef void end() noexcept
+cdef int begin_call(int threads) noexcept  # of those it may use, how many it takes beside others
+cdef void end_call() noexcept
 
 cdef struct Watch:  # for signals, during a call: zeros to begin with
     double due

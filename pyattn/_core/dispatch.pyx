@@ -104,12 +104,12 @@ cdef const pyattn_kernels *kernels_of(dtype):
     return chosen.float16 if dtype.char == "e" else kernels_for(dtype.itemsize)
 
 
-cdef int begin(int threads) noexcept:
+cdef int begin_call(int threads) noexcept:
     """Calls that run at once share the threads that each alone would use: a server's workers are many."""
     return max(1, threads // pyattn_begin())
 
 
-cdef void end() noexcept:
+cdef void end_call() noexcept:
     pyattn_end()
 
 

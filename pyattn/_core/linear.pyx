@@ -7,7 +7,7 @@ from libc.string cimport memset
 
 import numpy as np
 
-from pyattn._core.dispatch cimport Watch, begin, end, kernels_of, raise_error, stopped
+from pyattn._core.dispatch cimport Watch, begin_call, end_call, kernels_of, raise_error, stopped
 from pyattn._core.kernels cimport PYATTN_ALIGNMENT, pyattn_kernels, pyattn_linear, pyattn_steps
 
 cnp.import_array()
@@ -97,7 +97,7 @@ cpdef linear(
     cdef Py_ssize_t rows = input.shape[0], count = len(parts), offset = 0, real = part.kernels.real_bytes
     cdef Py_ssize_t i, panels, blocks, size, groups, width = part.kernels.lanes * part.kernels.tile_vectors
     cdef Py_ssize_t team, scratch, out_bytes = cnp.PyArray_ITEMSIZE(out)
-    team = begin(threads)
+    team = begin_call(threads)
     memset(&watch, 0, sizeof(Watch))
     memset(&job, 0, sizeof(Job))
     job.kernels = part.kernels
@@ -136,7 +136,7 @@ cpdef linear(
     scratch = job.row_bytes * (rows if shared else team * job.kernels.tile_rows)
     cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + scratch + (rows * sizeof(float) if shared else 0))
     if memory == NULL:
-        end()
+        end_call()
         raise MemoryError("Linear: cannot allocate scratch memory")
     cdef char *aligned = memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT
     with nogil:
@@ -152,7 +152,7 @@ cpdef linear(
                 run_task(&job, i // blocks * panels // groups, (i // blocks + 1) * panels // groups, i % blocks * ROWS,
                          min(rows, (i % blocks + 1) * ROWS),
                          aligned + threadid() * job.row_bytes * job.kernels.tile_rows)
-    end()
+    end_call()
     free(memory)
     raise_error(&watch)
 

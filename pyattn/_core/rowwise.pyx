@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
-from pyattn._core.dispatch cimport begin, end, kernels_for, kernels_of
+from pyattn._core.dispatch cimport begin_call, end_call, kernels_for, kernels_of
 from pyattn._core.kernels cimport pyattn_kernels
 
 cnp.import_array()
@@ -29,22 +29,22 @@ cpdef layer_norm(
     cdef const char *shift = NULL if bias is None else <const char *> cnp.PyArray_DATA(bias)
     cdef char *target = <char *> cnp.PyArray_DATA(out)
     cdef Py_ssize_t chunk = max(1, ELEMENTS // max(1, width))
-    threads = begin(threads)
+    threads = begin_call(threads)
     with nogil:
         for i in prange(rows, num_threads=threads, schedule="static", chunksize=chunk):
             kernels.layer_norm(source + i * stride, scale, shift, target + i * stride, width, eps)
-    end()
+    end_call()
 
 
 def positions(cnp.ndarray starts not None, Py_ssize_t batch):
     """The place of each row in its sequence, for `batch` times the sequences that starts, int64, describes."""
-    cdef Py_ssize_t sequences = starts.shape[0] - 1, i, j, sample
+    cdef Py_ssize_t sequences = starts.shape[0] - 1, i, j, _sample
     cdef const int64_t *start = <const int64_t *> cnp.PyArray_DATA(starts)
     cdef Py_ssize_t total = start[sequences]
     cdef cnp.ndarray result = np.empty(batch * total, np.int64)
     cdef int64_t *place = <int64_t *> cnp.PyArray_DATA(result)
     with nogil:
-        for sample in range(batch):
+        for _sample in range(batch):
             for i in range(sequences):
                 for j in range(start[i + 1] - start[i]):
                     place[start[i] + j] = j
@@ -70,11 +70,11 @@ def embed(list tables not None, list numbers not None, cnp.ndarray out not None,
         table[t] = <const char *> cnp.PyArray_DATA(array)
         array = numbers[t]
         number[t] = <const int64_t *> cnp.PyArray_DATA(array)
-    threads = begin(threads)
+    threads = begin_call(threads)
     with nogil:
         for i in prange(n, num_threads=threads, schedule="static", chunksize=chunk):
             add_up(kernels, table, number, count, i, target + i * stride, width)
-    end()
+    end_call()
 
 
 cdef void add_up(
@@ -89,19 +89,19 @@ cdef void add_up(
 
 
 def sum_sequences(cnp.ndarray rows not None, cnp.ndarray starts not None, cnp.ndarray out not None, int threads):
-    """out (sequences, width) = the sum of rows starts[i] ... starts[i + 1], in their order, all contiguous; 0 of none."""
+    """out (sequences, width) = the sum of rows starts[i] ... starts[i + 1], in their order; 0 of none. All contiguous."""
     cdef const pyattn_kernels *kernels = kernels_for(rows.itemsize)
     cdef Py_ssize_t sequences = out.shape[0], width = out.shape[1], stride = width * out.itemsize, i, j
     cdef const int64_t *start = <const int64_t *> cnp.PyArray_DATA(starts)
     cdef const char *source = <const char *> cnp.PyArray_DATA(rows)
     cdef char *target = <char *> cnp.PyArray_DATA(out)
-    threads = begin(threads)
+    threads = begin_call(threads)
     with nogil:
         memset(target, 0, sequences * stride)
         for i in prange(sequences, num_threads=threads, schedule="guided"):
             for j in range(start[i], start[i + 1]):
                 kernels.add_row(source + j * stride, target + i * stride, width)
-    end()
+    end_call()
 
 
 def activation(cnp.ndarray input not None, cnp.ndarray out not None, int kind, int threads):
@@ -110,14 +110,14 @@ def activation(cnp.ndarray input not None, cnp.ndarray out not None, int kind, i
     cdef const char *source = <const char *> cnp.PyArray_DATA(input)
     cdef char *target = <char *> cnp.PyArray_DATA(out)
     cdef Py_ssize_t size = input.size, itemsize = input.itemsize, i
-    threads = begin(threads)
+    threads = begin_call(threads)
     with nogil:
         for i in prange((size + ELEMENTS - 1) // ELEMENTS, num_threads=threads, schedule="static"):
             kernels.activation(
                 source + i * ELEMENTS * itemsize, target + i * ELEMENTS * itemsize,
                 min(size - i * ELEMENTS, <Py_ssize_t> ELEMENTS), kind,
             )
-    end()
+    end_call()
 
 
 cpdef gate(cnp.ndarray input, cnp.ndarray out, int kind, int threads):
@@ -130,11 +130,11 @@ cpdef gate(cnp.ndarray input, cnp.ndarray out, int kind, int threads):
     cdef const char *source = <const char *> cnp.PyArray_DATA(input)
     cdef char *target = <char *> cnp.PyArray_DATA(out)
     cdef Py_ssize_t chunk = max(1, ELEMENTS // max(1, width))
-    threads = begin(threads)
+    threads = begin_call(threads)
     with nogil:
         for i in prange(rows, num_threads=threads, schedule="static", chunksize=chunk):
             kernels.gate(source + 2 * i * stride, target + i * stride, width, kind)
-    end()
+    end_call()
 
 
 cpdef rotate(
@@ -154,9 +154,9 @@ cpdef rotate(
     cdef const char *sine = <const char *> cnp.PyArray_DATA(sines)
     cdef char *target = <char *> cnp.PyArray_DATA(rows)
     cdef Py_ssize_t chunk = max(1, ELEMENTS // max(<Py_ssize_t> 1, rows.shape[1]))
-    threads = begin(threads)
+    threads = begin_call(threads)
     with nogil:
         for i in prange(n, num_threads=threads, schedule="static", chunksize=chunk):
             place = numbers[i] * table
             kernels.rotate(target + i * stride, cosine + place, sine + place, heads, half)
-    end()
+    end_call()
