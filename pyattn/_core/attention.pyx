@@ -164,8 +164,9 @@ def attention(
 
     mask is boolean (True = may attend) or of the query's dtype (added to the logits), bias of the query's dtype; both
     (..., H, total L, total S), or where bias_of_sequence bias is (..., H, L, S) for all sequences. slopes and sinks are
-    (..., H) of the real dtype, kv_lengths and offsets int64 (..., H, sequences). left and right are the window's, -1 for none; softcap 0 is none. structure is the sparse mask,
-    for one sequence: (indptr int64 (L + 1,), indices int32, data of the real dtype or None).
+    (..., H) of the real dtype, kv_lengths and offsets int64 (..., H, sequences). left and right are the window's, -1
+    for none; softcap 0 is none. structure is the sparse mask, for one sequence: (indptr int64 (L + 1,), indices int32,
+    data of the real dtype or None).
 
     received (..., H, S), zeros, and top_weights (..., H, L, k) are of the real dtype, top_keys int64; all contiguous.
     """

@@ -89,7 +89,7 @@ cdef void add_up(
 
 
 def sum_sequences(cnp.ndarray rows not None, cnp.ndarray starts not None, cnp.ndarray out not None, int threads):
-    """out (sequences, width) = the sum of rows starts[i] ... starts[i + 1], in their order; 0 of none. All contiguous."""
+    """out (sequences, width) = the sum of rows starts[i] ... starts[i + 1], in order; 0 of none. All contiguous."""
     cdef const pyattn_kernels *kernels = kernels_for(rows.itemsize)
     cdef Py_ssize_t sequences = out.shape[0], width = out.shape[1], stride = width * out.itemsize, i, j
     cdef const int64_t *start = <const int64_t *> cnp.PyArray_DATA(starts)
