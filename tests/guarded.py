@@ -1,0 +1,112 @@
+"""Calls every kernel on arrays that end, or begin, where memory does: a read or write beyond them ends the process.
+
+Run by test_memory.py in a process of its own: python tests/guarded.py
+"""
+
+import ctypes
+import itertools
+import mmap
+import sys
+
+import ml_dtypes
+import numpy as np
+
+import pyattn
+from pyattn import _threads
+from pyattn._core import linear, rowwise
+
+SIZES = [1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97, 127, 128, 129, 257]
+DTYPES = [np.dtype(x) for x in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)]
+PAGE = mmap.PAGESIZE
+PROTECT = ctypes.CDLL(None, use_errno=True).mprotect
+PROTECT.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def guarded(x, at_end):
+    """A copy of x whose last byte, or first, lies at a page that may not be touched."""
+    x = np.ascontiguousarray(x)
+    size = -(-max(1, x.nbytes) // PAGE) * PAGE + 2 * PAGE
+    memory = mmap.mmap(-1, size)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for page in (start, start + size - PAGE):
+        if PROTECT(page, PAGE, 0):
+            raise OSError(ctypes.get_errno(), "mprotect")
+    offset = size - PAGE - x.nbytes if at_end else PAGE
+    result = np.frombuffer(memory, np.uint8, x.nbytes, offset).view(x.dtype).reshape(x.shape)
+    result[...] = x
+    return result
+
+
+def attention(rng, dtype, length, keys, width, at_end):
+    heads, key_heads = 2, 1
+
+    def random(*shape):
+        return guarded(rng.standard_normal(shape).astype(dtype), at_end)
+
+    query, key, value = random(heads, length, width), random(key_heads, keys, width), random(key_heads, keys, width + 1)
+    real = np.float64 if dtype == np.float64 else np.float32
+    options = {
+        "mask": guarded(rng.random((length, keys)) < 0.9, at_end),
+        "bias": random(heads, length, keys),
+        "alibi_slopes": guarded(rng.random(heads).astype(real), at_end),
+        "sinks": guarded(rng.standard_normal(heads).astype(real), at_end),
+    }
+    out = random(heads, length, width + 1)
+    plain = pyattn.scaled_dot_product_attention(query, key, value, out=out)
+    assert plain is out
+    pyattn.scaled_dot_product_attention(query, key, value, is_causal=True, window=(keys // 2, 0), out=out)
+    pyattn.scaled_dot_product_attention(query, key, value, **options, return_lse=True, return_weights=True)
+    pyattn.scaled_dot_product_attention(
+        query, key, value, random(length, keys), softcap=3.0, kv_lengths=keys - keys // 3
+    )
+    turned = (guarded(x.swapaxes(-1, -2), at_end).swapaxes(-1, -2) for x in (query, key, value))
+    pyattn.scaled_dot_product_attention(*turned)
+    pyattn.attention_statistics(query, key, value, entropy=True, received=True, top_k=min(keys, 3))
+
+
+def layers(rng, dtype, rows, inputs, outputs, at_end):
+    def random(*shape):
+        return guarded(rng.standard_normal(shape).astype(dtype), at_end)
+
+    x, out, bias = random(rows, inputs), random(rows, outputs), random(outputs)
+    elements = {np.dtype(np.float64): [np.float64]}.get(dtype, [np.float32, np.uint16, np.int8])
+    for element, activation in itertools.product(elements, range(5)):
+        weight = guarded(rng.integers(0, 100, (outputs, inputs)).astype(element), at_end)
+        scales = guarded(np.ones(outputs, np.float32), at_end) if element == np.int8 else None
+        packed = linear.Packed(weight, bias, scales)
+        linear.linear(x, [packed], out, out, activation, 2)
+        if np.dtype(element).itemsize < 4:
+            halves = guarded(np.zeros((rows, inputs), np.uint16), at_end)
+            linear.linear(halves, [packed], None, guarded(np.zeros((rows, outputs), np.uint16), at_end), activation, 2)
+        np.testing.assert_array_equal(packed.unpack()[0], weight)
+    rowwise.layer_norm(x, random(inputs), random(inputs), x, 1e-5, 2)
+    rowwise.activation(x, x, 2, 2)
+    tables = [random(5, inputs) for _ in range(3)]
+    numbers = [guarded(rng.integers(0, 5, rows), at_end) for _ in tables]
+    rowwise.embed(tables, numbers, x, 2)
+    rowwise.sum_sequences(x, guarded(np.array([0, rows // 2, rows]), at_end), random(2, inputs), 2)
+    for kind in (x.dtype, np.dtype(np.uint16)):
+        both = guarded(np.zeros((rows, 2 * inputs), kind), at_end)
+        rowwise.gate(both, guarded(np.zeros((rows, inputs), kind), at_end), 4, 2)
+        real = np.float32 if kind == np.uint16 else kind
+        angles = [guarded(np.zeros((rows, inputs), real), at_end) for _ in range(2)]
+        rowwise.rotate(both, rowwise.positions(guarded(np.array([0, rows]), at_end), 1), *angles, 2)
+
+
+def main():
+    rng = np.random.default_rng(0)
+    _threads.SMALL_WORK = 0
+    pyattn.set_num_threads(2)
+    for at_end, dtype, size in itertools.product((True, False), DTYPES, SIZES):
+        attention(rng, dtype, size, 33, 16, at_end)
+        attention(rng, dtype, 3, size, 16, at_end)
+        attention(rng, dtype, 17, 33, size, at_end)
+        if dtype.itemsize >= 4:
+            layers(rng, dtype, size, 33, 17, at_end)
+            layers(rng, dtype, 9, size, 50, at_end)
+            layers(rng, dtype, 9, 33, size, at_end)
+    print("done")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""No read or write beyond the caller's arrays, no leak, MemoryError where memory runs out, files written whole."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pyattn
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+def run(code, *arguments):
+    command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
+    done = subprocess.run(command, timeout=300, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@linux
+def test_nothing_beyond_the_arrays_is_touched():
+    script = Path(__file__).parent / "guarded.py"
+    done = subprocess.run([sys.executable, str(script)], timeout=300, text=True, capture_output=True)
+    assert done.returncode == 0 and done.stdout == "done\n", (done.returncode, done.stderr)
+
+
+@linux
+def test_the_guard_would_notice():
+    """A read one element beyond the end, by NumPy itself, ends such a process."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import numpy as np
+from guarded import guarded
+x = guarded(np.zeros(100, np.float32), sys.argv[1] == "end")
+beyond = np.lib.stride_tricks.as_strided(x, (101,)) if sys.argv[1] == "end" else x[:1][::-1]
+beyond = np.lib.stride_tricks.as_strided(x, (2,), (-4,)) if sys.argv[1] == "start" else beyond
+print(beyond.sum())
+"""
+    for side in ("end", "start"):
+        done = subprocess.run([sys.executable, "-c", code, side], timeout=60, capture_output=True)
+        assert done.returncode == -signal.SIGSEGV
+
+
+@linux
+def test_nothing_is_leaked():
+    """Ten thousand calls of all kinds, refused ones among them, do not grow the process."""
+    out = run("""
+import numpy as np, pyattn
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+rng = np.random.default_rng(0)
+x = rng.standard_normal((2, 20, 16), dtype=np.float32)
+layer = pyattn.TransformerEncoderLayer(16, 2, 24, gated=True, rotary_base=100.0, dtype="int8", rng=0)
+state = layer.state_dict()
+def calls(count):
+    for i in range(count):
+        pyattn.scaled_dot_product_attention(x, x, x, is_causal=bool(i % 2), return_lse=True, return_weights=True)
+        layer(x, key_mask=x[..., 0] > -1)
+        if i % 50 == 0:
+            layer.load_state_dict(state)
+            pyattn.attention_statistics(x, x, x, entropy=True, received=True, top_k=3)
+        for wrong in (x[..., :3], "text", x.astype(int)):
+            try:
+                pyattn.scaled_dot_product_attention(x, wrong, x)
+            except (TypeError, ValueError):
+                pass
+calls(500)
+before = resident()
+calls(5000)
+print(resident() - before)
+""")
+    assert int(out) < 500  # KiB
+
+
+@linux
+def test_memory_that_runs_out():
+    """Under a limit of the address space: MemoryError, and what comes after works."""
+    run("""
+import resource
+import numpy as np, pyattn
+x = np.random.default_rng(0).standard_normal((4, 300, 64), dtype=np.float32)
+pyattn.set_num_threads(2)
+layer = pyattn.Linear(64, 64, rng=0)
+expected = pyattn.scaled_dot_product_attention(x, x, x), layer(x)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), resource.RLIM_INFINITY))
+many = np.broadcast_to(x[:1, :1], (1, 2**22, 64))
+failed = 0
+for call in (
+    lambda: pyattn.scaled_dot_product_attention(many, x[:1], x[:1]),
+    lambda: pyattn.scaled_dot_product_attention(many, x[:1], x[:1], return_weights=True),
+    lambda: layer(many),
+    lambda: pyattn.Linear(20000, 20000).state_dict(),
+    lambda: pyattn.TransformerEncoderLayer(64, 2, 64)(many),
+    lambda: pyattn.gelu(many),
+):
+    try:
+        call()
+    except MemoryError:
+        failed += 1
+    assert all(np.array_equal(a, b) for a, b in zip((pyattn.scaled_dot_product_attention(x, x, x), layer(x)), expected))
+assert failed == 6, failed
+""")
+
+
+@pytest.mark.parametrize("shape", [(1, 2**31, 4), (1, 2**40, 4), (2**40, 2**20, 4), (2**31, 2**31, 4), (1, 4, 2**58)])
+def test_sizes_that_no_memory_holds(shape):
+    """Made by strides of 0: refused, or out of memory; never an overflow."""
+    try:
+        huge = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), shape, (0, 0, 0))
+    except ValueError:
+        pytest.skip("NumPy has no such array")
+    for call in (pyattn.scaled_dot_product_attention, pyattn.attention_statistics):
+        with pytest.raises((ValueError, MemoryError)):
+            call(huge, huge, huge)
+
+
+WRITER = """
+import sys
+import numpy as np
+from pyattn.passages import Passage
+from pyattn.search_index import SearchIndex
+print("ready", flush=True)
+number = 0
+while True:
+    number += 1
+    passages = [Passage(f"text {number}", "file.py", i, "name") for i in range(300)]
+    SearchIndex(passages, np.full((300, 64), number, np.float32), "model", str(number)).save(sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals")
+def test_an_index_whose_writer_is_killed_is_whole(tmp_path):
+    """At any moment: what is there is the old file or a new one, from one write."""
+    from pyattn.search_index import SearchIndex
+
+    rng = np.random.default_rng(0)
+    path, seen = tmp_path / "index.npz", set()
+    for _ in range(int(os.environ.get("PYATTN_KILLS", "12"))):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
+        writer.stdout.readline()
+        time.sleep(0.02 + rng.random() * 0.05)
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+        if path.exists():
+            index = SearchIndex.load(path)
+            (number,) = set(index.vectors.ravel())
+            assert index.fingerprint == str(int(number)) and len(index.passages) == 300
+            assert {passage.text for passage in index.passages} == {f"text {int(number)}"}
+            seen.add(int(number))
+    assert seen
+    json.dumps(sorted(seen))
