@@ -1,7 +1,6 @@
 """What pyattn is and runs on: what a bug report needs."""
 
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +47,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         >>> sorted(show_config("dicts"))
         ['build', 'instruction set', 'platform', 'threads', 'version']
     """
+    import platform  # here: it would make importing pyattn slower
+
     if mode not in ("stdout", "dicts"):
         raise ValueError(f'show_config: mode must be "stdout" or "dicts", not {mode!r}')
     facts = info()

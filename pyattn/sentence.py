@@ -1,11 +1,9 @@
 """Sentence embeddings: texts -> tokens -> encoder -> one vector per text."""
 
-import hashlib
 import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import accumulate, chain, islice
 from pathlib import Path
@@ -120,6 +118,8 @@ class SentenceEncoder:
     @property
     def fingerprint(self) -> str:
         """A digest of the model's files and settings: encoders with the same fingerprint make the same vectors."""
+        import hashlib  # here, as below, since it takes a part of the time to the first embedding
+
         digest = hashlib.sha256(repr((self.pooling, self._longest, self._lower_case, self._dtypes)).encode())
         for file in self._files:
             digest.update(file.read_bytes())
@@ -205,6 +205,8 @@ class SentenceEncoder:
         if second is None:  # most calls: no thread
             yield tokens
             return
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(1) as pool:
             done = len(first)
             for window in chain([second], windows):
