@@ -36,6 +36,15 @@ cpdef layer_norm(
     end_call()
 
 
+def longest(cnp.ndarray starts not None):
+    """The most rows of a sequence; starts are int64, contiguous."""
+    cdef const int64_t *start = <const int64_t *> cnp.PyArray_DATA(starts)
+    cdef Py_ssize_t i, most = 0
+    for i in range(starts.shape[0] - 1):
+        most = max(most, start[i + 1] - start[i])
+    return most
+
+
 def positions(cnp.ndarray starts not None, Py_ssize_t batch):
     """The place of each row in its sequence, for `batch` times the sequences that starts, int64, describes."""
     cdef Py_ssize_t sequences = starts.shape[0] - 1, i, j, _sample

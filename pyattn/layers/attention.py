@@ -38,7 +38,7 @@ class Sequences:
     _positions: Array | None = None
 
     def longest(self) -> int:
-        return int((self.starts[1:] - self.starts[:-1]).max(initial=0))
+        return rowwise.longest(self.starts)
 
     def positions(self) -> Array:
         """That of each row in its sequence, counted from 0."""

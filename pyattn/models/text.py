@@ -128,7 +128,7 @@ class TextEncoder(Pretrained):
         positions = sequences.positions()
         if config.first_position:
             positions = positions + config.first_position
-        types = np.zeros_like(words) if types is None else np.ascontiguousarray(types)
+        types = np.zeros(len(words), np.int64) if types is None else np.ascontiguousarray(types)
         x = self.embeddings._apply(np.ascontiguousarray(words), positions, types)
         return self.encoder._forward_rows(x, sequences), starts, live
 
