@@ -1,6 +1,5 @@
 """No read or write beyond the caller's arrays, no leak, MemoryError where memory runs out, files written whole."""
 
-import json
 import os
 import signal
 import subprocess
@@ -157,4 +156,3 @@ def test_an_index_whose_writer_is_killed_is_whole(tmp_path):
             assert {passage.text for passage in index.passages} == {f"text {int(number)}"}
             seen.add(int(number))
     assert seen
-    json.dumps(sorted(seen))

@@ -73,7 +73,7 @@ class TaskModel(Layer):
     @classmethod
     def from_directory(cls, directory: Path, task: str, dtype: WeightDtypes = "float32") -> "TaskModel":
         """The model of a directory; errors as in `pyattn.models.load_task`."""
-        config, weights_file = read_config(directory), directory / "model.safetensors"
+        config, weights_file = read_config(Path(directory)), Path(directory) / "model.safetensors"
         family = config.family
         head = _head_of(config, task)
         tensors = read_tensors(weights_file, lambda name: _is_wanted(name.removeprefix(family.prefix), family, head))

@@ -84,8 +84,9 @@ class Pretrained(Layer):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
         # _load keeps what it is given: most of the memory of a small model is its vocabulary's
-        copied = {name: x if isinstance(x, Quantized) else np.array(x) for name, x in dict(state_dict).items()}
-        super().load_state_dict(copied, strict)
+        if isinstance(state_dict, Mapping):
+            state_dict = {name: x if isinstance(x, Quantized) else np.array(x) for name, x in state_dict.items()}
+        super().load_state_dict(state_dict, strict)
 
     def _make_embeddings(self, config: EncoderConfig) -> None:
         """Sets what turns inputs into the rows that enter the layers."""

@@ -283,6 +283,8 @@ def test_loading_a_state_dict_copies(tmp_path):
     for value in state.values():
         value[:] = 0
     np.testing.assert_array_equal(model(ids, lengths=[len(ids)]), expected)
+    with pytest.raises(TypeError, match="^TextEncoder.load_state_dict: state_dict must map names to arrays"):
+        model.load_state_dict(None)
 
 
 def test_token_types_of_a_family_without_them_are_not_used(tmp_path):
