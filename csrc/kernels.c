@@ -44,7 +44,7 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .rotate = rotate,
 #endif
 #if ELEMENT == F32 || ELEMENT == F64
-    .layer_norm = layer_norm,
+    .normalise_row = normalise_row,
     .add_row = add_row,
     .activation = activation,
 #endif

@@ -117,11 +117,14 @@ struct pyattn_kernels {
   void (*linear_tile)(const struct pyattn_linear *, const struct pyattn_steps *, ptrdiff_t first, ptrdiff_t rows,
                       ptrdiff_t panel);
 
-  /* One row: of 2 width elements to width; in place, of heads of 2 half elements, with half reals of each table. */
+  /* One row: of 2 width elements to width; in place, of the first 2 half elements of heads that begin `stride` apart,
+   * with half reals of each table; pairs are half apart or, interleaved, next to each other. */
   void (*gate)(const char *input, char *out, ptrdiff_t width, int kind);
-  void (*rotate)(char *row, const char *cosines, const char *sines, ptrdiff_t heads, ptrdiff_t half);
-  /* One row; weight and bias may be NULL. */
-  void (*layer_norm)(const char *input, const char *weight, const char *bias, char *out, ptrdiff_t width, double eps);
+  void (*rotate)(char *row, const char *cosines, const char *sines, ptrdiff_t heads, ptrdiff_t stride, ptrdiff_t half,
+                 int interleaved);
+  /* One row, its mean taken away first if centred; weight and bias may be NULL. */
+  void (*normalise_row)(const char *input, const char *weight, const char *bias, char *out, ptrdiff_t width, double eps,
+                        int centred);
   void (*add_row)(const char *input, char *sum, ptrdiff_t width);
   void (*activation)(const char *input, char *out, ptrdiff_t count, int kind);
 

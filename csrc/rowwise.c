@@ -13,18 +13,21 @@ static void gate(const char *input, char *out, ptrdiff_t width, int kind) {
   }
 }
 
-/* Rotary positions of `heads` heads [a, b] side by side, which become [a cos - b sin, b cos + a sin]: RoFormer, Su et
- * al. 2021 (arXiv:2104.09864), equation 34, with feature i paired with i + half. */
-static void rotate(char *row, const char *cosines, const char *sines, ptrdiff_t heads, ptrdiff_t half) {
-  const ptrdiff_t step = ELEMENT_BYTES;
-  for (ptrdiff_t head = 0; head < heads; head++, row += 2 * half * step) {
+/* Rotary positions of heads, whose pairs (a, b) become (a cos - b sin, b cos + a sin): RoFormer, Su et al. 2021
+ * (arXiv:2104.09864), equation 34. Feature i is paired with i + half; interleaved, as there, 2 i with 2 i + 1. What
+ * follows the 2 half features stays. */
+static void rotate(char *row, const char *cosines, const char *sines, ptrdiff_t heads, ptrdiff_t stride, ptrdiff_t half,
+                   int interleaved) {
+  const ptrdiff_t step = interleaved ? 2 * ELEMENT_BYTES : ELEMENT_BYTES;
+  char *partner = row + (interleaved ? 1 : half) * ELEMENT_BYTES;
+  for (ptrdiff_t head = 0; head < heads; head++, row += stride, partner += stride) {
     for (ptrdiff_t i = 0; i < half; i += LANES) {
       const ptrdiff_t columns = half - i < LANES ? half - i : LANES;
-      const vec a = load_elements(row + i * step, columns), b = load_elements(row + (half + i) * step, columns);
+      const vec a = load_strided(row + i * step, step, columns), b = load_strided(partner + i * step, step, columns);
       const vec cosine = load_reals(cosines + i * (ptrdiff_t)sizeof(real), columns);
       const vec sine = load_reals(sines + i * (ptrdiff_t)sizeof(real), columns);
-      store_elements(row + i * step, a * cosine - b * sine, columns);
-      store_elements(row + (half + i) * step, b * cosine + a * sine, columns);
+      store_strided(row + i * step, step, a * cosine - b * sine, columns);
+      store_strided(partner + i * step, step, b * cosine + a * sine, columns);
     }
   }
 }
@@ -39,12 +42,13 @@ INLINE vec load_filled(const char *p, ptrdiff_t n, real fill) {
 }
 
 /* (x - mean) / sqrt(variance + eps) * weight + bias: Ba, Kiros & Hinton 2016 (arXiv:1607.06450), equation 4. The
- * variance is summed from differences to the mean, in a second pass, so that a large mean costs no digits. */
-static void layer_norm(const char *input, const char *weight, const char *bias, char *out, ptrdiff_t width,
-                       double eps) {
+ * variance is summed from differences to the mean, in a second pass, so that a large mean costs no digits. Not centred,
+ * with 0 for the mean: RMSNorm, Zhang & Sennrich 2019 (arXiv:1910.07467), equation 4. */
+static void normalise_row(const char *input, const char *weight, const char *bias, char *out, ptrdiff_t width,
+                          double eps, int centred) {
   const ptrdiff_t step = sizeof(real);
   vec sum = {0}, squares = {0};
-  for (ptrdiff_t i = 0; i < width; i += LANES) sum += load_filled(input + i * step, width - i, 0);
+  for (ptrdiff_t i = 0; centred && i < width; i += LANES) sum += load_filled(input + i * step, width - i, 0);
   const real mean = sum_lanes(sum) / (real)width;
   for (ptrdiff_t i = 0; i < width; i += LANES) {
     const vec difference = load_filled(input + i * step, width - i, mean) - mean;

@@ -79,7 +79,11 @@ def layers(rng, dtype, rows, inputs, outputs, at_end):
             halves = guarded(np.zeros((rows, inputs), np.uint16), at_end)
             linear.linear(halves, [packed], None, guarded(np.zeros((rows, outputs), np.uint16), at_end), activation, 2)
         np.testing.assert_array_equal(packed.unpack()[0], weight)
-    rowwise.layer_norm(x, random(inputs), random(inputs), x, 1e-5, 2)
+    for centred in (True, False):
+        rowwise.normalise(x, random(inputs), random(inputs), x, 1e-5, centred, 2)
+    cache = random(1, 1, rows + 2, inputs)
+    ends = [guarded(np.array([end]), at_end) for end in (2, rows + 2)]
+    rowwise.store(random(rows, inputs), 0, cache, *ends, 2)
     rowwise.activation(x, x, 2, 2)
     tables = [random(5, inputs) for _ in range(3)]
     numbers = [guarded(rng.integers(0, 5, rows), at_end) for _ in tables]
@@ -89,8 +93,11 @@ def layers(rng, dtype, rows, inputs, outputs, at_end):
         both = guarded(np.zeros((rows, 2 * inputs), kind), at_end)
         rowwise.gate(both, guarded(np.zeros((rows, inputs), kind), at_end), 4, 2)
         real = np.float32 if kind == np.uint16 else kind
-        angles = [guarded(np.zeros((rows, inputs), real), at_end) for _ in range(2)]
-        rowwise.rotate(both, rowwise.positions(guarded(np.array([0, rows]), at_end), 1), *angles, 2)
+        places = rowwise.positions(guarded(np.array([0, rows]), at_end), 1)
+        for half in (inputs, inputs // 2):
+            angles = [guarded(np.zeros((rows, half), real), at_end) for _ in range(2)]
+            for interleaved in (False, True):
+                rowwise.rotate(both, places, *angles, 2, 2 * inputs, interleaved)
 
 
 def main():

@@ -202,6 +202,8 @@ def attention(
     for i in range(job.leading):
         if job.shape[i] == 0:
             return
+    if out is not None and out.size == 0 and lse is None and weights is None:
+        return
     job.heads_per_key_head = job.heads // job.key_heads
     job.sequences = query_starts.shape[0] - 1
     job.query_starts = <const int64_t *> cnp.PyArray_DATA(query_starts)
@@ -265,7 +267,7 @@ def attention(
         with nogil:
             if split:
                 first = 0
-                while first < pieces:
+                while first < pieces and not watch.stopped:
                     here = min(job.pieces, pieces - first)
                     for i in prange(tasks * here, num_threads=team, schedule="dynamic"):
                         if not stopped(&watch, threadid()):

@@ -3,6 +3,7 @@ isa_available: tuple[str, ...]
 openmp: int
 compiler: str
 sanitized: bool
+debug: bool
 native_bfloat16: bool  # whether the machine has dot products of them
 native_int8: bool
 

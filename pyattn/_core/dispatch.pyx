@@ -20,18 +20,20 @@ cdef extern from *:
       return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
     }
     static int pyattn_running; /* calls */
+    static _Thread_local int pyattn_own; /* those of this thread: a call, and what signals' handlers call during it */
     #ifdef _OPENMP
     #include <omp.h>
     #include <pthread.h>
     #define PYATTN_OPENMP _OPENMP
-    static int pyattn_paused, pyattn_orphaned;
+    static _Thread_local int pyattn_paused;
+    static int pyattn_orphaned;
     /* OpenMP's threads do not survive a fork, and a child that counted on them would wait forever: those of the forking
      * thread end before it, and come again when they are needed. Where they cannot, in a parallel region, the child
      * computes on one thread. */
     static void pyattn_before_fork(void) { pyattn_paused = omp_pause_resource_all(omp_pause_hard) == 0; }
     static void pyattn_in_child(void) {
       pyattn_orphaned |= !pyattn_paused;
-      pyattn_running = 0; /* those of other threads, which the child does not have */
+      pyattn_running = pyattn_own; /* the child has no other threads */
     }
     static int pyattn_guard_forks(void) { return pthread_atfork(pyattn_before_fork, NULL, pyattn_in_child); }
     #else
@@ -40,12 +42,21 @@ cdef extern from *:
     static int pyattn_guard_forks(void) { return 0; }
     static int omp_get_max_threads(void) { return 1; }
     #endif
-    static int pyattn_begin(void) { return __atomic_add_fetch(&pyattn_running, 1, __ATOMIC_RELAXED); }
-    static void pyattn_end(void) { __atomic_sub_fetch(&pyattn_running, 1, __ATOMIC_RELAXED); }
+    static int pyattn_begin(void) {
+      pyattn_own++;
+      return __atomic_add_fetch(&pyattn_running, 1, __ATOMIC_RELAXED);
+    }
+    static void pyattn_end(void) {
+      pyattn_own--;
+      __atomic_sub_fetch(&pyattn_running, 1, __ATOMIC_RELAXED);
+    }
     #ifdef __SANITIZE_ADDRESS__
     #define PYATTN_SANITIZED 1
     #else
     #define PYATTN_SANITIZED 0
+    #endif
+    #ifndef PYATTN_DEBUG
+    #define PYATTN_DEBUG 0
     #endif
     #if defined(__clang__)
     #define PYATTN_COMPILER "clang " __clang_version__
@@ -56,6 +67,7 @@ cdef extern from *:
     const long PYATTN_OPENMP
     const char *PYATTN_COMPILER
     const bint PYATTN_SANITIZED
+    const bint PYATTN_DEBUG
     const int pyattn_orphaned
     int pyattn_guard_forks() nogil
     int omp_get_max_threads() nogil
@@ -163,6 +175,7 @@ isa_available = tuple(supported_names())
 openmp = int(PYATTN_OPENMP)  # the specification's date, e.g. 201511; 0 when built without
 compiler = PYATTN_COMPILER.decode()
 sanitized = bool(PYATTN_SANITIZED)
+debug = bool(PYATTN_DEBUG)
 
 
 native_bfloat16 = chosen.bfloat16.step == 2  # whether the machine has dot products of them

@@ -96,10 +96,10 @@ cdef extern from "kernels.h" nogil:
         void (*linear_tile)(const pyattn_linear *, const pyattn_steps *, Py_ssize_t first, Py_ssize_t rows,
                             Py_ssize_t panel) noexcept nogil
         void (*gate)(const char *input, char *out, Py_ssize_t width, int kind) noexcept nogil
-        void (*rotate)(char *row, const char *cosines, const char *sines, Py_ssize_t heads,
-                       Py_ssize_t half) noexcept nogil
-        void (*layer_norm)(const char *input, const char *weight, const char *bias, char *out, Py_ssize_t width,
-                           double eps) noexcept nogil
+        void (*rotate)(char *row, const char *cosines, const char *sines, Py_ssize_t heads, Py_ssize_t stride,
+                       Py_ssize_t half, int interleaved) noexcept nogil
+        void (*normalise_row)(const char *input, const char *weight, const char *bias, char *out, Py_ssize_t width,
+                              double eps, int centred) noexcept nogil
         void (*add_row)(const char *input, char *sum, Py_ssize_t width) noexcept nogil
         void (*activation)(const char *input, char *out, Py_ssize_t count, int kind) noexcept nogil
         double (*probe_multiply_add)(Py_ssize_t rounds) noexcept nogil

@@ -16,8 +16,12 @@ cdef enum:
     MOST_PARTS = 3
     MOST_ROWS = 16  # of a tile
     ROWS = 96  # of a task
+    MOST_PANEL = 256  # outputs that packing may add, of padding
+    MOST_STEP = 4  # and inputs
     FEW_TILES = 2
     CACHED = 655360  # bytes of panels that a task multiplies with each tile of rows: they stay in second-level cache
+
+cdef double MOST_BYTES = 2.0**62  # sizes of weights are counted in Py_ssize_t
 
 
 cdef class Packed:  # linear.pxd names its fields
@@ -32,6 +36,8 @@ cdef class Packed:  # linear.pxd names its fields
         self.dtype = weight.dtype
         self.bias = bias
         self.outputs, self.inputs = weight.shape[0], weight.shape[1]
+        if (self.outputs + MOST_PANEL) * 8.0 * (self.inputs + MOST_STEP) > MOST_BYTES:
+            raise MemoryError(f"Linear: no memory holds a weight ({self.outputs}, {self.inputs})")
         size = self.kernels.linear_packed_bytes(self.outputs, self.inputs)
         self.memory = np.empty(size + PYATTN_ALIGNMENT, np.uint8)
         self.data = <char *> cnp.PyArray_DATA(self.memory)

@@ -1,7 +1,13 @@
 cimport numpy as cnp
 
-cpdef layer_norm(
-    cnp.ndarray input, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray out, double eps, int threads
+cpdef normalise(
+    cnp.ndarray input, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray out, double eps, bint centred, int threads
+)
+cpdef store(
+    cnp.ndarray rows, Py_ssize_t column, cnp.ndarray cache, cnp.ndarray past, cnp.ndarray until, int threads
 )
 cpdef gate(cnp.ndarray input, cnp.ndarray out, int kind, int threads)
-cpdef rotate(cnp.ndarray rows, cnp.ndarray positions, cnp.ndarray cosines, cnp.ndarray sines, int threads)
+cpdef rotate(
+    cnp.ndarray rows, cnp.ndarray positions, cnp.ndarray cosines, cnp.ndarray sines, int threads, Py_ssize_t head_width,
+    bint interleaved=*,
+)

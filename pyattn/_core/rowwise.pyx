@@ -18,10 +18,13 @@ cdef enum:
     MOST_TABLES = 3
 
 
-cpdef layer_norm(
-    cnp.ndarray input, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray out, double eps, int threads
+cpdef normalise(
+    cnp.ndarray input, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray out, double eps, bint centred, int threads
 ):
-    """Normalises each row of input (rows, width) into out, which may be input; weight and bias (width,) may be None."""
+    """Normalises each row of input (rows, width) into out, which may be input; weight and bias (width,) may be None.
+
+    centred: the mean is taken away first.
+    """
     cdef const pyattn_kernels *kernels = kernels_for(input.itemsize)
     cdef Py_ssize_t rows = input.shape[0], width = input.shape[1], stride = width * input.itemsize, i
     cdef const char *source = <const char *> cnp.PyArray_DATA(input)
@@ -32,7 +35,34 @@ cpdef layer_norm(
     threads = begin_call(threads)
     with nogil:
         for i in prange(rows, num_threads=threads, schedule="static", chunksize=chunk):
-            kernels.layer_norm(source + i * stride, scale, shift, target + i * stride, width, eps)
+            kernels.normalise_row(source + i * stride, scale, shift, target + i * stride, width, eps, centred)
+    end_call()
+
+
+cpdef store(
+    cnp.ndarray rows, Py_ssize_t column, cnp.ndarray cache, cnp.ndarray past, cnp.ndarray until, int threads
+):
+    """Copies rows into a cache (batch, heads, capacity, width): sequences had past[i] rows, and then have until[i].
+
+    rows (batch L, ...) of the same type are L of each sequence, its heads side by side from `column` on; until - past
+    of them are copied, L at most. past and until are int64 (batch,).
+    """
+    cdef Py_ssize_t batch = cache.shape[0], heads = cache.shape[1], width = cache.shape[3] * cache.itemsize
+    cdef Py_ssize_t sequence = cnp.PyArray_STRIDES(cache)[0], head = cnp.PyArray_STRIDES(cache)[1]
+    cdef Py_ssize_t place = cnp.PyArray_STRIDES(cache)[2], row = cnp.PyArray_STRIDES(rows)[0]
+    cdef Py_ssize_t length = rows.shape[0] // max(<Py_ssize_t> 1, batch), offset = column * rows.itemsize, i, j
+    cdef const char *source = <const char *> cnp.PyArray_DATA(rows) + offset
+    cdef char *target = <char *> cnp.PyArray_DATA(cache)
+    cdef const int64_t *first = <const int64_t *> cnp.PyArray_DATA(past)
+    cdef const int64_t *last = <const int64_t *> cnp.PyArray_DATA(until)
+    threads = begin_call(threads)
+    with nogil:
+        for i in prange(batch * heads, num_threads=threads, schedule="static"):
+            for j in range(last[i // heads] - first[i // heads]):
+                memcpy(
+                    target + i // heads * sequence + i % heads * head + (first[i // heads] + j) * place,
+                    source + (i // heads * length + j) * row + i % heads * width, width,
+                )
     end_call()
 
 
@@ -147,17 +177,19 @@ cpdef gate(cnp.ndarray input, cnp.ndarray out, int kind, int threads):
 
 
 cpdef rotate(
-    cnp.ndarray rows, cnp.ndarray positions, cnp.ndarray cosines,
-    cnp.ndarray sines, int threads,
+    cnp.ndarray rows, cnp.ndarray positions, cnp.ndarray cosines, cnp.ndarray sines, int threads, Py_ssize_t head_width,
+    bint interleaved=False,
 ):
-    """Rotates heads side by side in rows (n, heads 2 half), each row contiguous, by the angles of their positions.
+    """Rotates the first 2 half features of heads by the angles of their positions.
 
+    Heads stand side by side in rows (n, heads head_width), each row contiguous; head_width is 2 half or more.
     positions (n,) int64 are rows of cosines and sines, contiguous (positions, half) of reals; rows of uint16 are bits
-    of bfloat16.
+    of bfloat16. interleaved: features 2 i and 2 i + 1 are a pair, else i and i + half.
     """
     cdef const pyattn_kernels *kernels = kernels_of(rows.dtype)
     cdef Py_ssize_t n = rows.shape[0], half = cosines.shape[1], stride = cnp.PyArray_STRIDES(rows)[0], i, place
-    cdef Py_ssize_t heads = rows.shape[1] // max(<Py_ssize_t> 1, 2 * half), table = half * cosines.itemsize
+    cdef Py_ssize_t heads = rows.shape[1] // max(<Py_ssize_t> 1, head_width), table = half * cosines.itemsize
+    cdef Py_ssize_t step = head_width * rows.itemsize
     cdef const int64_t *numbers = <const int64_t *> cnp.PyArray_DATA(positions)
     cdef const char *cosine = <const char *> cnp.PyArray_DATA(cosines)
     cdef const char *sine = <const char *> cnp.PyArray_DATA(sines)
@@ -167,5 +199,5 @@ cpdef rotate(
     with nogil:
         for i in prange(n, num_threads=threads, schedule="static", chunksize=chunk):
             place = numbers[i] * table
-            kernels.rotate(target + i * stride, cosine + place, sine + place, heads, half)
+            kernels.rotate(target + i * stride, cosine + place, sine + place, heads, step, half, interleaved)
     end_call()
