@@ -1,4 +1,4 @@
-"""The node tests of ONNX's Attention (https://onnx.ai/onnx/operators/onnx__Attention.html), opsets 23 to 25."""
+"""The node tests of ONNX's Attention and RotaryEmbedding (https://onnx.ai/onnx/operators/), opsets 23 to 25."""
 
 import numpy as np
 import pytest
@@ -8,20 +8,23 @@ import pyattn
 onnx = pytest.importorskip("onnx")
 
 
-def attention_cases():
-    """Those of collect_testcases() in onnx.backend.test.case.node, which takes seconds to make all operators' cases."""
+def node_cases():
+    """Some of collect_testcases() in onnx.backend.test.case.node, which takes seconds to make all operators' cases."""
     state = np.random.get_state()
     np.random.seed(0)  # the cases are random
     try:
         from onnx.backend.test.case.node import _NodeTestCases as cases
-        from onnx.backend.test.case.node import attention  # noqa: F401  # its import makes the cases
+        from onnx.backend.test.case.node import attention, rotaryembedding  # noqa: F401  # their import makes the cases
     finally:
         np.random.set_state(state)
-    nodes = {case.name: case for case in cases if len(case.model.graph.node) == 1}  # the others are *_expanded
-    return {name: case for name, case in nodes.items() if case.model.graph.node[0].op_type == "Attention"}
+    return {case.name: case for case in cases if len(case.model.graph.node) == 1}  # the others are *_expanded
 
 
-CASES = attention_cases()
+def operator(case):
+    return case.model.graph.node[0].op_type
+
+
+CASES = {name: case for name, case in node_cases().items() if operator(case) in ("Attention", "RotaryEmbedding")}
 
 
 def split_heads(x, heads):
@@ -87,6 +90,18 @@ def onnx_attention(
     return out, key, value, product
 
 
+def onnx_rotary_embedding(
+    x, cos_cache, sin_cache, position_ids=None, *, interleaved=0, num_heads=None, rotary_embedding_dim=0
+):
+    """The operator's output; its tables are as wide as rotary_embedding_dim says."""
+    assert rotary_embedding_dim in (0, 2 * cos_cache.shape[-1])
+    options = {"interleaved": bool(interleaved), "num_heads": num_heads}
+    return (pyattn.rotary_embedding(x, cos_cache, sin_cache, position_ids, **options),)
+
+
+OPERATORS = {"Attention": onnx_attention, "RotaryEmbedding": onnx_rotary_embedding}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_onnx(name):
     case = CASES[name]
@@ -94,7 +109,7 @@ def test_onnx(name):
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     for arrays, expected in case.data_sets:
         given = iter(arrays)
-        outputs = onnx_attention(*(next(given) if name else None for name in node.input), **attributes)
+        outputs = OPERATORS[node.op_type](*(next(given) if name else None for name in node.input), **attributes)
         asked = [output for name, output in zip(node.output, outputs, strict=False) if name]
         for actual, truth in zip(asked, expected, strict=True):
             assert actual.shape == truth.shape
@@ -105,5 +120,6 @@ def test_onnx(name):
             np.testing.assert_allclose(actual.astype(float), truth.astype(float), rtol=rtol, atol=case.atol)
 
 
-def test_there_are_93_cases():
-    assert len(CASES) == 93
+def test_there_are_all_cases():
+    operators = [operator(case) for case in CASES.values()]
+    assert (operators.count("Attention"), operators.count("RotaryEmbedding")) == (93, 8)
