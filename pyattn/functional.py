@@ -106,7 +106,7 @@ def scaled_dot_product_attention(
 
     Args:
         query: (..., H, L, D), float32, float64, float16 or bfloat16 (that of ml_dtypes); (L, D) and (H, L, D) work as
-            well. 16 bits are computed in float32. L and S are below 2**30.
+            well. 16 bits are computed in float32. L, S and D are below 2**30.
         key: (..., Hkv, S, D) of the same dtype. H is a multiple of Hkv: query heads h share key head h // (H / Hkv)
             (grouped-query attention, arXiv:2305.13245), without repeating it.
         value: (..., Hkv, S, Dv) of the same dtype. All three may have any strides; none is copied.
@@ -151,9 +151,9 @@ def scaled_dot_product_attention(
     Raises:
         TypeError: dtypes are mixed or unsupported; the mask is of integers; the window is no pair; a bias is sparse and
             the mask is not.
-        ValueError: shapes do not fit; L or S is 2**30 or more; scale, softcap, a slope or a sink is out of range or not
-            finite; window, kv_lengths or query_offset is out of range; sparse mask and bias store different entries;
-            out does not fit or overlaps an input. Nothing has been written then.
+        ValueError: shapes do not fit; L, S or D is 2**30 or more; scale, softcap, a slope or a sink is out of range or
+            not finite; window, kv_lengths or query_offset is out of range; sparse mask and bias store different
+            entries; out does not fit or overlaps an input. Nothing has been written then.
 
     Example:
         >>> import numpy as np, pyattn

@@ -19,6 +19,7 @@ from pyattn._checks.basics import (
 from pyattn._checks.masks import aligned_mask, structure
 
 MOST_ROWS = 2**30  # L, S and query_offset stay below: positions and their differences fit 32 bits
+MOST_WIDTH = 2**30  # D stays below: sizes of scratch memory fit 64 bits
 
 
 class _Scale(TypedDict):
@@ -62,6 +63,8 @@ def attention_shapes(function: str, query: Array, key: Array, value: Array | Non
         wrong = "query's heads must be a multiple of key's (axis -3)"
     elif max(q[-2], k[-2]) >= MOST_ROWS:
         wrong = "L and S (axis -2) must be below 2**30"
+    elif q[-1] >= MOST_WIDTH:
+        wrong = "D (axis -1) must be below 2**30"
     else:
         return
     raise ValueError(f"{function}: {wrong}: {_seen(query, key, value)}{remedy}")
@@ -82,6 +85,8 @@ def packed_shapes(function: str, query: Array, key: Array, value: Array) -> None
         wrong = "query's heads must be a multiple of key's (axis 1)"
     elif max(q[0], k[0]) >= MOST_ROWS:
         wrong = "rows (axis 0) must be less than 2**30"
+    elif q[2] >= MOST_WIDTH:
+        wrong = "D (axis 2) must be below 2**30"
     else:
         return
     raise ValueError(f"{function}: {wrong}: {_seen(query, key, value)}{remedy}")
@@ -287,6 +292,8 @@ def batches(function: str, *shapes: tuple[int, ...]) -> tuple[int, tuple[int, in
     if len(query) not in (1, 2) or len(key) != len(query) or key != value or query[:-1] != key[:-1]:
         seen = ", ".join(str((*shape, "E")).replace("'", "") for shape in dict.fromkeys(shapes))
         raise ValueError(f"{function}: the inputs have shapes {seen}; accepted: (B, L, E) and (B, S, E), or without B")
+    if max(query[-1], key[-1]) >= MOST_ROWS:
+        raise ValueError(f"{function}: the inputs have {max(query[-1], key[-1])} rows; less than 2**30 are accepted")
     return (query[0] if len(query) == 2 else 1), (query[-1], key[-1])
 
 
@@ -299,6 +306,8 @@ def sequence_starts(
         raise TypeError(f"{function}: {name} must be integers, not {starts.dtype}")
     if len(shape) != 1:
         raise ValueError(f"{function}: x must have two axes, (total tokens, E), not {len(shape) + 1}")
+    if shape[0] >= MOST_ROWS:
+        raise ValueError(f"{function}: there are {shape[0]} {what}; less than 2**30 are accepted")
     if (
         starts.ndim != 1
         or len(starts) < 1

@@ -1,6 +1,7 @@
 """What all checks rest on: arrays and their dtypes, numbers, rows, what a result may be written to."""
 
 import math
+import sys
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -101,10 +102,27 @@ def first_wrong(x: Array, wrong: Array) -> str:
 
 
 def size(function: str, name: str, value: Any) -> int:
-    """A layer's size: a positive integer."""
+    """A layer's size: a positive integer that C can hold."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{function}: {name} must be a positive integer, not {value!r}")
+    if value > sys.maxsize:
+        raise ValueError(f"{function}: {name} must be at most {sys.maxsize}, not {value}")
     return int(value)
+
+
+def count(function: str, name: str, value: Any, lowest: int = 0) -> int:
+    """An integer, `lowest` or more."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < lowest:
+        raise ValueError(f"{function}: {name} must be an integer, {lowest} or more, not {value!r}")
+    return int(value)
+
+
+def positive(function: str, name: str, value: Any) -> float:
+    """A positive finite number."""
+    real = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
+    if not real or not 0 < value < math.inf:
+        raise ValueError(f"{function}: {name} must be positive and finite, not {value!r}")
+    return float(value)
 
 
 def rotary_base(function: str, base: Any, width: int) -> float | None:

@@ -1,4 +1,4 @@
-"""Layers of the Transformer's encoder, for inference. B batch, L queries, S keys, E model width.
+"""Layers of the Transformer, for inference. B batch, L queries, S keys, E model width.
 
 Parameters carry the names and shapes of torch's state dicts, so that one saved as safetensors loads unchanged; batches
 are always (B, L, E). A layer's dtype says in what its weights are held and multiplied, "float32", "float64", "bfloat16"
@@ -7,8 +7,22 @@ or "int8" (precision.py); inputs and outputs are float64 where that is float64, 
 
 from pyattn.layers.attention import MultiHeadAttention
 from pyattn.layers.base import Layer
+from pyattn.layers.decoder import DecoderState, TransformerDecoder, TransformerDecoderLayer
 from pyattn.layers.encoder import TransformerEncoder, TransformerEncoderLayer
 from pyattn.layers.linear import Linear
-from pyattn.layers.norm import LayerNorm
+from pyattn.layers.norm import LayerNorm, RMSNorm
+from pyattn.layers.transformer import Transformer
 
-__all__ = ["Layer", "LayerNorm", "Linear", "MultiHeadAttention", "TransformerEncoder", "TransformerEncoderLayer"]
+__all__ = [
+    "DecoderState",
+    "Layer",
+    "LayerNorm",
+    "Linear",
+    "MultiHeadAttention",
+    "RMSNorm",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
+]

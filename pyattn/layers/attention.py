@@ -1,80 +1,21 @@
 """Multi-head attention."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from pyattn import _checks, _threads
 from pyattn._checks import Array, Options
-from pyattn._core import encoder, rowwise
+from pyattn._core import layer as _layer
 from pyattn._threads import get_num_threads
-from pyattn.layers.base import Layer, Seed
+from pyattn.cache import KVCache
+from pyattn.layers.base import Layer, Seed, Setting
 from pyattn.layers.linear import Linear
-from pyattn.positional import rotary_tables
-from pyattn.precision import concatenated, mask_to_bfloat16, to_bfloat16
-
-Rotation: TypeAlias = tuple[Array, Array, Array]
-
-
-@dataclass
-class Sequences:
-    """What the rows of a call are: `batch` times the sequences that starts, int64 (sequences + 1,), describes.
-
-    mask is as attention's, for one sequence; relative_bias (H, 2 n + 1), for all: what is added to the logits of a key
-    that stands n behind the query up to n ahead, n + 1 or more being the longest sequence.
-    """
-
-    batch: int
-    starts: Array
-    mask: Array | None = None
-    is_causal: bool = False
-    relative_bias: Array | None = None
-    workspace: encoder.Workspace = field(default_factory=encoder.Workspace)
-    _tables: dict[tuple[int, float], tuple[Array, Array]] = field(default_factory=dict)
-    _options: dict[bool, Options] = field(default_factory=dict)
-    _positions: Array | None = None
-
-    def longest(self) -> int:
-        return rowwise.longest(self.starts)
-
-    def positions(self) -> Array:
-        """That of each row in its sequence, counted from 0."""
-        if self._positions is None:
-            self._positions = rowwise.positions(self.starts, self.batch)
-        return self._positions
-
-    def rotation(self, width: int, base: float | None, dtype: np.dtype[Any]) -> Rotation | None:
-        """What turns heads of so many features by rotary positions, the angles of dtype; None for base None."""
-        if base is None:
-            return None
-        if (width, base) not in self._tables:
-            self._tables[width, base] = rotary_tables(self.longest(), width, base=base, dtype=dtype)
-        return (self.positions(), *self._tables[width, base])
-
-    def options(self, half: bool) -> Options:
-        """What they are to attention, apart from the layer's own scale and window; half: for arrays of bfloat16."""
-        if half not in self._options:
-            options = self._options[half] = {"scale": 1.0}
-            if self.is_causal:
-                options["right"] = 0
-            if self.mask is not None:
-                options["mask"] = self.mask if self.mask.dtype == bool or not half else mask_to_bfloat16(self.mask)
-            if self.relative_bias is not None:
-                table = to_bfloat16(self.relative_bias) if half else self.relative_bias
-                view = _by_distance(table, self.longest())
-                options["bias"] = np.broadcast_to(view, (self.batch, *view.shape))
-                options["bias_of_sequence"] = True
-        return self._options[half]
-
-
-def _by_distance(table: Array, length: int) -> Array:
-    """table (H, 2 n + 1) seen as (H, length, length): element i, j is that of distance j - i."""
-    heads, step = table.strides
-    middle = table[:, table.shape[1] // 2 :]
-    return np.lib.stride_tricks.as_strided(middle, (len(table), length, length), (heads, -step, step), writeable=False)
+from pyattn.layers.norm import Norm
+from pyattn.layers.sequences import Rotary, Sequences
+from pyattn.precision import concatenated
 
 
 class MultiHeadAttention(Layer):
@@ -84,7 +25,12 @@ class MultiHeadAttention(Layer):
 
     Parameters as torch's nn.MultiheadAttention has them: `in_proj_weight` (3 E, E) (or `q_proj_weight` (E, E),
     `k_proj_weight` (E, kdim), `v_proj_weight` (E, vdim) where kdim or vdim differs from E), `in_proj_bias` (3 E,),
-    `out_proj.weight` (E, E), `out_proj.bias` (E,). E must be a multiple of num_heads.
+    `out_proj.weight` (E, E), `out_proj.bias` (E,). E must be a multiple of num_heads unless head_dim is given.
+
+    num_key_value_heads: how many heads of keys and values the query heads share, evenly (grouped-query attention:
+    Ainslie et al. 2023, arXiv:2305.13245); None: one each. head_dim: features of a head, None for E / num_heads. Where
+    either is given, `in_proj_weight` has ((num_heads + 2 num_key_value_heads) head_dim, E): queries, keys, values, and
+    `out_proj.weight` (E, num_heads head_dim). scale: of the logits, None for 1 / sqrt(head_dim).
 
     Masks are pyattn's: True = may attend. torch's boolean masks say the opposite: pass ~attn_mask, ~key_padding_mask.
 
@@ -107,6 +53,9 @@ class MultiHeadAttention(Layer):
         kdim: int | None = None,
         vdim: int | None = None,
         *,
+        num_key_value_heads: int | None = None,
+        head_dim: int | None = None,
+        scale: float | None = None,
         window: tuple[int | None, int | None] | None = None,
         rotary_base: float | None = None,
         dtype: DTypeLike = np.float32,
@@ -115,17 +64,28 @@ class MultiHeadAttention(Layer):
         name = "MultiHeadAttention"
         self.embed_dim = _checks.size(name, "embed_dim", embed_dim)
         self.num_heads = _checks.size(name, "num_heads", num_heads)
-        if embed_dim % num_heads:
+        if head_dim is None and embed_dim % num_heads:
             raise ValueError(f"{name}: embed_dim {embed_dim} must be a multiple of num_heads {num_heads}")
+        self.head_dim = embed_dim // num_heads if head_dim is None else _checks.size(name, "head_dim", head_dim)
+        shared = num_heads if num_key_value_heads is None else num_key_value_heads
+        self.num_key_value_heads = _checks.size(name, "num_key_value_heads", shared)
+        if num_heads % shared:
+            raise ValueError(f"{name}: num_heads {num_heads} must be a multiple of num_key_value_heads {shared}")
+        self.scale = _checks.finite_scale(name, scale, self.head_dim, np.dtype(np.float32))
         self.left, self.right = _checks.sides(name, window)
-        self.rotary_base = _checks.rotary_base(name, rotary_base, embed_dim // num_heads)
+        base = _checks.rotary_base(name, rotary_base, self.head_dim)
+        self.rotary = None if base is None else Rotary(base)
         rng = np.random.default_rng(rng)
-        widths = [
+        inputs = [
             embed_dim if width is None else _checks.size(name, argument, width)
             for argument, width in (("embed_dim", embed_dim), ("kdim", kdim), ("vdim", vdim))
         ]
-        self._projections = tuple(Linear(width, embed_dim, bias, dtype=dtype, rng=rng) for width in widths)
-        self.out_proj = Linear(embed_dim, embed_dim, bias, dtype=dtype, rng=rng)
+        inner, shared = num_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        self._projections = tuple(
+            Linear(width, outputs, bias, dtype=dtype, rng=rng)
+            for width, outputs in zip(inputs, (inner, shared, shared), strict=True)
+        )
+        self.out_proj = Linear(inner, embed_dim, bias, dtype=dtype, rng=rng)
 
     def __call__(
         self,
@@ -165,40 +125,98 @@ class MultiHeadAttention(Layer):
         same = arrays[1] is query and arrays[2] is query
         rows = [pairs[0][0]] if same else [x for x, _ in pairs]
         queries, keys = (Sequences(batch, np.array([0, length]), mask, is_causal) for length in lengths)
-        keys = queries if same else keys
-        width = self.embed_dim // self.num_heads
-        out = encoder.multi_head_attention(
-            rows,
-            [p._weights() for p in self._projections],
-            self.out_proj._weights(),
-            self.num_heads,
-            batch,
-            queries.starts,
-            keys.starts,
-            self._options(queries),
-            queries.rotation(width, self.rotary_base, dtype),
-            keys.rotation(width, self.rotary_base, dtype),
-            get_num_threads(),
-            _threads.SMALL_WORK,
-        )
+        block = self._block(queries, queries if same else keys)
+        out = _layer.multi_head_attention(block, rows, get_num_threads(), _threads.SMALL_WORK)
         return out.reshape(*shapes[0], self.embed_dim)
 
+    def _block(
+        self, queries: Sequences, keys: Sequences, norm: Norm | None = None, cache: KVCache | None = None
+    ) -> _layer.Attention:
+        """Attention of queries to keys for one call of a layer; queries is keys: of sequences to themselves.
+
+        A cache is of the sequences' own keys, or else holds those of `keys` already.
+        """
+        own = queries is keys
+        rows = queries.starts if own else queries.starts * (queries.batch // max(1, keys.batch))  # beams share keys
+        projections = self._projections if own or cache is None else self._projections[:1]
+        dtype = self.out_proj.dtype
+        return _layer.Attention(
+            [p._weights() for p in projections],
+            self.out_proj._weights(),
+            self.num_heads,
+            self.num_key_value_heads,
+            self.head_dim,
+            None if norm is None else norm._arguments(),
+            keys.batch,
+            rows,
+            keys.key_starts(),
+            self._options(keys),
+            queries.rotation(self.head_dim, self.rotary, dtype),
+            None if own else keys.rotation(self.head_dim, self.rotary, dtype),
+            None if cache is None else cache._keys,
+            None if cache is None else cache._values,
+            queries.past if own and cache is not None else None,
+            queries.until if own and cache is not None else None,
+        )
+
+    def _cache(self, batch_size: int, capacity: int) -> KVCache:
+        """For the keys of sequences to themselves, of the element type that attention reads."""
+        dtype: Any = "bfloat16" if self.out_proj.computes_in_halves else self.out_proj.dtype
+        window = self.left + 1 if self.left >= 0 and capacity > 2 * (self.left + 1) else None
+        capacity = capacity if window is None else 2 * window
+        return KVCache(batch_size, self.num_key_value_heads, capacity, self.head_dim, dtype=dtype, window=window)
+
+    def _remember(self, rows: Array, keys: Sequences) -> KVCache:
+        """The keys and values of another sequence's rows (batch S, E), of which keys.until are real."""
+        _, key, value = self._projections
+        cache = KVCache(
+            keys.batch,
+            self.num_key_value_heads,
+            max(1, int(keys.starts[-1])),
+            self.head_dim,
+            dtype="bfloat16" if self.out_proj.computes_in_halves else self.out_proj.dtype,
+        )
+        block = _layer.Attention(
+            [key._weights(), value._weights()],
+            self.out_proj._weights(),
+            self.num_heads,
+            self.num_key_value_heads,
+            self.head_dim,
+            None,
+            keys.batch,
+            keys.starts,
+            keys.starts,
+            {"scale": self.scale},
+            None,
+            keys.rotation(self.head_dim, self.rotary, self.out_proj.dtype),
+            cache._keys,
+            cache._values,
+            cache.lengths,
+            keys.until,
+        )
+        _layer.cache_memory(block, rows, keys.workspace, get_num_threads(), _threads.SMALL_WORK)
+        assert keys.until is not None
+        cache.lengths = keys.until
+        return cache
+
     def _options(self, sequences: Sequences) -> Options:
-        """Attention's options for queries that are those sequences."""
-        options = sequences.options(self.out_proj.computes_in_halves).copy()
-        options["scale"] = (self.embed_dim // self.num_heads) ** -0.5
+        """Attention's options for keys that are of those sequences."""
+        options = sequences.options(self.out_proj.computes_in_halves, self.num_heads).copy()
+        options["scale"] = self.scale
         options["left"] = self.left
         options.setdefault("right", self.right)
         return options
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
-        width = self.embed_dim
-        widths = [p.in_features for p in self._projections]
-        if widths == [width] * 3:
-            shapes: dict[str, tuple[int, ...]] = {"in_proj_weight": (3 * width, width)}
+        outputs = [p.out_features for p in self._projections]
+        inputs = [p.in_features for p in self._projections]
+        if inputs == [self.embed_dim] * 3:
+            shapes: dict[str, tuple[int, ...]] = {"in_proj_weight": (sum(outputs), self.embed_dim)}
         else:
-            shapes = {f"{x}_proj_weight": (width, w) for x, w in zip("qkv", widths, strict=True)}
-        return shapes | {"in_proj_bias": (3 * width,)} if self.out_proj._has_bias else shapes
+            shapes = {
+                f"{x}_proj_weight": shape for x, shape in zip("qkv", zip(outputs, inputs, strict=True), strict=True)
+            }
+        return shapes | {"in_proj_bias": (sum(outputs),)} if self.out_proj._has_bias else shapes
 
     def _own_held(self) -> dict[str, Any]:
         parts = [p._own_held() for p in self._projections]
@@ -211,12 +229,14 @@ class MultiHeadAttention(Layer):
             values["in_proj_bias"] = np.concatenate([part["bias"] for part in parts])
         return values
 
-    def _own_load(self, values: Mapping[str, Any]) -> None:
-        width = self.embed_dim
-        for i, projection in enumerate(self._projections):
-            part = slice(i * width, (i + 1) * width)
-            name = f"{'qkv'[i]}_proj_weight"
+    def _own_made(self, values: Mapping[str, Any]) -> list[Setting]:
+        made: list[Setting] = []
+        first = 0
+        for letter, projection in zip("qkv", self._projections, strict=True):
+            part = slice(first, first := first + projection.out_features)
+            name = f"{letter}_proj_weight"
             own = {"weight": values[name] if name in values else values["in_proj_weight"][part]}
             if "in_proj_bias" in values:
                 own["bias"] = values["in_proj_bias"][part]
-            projection._own_load(own)
+            made += projection._own_made(own)
+        return made

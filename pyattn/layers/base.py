@@ -12,6 +12,8 @@ from pyattn.precision import Quantized, values_of
 # A string: evaluating it would import numpy.random, which costs more than all the rest of pyattn.
 Seed: TypeAlias = "np.random.Generator | int | None"
 
+Setting: TypeAlias = "tuple[Layer, str, Any]"  # an attribute and its new value
+
 
 class Layer:
     """A layer with named parameters: its own, and those of the layers among its attributes, as `name.parameter`.
@@ -34,7 +36,9 @@ class Layer:
         return values
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
-        """Copies parameters from arrays by name, converting them to the layer's dtype; checks all before it sets any.
+        """Copies parameters from arrays by name, converted to the layer's dtype; where that fails, none has changed.
+
+        Other threads' calls meanwhile may see some of the new parameters and some of the old.
 
         Args:
             state_dict: a torch state dict as NumPy arrays, such as safetensors.numpy.load_file returns.
@@ -43,6 +47,7 @@ class Layer:
         Raises:
             ValueError: a name is missing or, if strict, unknown; a shape differs (all are listed).
             TypeError: an array is not of a real floating dtype.
+            MemoryError: the new parameters do not fit beside the old ones.
         """
         function = f"{type(self).__name__}.load_state_dict"
         if not isinstance(state_dict, Mapping):
@@ -66,7 +71,7 @@ class Layer:
 
     def _children(self) -> dict[str, "Layer"]:
         children: dict[str, Layer] = {}
-        for name, value in vars(self).items():
+        for name, value in list(vars(self).items()):  # another thread's first call may add to them
             if name.startswith("_"):
                 continue
             if isinstance(value, Layer):
@@ -82,9 +87,14 @@ class Layer:
         return shapes
 
     def _load(self, values: Mapping[str, Any]) -> None:
-        self._own_load({name: values[name] for name in self._own_shapes()})
+        for layer, attribute, value in self._made(values):  # everything that could fail is behind us
+            setattr(layer, attribute, value)
+
+    def _made(self, values: Mapping[str, Any]) -> list[Setting]:
+        made = self._own_made({name: values[name] for name in self._own_shapes()})
         for name, child in self._children().items():
-            child._load({key: values[f"{name}.{key}"] for key in child._shapes()})
+            made += child._made({key: values[f"{name}.{key}"] for key in child._shapes()})
+        return made
 
     def _own_held(self) -> dict[str, Any]:
         return {name: value.copy() for name, value in self._parameters.items()}
@@ -92,10 +102,12 @@ class Layer:
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: value.shape for name, value in self._parameters.items()}
 
-    def _own_load(self, values: Mapping[str, Any]) -> None:
-        self._parameters = {
+    def _own_made(self, values: Mapping[str, Any]) -> list[Setting]:
+        """The layer's own parameters from values, as they will be held, not yet set."""
+        made = {
             name: np.array(values_of(values[name]), value.dtype, order="C") for name, value in self._parameters.items()
         }
+        return [(self, "_parameters", made)]
 
 
 def initial(shape: tuple[int, ...], width: int, rng: Seed, dtype: DTypeLike = np.float32) -> Array:

@@ -5,15 +5,13 @@ import copy
 import numpy as np
 from numpy.typing import DTypeLike
 
-from pyattn import _checks, _threads
+from pyattn import _checks
 from pyattn._checks import Array
-from pyattn._core import encoder
-from pyattn._threads import get_num_threads
-from pyattn.activations import ACTIVATIONS
-from pyattn.layers.attention import MultiHeadAttention, Sequences
+from pyattn.layers.attention import MultiHeadAttention
 from pyattn.layers.base import Layer, Seed
-from pyattn.layers.linear import Linear
-from pyattn.layers.norm import LayerNorm
+from pyattn.layers.block import Block
+from pyattn.layers.norm import Norm
+from pyattn.layers.sequences import Sequences
 
 
 class Encoder(Layer):
@@ -97,7 +95,7 @@ def _has_gaps(live: Array) -> bool:
     return bool((begins.sum(axis=1) > 1).any())
 
 
-class TransformerEncoderLayer(Encoder):
+class TransformerEncoderLayer(Block, Encoder):
     """Self-attention and a feed-forward block, each with a residual connection and a norm.
 
     Vaswani et al. 2017 (arXiv:1706.03762), sections 3.1 to 3.3; norm_first: Xiong et al. 2020 (arXiv:2002.04745).
@@ -105,7 +103,8 @@ class TransformerEncoderLayer(Encoder):
     `norm1.*`, `norm2.*`); activation: "relu", "gelu", "gelu_tanh" or "silu".
 
     gated: linear1 has 2 dim_feedforward outputs, and what enters linear2 is activation(first half) * second half:
-    GEGLU, SwiGLU and the like, Shazeer 2020 (arXiv:2002.05202). window, rotary_base: as in MultiHeadAttention.
+    GEGLU, SwiGLU and the like, Shazeer 2020 (arXiv:2002.05202). norm: "layer" or "rms". num_key_value_heads, head_dim,
+    scale, window, rotary_base: as in MultiHeadAttention.
 
     Example:
         >>> layer = TransformerEncoderLayer(384, 12, 1536, "gelu")
@@ -124,66 +123,39 @@ class TransformerEncoderLayer(Encoder):
         bias: bool = True,
         *,
         gated: bool = False,
+        norm: str = "layer",
+        num_key_value_heads: int | None = None,
+        head_dim: int | None = None,
+        scale: float | None = None,
         window: tuple[int | None, int | None] | None = None,
         rotary_base: float | None = None,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
     ) -> None:
-        name = "TransformerEncoderLayer"
-        for argument, value in (("d_model", d_model), ("nhead", nhead), ("dim_feedforward", dim_feedforward)):
-            _checks.size(name, argument, value)
-        _checks.choice(name, "activation", activation, [a for a in ACTIVATIONS if a])
-        rng = np.random.default_rng(rng)
-        self.norm_first, self.gated = bool(norm_first), bool(gated)
-        self.self_attn = MultiHeadAttention(
-            d_model, nhead, bias, window=window, rotary_base=rotary_base, dtype=dtype, rng=rng
-        )
-        self._activation = ACTIVATIONS[activation]
-        self.linear1 = Linear(
+        super().__init__(
             d_model,
-            dim_feedforward * (2 if gated else 1),
+            nhead,
+            dim_feedforward,
+            activation,
+            norm_first,
             bias,
-            activation=None if gated else activation,
-            dtype=dtype,
-            rng=rng,
+            gated,
+            dtype,
+            np.random.default_rng(rng),
+            num_key_value_heads=num_key_value_heads,
+            head_dim=head_dim,
+            scale=scale,
+            window=window,
+            rotary_base=rotary_base,
         )
-        self.linear2 = Linear(dim_feedforward, d_model, bias, dtype=dtype, rng=rng)
-        self.norm1: LayerNorm | None = LayerNorm(d_model, layer_norm_eps, bias, dtype=self.linear2.dtype)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias, dtype=self.linear2.dtype)
+        self.norm1 = self._make_norm(norm, layer_norm_eps, bias)
+        self.norm2 = self._make_norm(norm, layer_norm_eps, bias)
 
     def _attention(self) -> MultiHeadAttention:
         return self.self_attn
 
-    def _counts_positions(self) -> bool:
-        attention = self.self_attn
-        return attention.rotary_base is not None or attention.left >= 0 or attention.right >= 0
-
-    def _forward_rows(self, x: Array, sequences: Sequences, out: Array | None = None) -> Array:
-        attention = self.self_attn
-        x = np.ascontiguousarray(x)
-        out = np.empty_like(x) if out is None else out
-        encoder.encoder_layer(
-            x,
-            out,
-            [p._weights() for p in attention._projections],
-            attention.out_proj._weights(),
-            self.linear1._weights(),
-            self.linear2._weights(),
-            None if self.norm1 is None else self.norm1._arguments(),
-            self.norm2._arguments(),
-            self.norm_first,
-            self._activation,
-            self.gated,
-            attention.num_heads,
-            sequences.batch,
-            sequences.starts,
-            attention._options(sequences),
-            sequences.rotation(attention.embed_dim // attention.num_heads, attention.rotary_base, self.linear2.dtype),
-            sequences.workspace,
-            get_num_threads(),
-            _threads.SMALL_WORK,
-        )
-        return out
+    def _last_norm(self) -> Norm:
+        return self.norm2
 
 
 class TransformerEncoder(Encoder):
@@ -197,15 +169,15 @@ class TransformerEncoder(Encoder):
         (2, 7, 384)
     """
 
-    def __init__(self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: LayerNorm | None = None) -> None:
+    def __init__(self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Norm | None = None) -> None:
         name = "TransformerEncoder"
         _checks.size(name, "num_layers", num_layers)
         if not isinstance(encoder_layer, TransformerEncoderLayer):
             raise TypeError(
                 f"{name}: encoder_layer must be a TransformerEncoderLayer, not {type(encoder_layer).__name__}"
             )
-        if norm is not None and not isinstance(norm, LayerNorm):
-            raise TypeError(f"{name}: norm must be a LayerNorm or None, not {type(norm).__name__}")
+        if norm is not None and not isinstance(norm, Norm):
+            raise TypeError(f"{name}: norm must be a LayerNorm, an RMSNorm or None, not {type(norm).__name__}")
         width, dtype = encoder_layer.norm2.width, encoder_layer.norm2.dtype
         if norm is not None and (norm.width, norm.dtype) != (width, dtype):
             raise ValueError(f"{name}: norm is for {norm.width} {norm.dtype}, the layers for {width} {dtype}")

@@ -11,7 +11,7 @@ from pyattn._checks import Array
 from pyattn._core import linear as _linear
 from pyattn._threads import threads_for
 from pyattn.activations import ACTIVATIONS
-from pyattn.layers.base import Layer, Seed, initial
+from pyattn.layers.base import Layer, Seed, Setting, initial
 from pyattn.precision import BFLOAT16_BITS, INT8, MOST_INT8_INPUTS, elements_of, held
 
 
@@ -27,6 +27,9 @@ class Linear(Layer):
         >>> layer(np.ones((2, 7, 384), np.float32)).shape
         (2, 7, 1536)
     """
+
+    # Made from the seed at first use: parameters that are loaded at once would be drawn in vain.
+    _packed: _linear.Packed | None = None
 
     def __init__(
         self,
@@ -49,8 +52,6 @@ class Linear(Layer):
         self.activation = _checks.choice("Linear", "activation", activation, ACTIVATIONS)
         self._has_bias = bool(bias)
         self._seed = int(np.random.default_rng(rng).integers(2**63))
-        # Made from the seed at first use: parameters that are loaded at once would be drawn in vain.
-        self._packed: _linear.Packed | None = None
 
     def __call__(self, x: Array) -> Array:
         """x (..., in_features) to (..., out_features).
@@ -78,7 +79,8 @@ class Linear(Layer):
         if self._packed is None:
             rng = np.random.default_rng(self._seed)
             shapes = self._own_shapes().items()
-            self._own_load({name: initial(shape, self.in_features, rng, self.dtype) for name, shape in shapes})
+            made = self._pack({name: initial(shape, self.in_features, rng, self.dtype) for name, shape in shapes})
+            vars(self).setdefault("_packed", made)  # unless another thread has set it in the meantime
         assert self._packed is not None
         return self._packed
 
@@ -93,20 +95,23 @@ class Linear(Layer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copy and pickle: the weight unpacked, since how it is packed depends on the instruction set."""
-        if self._packed is None:
-            return vars(self)
-        return vars(self) | {"_packed": (*self._packed.unpack(), self._packed.bias)}
+        state = vars(self).copy()  # another thread may be at its first use
+        packed = state.get("_packed")
+        return state if packed is None else state | {"_packed": (*packed.unpack(), packed.bias)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        if self._packed is not None:
+        if "_packed" in state:
             elements, scales, bias = state["_packed"]
             self._packed = _linear.Packed(elements, bias, scales)
 
-    def _own_load(self, values: Mapping[str, Any]) -> None:
+    def _own_made(self, values: Mapping[str, Any]) -> list[Setting]:
+        return [(self, "_packed", self._pack(values))]
+
+    def _pack(self, values: Mapping[str, Any]) -> _linear.Packed:
         bias = np.array(values["bias"], self.dtype) if self._has_bias else None
         elements, scales = elements_of(values["weight"], self.weight_dtype)
-        self._packed = _linear.Packed(elements, bias, scales)
+        return _linear.Packed(elements, bias, scales)
 
 
 def apply_linears(

@@ -1,5 +1,7 @@
 """Normalisation."""
 
+from typing import ClassVar, TypeAlias
+
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -9,26 +11,21 @@ from pyattn._core import rowwise
 from pyattn._threads import threads_for
 from pyattn.layers.base import Layer
 
+Arguments: TypeAlias = tuple[Array, Array | None, float, bool]  # weight, bias, eps, centred
 
-class LayerNorm(Layer):
-    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis: Ba et al. 2016 (arXiv:1607.06450).
 
-    Parameters: `weight` and, if bias, `bias`, both (width,), ones and zeros until they are loaded.
+class Norm(Layer):
+    """What the norms share: rows (..., width), each normalised on its own."""
 
-    Example:
-        >>> LayerNorm(3)(np.array([[1, 2, 3]], np.float32)).round(3)
-        array([[-1.225,  0.   ,  1.225]], dtype=float32)
-    """
+    centred: ClassVar[bool]
 
-    def __init__(
-        self, normalized_shape: int, eps: float = 1e-5, bias: bool = True, *, dtype: DTypeLike = np.float32
-    ) -> None:
-        width = _checks.size("LayerNorm", "normalized_shape", normalized_shape)
+    def __init__(self, width: int, eps: float, bias: bool, dtype: DTypeLike) -> None:
+        name = type(self).__name__
+        self.width = _checks.size(name, "normalized_shape", width)
         if not isinstance(eps, int | float | np.floating) or not 0 <= eps < np.inf:
-            raise ValueError(f"LayerNorm: eps must be a finite number, 0 or more, not {eps!r}")
+            raise ValueError(f"{name}: eps must be a finite number, 0 or more, not {eps!r}")
         self.eps = float(eps)
-        self.width = width
-        self.dtype = _checks.layer_dtype("LayerNorm", dtype)
+        self.dtype = _checks.layer_dtype(name, dtype)
         weight, zeros = np.ones(width, self.dtype), np.zeros(width, self.dtype)
         self._parameters = {"weight": weight, "bias": zeros} if bias else {"weight": weight}
 
@@ -39,16 +36,50 @@ class LayerNorm(Layer):
             TypeError: x is not of the layer's dtype.
             ValueError: x has another last axis.
         """
-        rows, shape = _checks.rows("LayerNorm", x, self.width, self.dtype)
+        rows, shape = _checks.rows(type(self).__name__, x, self.width, self.dtype)
         return self._apply(rows).reshape(*shape, self.width)
 
     def _apply(self, rows: Array, out: Array | None = None) -> Array:
         """__call__ for checked rows (n, width); out may be rows."""
         rows = np.ascontiguousarray(rows)
         out = np.empty_like(rows) if out is None else out
-        weight, bias = self._parameters["weight"], self._parameters.get("bias")
-        rowwise.layer_norm(rows, weight, bias, out, self.eps, threads_for(10.0 * rows.size))
+        weight, bias, eps, centred = self._arguments()
+        rowwise.normalise(rows, weight, bias, out, eps, centred, threads_for(10.0 * rows.size))
         return out
 
-    def _arguments(self) -> tuple[Array, Array | None, float]:
-        return self._parameters["weight"], self._parameters.get("bias"), self.eps
+    def _arguments(self) -> Arguments:
+        return self._parameters["weight"], self._parameters.get("bias"), self.eps, self.centred
+
+
+class LayerNorm(Norm):
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis: Ba et al. 2016 (arXiv:1607.06450).
+
+    Parameters: `weight` and, if bias, `bias`, both (width,), ones and zeros until they are loaded.
+
+    Example:
+        >>> LayerNorm(3)(np.array([[1, 2, 3]], np.float32)).round(3)
+        array([[-1.225,  0.   ,  1.225]], dtype=float32)
+    """
+
+    centred = True
+
+    def __init__(
+        self, normalized_shape: int, eps: float = 1e-5, bias: bool = True, *, dtype: DTypeLike = np.float32
+    ) -> None:
+        super().__init__(normalized_shape, eps, bias, dtype)
+
+
+class RMSNorm(Norm):
+    """x / sqrt(mean of squares + eps) * weight over the last axis: Zhang & Sennrich 2019 (arXiv:1910.07467).
+
+    Parameter: `weight` (width,), ones until it is loaded.
+
+    Example:
+        >>> RMSNorm(3)(np.array([[1, 2, 3]], np.float32)).round(3)
+        array([[0.463, 0.926, 1.389]], dtype=float32)
+    """
+
+    centred = False
+
+    def __init__(self, normalized_shape: int, eps: float = 1e-6, *, dtype: DTypeLike = np.float32) -> None:
+        super().__init__(normalized_shape, eps, False, dtype)

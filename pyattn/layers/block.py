@@ -1,0 +1,101 @@
+"""What layers of encoders and decoders share: attention of sequences to themselves and a feed-forward block."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from pyattn import _checks, _threads
+from pyattn._checks import Array
+from pyattn._core import layer as _layer
+from pyattn._threads import get_num_threads
+from pyattn.activations import ACTIVATIONS
+from pyattn.cache import KVCache
+from pyattn.layers.attention import MultiHeadAttention
+from pyattn.layers.base import Layer
+from pyattn.layers.linear import Linear
+from pyattn.layers.norm import LayerNorm, Norm, RMSNorm
+from pyattn.layers.sequences import Sequences
+
+
+class Block(Layer):
+    """Self-attention, attention to a memory where a layer has that, feed-forward; `_forward_rows` does the work."""
+
+    norm1: Norm | None
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int,
+        activation: str,
+        norm_first: bool,
+        bias: bool,
+        gated: bool,
+        dtype: DTypeLike,
+        rng: np.random.Generator,
+        **attention: Any,
+    ) -> None:
+        name = type(self).__name__
+        for argument, value in (("d_model", d_model), ("nhead", nhead), ("dim_feedforward", dim_feedforward)):
+            _checks.size(name, argument, value)
+        _checks.choice(name, "activation", activation, [a for a in ACTIVATIONS if a])
+        self.norm_first, self.gated = bool(norm_first), bool(gated)
+        self._activation = ACTIVATIONS[activation]
+        self.self_attn = MultiHeadAttention(d_model, nhead, bias, dtype=dtype, rng=rng, **attention)
+        self.linear1 = Linear(
+            d_model,
+            dim_feedforward * (2 if gated else 1),
+            bias,
+            activation=None if gated else activation,
+            dtype=dtype,
+            rng=rng,
+        )
+        self.linear2 = Linear(dim_feedforward, d_model, bias, dtype=dtype, rng=rng)
+
+    def _make_norm(self, norm: str, eps: float, bias: bool) -> Norm:
+        _checks.choice(type(self).__name__, "norm", norm, ("layer", "rms"))
+        width, dtype = self.linear2.out_features, self.linear2.dtype
+        return LayerNorm(width, eps, bias, dtype=dtype) if norm == "layer" else RMSNorm(width, eps, dtype=dtype)
+
+    def _counts_positions(self) -> bool:
+        attention = self.self_attn
+        return attention.rotary is not None or attention.left >= 0 or attention.right >= 0
+
+    def _last_norm(self) -> Norm:
+        """That of the feed-forward block."""
+        raise NotImplementedError
+
+    def _forward_rows(
+        self,
+        x: Array,
+        sequences: Sequences,
+        out: Array | None = None,
+        cache: KVCache | None = None,
+        cross: _layer.Attention | None = None,
+        memory: list[Array] | None = None,
+    ) -> Array:
+        """Checked rows through the layer: out, an array like x, or a new one.
+
+        cache: where keys and values of the sequences are, if these continue others. memory: what cross attends to, as
+        rows of keys and rows of values, unless it has a cache.
+        """
+        x = np.ascontiguousarray(x)
+        out = np.empty_like(x) if out is None else out
+        _layer.layer(
+            x,
+            out,
+            self.self_attn._block(sequences, sequences, self.norm1, cache),
+            cross,
+            memory or [],
+            self.linear1._weights(),
+            self.linear2._weights(),
+            self._last_norm()._arguments(),
+            self.norm_first,
+            self._activation,
+            self.gated,
+            sequences.workspace,
+            get_num_threads(),
+            _threads.SMALL_WORK,
+        )
+        return out

@@ -1,0 +1,368 @@
+"""Layers of the decoder, a stack of them, and the state of sequences that it makes longer."""
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from pyattn import _checks
+from pyattn._checks import Array
+from pyattn._core import layer as _layer
+from pyattn.cache import KVCache
+from pyattn.layers.attention import MultiHeadAttention
+from pyattn.layers.base import Layer, Seed
+from pyattn.layers.block import Block
+from pyattn.layers.norm import Norm
+from pyattn.layers.sequences import Sequences, Tables
+from pyattn.positional.relative import by_distance
+
+
+class TransformerDecoderLayer(Block):
+    """Causal self-attention, attention to an encoder's output and a feed-forward block, each with residual and norm.
+
+    Vaswani et al. 2017 (arXiv:1706.03762), sections 3.1 to 3.3. Arguments and parameters as torch's
+    nn.TransformerDecoderLayer has them (`self_attn.*`, `multihead_attn.*`, `linear1.*`, `linear2.*`, `norm1.*`,
+    `norm2.*`, `norm3.*`); the others as TransformerEncoderLayer's. cross_attention: False leaves out multihead_attn and
+    norm2, as in models that have no encoder (GPT: Radford et al. 2018).
+
+    A layer is a part of a TransformerDecoder, which runs it.
+
+    Example:
+        >>> sorted(TransformerDecoderLayer(64, 4, 128).state_dict())[:3]
+        ['linear1.bias', 'linear1.weight', 'linear2.bias']
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        activation: str = "relu",
+        layer_norm_eps: float = 1e-5,
+        norm_first: bool = False,
+        bias: bool = True,
+        *,
+        cross_attention: bool = True,
+        gated: bool = False,
+        norm: str = "layer",
+        num_key_value_heads: int | None = None,
+        head_dim: int | None = None,
+        scale: float | None = None,
+        window: tuple[int | None, int | None] | None = None,
+        rotary_base: float | None = None,
+        dtype: DTypeLike = np.float32,
+        rng: Seed = None,
+    ) -> None:
+        rng = np.random.default_rng(rng)
+        super().__init__(
+            d_model,
+            nhead,
+            dim_feedforward,
+            activation,
+            norm_first,
+            bias,
+            gated,
+            dtype,
+            rng,
+            num_key_value_heads=num_key_value_heads,
+            head_dim=head_dim,
+            scale=scale,
+            window=window,
+            rotary_base=rotary_base,
+        )
+        self.multihead_attn: MultiHeadAttention | None = None
+        self.norm1 = self._make_norm(norm, layer_norm_eps, bias)
+        self.norm2: Norm | None = None
+        if _checks.flag("TransformerDecoderLayer", "cross_attention", cross_attention):
+            self.multihead_attn = MultiHeadAttention(
+                d_model, nhead, bias, head_dim=head_dim, scale=scale, dtype=dtype, rng=rng
+            )
+            self.norm2 = self._make_norm(norm, layer_norm_eps, bias)
+        self.norm3 = self._make_norm(norm, layer_norm_eps, bias)
+
+    def _last_norm(self) -> Norm:
+        return self.norm3
+
+    def _cross(
+        self, sequences: Sequences, memory: Sequences | None, cache: KVCache | None = None
+    ) -> _layer.Attention | None:
+        if self.multihead_attn is None or memory is None:
+            return None
+        return self.multihead_attn._block(sequences, memory, self.norm2, cache)
+
+
+class DecoderState:
+    """Sequences that a TransformerDecoder makes longer: keys and values of their tokens and of what they attend to.
+
+    `TransformerDecoder.start` makes one. A step that raises leaves all sequences as they were.
+    """
+
+    def __init__(self, caches: list[KVCache], memory: Sequences | None, cross: list[KVCache]) -> None:
+        self._caches, self._cross = caches, cross
+        self._memory = memory
+        self._samples = np.arange(len(caches[0].lengths) if memory is None else memory.batch)
+        self._workspace = _layer.Workspace()
+        self._tables: Tables = {}
+        # Where a model has them: (H, last - first) biases of keys that stand first ... last - 1 behind the query.
+        self.bias_by_distance: Callable[[int, int], Array] | None = None
+
+    @property
+    def lengths(self) -> Array:
+        """(B,), in tokens."""
+        return self._caches[0].lengths + self._caches[0].begins
+
+    def reorder(self, rows: ArrayLike) -> None:
+        """Makes sequence i what sequence rows[i] was, as KVCache.reorder: beams, or those that have not ended.
+
+        Raises:
+            TypeError, ValueError: as KVCache.reorder; nothing has changed then.
+        """
+        for cache in self._caches:
+            cache.reorder(rows)
+        if self._memory is None:
+            return
+        samples = self._samples[np.asarray(rows)]
+        # Neighbours that attend to one sample read its keys together, if all samples have as many.
+        firsts = samples[np.flatnonzero(np.diff(samples, prepend=-1))]
+        each = len(samples) // max(1, len(firsts))
+        if not np.array_equal(np.repeat(firsts, each), samples):
+            firsts, each = samples, 1
+        if not np.array_equal(firsts, np.arange(self._memory.batch)):
+            for cache in self._cross:
+                cache._take(firsts)
+            self._memory = Sequences(len(firsts), self._memory.starts, until=self._cross[0].lengths)
+        self._samples = np.repeat(np.arange(len(firsts)), each)
+
+    def _most(self) -> int:
+        """Tokens of each sequence that a step may add at once."""
+        return min(cache.capacity - cache.window + 1 if cache.window else cache.capacity for cache in self._caches)
+
+    def _next(self, function: str, length: int, lengths: ArrayLike | None) -> list[Sequences]:
+        """For each layer the rows of the next `length` tokens of every sequence, or of the first lengths of them."""
+        seen: dict[int | None, Sequences] = {}
+        for cache in self._caches:
+            until = cache._until(function, length, lengths)
+            if cache.window not in seen:
+                seen[cache.window] = Sequences(
+                    len(until),
+                    np.array([0, length]),
+                    is_causal=True,
+                    past=cache.lengths,
+                    until=until,
+                    begins=cache.begins,
+                    workspace=self._workspace,
+                    tables=self._tables,
+                    bias=self._biases(cache.lengths, length, until),
+                )
+        return [seen[cache.window] for cache in self._caches]
+
+    def _biases(self, past: Array, length: int, until: Array) -> Array | None:
+        """(B, H, length, longest), of the new tokens to all."""
+        if self.bias_by_distance is None or not len(past):
+            return None
+        keys = int(until.max())
+        last, first = int(past.min()), int(past.max())
+        table = self.bias_by_distance(1 - first - length, keys - last)  # element first + length - 1 is of distance 0
+        places = past[:1] if first == last else past
+        views = [by_distance(table, first + length - 1 - int(here), length, keys) for here in places]
+        return np.broadcast_to(views[0], (len(past), *views[0].shape)) if len(views) == 1 else np.stack(views)
+
+    def _advance(self, sequences: list[Sequences]) -> None:
+        for cache, own in zip(self._caches, sequences, strict=True):
+            assert own.until is not None
+            cache.lengths = own.until
+
+
+class TransformerDecoder(Layer):
+    """A stack of num_layers copies of decoder_layer, with a norm behind the last if one is given.
+
+    Parameters as torch's nn.TransformerDecoder has them (`layers.0.self_attn. ...`, `norm.weight`, `norm.bias`).
+    Called, it runs over whole sequences; `start` and `step` make sequences longer at the cost of the new tokens.
+
+    Example:
+        >>> decoder = TransformerDecoder(TransformerDecoderLayer(64, 4, 128, rng=0), 2)
+        >>> x, memory = np.random.default_rng(0).standard_normal((2, 3, 7, 64), dtype=np.float32)
+        >>> whole = decoder(x, memory, is_causal=True)
+        >>> state = decoder.start(memory, capacity=100)
+        >>> first, second = decoder.step(x[:, :4], state), decoder.step(x[:, 4:], state)
+        >>> np.allclose(np.concatenate([first, second], axis=1), whole, atol=1e-6)
+        True
+    """
+
+    def __init__(self, decoder_layer: TransformerDecoderLayer, num_layers: int, norm: Norm | None = None) -> None:
+        name = "TransformerDecoder"
+        _checks.size(name, "num_layers", num_layers)
+        if not isinstance(decoder_layer, TransformerDecoderLayer):
+            raise TypeError(
+                f"{name}: decoder_layer must be a TransformerDecoderLayer, not {type(decoder_layer).__name__}"
+            )
+        if norm is not None and not isinstance(norm, Norm):
+            raise TypeError(f"{name}: norm must be a LayerNorm, an RMSNorm or None, not {type(norm).__name__}")
+        width, dtype = decoder_layer.norm3.width, decoder_layer.norm3.dtype
+        if norm is not None and (norm.width, norm.dtype) != (width, dtype):
+            raise ValueError(f"{name}: norm is for {norm.width} {norm.dtype}, the layers for {width} {dtype}")
+        self.layers = [copy.deepcopy(decoder_layer) for _ in range(num_layers)]
+        self.norm = norm
+
+    def __call__(
+        self,
+        tgt: Array,
+        memory: Array | None = None,
+        tgt_mask: Array | None = None,
+        memory_mask: Array | None = None,
+        *,
+        tgt_key_mask: Array | None = None,
+        memory_key_mask: Array | None = None,
+        is_causal: bool = False,
+    ) -> Array:
+        """tgt (B, L, E) attending to itself and to memory (B, S, E); both without the batch axis as well.
+
+        Args:
+            tgt: of the layers' dtype, any strides.
+            memory: an encoder's output; None for layers without cross-attention.
+            tgt_mask, memory_mask: as in scaled_dot_product_attention: (L, L) and (L, S), (B, L, S), or broadcasting to
+                (B, H, L, S).
+            tgt_key_mask, memory_key_mask: boolean (B, L) and (B, S): True where a token is real, False where it is
+                padding (torch's key_padding_masks are their negations).
+            is_causal: a token sees itself and those before it.
+
+        Returns:
+            The shape of tgt.
+
+        Raises:
+            TypeError: an input is not of the layers' dtype; a mask's dtype is unsupported.
+            ValueError: shapes do not fit; memory is missing, or given to layers that have no cross-attention.
+        """
+        name = "TransformerDecoder"
+        attention = self.layers[0].self_attn
+        width, dtype, heads = attention.embed_dim, attention.out_proj.dtype, attention.num_heads
+        rows, shape = _checks.rows(name, tgt, width, dtype)
+        batch, (length, _) = _checks.batches(name, shape, shape, shape)
+        mask = _checks.combined_mask(name, tgt_mask, tgt_key_mask, (batch, heads, length, length), dtype)
+        sequences = Sequences(batch, np.array([0, length]), mask, _checks.flag(name, "is_causal", is_causal))
+        self._check_memory(name, memory)
+        keys, memory_rows = None, None
+        if memory is not None:
+            memory_rows, memory_shape = _checks.rows(name, memory, width, dtype)
+            _, lengths = _checks.batches(name, shape, memory_shape, memory_shape)
+            mask = _checks.combined_mask(name, memory_mask, memory_key_mask, (batch, heads, *lengths), dtype)
+            keys = Sequences(batch, np.array([0, lengths[1]]), mask, workspace=sequences.workspace)
+        out = self._forward_rows(rows, [sequences] * len(self.layers), keys, memory_rows)
+        return out.reshape(*shape, width)
+
+    def start(
+        self,
+        memory: Array | None = None,
+        *,
+        capacity: int,
+        batch_size: int | None = None,
+        memory_lengths: ArrayLike | None = None,
+    ) -> DecoderState:
+        """A state without tokens; keys and values of memory are computed here, once.
+
+        Args:
+            memory: (B, S, E), an encoder's output; None for layers without cross-attention.
+            capacity: the most tokens that a sequence will have.
+            batch_size: the most sequences that there will be; with memory, those beyond B come from reorder. None: B,
+                or 1 without memory.
+            memory_lengths: (B,) integers: how many rows of each sample are real, padding behind them; None: all.
+
+        Raises:
+            TypeError, ValueError: as a call; a size is not a positive integer.
+        """
+        name = "TransformerDecoder.start"
+        self._check_memory(name, memory)
+        first = self.layers[0].self_attn
+        batch, keys, rows = 1, None, None
+        if memory is not None:
+            rows, shape = _checks.rows(name, memory, first.embed_dim, first.out_proj.dtype)
+            batch, (_, length) = _checks.batches(name, shape, shape, shape)
+            lengths = np.full(batch, length) if memory_lengths is None else memory_lengths
+            lengths = _checks.integers(name, "memory_lengths", lengths, (batch,), f"{(batch,)}, one for each sample")
+            _checks.within(name, "memory_lengths", lengths, 0, np.full(batch, length), "the rows of memory")
+            keys = Sequences(batch, np.array([0, length]), until=np.array(lengths, np.int64))
+        elif batch_size is not None:
+            batch = _checks.size(name, "batch_size", batch_size)
+        most = batch if batch_size is None else max(batch, _checks.size(name, "batch_size", batch_size))
+        capacity = _checks.size(name, "capacity", capacity)
+        caches = [layer.self_attn._cache(most, capacity) for layer in self.layers]
+        for cache in caches:
+            cache.reorder(np.arange(batch))
+        cross = []
+        if keys is not None and rows is not None:
+            cross = [layer.multihead_attn._remember(rows, keys) for layer in self.layers if layer.multihead_attn]
+        return DecoderState(caches, keys, cross)
+
+    def step(self, x: Array, state: DecoderState, lengths: ArrayLike | None = None) -> Array:
+        """The next tokens of a state's sequences: x (B, L, E) to (B, L, E); they see all before them.
+
+        Args:
+            x: of the layers' dtype.
+            state: what start made; its sequences have these tokens afterwards.
+            lengths: (B,) integers: how many of each sequence's tokens are real, padding behind them; None: all.
+
+        Raises:
+            TypeError: x is not of the layers' dtype.
+            ValueError: shapes do not fit; a sequence would be longer than the state's capacity.
+        """
+        name = "TransformerDecoder.step"
+        attention = self.layers[0].self_attn
+        rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
+        if len(shape) != 2 or shape[0] != len(state.lengths):
+            raise ValueError(
+                f"{name}: x has shape {np.shape(x)}; ({len(state.lengths)}, L, {attention.embed_dim}) is needed"
+            )
+        return self._step_rows(rows, state, shape[1], lengths).reshape(*shape, -1)
+
+    def _step_rows(self, rows: Array, state: DecoderState, length: int, lengths: ArrayLike | None = None) -> Array:
+        """step for checked rows (B L, E): in parts where a layer's window has not room for all at once."""
+        if length <= (most := state._most()):
+            return self._step_part(rows, state, length, lengths)
+        for cache in state._caches:
+            if cache.window is None:  # has room for all, or none is appended
+                cache._until("TransformerDecoder.step", length, lengths)
+        whole = rows.reshape(len(state.lengths), length, -1)
+        out = np.empty_like(whole)
+        for first in range(0, length, most):
+            part = whole[:, first : first + most]
+            here = None if lengths is None else np.clip(np.asarray(lengths) - first, 0, part.shape[1])
+            done = self._step_part(part.reshape(-1, part.shape[2]), state, part.shape[1], here)
+            out[:, first : first + most] = done.reshape(part.shape)
+        return out.reshape(rows.shape)
+
+    def _step_part(self, rows: Array, state: DecoderState, length: int, lengths: ArrayLike | None) -> Array:
+        sequences = state._next("TransformerDecoder.step", length, lengths)
+        out = self._forward_rows(rows, sequences, state._memory, None, state)
+        state._advance(sequences)
+        return out
+
+    def _forward_rows(
+        self,
+        x: Array,
+        sequences: list[Sequences],
+        memory: Sequences | None = None,
+        memory_rows: Array | None = None,
+        state: DecoderState | None = None,
+    ) -> Array:
+        """Checked rows through the layers, each with its own view of the sequences, and the norm behind them."""
+        arrays = [np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)]
+        for number, (layer, own) in enumerate(zip(self.layers, sequences, strict=True)):
+            cache = None if state is None else state._caches[number]
+            cross = None if state is None or memory is None else state._cross[number]
+            x = layer._forward_rows(
+                x,
+                own,
+                arrays[number % 2],
+                cache,
+                layer._cross(own, memory, cross),
+                None if memory_rows is None else [memory_rows, memory_rows],
+            )
+        return x if self.norm is None else self.norm._apply(x, out=x)
+
+    def _check_memory(self, function: str, memory: Array | None) -> None:
+        wanted = self.layers[0].multihead_attn is not None
+        if wanted != (memory is not None):
+            raise ValueError(
+                f"{function}: " + ("memory is needed" if wanted else "memory is given, but there is no cross-attention")
+            )
