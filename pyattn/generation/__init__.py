@@ -1,0 +1,190 @@
+"""Decoding strategies: how a model that continues sequences is made to write. They know nothing of models."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pyattn._checks import Array
+from pyattn.generation.beams import beam_search
+from pyattn.generation.options import OPTION_NAMES, GenerationOptions
+from pyattn.generation.rows import Adjust, Continuation, Rows, make_rows
+from pyattn.generation.rules import Rules
+from pyattn.generation.sampling import one_by_one
+
+__all__ = ["Continuation", "Generated", "GenerationOptions", "generate", "stream"]
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """What a prompt was continued with.
+
+    Args:
+        tokens: (length,) int64, prefix and stop token included, the prompt not.
+        reason: "stop" if a stop token ended it, "length" if it reached its greatest length.
+        score: the sum of its tokens' log-probabilities, in a beam search over length ** length_penalty; None if it was
+            not asked for (`return_scores`).
+        alternatives: further results for the prompt (`num_return_sequences`), the best first; fewer than asked for if a
+            beam search found no more.
+    """
+
+    tokens: Array
+    reason: str
+    score: float | None = None
+    alternatives: tuple["Generated", ...] = ()
+
+
+def generate(
+    continuation: Continuation,
+    prompts: Sequence[ArrayLike] | Array,
+    options: GenerationOptions | None = None,
+    *,
+    prefixes: ArrayLike | Sequence[ArrayLike] | None = None,
+    adjust: Adjust | None = None,
+    **changes: Any,
+) -> list[Generated]:
+    """Continues prompts: greedily, by sampling, or by beam search.
+
+    Tokens agree with those of transformers' generate for each prompt alone. What a prompt gets depends neither on the
+    other prompts nor on their number, as far as the model's logits do not.
+
+    Rows that have ended are dropped from the continuation before its next step. If step, reorder or adjust raises, or
+    is interrupted, the exception passes through and the continuation is not touched again: it is usable in as far as
+    its own methods have kept it so, with the rows of the last reorder. After the end, it still has the rows that ended
+    last, with all their tokens but the last one, so that a prompt of that token and others goes on.
+
+    Args:
+        continuation: a model with its caches, one row for each prompt; see Continuation.
+        prompts: arrays of token ids, of any lengths but 0; or (prompts, length).
+        options: how tokens are chosen.
+        prefixes: tokens that results begin with, for all, or a sequence of them for each prompt. They are given, so
+            their log-probability is 0; limits of length and length_penalty count them.
+        adjust: a model's own rule: given each row's new tokens so far (with the prefix) and the logits
+            (rows, vocabulary) of the next ones, float32, under the rules of the options (log-probabilities in a beam
+            search), it returns the logits to use; it may overwrite those given. Temperature and what follows it come
+            later.
+        **changes: options by name, instead of those in `options`.
+
+    Returns:
+        One result for each prompt.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong, the options name tokens that the vocabulary has not, or there is no
+            token to choose: the greatest logit of a row is not finite. The message says which prompt and token.
+
+    Example:
+
+        >>> import numpy as np
+        >>> class Counter:
+        ...     '''After token t comes t + 1.'''
+        ...     def step(self, tokens, lengths=None):
+        ...         last = np.full(len(tokens), tokens.shape[1]) if lengths is None else lengths
+        ...         return np.eye(10, dtype=np.float32)[tokens[np.arange(len(tokens)), last - 1] + 1]
+        ...     def reorder(self, rows):
+        ...         pass
+        >>> [short, long] = generate(Counter(), [[4], [0, 1]], max_new_tokens=3, stop_tokens=6)
+        >>> short.tokens, short.reason
+        (array([5, 6]), 'stop')
+        >>> long.tokens, long.reason
+        (array([2, 3, 4]), 'length')
+    """
+    options = _options("generate", options, changes)
+    rows = _rows("generate", prompts, prefixes, options)
+    rules = Rules("generate", options, adjust)
+    number = options.num_return_sequences
+    results: list[list[Generated]] = [[] for _ in rows.number]
+    if not results:
+        return []
+    if options.num_beams > 1:
+        for prompt, hypotheses in enumerate(beam_search("generate", continuation, rows, options, rules)):
+            results[prompt] = [_generated(x.tokens, x.score, options) for x in hypotheses[:number]]
+    else:
+        draws: dict[int, Generated] = {}
+        for step in one_by_one("generate", continuation, rows, options, rules):
+            for i in step.ended.nonzero()[0].tolist():
+                score = float(step.scores[i]) if options.return_scores else None
+                draws[int(step.rows.number[i])] = _generated(step.rows.result(i), score, options)
+        results = [[draws[prompt * number + i] for i in range(number)] for prompt in range(len(results))]
+    return [replace(first, alternatives=tuple(others)) for first, *others in results]
+
+
+def stream(
+    continuation: Continuation,
+    prompts: Sequence[ArrayLike] | Array,
+    options: GenerationOptions | None = None,
+    *,
+    prefixes: ArrayLike | Sequence[ArrayLike] | None = None,
+    adjust: Adjust | None = None,
+    **changes: Any,
+) -> Iterator[tuple[int, int]]:
+    """Continues prompts as generate does, and yields tokens as they are chosen; not with beams.
+
+    An iterator that is closed early has not given the continuation the tokens of its last step; rows that ended in it
+    are still there.
+
+    Args:
+        continuation, prompts, options, prefixes, adjust, **changes: as generate's; num_return_sequences must be 1.
+
+    Yields:
+        The number of a prompt, and its next token.
+
+    Raises:
+        TypeError, ValueError: as generate; the options ask for beams or several results. What is wrong with arguments
+            is raised by the call, not by the iterator.
+
+    Example:
+
+        >>> import numpy as np
+        >>> class Counter:
+        ...     '''After token t comes t + 1.'''
+        ...     def step(self, tokens, lengths=None):
+        ...         return np.eye(10, dtype=np.float32)[tokens[:, -1] + 1]
+        ...     def reorder(self, rows):
+        ...         pass
+        >>> [token for _, token in stream(Counter(), [[3]], max_new_tokens=4)]
+        [4, 5, 6, 7]
+        >>> list(stream(Counter(), [[1], [5]], max_new_tokens=3, stop_tokens=6))
+        [(0, 2), (1, 6), (0, 3), (0, 4)]
+    """
+    options = _options("stream", options, changes)
+    if options.num_beams > 1 or options.num_return_sequences > 1:
+        raise ValueError(
+            "stream: one result for each prompt, without beams, can be streamed, not "
+            f"num_beams={options.num_beams} and num_return_sequences={options.num_return_sequences}"
+        )
+    rows = _rows("stream", prompts, prefixes, options)
+    return _stream(continuation, rows, options, Rules("stream", options, adjust))
+
+
+def _stream(
+    continuation: Continuation, rows: Rows, options: GenerationOptions, rules: Rules
+) -> Iterator[tuple[int, int]]:
+    for prompt in rows.number.tolist():
+        for token in rows.result(prompt).tolist():
+            yield prompt, token
+    if rows.number.size:
+        for step in one_by_one("stream", continuation, rows, options, rules):
+            yield from zip(step.rows.number.tolist(), step.tokens.tolist(), strict=True)
+
+
+def _options(function: str, options: GenerationOptions | None, changes: dict[str, Any]) -> GenerationOptions:
+    if options is not None and not isinstance(options, GenerationOptions):
+        raise TypeError(f"{function}: options must be GenerationOptions or None, not {type(options).__name__}")
+    if unknown := sorted(set(changes) - set(OPTION_NAMES)):
+        raise TypeError(f"{function}: there is no option {unknown[0]!r}; there are {', '.join(OPTION_NAMES)}")
+    return replace(options or GenerationOptions(), **changes)
+
+
+def _rows(function: str, prompts: Any, prefixes: Any, options: GenerationOptions) -> Rows:
+    rows = make_rows(function, prompts, prefixes, options)
+    if isinstance(options.seed, tuple) and len(options.seed) != len(rows.number):
+        raise ValueError(
+            f"{function}: there are {len(rows.number)} prompts, but {len(options.seed)} seeds; one for all may be given"
+        )
+    return rows
+
+
+def _generated(tokens: Array, score: float | None, options: GenerationOptions) -> Generated:
+    return Generated(tokens, "stop" if tokens[-1] in np.array(options.stop_tokens) else "length", score)

@@ -1,0 +1,100 @@
+"""Beam search, as transformers' generate defines it."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from pyattn._checks import Array
+from pyattn.generation.options import GenerationOptions
+from pyattn.generation.rows import Continuation, Rows, first_logits, next_logits, no_choice
+from pyattn.generation.rules import Rules
+from pyattn.generation.sampling import greatest, log_sum
+
+
+class Hypothesis(NamedTuple):
+    """A sequence that has ended: its log-probability / tokens ** length_penalty, and its new tokens."""
+
+    score: float
+    tokens: Array
+
+
+class _Beams(NamedTuple):
+    """How a prompt's running sequences go on: from which they come, by which token, with what log-probability."""
+
+    parents: Array
+    tokens: Array
+    scores: Array
+
+
+def beam_search(
+    function: str, continuation: Continuation, rows: Rows, options: GenerationOptions, rules: Rules
+) -> list[list[Hypothesis]]:
+    """At most num_beams ended sequences of each prompt, the best first."""
+    searches = [_Search(options) for _ in rows.number]
+    logits = first_logits(function, continuation, rows, options)
+    scores = np.zeros((len(searches), 1), np.float32)  # (prompts, beams); before the first token a prompt has one
+    while True:
+        log_probabilities = logits - log_sum(logits)
+        if rules.active:
+            log_probabilities = rules(rows, log_probabilities)
+        if options.renormalize_logits:
+            sums = log_sum(log_probabilities)
+            log_probabilities -= np.where(np.isfinite(sums), sums, 0)  # a beam may have no way to go on
+        totals = (log_probabilities.reshape(*scores.shape, -1) + scores[:, :, None]).reshape(len(scores), -1)
+        width = scores.shape[1]
+        beams = []
+        for i, candidates in enumerate(totals):
+            row, prompt = i * width, int(rows.number[i * width])
+            peak = candidates.max()
+            if not (peak < np.inf and (peak > -np.inf or searches[prompt].ended)):
+                raise no_choice(function, prompt, rows.length - rows.begin + 1)
+            best = greatest(candidates, searches[prompt].candidates)
+            parents, tokens = np.divmod(best, log_probabilities.shape[1])
+            continued = searches[prompt].advance(rows, row, _Beams(row + parents, tokens, candidates[best]))
+            if continued is not None:
+                beams.append(continued)
+        if not beams:
+            return [search.ended for search in searches]
+        parents, tokens = np.concatenate([b.parents for b in beams]), np.concatenate([b.tokens for b in beams])
+        scores = np.stack([b.scores for b in beams])
+        if len(parents) != len(rows.number) or (parents != np.arange(len(parents))).any():
+            continuation.reorder(parents)
+            rows = rows.take(parents)
+        rows.append(tokens)
+        logits = next_logits(function, continuation, tokens)
+
+
+class _Search:
+    """The search for one prompt's sequences."""
+
+    def __init__(self, options: GenerationOptions) -> None:
+        self.ended: list[Hypothesis] = []
+        self._options = options
+        self._stops = np.array(options.stop_tokens, np.int64)
+        # so many that num_beams of them do not end a sequence
+        self.candidates = max(2, 1 + self._stops.size) * options.num_beams
+
+    def advance(self, rows: Rows, row: int, best: _Beams) -> _Beams | None:
+        """Takes the best continuations, in order, of the prompt whose first row is given; None ends the search."""
+        options = self._options
+        size = options.num_beams
+        length = rows.length + 1 - int(rows.start[row])
+        most = int(rows.limit[row] - rows.start[row])
+        ends = (best.tokens[:, None] == self._stops).any(axis=1) | (length == most)
+        for i in np.flatnonzero(ends[:size] & (best.scores[:size] > -np.inf)):
+            tokens = np.append(rows.result(best.parents[i]), best.tokens[i])
+            self.ended.append(Hypothesis(float(best.scores[i] / np.float32(length**options.length_penalty)), tokens))
+        self.ended.sort(key=lambda hypothesis: -hypothesis.score)
+        del self.ended[size:]
+
+        runs = np.flatnonzero(~ends & (best.scores > -np.inf))[:size]
+        if not runs.size or (options.early_stopping is True and len(self.ended) == size):
+            return None
+        hoped = most if options.early_stopping == "never" and options.length_penalty > 0 else length
+        hope = best.scores[runs[0]] / np.float32(hoped**options.length_penalty)
+        if len(self.ended) == size and hope <= self.ended[-1].score:
+            return None
+        # with fewer than num_beams, copies that can never be chosen fill their places
+        running = _Beams(*(x[np.resize(runs, size)] for x in best))
+        running.scores[runs.size :] = -np.inf
+        return running

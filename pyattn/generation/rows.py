@@ -1,0 +1,138 @@
+"""What decoding strategies share: the model's side of them, and the rows of tokens that it continues."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from pyattn._checks import Array, token_ids, token_sequences
+from pyattn.generation.options import GenerationOptions
+
+Adjust: TypeAlias = Callable[[list[Array], Array], Array]
+
+
+class Continuation(Protocol):
+    """A model with its caches, which continues rows of tokens."""
+
+    def step(self, tokens: Array, lengths: Array | None = None) -> Array:
+        """Appends tokens to the rows' caches.
+
+        Args:
+            tokens: (rows, L) int64.
+            lengths: (rows,) int64, how many of each row's are real, at least one; the rest is padding at the end. None:
+                all.
+
+        Returns:
+            (rows, vocabulary) float32, the logits after each row's last real token.
+        """
+
+    def reorder(self, rows: Array) -> None:
+        """From now on, row i continues what was row rows[i]; rows may be repeated, dropped, or all stay."""
+
+
+@dataclass
+class Rows:
+    """Rows of tokens that end at the same column: the prompts stand at the right of theirs, with -1 in front."""
+
+    number: Array  # (rows,) of which prompt, or which draw for a prompt, each row is
+    tokens: Array  # (rows, capacity)
+    first: Array  # (rows,) the column where the prompt begins
+    start: Array  # (rows,) where the result begins
+    least: Array  # (rows,) before which there is no stop token
+    limit: Array  # (rows,) where the result must have ended
+    begin: int  # the column of the first tokens that are chosen
+    length: int  # how many columns are filled
+
+    def append(self, tokens: Array) -> None:
+        if self.length == self.tokens.shape[1]:
+            self.tokens = np.concatenate([self.tokens, np.empty_like(self.tokens)], axis=1)
+        self.tokens[:, self.length] = tokens
+        self.length += 1
+
+    def take(self, rows: Array) -> "Rows":
+        return replace(self, **{name: getattr(self, name)[rows] for name in _OF_ROWS})
+
+    def result(self, row: int) -> Array:
+        return self.tokens[row, self.start[row] : self.length].copy()
+
+
+_OF_ROWS = ("number", "tokens", "first", "start", "least", "limit")
+
+
+def make_rows(function: str, prompts: Any, prefixes: Any, options: GenerationOptions) -> Rows:
+    sequences = token_sequences(function, "prompts", prompts)
+    for i, prompt in enumerate(sequences):
+        if not prompt.size:
+            raise ValueError(f"{function}: prompts[{i}] is empty; a model continues at least one token")
+    first_tokens = _prefixes(function, prefixes, len(sequences))
+    lengths = np.array([prompt.size for prompt in sequences], np.int64)
+    forced = np.array([prefix.size for prefix in first_tokens], np.int64)
+    begin = int((lengths + forced).max(initial=0))
+    start = begin - forced
+    first = start - lengths
+    if options.max_new_tokens is not None:
+        limit = start + options.max_new_tokens
+    elif options.max_length is not None:
+        limit = first + options.max_length
+    else:
+        raise ValueError(f"{function}: max_new_tokens, or max_length with the prompt counted, must be given")
+    if (limit <= begin).any():
+        i = int(np.argmax(limit <= begin))
+        after = f" and a prefix of {forced[i]}" if forced[i] else ""
+        raise ValueError(
+            f"{function}: no new token may follow prompts[{i}] of {lengths[i]} tokens{after}; the limit is too low"
+        )
+    least = first + options.min_length if options.min_new_tokens is None else start + options.min_new_tokens
+    tokens = np.full((len(sequences), begin + min(64, int((limit - begin).max(initial=0)))), -1, np.int64)
+    for row, column, parts in zip(tokens, first, zip(sequences, first_tokens, strict=True), strict=True):
+        row[column:begin] = np.concatenate(parts)
+    return Rows(np.arange(len(sequences)), tokens, first, start, least, limit, begin, begin)
+
+
+def _prefixes(function: str, prefixes: Any, prompts: int) -> list[Array]:
+    if prefixes is None:
+        return [np.zeros(0, np.int64)] * prompts
+    if isinstance(prefixes, Sequence | np.ndarray) and all(np.ndim(x) == 0 for x in prefixes):
+        return [token_ids(function, "prefixes", prefixes)] * prompts
+    sequences = token_sequences(function, "prefixes", prefixes)
+    if len(sequences) != prompts:
+        raise ValueError(
+            f"{function}: there are {prompts} prompts, but {len(sequences)} prefixes; one for all may be given"
+        )
+    return sequences
+
+
+def first_logits(function: str, continuation: Continuation, rows: Rows, options: GenerationOptions) -> Array:
+    """The logits (rows, vocabulary) after the prompts and prefixes."""
+    given = rows.tokens[:, : rows.begin]
+    lengths = rows.begin - rows.first
+    tokens = np.zeros_like(given)
+    tokens[np.arange(rows.begin) < lengths[:, None]] = given[given >= 0]  # padding moves to the end
+    logits = continuation.step(tokens, None if (lengths == rows.begin).all() else lengths)
+    logits = _checked(function, logits, len(lengths))
+    several = (options.stop_tokens, options.suppress_tokens, options.begin_suppress_tokens)
+    named = [token for tokens in several for token in np.ravel(tokens)]
+    named += [token for token in (options.forced_bos_token_id, options.forced_eos_token_id) if token is not None]
+    if named and max(named) >= logits.shape[1]:
+        raise ValueError(f"{function}: the options name token {max(named)}; the vocabulary has {logits.shape[1]}")
+    return logits
+
+
+def next_logits(function: str, continuation: Continuation, tokens: Array) -> Array:
+    """The logits (rows, vocabulary) after one more token (rows,) each."""
+    return _checked(function, continuation.step(tokens[:, None]), len(tokens))
+
+
+def _checked(function: str, logits: Array, rows: int) -> Array:
+    logits = np.ascontiguousarray(logits, np.float32)  # sums over a row of any other layout depend on its batch mates
+    if logits.ndim != 2 or len(logits) != rows:
+        raise ValueError(f"{function}: step must return ({rows}, vocabulary) logits, not {logits.shape}")
+    return logits
+
+
+def no_choice(function: str, prompt: int, step: int) -> ValueError:
+    return ValueError(
+        f"{function}: no token can be chosen for prompt {prompt} as new token {step}: its logits have a NaN or +inf, "
+        "or the model and the rules leave none above -inf"
+    )
