@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from pyattn.passages import Passage
 
 _FORMAT = "pyattn search index 1"
+_LONGEST_HEADER = 256  # of an array in the file; np.savez writes 118
 
 
 class Hit(NamedTuple):
@@ -89,14 +90,18 @@ class SearchIndex:
         Raises:
             OSError: the file cannot be read.
             ValueError: the file is something else, or damaged; the message names it.
+            MemoryError: it does not fit into memory.
         """
         with Path(path).open("rb") as file:
             try:
-                if not zipfile.is_zipfile(file):
-                    raise ValueError("it is not a whole .npz file")
-                with np.load(file, allow_pickle=False) as arrays:
-                    return cls._from_arrays(json.loads(arrays["header"].tobytes()), arrays["vectors"])
-            except Exception as error:  # NumPy, zipfile, zlib and json raise many kinds for damaged files
+                with zipfile.ZipFile(file) as archive:
+                    most = os.fstat(file.fileno()).st_size
+                    header = _read_array(archive, "header.npy", np.dtype(np.uint8), most)
+                    vectors = _read_array(archive, "vectors.npy", np.dtype(np.float32), most)
+                    return cls._from_arrays(json.loads(header.tobytes()), vectors)
+            except MemoryError:
+                raise
+            except Exception as error:  # NumPy, zipfile and json raise many kinds for damaged files
                 raise ValueError(f"load: {path} is not an index that `pyattn embed` wrote ({error})") from error
 
     @classmethod
@@ -110,8 +115,26 @@ class SearchIndex:
         passages = [Passage(*row) for row in rows]
         if not all(all(map(isinstance, passage, (str, str, int, str))) for passage in passages):
             raise ValueError("a passage is not [text, file, line, name]")
-        if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(passages):
-            raise ValueError(f"{len(passages)} passages, but vectors of shape {vectors.shape} and type {vectors.dtype}")
+        if vectors.ndim != 2 or len(vectors) != len(passages):
+            raise ValueError(f"{len(passages)} passages, but vectors of shape {vectors.shape}")
         if not np.isfinite(vectors).all():
             raise ValueError("its vectors are not all finite")
         return cls(passages, vectors, model, fingerprint)
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], most: int) -> NDArray[Any]:
+    """An array of an .npz file. np.load takes memory for the size that it claims to have; this, for what is there.
+
+    The array may not be compressed, so that it is no larger than the file, of `most` bytes.
+    """
+    member = archive.getinfo(name)
+    if member.compress_type != zipfile.ZIP_STORED or not member.file_size == member.compress_size <= most:
+        raise ValueError(f"{name} is compressed or not whole")
+    with archive.open(member) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} is not as np.savez writes it")
+        shape, in_columns, stored = np.lib.format.read_array_header_1_0(file, max_header_size=_LONGEST_HEADER)
+        if stored != dtype:
+            raise ValueError(f"{name} has type {stored}; {dtype} is needed")
+        values: NDArray[Any] = np.frombuffer(file.read(), dtype)
+    return values.reshape(shape, order="F" if in_columns else "C")

@@ -16,7 +16,8 @@ from pyattn import _checks
 from pyattn._core import rowwise
 from pyattn._threads import threads_for
 from pyattn.models import TextEncoder
-from pyattn.models._files import find_directory, import_extra, read_json, require_file
+from pyattn.models._files import find_directory, import_extra, read_json
+from pyattn.models._tokenizer import errors_of_library, read_tokenizer
 from pyattn.models.pretrained import WeightDtypes
 
 # The switches of a pooling's config.json, of which exactly one is on -> the names used here.
@@ -49,11 +50,12 @@ class SentenceEncoder:
         config = self.model.config
         settings_file = model_directory / "sentence_bert_config.json"
         self._longest, self._lower_case = _read_settings(settings_file, config.max_position_embeddings)
-        self._tokenizer = _read_tokenizer(model_directory / "tokenizer.json", config.vocab_size, self._longest)
+        self._tokenizer_file = model_directory / "tokenizer.json"
+        self._tokenizer = read_tokenizer(self._tokenizer_file, config.vocab_size, self._longest)
         # without the places of tokens in the text, a third faster; older releases of the library lack it
         self._encode_batch = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)
         self._warned = False
-        self._files = [model_directory / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
+        self._files = [model_directory / name for name in ("config.json", "model.safetensors")] + [self._tokenizer_file]
 
     @classmethod
     def from_pretrained(
@@ -221,7 +223,8 @@ class SentenceEncoder:
         texts = [text.encode(errors="replace").decode() for text in texts]  # the tokenizer refuses lone surrogates
         if self._lower_case:
             texts = [text.lower() for text in texts]
-        encodings = self._encode_batch(texts)
+        with errors_of_library("encode", self._tokenizer_file):
+            encodings = self._encode_batch(texts)
         longest = self.max_seq_length
         cut = (i for i, encoding in enumerate(encodings) if len(encoding) == longest and encoding.overflowing)
         return [encoding.ids for encoding in encodings], next(cut, None)
@@ -251,6 +254,11 @@ class SentenceEncoder:
         for batch in _batches(sequences, batch_tokens):
             cu_seqlens = np.array([0, *accumulate(len(sequences[i]) for i in batch)], np.int64)
             token_ids = np.array(list(chain.from_iterable(sequences[i] for i in batch)), np.int64)
+            if token_ids.size and token_ids.max() >= self.model.config.vocab_size:
+                raise ValueError(
+                    f"encode: {self._tokenizer_file} gives the token {token_ids.max()}; config.json has vocab_size "
+                    f"{self.model.config.vocab_size}"
+                )
             vectors[batch] = _pool(self.model(token_ids, cu_seqlens), cu_seqlens, self.pooling)
             if progress is not None:
                 progress(len(batch))
@@ -321,7 +329,7 @@ def _read_modules(file: Path) -> tuple[Path, Path]:
     modules = read_json(file, list)
     try:
         kinds = [module["type"].rpartition(".")[2] for module in modules]
-        directories = [file.parent / module["path"] for module in modules]
+        paths = [Path(module["path"]) for module in modules]
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f'load: {file}: each module must be an object with strings "type" and "path"') from error
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
@@ -329,7 +337,9 @@ def _read_modules(file: Path) -> tuple[Path, Path]:
             f"load: {file}: the modules are {', '.join(kinds) or 'none'}; "
             "supported is Transformer, Pooling and optionally Normalize, in this order"
         )
-    return directories[0], directories[1]
+    if wrong := [path for path in paths if path.is_absolute() or ".." in path.parts]:
+        raise ValueError(f"load: {file}: the path of a module must be inside the directory, not {str(wrong[0])!r}")
+    return file.parent / paths[0], file.parent / paths[1]
 
 
 def _read_pooling(file: Path) -> str:
@@ -349,23 +359,3 @@ def _read_settings(file: Path, max_positions: int) -> tuple[int, bool]:
     length = settings.get("max_seq_length")
     length = max_positions if length is None else _checks.size("load", f"{file}: max_seq_length", length)
     return min(length, max_positions), bool(settings.get("do_lower_case"))
-
-
-def _read_tokenizer(file: Path, vocab_size: int, max_seq_length: int) -> Any:
-    """The `tokenizers.Tokenizer` in a file, set to cut texts and to pad none, whatever the file says."""
-    tokenizers = import_extra("tokenizers", f"load: reading {file}")
-    require_file(file)
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"load: {file} is not a tokenizer that the tokenizers library reads ({error})") from error
-    if tokenizer.get_vocab_size() > vocab_size:
-        raise ValueError(
-            f"load: {file} has {tokenizer.get_vocab_size()} tokens; config.json has vocab_size {vocab_size}"
-        )
-    special = tokenizer.num_special_tokens_to_add(is_pair=False)
-    if max_seq_length < special:  # the library would not cut at all
-        raise ValueError(f"load: {file} adds {special} tokens to a text; max_seq_length is only {max_seq_length}")
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_seq_length)
-    return tokenizer

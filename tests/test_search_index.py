@@ -2,9 +2,13 @@
 
 import io
 import json
+import pickle
+import struct
+import zipfile
 
 import numpy as np
 import pytest
+from mutations import Bomb, bomb, npy
 
 from pyattn import search_index
 from pyattn.passages import Passage
@@ -97,9 +101,9 @@ def test_load_of_a_missing_file(tmp_path):
         SearchIndex.load(tmp_path / "gone.npz")
 
 
-def archive(**arrays):
+def archive(save=np.savez, **arrays):
     file = io.BytesIO()
-    np.savez(file, **arrays)
+    save(file, **arrays)
     return file.getvalue()
 
 
@@ -114,11 +118,46 @@ HEADER = {
     "passages": [["text", "file", 1, "name"]],
 }
 ONE = np.ones((1, 3), np.float32)
+VECTORS = npy("<f4", (1, 3), ONE.tobytes())
 
 
-def test_the_header_below_is_a_good_one(tmp_path):
-    (tmp_path / "index.npz").write_bytes(archive(header=coded(HEADER), vectors=ONE))
+def header():
+    text = json.dumps(HEADER).encode()
+    return npy("|u1", (len(text),), text)
+
+
+def members(header, vectors):
+    """An archive of members byte by byte."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("header.npy", header)
+        archive.writestr("vectors.npy", vectors)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("vectors", [ONE, np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))])
+def test_the_header_below_is_a_good_one(tmp_path, vectors):
+    passages = HEADER["passages"] * len(vectors)
+    (tmp_path / "index.npz").write_bytes(archive(header=coded(HEADER | {"passages": passages}), vectors=vectors))
+    index = SearchIndex.load(tmp_path / "index.npz")
+    assert len(index.passages) == len(vectors)
+    np.testing.assert_array_equal(index.vectors, vectors)
+
+
+def test_the_members_below_are_good_ones(tmp_path):
+    (tmp_path / "index.npz").write_bytes(members(header(), VECTORS))
     assert len(SearchIndex.load(tmp_path / "index.npz").passages) == 1
+
+
+def test_memory_that_runs_out_is_not_the_file_s_fault(index, tmp_path, monkeypatch):
+    index.save(tmp_path / "index.npz")
+
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(search_index.np, "frombuffer", fail)
+    with pytest.raises(MemoryError):
+        SearchIndex.load(tmp_path / "index.npz")
 
 
 @pytest.mark.parametrize(
@@ -147,6 +186,16 @@ def test_the_header_below_is_a_good_one(tmp_path):
         archive(header=coded(HEADER), vectors=np.ones((2, 3), np.float32)),
         archive(header=coded(HEADER), vectors=np.full((1, 3), np.nan, np.float32)),
         archive(header=coded(HEADER), vectors=np.array([[None]])),
+        archive(np.savez_compressed, header=coded(HEADER), vectors=ONE),
+        bomb(1),
+        members(npy("|u1", (2**40,), b""), VECTORS),
+        members(npy("|u1", (5,), b"null ", (3, 0)), VECTORS),
+        members(npy("|u1", (5,), b"null ", text="(" * 6000), VECTORS),
+        members(npy("|O", (1,), pickle.dumps(Bomb())), VECTORS),
+        members(header(), npy("<f4", (1, 2**40), ONE.tobytes())),
+        members(header(), npy("<f4", (2**62, 2**62), ONE.tobytes())),
+        members(header(), npy("<f4", (1, 3), ONE.tobytes())[:-1]),
+        members(header(), VECTORS).replace(struct.pack("<2I", *[len(VECTORS)] * 2), struct.pack("<2I", *[2**31] * 2)),
     ],
 )
 def test_a_file_that_is_no_index_is_refused(tmp_path, content):

@@ -266,6 +266,8 @@ def modules(*kinds):
         ("modules.json", [{"type": 1, "path": ""}], "each module must be an object"),
         ("modules.json", [{"type": "a.Transformer"}], "each module must be an object"),
         ("modules.json", [{"type": "a.Transformer", "path": None}], "each module must be an object"),
+        ("modules.json", modules(("..", "Transformer"), ("1", "Pooling")), "must be inside the directory, not '..'"),
+        ("modules.json", modules(("", "Transformer"), ("/etc", "Pooling")), "must be inside the directory, not '/etc'"),
         ("1_Pooling/config.json", {}, "switched on are no pooling modes; supported is exactly one of"),
         ("1_Pooling/config.json", {"pooling_mode_lasttoken": True}, "switched on are pooling_mode_lasttoken;"),
         (

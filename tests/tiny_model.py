@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -100,6 +101,8 @@ def write_model(
     seed: int = 0,
 ) -> Path:
     """A whole sentence-transformers directory; its tokenizer knows the words and single letters of VOCABULARY."""
+    for name in ("safetensors", "tokenizers"):  # free-threaded Pythons may lack them
+        pytest.importorskip(name)
     from safetensors.numpy import save_file
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece

@@ -17,6 +17,7 @@ from pyattn.precision import Quantized
 # Everything that is read from a model directory, and so everything that is fetched from the hub.
 _HUB_FILES = [
     "config.json",
+    "generation_config.json",
     "model.safetensors",
     "tokenizer.json",
     "modules.json",
@@ -27,6 +28,8 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 # How a tensor of each accepted type lies in the file; bfloat16 is read as its bits, the upper half of a float32.
 _STORED_AS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8", "I8": "<i1"}
+
+_MOST_DEPTH = 64  # of JSON: what is deeper can be read, but not always shown in a message or written again
 
 # Behind the name of a tensor of int8, that of what its rows are multiplied by.
 SCALES = "_scale"
@@ -79,7 +82,22 @@ def read_json(path: Path, kind: type[_Json]) -> _Json:
         raise ValueError(f"load: {path} is not valid JSON ({error})") from error
     if not isinstance(value, kind):
         raise ValueError(f"load: {path} must hold a JSON {'object' if kind is dict else 'array'}")
+    if _is_deeper(value, _MOST_DEPTH):
+        raise ValueError(f"load: {path} is nested more than {_MOST_DEPTH} deep")
     return value
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(dict(values), indent=2) + "\n")
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether objects and arrays stand more than so deep in one another."""
+    inside = [value]
+    for _ in range(depth):
+        inside = [x for outer in inside for x in (outer.values() if isinstance(outer, dict) else outer)]
+        inside = [x for x in inside if isinstance(x, dict | list)]
+    return bool(inside)
 
 
 def read_tensors(path: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray[np.float32] | Quantized]:
@@ -103,7 +121,11 @@ def read_tensors(path: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray
             if dtype not in _STORED_AS:
                 raise ValueError(f"load: {path}: {name} has type {dtype}; accepted are {', '.join(_STORED_AS)}")
             file.seek(8 + header_bytes + header[name]["data_offsets"][0])
-            stored = np.fromfile(file, _STORED_AS[dtype], math.prod(shape)).reshape(shape)
+            stored = np.fromfile(file, _STORED_AS[dtype], math.prod(shape))
+            try:
+                stored = stored.reshape(shape)
+            except (ValueError, OverflowError) as error:  # many axes, or a long one beside one of length 0
+                raise ValueError(f"load: {path}: {name} has a shape that no array has ({error})") from error
             if dtype == "BF16":
                 stored = (stored.astype(np.uint32) << 16).view(np.float32)
             tensors[name] = stored if dtype == "I8" else stored.astype(np.float32, copy=False)

@@ -86,6 +86,8 @@ def test_a_missing_file_is_named(tmp_path, read):
         (b"", dict, "not valid JSON"),
         (b"\xff\xfe{}", dict, "not valid JSON"),
         (b"[" * 100_000, list, "not valid JSON"),
+        (b"[" * 65 + b"]" * 65, list, "is nested more than 64 deep"),
+        (b'{"a":' * 800 + b"1" + b"}" * 800, dict, "is nested more than 64 deep"),
         (b"[]", dict, "must hold a JSON object"),
         (b"{}", list, "must hold a JSON array"),
     ],
@@ -95,6 +97,20 @@ def test_bad_json_is_named(tmp_path, content, kind, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"config\.json.* {message}"):
         read_json(path, kind)
+
+
+def test_json_of_some_depth_is_read(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 64 + "1" + "]" * 64)
+    assert read_json(tmp_path / "config.json", list)
+
+
+@pytest.mark.parametrize("shape", [[1] * 70, [0, 2**62], [0, 2**64 - 1]])
+def test_a_shape_that_no_array_has_is_refused(tmp_path, shape):
+    path = tmp_path / "model.safetensors"
+    data = bytes(0 if 0 in shape else 4)
+    write_raw(path, {"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, len(data)]}}, data)
+    with pytest.raises(ValueError, match=r"^load: .*model\.safetensors: x has a shape that no array has"):
+        read_tensors(path, anything)
 
 
 def test_a_local_directory_is_used_as_it_is(tmp_path):

@@ -1,0 +1,138 @@
+"""tokenizer.json: read by the tokenizers library, and kept within bounds, for it may come from strangers.
+
+The library is written in Rust. What it does not expect there it raises as bare Exception or as a panic, which is no
+Exception at all; and where memory runs out it ends the process. So what could make it ask for memory without end is
+refused before: a table of characters that claims more bytes than there are, steps that make a text longer and longer,
+a template that repeats it.
+"""
+
+import base64
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyattn.models._files import import_extra, require_file
+
+MOST_GROWTH = 1e5  # of a text's bytes; what published tokenizers say they could is below 1e4
+
+# How many times as many bytes a step may make of a text, at most; those that are not here: 1.
+_GROWTH = {
+    "BertNormalizer": 5.0,
+    "ByteLevel": 4.0,
+    "Lowercase": 1.5,
+    "Metaspace": 5.0,
+    "NFC": 3.0,
+    "NFD": 3.0,
+    "NFKC": 11.0,
+    "NFKD": 11.0,
+}
+_NORMALIZER = re.compile(r'"normalizer"\s*:\s*(?=[^\s\d])')
+_ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")
+
+
+@contextmanager
+def errors_of_library(function: str, file: Path) -> Iterator[None]:
+    """Turns what the library raises for the tokenizer of a file into a ValueError that names it."""
+    try:
+        yield
+    except BaseException as error:
+        is_panic = type(error).__name__ == "PanicException"
+        if isinstance(error, MemoryError) or not (isinstance(error, Exception) or is_panic):
+            raise
+        raise ValueError(
+            f"{function}: {file} is not a tokenizer that the tokenizers library reads ({error})"
+        ) from error
+
+
+def read_tokenizer(file: Path, vocab_size: int, max_seq_length: int) -> Any:
+    """The `tokenizers.Tokenizer` in a file, set to cut texts and to pad none, whatever the file says."""
+    tokenizers = import_extra("tokenizers", f"load: reading {file}")
+    require_file(file)
+    content = file.read_bytes()
+    growth = _growth_by_normalizer(content, file)  # first, since the library normalizes added tokens as it reads them
+    with errors_of_library("load", file):
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
+        size, special = tokenizer.get_vocab_size(), tokenizer.num_special_tokens_to_add(is_pair=False)
+    if size > vocab_size:
+        raise ValueError(f"load: {file} has {size} tokens; config.json has vocab_size {vocab_size}")
+    if max_seq_length < special:  # the library would not cut at all
+        raise ValueError(f"load: {file} adds {special} tokens to a text; max_seq_length is only {max_seq_length}")
+    _check_growth(growth * _growth(_steps_of(tokenizer.pre_tokenizer)), file)
+    if any(_texts_in(step) > 1 for step in _steps_of(tokenizer.post_processor)):
+        raise ValueError(f"load: {file}: its post_processor repeats the text")
+    with errors_of_library("load", file):
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_seq_length)
+    return tokenizer
+
+
+def _growth_by_normalizer(content: bytes, file: Path) -> float:
+    """By how much a normalizer makes texts longer: the most of what stands behind that key anywhere in the file."""
+    try:
+        if _ESCAPED_ASCII.search(content):  # behind which a key could hide
+            content = json.dumps(json.loads(content, object_pairs_hook=_without_repetition)).encode()
+        text, read = content.decode(), json.JSONDecoder(object_pairs_hook=_without_repetition).raw_decode
+        growth = max((_growth(_steps(read(text, key.end())[0])) for key in _NORMALIZER.finditer(text)), default=1.0)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ValueError(f"load: {file} has no normalizer that is accepted ({error!r})") from error
+    _check_growth(growth, file)
+    return growth
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key stands twice in an object")
+    return values
+
+
+def _check_growth(growth: float, file: Path) -> None:
+    if growth > MOST_GROWTH:
+        raise ValueError(
+            f"load: {file}: its normalizer and pre_tokenizer could make a text {growth:.3g} times as long; at most "
+            f"{MOST_GROWTH:.0f} is accepted"
+        )
+
+
+def _steps_of(part: Any) -> Iterator[dict[str, Any]]:
+    """The steps of a part of the library's tokenizer."""
+    return _steps(None if part is None else json.loads(part.__getstate__()))
+
+
+def _steps(part: Any) -> Iterator[dict[str, Any]]:
+    """The steps of a normalizer, pre-tokenizer or post-processor, as tokenizer.json has them."""
+    waiting = [] if part is None else [part]
+    while waiting:
+        step = waiting.pop()
+        inner = [steps for steps in step.values() if isinstance(steps, list)] if step["type"] == "Sequence" else []
+        waiting += [one for steps in inner for one in steps]
+        yield step
+
+
+def _growth(steps: Iterable[dict[str, Any]]) -> float:
+    """How many times as many bytes all steps may make of a text, beside what they add once."""
+    return math.prod(map(_growth_of, steps))
+
+
+def _growth_of(step: dict[str, Any]) -> float:
+    kind = step["type"]
+    if kind == "Replace":
+        pattern, content = step["pattern"].get("String"), len(step["content"].encode())
+        return max(1.0, content / len(pattern.encode())) if pattern else 1.0 + content  # between any two characters
+    if kind == "Precompiled":
+        charsmap = base64.b64decode(step["precompiled_charsmap"])
+        table = int.from_bytes(charsmap[:4], "little")  # bytes for which the library takes memory at once
+        if table > len(charsmap):
+            raise ValueError("its precompiled_charsmap is not whole")
+        return float(max(1, *map(len, charsmap[4 + table :].split(b"\0"))))
+    return _GROWTH.get(kind, 1.0)
+
+
+def _texts_in(step: dict[str, Any]) -> int:
+    """How often a template has the text."""
+    pieces = step["single"] if step["type"] == "TemplateProcessing" else []
+    return sum("Sequence" in piece for piece in pieces)
