@@ -13,7 +13,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 
 def package(name):
@@ -23,6 +22,8 @@ def package(name):
 
 
 def write(folder, config, tensors):
+    from safetensors.numpy import save_file
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

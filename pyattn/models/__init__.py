@@ -1,33 +1,51 @@
-"""Pretrained encoders from a model directory: config.json + model.safetensors, the Hugging Face layout."""
+"""Pretrained models from a model directory: config.json + model.safetensors, the Hugging Face layout."""
 
 import os
 
+from pyattn import _checks
 from pyattn.models._files import find_directory, read_json
-from pyattn.models.config import EncoderConfig
-from pyattn.models.families import IMAGE_FAMILIES
+from pyattn.models.config import EncoderConfig, GenerativeConfig
+from pyattn.models.families import FAMILIES, IMAGE_FAMILIES
+from pyattn.models.generative import GenerativeModel, Memory
+from pyattn.models.generative_families import GENERATIVE_FAMILIES
 from pyattn.models.heads import TaskModel
 from pyattn.models.image import ImageEncoder
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.models.text import TextEncoder
 
-__all__ = ["EncoderConfig", "ImageEncoder", "TaskModel", "TextEncoder", "load", "load_task"]
+__all__ = [
+    "EncoderConfig",
+    "GenerativeConfig",
+    "GenerativeModel",
+    "ImageEncoder",
+    "Memory",
+    "TaskModel",
+    "TextEncoder",
+    "load",
+    "load_task",
+]
 
 
-def load(path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32") -> TextEncoder | ImageEncoder:
-    """The encoder in a model directory.
+def load(
+    path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32"
+) -> TextEncoder | ImageEncoder | GenerativeModel:
+    """The model in a model directory.
 
-    Families, by model_type: of texts, BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, ALBERT, ELECTRA,
-    ModernBERT and Nomic BERT; of images, ViT, DeiT and DINOv2, with and without registers.
+    Families, by model_type. Encoders of texts: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, ALBERT,
+    ELECTRA, ModernBERT and Nomic BERT; of images: ViT, DeiT and DINOv2, with and without registers. Models that
+    generate: GPT-2, Llama, Mistral, Qwen2; behind an encoder BART, mBART, Marian, T5, Whisper.
 
     Args:
         path_or_hub_id: a local directory that holds config.json and model.safetensors (float32, float16, bfloat16,
             float64, or int8 as save_pretrained writes it), else the id of a repository on the Hugging Face hub.
-        dtype: "float32", "bfloat16" or "int8": in what the layers' weights are held and multiplied. Embeddings, norms,
-            sums and heads are float32. bfloat16 without dot products of it takes the time of float32. Of "int8",
-            weights that rounding would move by more than 2 % of their length stay bfloat16 (the encoder's
-            weight_dtypes says which). A mapping of patterns to dtypes chooses for each weight, the last pattern that
-            fits its name: {"*": "int8", "layers.0.*": "bfloat16", "*.linear2": "int8"}. Names end in self_attn.in_proj,
-            self_attn.out_proj, linear1 and linear2.
+        dtype: "float32", "bfloat16" or "int8": in what the layers' weights are held and multiplied, and those that give
+            a generative model's logits. Embeddings, norms, sums and other heads are float32. bfloat16 without dot
+            products of it takes the time of float32. Of "int8", weights that rounding would move by more than 2 % of
+            their length stay bfloat16 (the model's weight_dtypes says which). A mapping of patterns to dtypes chooses
+            for each weight, the last pattern that fits its name: {"*": "int8", "layers.0.*": "bfloat16", "*.linear2":
+            "int8"}. Names end in self_attn.in_proj, self_attn.out_proj, linear1 and linear2. Those of generative models
+            begin with encoder or decoder, may end in multihead_attn.in_proj and multihead_attn.out_proj as well, or are
+            head.
 
     Raises:
         TypeError: dtype is none of these.
@@ -36,8 +54,12 @@ def load(path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float
         ImportError: an optional package is not installed; the message says how to install it.
     """
     directory = find_directory(path_or_hub_id)
-    of_images = read_json(directory / "config.json", dict).get("model_type") in tuple(IMAGE_FAMILIES)
-    return (ImageEncoder if of_images else TextEncoder).from_directory(directory, dtype)
+    file = directory / "config.json"
+    known = [*FAMILIES, *GENERATIVE_FAMILIES]
+    model_type = _checks.choice("load", f"{file}: model_type", read_json(file, dict).get("model_type"), known)
+    if model_type in GENERATIVE_FAMILIES:
+        return GenerativeModel.from_directory(directory, dtype)
+    return (ImageEncoder if model_type in IMAGE_FAMILIES else TextEncoder).from_directory(directory, dtype)
 
 
 def load_task(path_or_hub_id: str | os.PathLike[str], task: str, *, dtype: WeightDtypes = "float32") -> TaskModel:

@@ -1,36 +1,72 @@
-"""What decides the computation of an encoder, whatever its family: read from config.json by the family's table."""
+"""What decides the computation of a model, whatever its family: read from config.json by the family's table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from pyattn import _checks
+from pyattn.layers.sequences import Rotary
 from pyattn.models.families import ACTIVATIONS, FAMILIES, Family
+from pyattn.models.generative_families import GENERATIVE_FAMILIES
+from pyattn.positional.scaling import rotary_frequencies
 
 MOST_LAYERS, MOST = 4096, 2**31 - 1
 
 
-@dataclass(frozen=True)
-class EncoderConfig:
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What all models have; `source` is the config.json that from_dict read it from."""
+
+    families: ClassVar[Mapping[str, Family]]
+    model_type: str
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int = 0  # 0: as many
+    intermediate_size: int
+    layer_norm_eps: float
+    hidden_act: str
+    vocab_size: int = 0
+    max_position_embeddings: int = 0
+    first_position: int = 0  # the row of the first token's position
+    gated: bool = False
+    rotaries: tuple[Rotary, ...] = ()  # of each layer
+    windows: tuple[int | None, ...] = ()  # of each layer: how far a token sees, on either side or back
+    without_bias: frozenset[str] = frozenset()
+    tied: bool = True  # what a family says to be tied, where a file lacks it
+    source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def family(self) -> Family:
+        return self.families[self.model_type]
+
+    def check_rotaries(self, source: str, width: int) -> None:
+        """Of heads of so many features."""
+        for rotary in set(self.rotaries):
+            _checks.rotary_base(f"load: {source}", rotary.base, width)
+            try:
+                rotary_frequencies(width, base=rotary.base, scaling=dict(rotary.scaling))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"load: {source}: {error}") from error
+
+    def least_elements(self) -> int:
+        """Fewer cannot be in the tensors of a model of these sizes."""
+        layers = (self.hidden_size + self.intermediate_size) * self.num_hidden_layers
+        positions = self.max_position_embeddings * ("embeddings.positions" in self.family.names)
+        return max(layers, self.hidden_size + max(self.vocab_size, positions))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(ModelConfig):
     """Sizes and choices under one name for all families; `source` is the config.json that from_dict read them from.
 
     hidden_act is the name of an activation of pyattn's layers, max_position_embeddings the longest sequence in tokens.
     """
 
-    model_type: str
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    layer_norm_eps: float
-    hidden_act: str
     # texts
-    vocab_size: int = 0
     embedding_size: int = 0
-    max_position_embeddings: int = 0
-    first_position: int = 0  # the row of the first token's position
     projected: bool = False  # embeddings to hidden_size
     type_vocab_size: int = 0
     relative_buckets: int = 0
@@ -41,67 +77,124 @@ class EncoderConfig:
     num_register_tokens: int = 0
     antialias: bool = False  # of positions that are interpolated
     # layers
-    gated: bool = False
     first_norm: bool = True  # whether the first layer has a norm in front of its attention
     distinct_layers: int = 0  # each of them is run num_hidden_layers / distinct_layers times in a row
-    rotary_bases: tuple[float, ...] = ()  # of each layer
-    windows: tuple[int | None, ...] = ()  # of each layer: a token sees so many on either side
-    without_bias: frozenset[str] = frozenset()
     pooling: str = "cls"  # of sequences that a head classifies
-    source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
-    @property
-    def family(self) -> Family:
-        return FAMILIES[self.model_type]
+    families = FAMILIES
+
+    def least_elements(self) -> int:
+        rows = max(self.vocab_size, self.max_position_embeddings * ("embeddings.positions" in self.family.names))
+        least = (self.hidden_size + self.intermediate_size) * self.distinct_layers
+        biases = self.relative_buckets * self.num_attention_heads
+        return max(least, rows + self.embedding_size, self.distinct_layers, biases)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "EncoderConfig":
         """Check the contents of a config.json; `source` names it in the ValueError for whatever is not supported."""
-        model_type = _checks.choice("load", f"{source}: model_type", values.get("model_type"), FAMILIES)
-        family = FAMILIES[model_type]
-        for key, supported in family.supported.items():
-            if key in values:
-                _checks.choice("load", f"{source}: {key}", values[key], (supported,))
-        fields: dict[str, Any] = dict(family.fixed)
-        for name, keys in family.keys.items():
-            key = next((key for key in keys if values.get(key) is not None), keys[0])
-            value, what = values.get(key), f"{source}: {key}"
-            if value is None and name in fields:
-                continue
-            if name == "hidden_act":
-                fields[name] = ACTIVATIONS[_checks.choice("load", what, value, ACTIVATIONS)]
-            elif name == "layer_norm_eps":
-                fields[name] = _fraction(what, value)
-            elif name in ("image_size", "patch_size"):
-                pair = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
-                fields[name] = tuple(_checks.size("load", what, side) for side in pair)
-            else:
-                fields[name] = _checks.size("load", what, value)
-                if fields[name] > (MOST_LAYERS if name == "num_hidden_layers" else MOST):
-                    raise ValueError(f"load: {what} is {value}, which is more than any model's")
-        try:
-            fields |= family.derive(values, fields)
-        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
-            raise ValueError(f"load: {source} is not a whole configuration of {model_type} ({error!r})") from error
-        except ValueError as error:
-            raise ValueError(f"load: {source}: {error}") from None
+        fields = _fields(values, source, cls.families)
         config = cls(
-            model_type=model_type,
-            source=dict(values),
-            **{"embedding_size": fields["hidden_size"], "distinct_layers": fields["num_hidden_layers"]} | fields,
+            **{"embedding_size": fields["hidden_size"], "distinct_layers": fields["num_hidden_layers"]} | fields
         )
         if config.hidden_size % config.num_attention_heads:
             raise ValueError(
                 f"load: {source}: hidden_size {config.hidden_size} must be a multiple of "
                 f"num_attention_heads {config.num_attention_heads}"
             )
-        for base in config.rotary_bases:
-            _checks.rotary_base(f"load: {source}", base, config.hidden_size // config.num_attention_heads)
+        config.check_rotaries(source, config.hidden_size // config.num_attention_heads)
         if any(np.less(config.image_size, config.patch_size)):
             raise ValueError(
                 f"load: {source}: image_size {config.image_size} is smaller than a patch, {config.patch_size}"
             )
         return config
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerativeConfig(ModelConfig):
+    """Sizes and choices of a decoder, and of the encoder in front of it if encoder_layers is not 0."""
+
+    head_dim: int = 0  # of attention; 0: hidden_size / num_attention_heads
+    scale: float | None = None  # of logits of attention
+    norm: str = "layer"
+    bias: bool = True
+    head_bias: bool = True
+    logits_scale: float = 1.0
+    embedding_scale: float = 1.0
+    sinusoidal: bool = False  # positions, unless they are learned
+    relative_buckets: int = 0
+    relative_distance: int = 0
+    # the encoder
+    encoder_layers: int = 0
+    encoder_attention_heads: int = 0
+    encoder_ffn_dim: int = 0
+    encoder_input: str = ""  # "tokens", "frames" of a spectrogram, or "patches" of an image
+    num_mel_bins: int = 0
+    max_source_positions: int = 0
+    image_size: tuple[int, int] = (0, 0)
+    patch_size: tuple[int, int] = (0, 0)
+    num_channels: int = 0
+
+    families = GENERATIVE_FAMILIES
+
+    def least_elements(self) -> int:
+        return super().least_elements() + (self.hidden_size + self.encoder_ffn_dim) * self.encoder_layers
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "GenerativeConfig":
+        """Check the contents of a config.json; `source` names it in the ValueError for whatever is not supported."""
+        fields = _fields(values, source, cls.families)
+        if (tied := values.get("tie_word_embeddings")) is not None:
+            fields["tied"] = _checks.choice("load", f"{source}: tie_word_embeddings", tied, (True, False))
+        config = cls(**fields)
+        for heads in (config.num_attention_heads, config.encoder_attention_heads or 1):
+            if not config.head_dim and config.hidden_size % heads:
+                raise ValueError(
+                    f"load: {source}: hidden size {config.hidden_size} must be a multiple of {heads} heads"
+                )
+        if any(side % patch for side, patch in zip(config.image_size, config.patch_size, strict=True) if patch):
+            raise ValueError(
+                f"load: {source}: image_size {config.image_size} must be a multiple of patch_size {config.patch_size}"
+            )
+        if config.num_attention_heads % (config.num_key_value_heads or 1):
+            raise ValueError(
+                f"load: {source}: num_attention_heads {config.num_attention_heads} must be a multiple of "
+                f"num_key_value_heads {config.num_key_value_heads}"
+            )
+        config.check_rotaries(source, config.head_dim or config.hidden_size // config.num_attention_heads)
+        return config
+
+
+def _fields(values: Mapping[str, Any], source: str, families: Mapping[str, Family]) -> dict[str, Any]:
+    """What config.json and the family's table say, by our names."""
+    model_type = _checks.choice("load", f"{source}: model_type", values.get("model_type"), families)
+    family = families[model_type]
+    for key, supported in family.supported.items():
+        if key in values:
+            _checks.choice("load", f"{source}: {key}", values[key], (supported,))
+    fields: dict[str, Any] = dict(family.fixed)
+    for name, keys in family.keys.items():
+        key = next((key for key in keys if values.get(key) is not None), keys[0])
+        value, what = values.get(key), f"{source}: {key}"
+        if value is None and name in fields:
+            continue
+        if name == "hidden_act":
+            fields[name] = ACTIVATIONS[_checks.choice("load", what, value, ACTIVATIONS)]
+        elif name == "layer_norm_eps":
+            fields[name] = _fraction(what, value)
+        elif name in ("image_size", "patch_size"):
+            pair = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
+            fields[name] = tuple(_checks.size("load", what, side) for side in pair)
+        else:
+            fields[name] = _checks.size("load", what, value)
+            if fields[name] > (MOST_LAYERS if name.endswith("_layers") else MOST):
+                raise ValueError(f"load: {what} is {value}, which is more than any model's")
+    try:
+        fields |= family.derive(values, fields)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"load: {source} is not a whole configuration of {model_type} ({error!r})") from error
+    except ValueError as error:
+        raise ValueError(f"load: {source}: {error}") from None
+    return {"model_type": model_type, "source": dict(values)} | fields
 
 
 def _fraction(what: str, value: Any) -> float:

@@ -5,9 +5,11 @@ of a layer. A name on the left is a parameter of TextEncoder or ImageEncoder, or
 several on the right are parts of one, along its first axis.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from pyattn.layers.sequences import Rotary
 
 # hidden_act in config.json -> activation of our layers
 ACTIVATIONS = {
@@ -58,13 +60,17 @@ class Family:
     derive: Derive = lambda values, fields: {}
     scales: Mapping[str, str] = field(default_factory=dict)  # module -> what its outputs are multiplied by
     names_if_gated: Names = field(default_factory=dict)  # instead of those in names
-    ignored: tuple[str, ...] = ()  # beginnings of names of what is no part of an encoder, or computed
+    transposed: tuple[str, ...] = ()  # modules whose weights are (inputs, outputs) in files
+    tied: Mapping[str, str] = field(default_factory=dict)  # a tensor that a file may lack -> that which it equals then
+    lacks: tuple[str, ...] = ()  # ends of names of what is 0 where a file lacks it
+    ignored: tuple[str, ...] = ()  # beginnings of names of what is no part of the model, or computed
+    ignored_ends: tuple[str, ...] = ()
 
     def is_of_encoder(self, name: str) -> bool:
         """Whether a tensor, its prefix removed, is one that the encoder needs, going by its name."""
         heads = {module for head in self.heads.values() for module in (head.out, head.dense, head.norm, head.out_bias)}
         outside = {module.split(".")[0] + "." for module in heads - {""}}
-        return not name.startswith((*outside, *self.ignored))
+        return not name.startswith((*outside, *self.ignored)) and not name.endswith(self.ignored_ends)
 
 
 def _same(*names: str) -> dict[str, tuple[str, ...]]:
@@ -134,6 +140,13 @@ def _integer(values: Mapping[str, Any], key: str, default: int, least: int) -> i
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**30:
         raise ValueError(f"{key} must be an integer, {least} or more and below 2**30, not {value!r}")
     return value
+
+
+def _switch(values: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = values.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{key} must be true or false, not {value!r}")
+    return default if value is None else value
 
 
 def _choice(values: Mapping[str, Any], key: str, default: str, accepted: Iterable[str]) -> str:
@@ -305,16 +318,19 @@ def _modernbert(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[st
     if not values.get("norm_bias", False):
         without += ["norm1", "norm2", "norm"]
     return {
-        "rotary_bases": tuple(bases[kind] for kind in kinds),
+        "rotaries": tuple(Rotary(bases[kind]) for kind in kinds),
         "windows": tuple(near if kind == "sliding_attention" else None for kind in kinds),
         "pooling": _choice(values, "classifier_pooling", "cls", ("cls", "mean")),
         "without_bias": frozenset(without),
     }
 
 
-def _rotary_base(parameters: Mapping[str, Any], default: Any) -> float:
-    if parameters.get("rope_type", "default") != "default":
-        raise ValueError(f"rope_type must be 'default', not {parameters['rope_type']!r}")
+def _rotary_base(parameters: Mapping[str, Any], default: Any, types: Sequence[str] = ("default",)) -> float:
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind not in types:
+        raise ValueError(f"rope_type must be {' or '.join(map(repr, types))}, not {kind!r}")
+    if parameters.get("partial_rotary_factor", 1) != 1:
+        raise ValueError(f"partial_rotary_factor must be 1, not {parameters['partial_rotary_factor']!r}")
     base = parameters.get("rope_theta", default)
     if isinstance(base, bool) or not isinstance(base, int | float) or not 0 < base < 1e30:
         raise ValueError(f"the base of rotary positions must be a positive number, not {base!r}")
@@ -354,7 +370,7 @@ def _nomic(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, An
     parameters = values.get("rope_parameters") or {}
     base = _rotary_base(parameters, values.get("rotary_emb_base", 1000.0))
     return {
-        "rotary_bases": (base,) * fields["num_hidden_layers"],
+        "rotaries": (Rotary(base),) * fields["num_hidden_layers"],
         "without_bias": frozenset(("self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2")),
     }
 

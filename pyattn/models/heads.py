@@ -14,7 +14,8 @@ from pyattn.layers import Layer, LayerNorm, Linear
 from pyattn.models._files import read_tensors, write_tensors
 from pyattn.models.config import EncoderConfig
 from pyattn.models.families import ACTIVATIONS, Family, Head
-from pyattn.models.pretrained import Tensors, WeightDtypes, listed, plain_name, read_config, write_config
+from pyattn.models.naming import Tensors, listed, plain_name
+from pyattn.models.pretrained import WeightDtypes, read_config, write_config
 from pyattn.models.text import TextEncoder
 from pyattn.precision import values_of
 

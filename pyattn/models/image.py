@@ -8,10 +8,11 @@ from numpy.typing import ArrayLike, NDArray
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.layers import Layer, Linear
-from pyattn.layers.attention import Sequences
+from pyattn.layers.base import Setting
+from pyattn.layers.sequences import Sequences
 from pyattn.models.config import EncoderConfig
 from pyattn.models.families import IMAGE_FAMILIES
-from pyattn.models.pretrained import Pretrained
+from pyattn.models.pretrained import Pretrained, WeightDtypes, stack
 from pyattn.positional import interpolate_positions
 from pyattn.precision import values_of
 
@@ -69,13 +70,13 @@ class PatchEmbeddings(Layer):
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
         return dict(self._sizes)
 
-    def _own_load(self, values: Any) -> None:
-        self._parameters = {name: np.ascontiguousarray(values_of(x), np.float32) for name, x in values.items()}
-        tokens = [self._parameters[n] for n in ("class_token", "distillation_token") if n in self._sizes]
-        placed = np.concatenate(tokens) + self._parameters["positions"][: self._placed]
-        registers = self._parameters.get("register_tokens", np.zeros((0, placed.shape[1]), np.float32))
-        self._front = np.concatenate([placed, registers])
-        self._places = {}
+    def _own_made(self, values: Any) -> list[Setting]:
+        made = {name: np.ascontiguousarray(values_of(x), np.float32) for name, x in values.items()}
+        tokens = [made[n] for n in ("class_token", "distillation_token") if n in self._sizes]
+        placed = np.concatenate(tokens) + made["positions"][: self._placed]
+        registers = made.get("register_tokens", np.zeros((0, placed.shape[1]), np.float32))
+        front = np.concatenate([placed, registers])
+        return [(self, "_parameters", made), (self, "_front", front), (self, "_places", {})]
 
 
 class ImageEncoder(Pretrained):
@@ -89,7 +90,8 @@ class ImageEncoder(Pretrained):
     _families = IMAGE_FAMILIES
     embeddings: PatchEmbeddings
 
-    def _make_embeddings(self, config: EncoderConfig) -> None:
+    def _make(self, config: EncoderConfig, dtype: WeightDtypes) -> None:
+        self.encoder = stack(config, dtype)
         self.embeddings = PatchEmbeddings(config)
 
     def __call__(self, pixel_values: ArrayLike) -> NDArray[np.float32]:

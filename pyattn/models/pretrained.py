@@ -1,30 +1,34 @@
 """What all pretrained models share: layers under names of our own, and files under those of their family."""
 
-import json
 import math
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from pyattn import _checks
 from pyattn._checks import weight_dtype_name
 from pyattn.layers import Layer, LayerNorm, Linear, TransformerEncoder, TransformerEncoderLayer
-from pyattn.models._files import read_json, read_tensors, write_tensors
-from pyattn.models.config import EncoderConfig
+from pyattn.layers.block import Block
+from pyattn.models._files import read_json, read_tensors, write_json, write_tensors
+from pyattn.models.config import EncoderConfig, ModelConfig
 from pyattn.models.families import Family
-from pyattn.precision import MOST_INT8_INPUTS, Quantized, concatenated, quantized_if_near, scaled, values_of
-
-Tensors = Mapping[str, NDArray[np.float32] | Quantized]
-
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-
+from pyattn.models.naming import (
+    Shapes,
+    Tensors,
+    as_stored,
+    factor_name,
+    plain_name,
+    their_names,
+    to_our_names,
+    weight_name,
+)
+from pyattn.precision import MOST_INT8_INPUTS, Quantized, quantized_if_near
 
 # Of "int8" the weights that would move by more of their length stay bfloat16: rows of even spread move by 0.7 %, those
 # with a few elements that are far larger than the others by more.
@@ -38,17 +42,17 @@ _Model = TypeVar("_Model", bound="Pretrained")
 
 
 class Pretrained(Layer):
-    """An encoder of some family: what a config.json describes, with a safetensors file's parameters.
+    """A model of some family: what a config.json describes, with a safetensors file's parameters.
 
     Args:
         config: sizes and choices; its family says how tensors are named and how the encoder computes.
-        tensors: float32 arrays under Hugging Face's names, with or without the prefix of the encoder ("bert."). What is
-            no part of the encoder, such as heads, is ignored.
+        tensors: float32 arrays under Hugging Face's names, with or without the prefix of the model ("bert."). What is
+            no part of it, such as an encoder's heads, is ignored.
         source: where the tensors come from, for messages.
         dtype: in what the layers' weights are held and multiplied, as in `pyattn.models.load`.
 
     Raises:
-        ValueError: a tensor is missing, misshapen or not one of this encoder; the message names it.
+        ValueError: a tensor is missing, misshapen or not one of this model; the message names it.
 
     Attributes:
         config: the `EncoderConfig`.
@@ -56,12 +60,15 @@ class Pretrained(Layer):
     """
 
     _families: ClassVar[Mapping[str, Family]]
-    config: EncoderConfig
+    _configs: ClassVar[type[ModelConfig]] = EncoderConfig
+    _products_of: ClassVar[str] = "encoder."
+    config: Any
     encoder: TransformerEncoder
     weight_dtypes: dict[str, str]
+    _stored_shapes: Shapes
 
     def __init__(
-        self, config: EncoderConfig, tensors: Tensors, source: str = "tensors", dtype: WeightDtypes = "float32"
+        self, config: ModelConfig, tensors: Tensors, source: str = "tensors", dtype: WeightDtypes = "float32"
     ) -> None:
         if config.model_type not in self._families:
             raise ValueError(
@@ -70,26 +77,33 @@ class Pretrained(Layer):
             )
         self.config = config
         _check_sizes(config, tensors, source)
-        self._make_embeddings(config)
-        self.encoder = stack(config, dtype)
+        self._make(config, dtype)
         self._fill(tensors, source, dtype)
 
     @classmethod
     def from_directory(cls: type[_Model], directory: Path, dtype: WeightDtypes = "float32") -> _Model:
         """The model of a directory that holds config.json and model.safetensors; errors as in `pyattn.models.load`."""
-        config, weights_file = read_config(Path(directory)), Path(directory) / "model.safetensors"
+        config, weights_file = read_config(Path(directory), cls._configs), Path(directory) / "model.safetensors"
+        more = cls._from_other_files(Path(directory))
         prefix, family = config.family.prefix, config.family
         tensors = read_tensors(weights_file, lambda name: family.is_of_encoder(name.removeprefix(prefix)))
-        return cls(config, tensors, str(weights_file), dtype)
+        return cls(config, tensors, str(weights_file), dtype, **more)
+
+    @classmethod
+    def _from_other_files(cls, directory: Path) -> dict[str, Any]:
+        """Further arguments of the class."""
+        return {}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
         # _load keeps what it is given: most of the memory of a small model is its vocabulary's
         if isinstance(state_dict, Mapping):
             state_dict = {name: x if isinstance(x, Quantized) else np.array(x) for name, x in state_dict.items()}
         super().load_state_dict(state_dict, strict)
+        # what the file lacked, 0 or the same as another tensor, need not be so any more
+        self._stored_shapes = {name: shape for name, shape in self._stored_shapes.items() if shape is not None}
 
-    def _make_embeddings(self, config: EncoderConfig) -> None:
-        """Sets what turns inputs into the rows that enter the layers."""
+    def _make(self, config: Any, dtype: WeightDtypes) -> None:
+        """Sets the model's layers, whose parameters are never drawn if others are loaded."""
         raise NotImplementedError
 
     def _fill(self, tensors: Tensors, source: str, dtype: WeightDtypes) -> None:
@@ -100,16 +114,15 @@ class Pretrained(Layer):
             name = plain_name(name, family.prefix)
             if family.is_of_encoder(name):
                 given[name] = tensor
-        state, self._stored_shapes = _to_our_names(self, given, source)
+        state, self._stored_shapes = to_our_names(self, self.config, given, source)
         modules = self._products()
         if isinstance(dtype, Mapping):
             self.weight_dtypes = _by_pattern(modules, dtype)
         else:
             self.weight_dtypes = dict.fromkeys(modules, _dtype_name(dtype))
             for name in modules if _dtype_name(dtype) == "int8" else ():
-                weight = state[f"encoder.{_weight(name)}"] = quantized_if_near(
-                    state[f"encoder.{_weight(name)}"], MOST_ROUNDING
-                )
+                full = self._products_of + weight_name(name)
+                weight = state[full] = quantized_if_near(state[full], MOST_ROUNDING)
                 self.weight_dtypes[name] = "int8" if isinstance(weight, Quantized) else "bfloat16"
         for name, linears in modules.items():
             for linear in linears:
@@ -119,14 +132,8 @@ class Pretrained(Layer):
         self._load(state)
 
     def _products(self) -> dict[str, list[Linear]]:
-        """The matrix products of the layers by name."""
-        modules: dict[str, list[Linear]] = {}
-        for number, layer in enumerate(self.encoder.layers):
-            modules[f"layers.{number}.self_attn.in_proj"] = list(layer.self_attn._projections)
-            modules[f"layers.{number}.self_attn.out_proj"] = [layer.self_attn.out_proj]
-            modules[f"layers.{number}.linear1"] = [layer.linear1]
-            modules[f"layers.{number}.linear2"] = [layer.linear2]
-        return modules
+        """The matrix products whose weights dtype is about, by their names behind _products_of."""
+        return products_of(self.encoder.layers)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes config.json and model.safetensors, which `pyattn.models.load` reads; weights as they are held.
@@ -145,34 +152,42 @@ class Pretrained(Layer):
         """All parameters under the family's names, as they are held."""
         tensors: dict[str, Any] = {}
         for ours, value in self._held().items():
-            names = _their_names(self.config, ours) or ()
-            length = value.shape[0] // max(1, len(names))
-            for i, name in enumerate(names):
-                part = value[i * length : (i + 1) * length]
-                stored = self._stored_shapes.get(name, part.shape)
-                tensors[name] = part if isinstance(part, Quantized) else part.reshape(stored)
-            if (factor := _factor_name(self.config, ours)) is not None:
+            tensors |= as_stored(self.config, ours, value, their_names(self.config, ours) or (), self._stored_shapes)
+            if (factor := factor_name(self.config, ours)) is not None:
                 tensors[factor] = np.ones(value.shape[0], np.float32)
         return tensors
 
 
-def read_config(directory: Path) -> EncoderConfig:
+def products_of(layers: Sequence[Block], prefix: str = "layers") -> dict[str, list[Linear]]:
+    """The matrix products of layers by name."""
+    modules: dict[str, list[Linear]] = {}
+    for number, layer in enumerate(layers):
+        for name in ("self_attn", "multihead_attn"):
+            if (attention := getattr(layer, name, None)) is not None:
+                modules[f"{prefix}.{number}.{name}.in_proj"] = list(attention._projections)
+                modules[f"{prefix}.{number}.{name}.out_proj"] = [attention.out_proj]
+        modules[f"{prefix}.{number}.linear1"] = [layer.linear1]
+        modules[f"{prefix}.{number}.linear2"] = [layer.linear2]
+    return modules
+
+
+def read_config(directory: Path, kind: Any = EncoderConfig) -> Any:
     file = directory / "config.json"
-    return EncoderConfig.from_dict(read_json(file, dict), str(file))
+    return kind.from_dict(read_json(file, dict), str(file))
 
 
-def _check_sizes(config: EncoderConfig, tensors: Tensors, source: str) -> None:
+def _check_sizes(config: ModelConfig, tensors: Tensors, source: str) -> None:
     """Sizes that the tensors cannot have are refused before memory is taken for them."""
+    if not tensors:
+        raise ValueError(f"load: {source}: missing tensors: it has none of a model's")
     elements = sum(math.prod(tensor.shape) for tensor in tensors.values())
-    rows = max(config.vocab_size, config.max_position_embeddings * ("embeddings.positions" in config.family.names))
-    least = config.hidden_size * config.distinct_layers + config.intermediate_size * config.distinct_layers
-    if tensors and max(least, rows + config.embedding_size, config.distinct_layers) > elements:
+    if config.least_elements() > elements:
         raise ValueError(f"load: {source}: its tensors have {elements} elements; config.json asks for more")
 
 
-def write_config(folder: Path, config: EncoderConfig) -> None:
+def write_config(folder: Path, config: ModelConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(dict(config.source), indent=2) + "\n")
+    write_json(folder / "config.json", config.source)
 
 
 def _dtype_name(dtype: Any) -> str:
@@ -198,15 +213,15 @@ def _by_pattern(modules: Iterable[str], dtypes: Mapping[str, Any]) -> dict[str, 
     return chosen
 
 
-def _weight(module: str) -> str:
-    """The name of a matrix product's weight."""
-    return module + ("_weight" if module.endswith("in_proj") else ".weight")
+def any_dtype(dtype: WeightDtypes) -> str:
+    """One of the dtypes: the others differ in what layers hold, not in what they take and give."""
+    names = [_dtype_name(value) for value in (dtype.values() if isinstance(dtype, Mapping) else [dtype])]
+    return names[0] if names else "float32"
 
 
 def stack(config: EncoderConfig, dtype: WeightDtypes) -> TransformerEncoder:
     """The layers of an encoder, with random parameters that are never drawn if others are loaded."""
     norm_first = config.family.norm_first
-    names = [_dtype_name(value) for value in (dtype.values() if isinstance(dtype, Mapping) else [dtype])]
     layer = TransformerEncoderLayer(
         config.hidden_size,
         config.num_attention_heads,
@@ -215,12 +230,12 @@ def stack(config: EncoderConfig, dtype: WeightDtypes) -> TransformerEncoder:
         config.layer_norm_eps,
         norm_first,
         gated=config.gated,
-        dtype=names[0] if names else "float32",  # the others differ in what layers hold, not in what they take and give
+        dtype=any_dtype(dtype),
     )
     norm = LayerNorm(config.hidden_size, config.layer_norm_eps) if "encoder.norm" in config.family.names else None
     encoder = TransformerEncoder(layer, config.distinct_layers, norm)
-    for i, (base, window) in enumerate(zip(config.rotary_bases, config.windows or repeat(None), strict=False)):
-        encoder.layers[i].self_attn.rotary_base = base
+    for i, (rotary, window) in enumerate(zip(config.rotaries, config.windows or repeat(None), strict=False)):
+        encoder.layers[i].self_attn.rotary = rotary
         if window is not None:
             encoder.layers[i].self_attn.left = encoder.layers[i].self_attn.right = window
     if not config.first_norm:
@@ -228,94 +243,3 @@ def stack(config: EncoderConfig, dtype: WeightDtypes) -> TransformerEncoder:
     each = config.num_hidden_layers / config.distinct_layers
     encoder._order = [int(i / each) for i in range(config.num_hidden_layers)]
     return encoder
-
-
-def plain_name(name: str, prefix: str) -> str:
-    """A tensor's name without its model's, and with the scale and shift of a LayerNorm as PyTorch calls them."""
-    return (
-        name.removeprefix(prefix)
-        .replace("LayerNorm.gamma", "LayerNorm.weight")
-        .replace("LayerNorm.beta", "LayerNorm.bias")
-    )
-
-
-def _split(ours: str) -> tuple[str, str, str]:
-    """The module of a parameter with {} for its number, the number, and which parameter it is."""
-    module, _, parameter = ours.rpartition("_" if "in_proj_" in ours else ".")
-    number = _NUMBER.search(ours)
-    return _NUMBER.sub("{}", module), "" if number is None else number.group(), parameter
-
-
-def _their_names(config: EncoderConfig, ours: str) -> tuple[str, ...] | None:
-    """The family's tensors that make one of our parameters, one below the other; None where it has no such bias."""
-    module, number, parameter = _split(ours)
-    if (
-        parameter == "bias"
-        and module.rpartition("{}.")[2].removeprefix("encoder.").removeprefix("embeddings.") in config.without_bias
-    ):
-        return None
-    table = {**config.family.names, **(config.family.names_if_gated if config.gated else {})}
-    if ours in table:
-        names, ending = table[ours], ""
-    else:
-        names, ending = table[module], f".{parameter}"
-    return tuple(name.format(number) + ending for name in ((names,) if isinstance(names, str) else names))
-
-
-def _factor_name(config: EncoderConfig, ours: str) -> str | None:
-    """The tensor that a parameter's rows are multiplied by, if it is a weight; None where there is none."""
-    module, number, parameter = _split(ours)
-    factor = config.family.scales.get(module)
-    return factor.format(number) if factor is not None and parameter == "weight" else None
-
-
-def _to_our_names(model: Pretrained, given: Tensors, source: str) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """All of the model's parameters, and the shapes of those tensors whose file has them in another."""
-    config = model.config
-    shapes = model._shapes()
-    expected: dict[str, tuple[int, ...]] = {}
-    for ours, shape in shapes.items():
-        names = _their_names(config, ours) or ()
-        expected.update({name: (shape[0] // len(names), *shape[1:]) for name in names})
-        if (factor := _factor_name(config, ours)) is not None:
-            expected[factor] = shape[:1]
-    if missing := expected.keys() - given.keys():
-        raise ValueError(f"load: {source}: missing tensors: {listed(missing)}")
-    if extra := given.keys() - expected.keys():
-        raise ValueError(f"load: {source}: tensors that a {config.model_type} encoder does not have: {listed(extra)}")
-    stored, values = {}, {}
-    for name, shape in expected.items():
-        tensor: Any = given[name]
-        if tensor.shape != shape:
-            if not _fits(tensor.shape, shape):
-                raise ValueError(f"load: {source}: {name} has shape {tensor.shape}; config.json asks for {shape}")
-            stored[name] = tensor.shape
-            tensor = values_of(tensor).reshape(shape)
-        values[name] = tensor
-    state: dict[str, Any] = {}
-    for ours, shape in shapes.items():
-        names = _their_names(config, ours) or ()
-        if not names:
-            state[ours] = np.zeros(shape, np.float32)
-            continue
-        parts = [values[name] for name in names]
-        state[ours] = parts[0] if len(parts) == 1 else concatenated(parts)
-        module, number, _ = _split(ours)
-        if module in config.family.scales:
-            state[ours] = scaled(state[ours], values[config.family.scales[module].format(number)])
-    return state, stored
-
-
-def _fits(stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether it is the same but for leading axes of length 1 or, of a convolution's weight, the inputs' axes."""
-    trimmed = stored
-    while len(trimmed) > len(shape) and trimmed[0] == 1:
-        trimmed = trimmed[1:]
-    convolution = len(stored) == 4 and (stored[0], int(np.prod(stored[1:]))) == shape
-    return trimmed == shape or convolution
-
-
-def listed(names: Iterable[str], most: int = 4) -> str:
-    ordered = sorted(names)
-    more = len(ordered) - most
-    return ", ".join(ordered[:most]) + (f" and {more} more" if more > 0 else "")

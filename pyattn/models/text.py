@@ -10,10 +10,11 @@ from pyattn._checks import Array
 from pyattn._core import rowwise
 from pyattn._threads import threads_for
 from pyattn.layers import Layer, LayerNorm, Linear
-from pyattn.layers.attention import Sequences
+from pyattn.layers.base import Setting
+from pyattn.layers.sequences import Sequences
 from pyattn.models.config import EncoderConfig
 from pyattn.models.families import TEXT_FAMILIES
-from pyattn.models.pretrained import Pretrained
+from pyattn.models.pretrained import Pretrained, WeightDtypes, stack
 from pyattn.positional import relative_position_buckets
 from pyattn.precision import values_of
 
@@ -41,9 +42,10 @@ class TextEmbeddings(Layer):
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
         return dict(self._tables)
 
-    def _own_load(self, values: Any) -> None:
+    def _own_made(self, values: Any) -> list[Setting]:
         # not copied: most of the memory of a small model is its vocabulary's
-        self._parameters = {name: np.ascontiguousarray(values_of(x), np.float32) for name, x in values.items()}
+        made = {name: np.ascontiguousarray(values_of(x), np.float32) for name, x in values.items()}
+        return [(self, "_parameters", made)]
 
 
 class TextEncoder(Pretrained):
@@ -55,7 +57,8 @@ class TextEncoder(Pretrained):
     _families = TEXT_FAMILIES
     embeddings: TextEmbeddings
 
-    def _make_embeddings(self, config: EncoderConfig) -> None:
+    def _make(self, config: EncoderConfig, dtype: WeightDtypes) -> None:
+        self.encoder = stack(config, dtype)
         self.embeddings = TextEmbeddings(config)
         if config.relative_buckets:
             shape = (config.relative_buckets, config.num_attention_heads)

@@ -1,0 +1,418 @@
+"""Models that generate: a decoder of tokens, alone or behind an encoder of tokens, spectrograms or images."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pyattn import _checks
+from pyattn._checks import Array
+from pyattn.generation import Generated, GenerationOptions, _options, generate, stream
+from pyattn.generation.rows import Adjust
+from pyattn.layers import (
+    DecoderState,
+    Linear,
+)
+from pyattn.layers.base import Setting
+from pyattn.layers.sequences import Sequences
+from pyattn.models._files import read_json, write_json
+from pyattn.models.config import GenerativeConfig
+from pyattn.models.generative_families import GENERATIVE_FAMILIES
+from pyattn.models.inputs import FrameEmbeddings, PatchEmbeddings, TokenEmbeddings
+from pyattn.models.naming import Tensors
+from pyattn.models.pretrained import Pretrained, WeightDtypes, any_dtype, products_of
+from pyattn.models.stacks import decoder_of, encoder_of
+from pyattn.positional import relative_position_buckets
+from pyattn.precision import values_of
+
+NEW_TOKENS = 20  # at most, unless something else is said
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What an encoder has made of its inputs: hidden (B, S, E), of which lengths (B,) rows are real."""
+
+    hidden: NDArray[np.float32]
+    lengths: NDArray[np.int64]
+
+
+class Continuation:
+    """Sequences of tokens that a model continues, with their caches; made by GenerativeModel.start."""
+
+    def __init__(self, model: "GenerativeModel", state: DecoderState) -> None:
+        self._model, self._state = model, state
+
+    @property
+    def lengths(self) -> Array:
+        """(rows,): tokens of each sequence."""
+        return self._state.lengths
+
+    def step(self, tokens: Array, lengths: Array | None = None) -> NDArray[np.float32]:
+        """Appends tokens to the sequences; the logits of what comes next.
+
+        Args:
+            tokens: (rows, L) integers.
+            lengths: (rows,) integers: how many of each row's are real, padding behind them; None: all.
+
+        Returns:
+            (rows, vocab_size) float32.
+
+        Raises:
+            TypeError: tokens or lengths are not integers.
+            ValueError: shapes do not fit, a token is none of the vocabulary, a sequence would be longer than the
+                caches, or than the model has positions for. Nothing has changed then.
+        """
+        model, name = self._model, f"{type(self._model).__name__}.step"
+        tokens = _checks.indices(name, "tokens", tokens, model.config.vocab_size)
+        past = self._state.lengths
+        if tokens.ndim != 2 or len(tokens) != len(past) or not tokens.shape[1]:
+            raise ValueError(f"{name}: tokens has shape {tokens.shape}; ({len(past)}, L), L 1 or more, is needed")
+        length = tokens.shape[1]
+        ends = np.full(len(past), length)
+        if lengths is not None:
+            ends = _checks.integers(name, "lengths", lengths, past.shape, f"{past.shape}, one for each row")
+            _checks.within(name, "lengths", ends, 1, np.full(len(past), length), "L")
+        if ((past + ends) > model.config.max_position_embeddings).any():
+            raise ValueError(
+                f"{name}: a sequence would have {(past + ends).max()} tokens; the model has positions for "
+                f"{model.config.max_position_embeddings}"
+            )
+        positions = np.minimum(past[:, None] + np.arange(length), model.config.max_position_embeddings - 1)
+        x = model.embeddings.apply(model._parameters["words"], tokens.reshape(-1), positions.reshape(-1))
+        hidden = model.decoder._step_rows(x, self._state, length, None if lengths is None else ends)
+        last = hidden if length == 1 else hidden[np.arange(len(past)) * length + ends - 1]
+        return model._logits(last)
+
+    def reorder(self, rows: ArrayLike) -> None:
+        """Makes sequence i what sequence rows[i] was; errors as DecoderState.reorder's."""
+        self._state.reorder(rows)
+
+
+class GenerativeModel(Pretrained):
+    """A decoder of tokens, behind an encoder if its family has one.
+
+    `pyattn.models.load` makes one from a directory.
+
+    Args:
+        config, tensors, source, dtype: as `Pretrained` has them.
+        generation: the contents of generation_config.json; None: config.json says how tokens are chosen.
+
+    Attributes:
+        config: the `GenerativeConfig`.
+        options: the `GenerationOptions` that generate and stream use unless they are given others; may be set.
+        start_token: that which a text begins with behind an encoder; None if the files name none.
+        weight_dtypes: in what the weight of each matrix product is held and multiplied, by its name.
+    """
+
+    _families = GENERATIVE_FAMILIES
+    _configs = GenerativeConfig
+    _products_of = ""
+    config: GenerativeConfig
+
+    def __init__(
+        self,
+        config: GenerativeConfig,
+        tensors: Tensors,
+        source: str = "tensors",
+        dtype: WeightDtypes = "float32",
+        generation: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._generation = generation
+        told = config.source if generation is None else generation
+        file = "config.json" if generation is None else "generation_config.json"
+        try:
+            self.options = GenerationOptions.from_dict(told)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"load: {source}: {file} beside it: {error}") from error
+        told_first = [told, config.source] if config.encoder_layers else []
+        self.start_token = _start_token(told_first, config.vocab_size, source)
+        super().__init__(config, tensors, source, dtype)
+
+    @classmethod
+    def _from_other_files(cls, directory: Path) -> dict[str, Any]:
+        file = directory / "generation_config.json"
+        return {"generation": read_json(file, dict)} if file.exists() else {}
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        super().save_pretrained(directory)
+        if self._generation is not None:
+            write_json(Path(directory) / "generation_config.json", self._generation)
+
+    def _make(self, config: GenerativeConfig, dtype: WeightDtypes) -> None:
+        kind = any_dtype(dtype)
+        self._parameters = {"words": np.zeros((0, config.hidden_size), np.float32)}
+        self.embeddings = TokenEmbeddings(config, "embeddings")
+        self.decoder = decoder_of(config, kind)
+        self.head = Linear(config.hidden_size, config.vocab_size, config.head_bias, dtype=kind)
+        self.encoder_embeddings: Any = None
+        self.encoder: Any = None
+        if config.encoder_layers:
+            self.encoder = encoder_of(config, kind)
+            make: dict[str, Callable[[], Any]] = {
+                "tokens": lambda: TokenEmbeddings(config, "encoder_embeddings"),
+                "frames": lambda: FrameEmbeddings(config, kind),
+                "patches": lambda: PatchEmbeddings(config),
+            }
+            self.encoder_embeddings = make[config.encoder_input]()
+
+    def __call__(self, token_ids: ArrayLike, memory: Memory | None = None) -> NDArray[np.float32]:
+        """Logits of what follows each token, all at once.
+
+        Args:
+            token_ids: (B, L) integers.
+            memory: what encode returned, for models with an encoder.
+
+        Returns:
+            (B, L, vocab_size) float32.
+
+        Raises:
+            TypeError, ValueError: as Continuation.step; memory is missing, of other samples, or not wanted.
+        """
+        name = type(self).__name__
+        tokens = _checks.indices(name, "token_ids", token_ids, self.config.vocab_size)
+        if tokens.ndim != 2:
+            raise ValueError(f"{name}: token_ids has shape {tokens.shape}; (B, L) is needed")
+        self._check_memory(name, memory, len(tokens))
+        if tokens.shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"{name}: sequences have {tokens.shape[1]} tokens; the model has positions for "
+                f"{self.config.max_position_embeddings}"
+            )
+        if not tokens.size:
+            return np.zeros((*tokens.shape, self.config.vocab_size), np.float32)
+        state = self.start(memory, batch_size=len(tokens), capacity=tokens.shape[1])._state
+        positions = np.tile(np.arange(tokens.shape[1]), len(tokens))
+        x = self.embeddings.apply(self._parameters["words"], tokens.reshape(-1), positions)
+        hidden = self.decoder._step_rows(x, state, tokens.shape[1])
+        return self._logits(hidden).reshape(*tokens.shape, -1)
+
+    def encode(self, inputs: ArrayLike, lengths: ArrayLike | None = None) -> Memory:
+        """The encoder's output.
+
+        Args:
+            inputs: tokens (B, S), integers; or frames (B, n, num_mel_bins), or pixels (B, channels, height, width),
+                float32.
+            lengths: (B,) integers: how many of each sample's tokens are real, padding behind them; None: all.
+
+        Raises:
+            TypeError: inputs are of another dtype.
+            ValueError: the model has no encoder, or shapes do not fit.
+        """
+        name = f"{type(self).__name__}.encode"
+        if self.encoder is None:
+            raise ValueError(f"{name}: {self.config.model_type} has no encoder")
+        if self.config.encoder_input == "tokens":
+            return self._encode_tokens(name, inputs, lengths)
+        if lengths is not None:
+            raise ValueError(f"{name}: lengths are for tokens; this model takes {self.config.encoder_input}")
+        x = _checks.array(name, "inputs", inputs)
+        if x.dtype != np.float32:
+            raise TypeError(f"{name}: inputs have dtype {x.dtype}; float32 is needed")
+        embeddings = self.encoder_embeddings
+        if self.config.encoder_input == "frames":
+            needed: tuple[Any, ...] = (embeddings.frames, embeddings.bins)
+            fits = x.ndim == 3 and x.shape[2] == embeddings.bins and 0 < x.shape[1] <= embeddings.frames
+        else:
+            needed = embeddings.shape
+            fits = x.shape[1:] == needed
+        if not fits:
+            raise ValueError(f"{name}: inputs have shape {x.shape}; (B, {', '.join(map(str, needed))}) is needed")
+        rows = embeddings.apply(x)
+        length = len(rows) // max(1, len(x))
+        hidden = self.encoder._forward_rows(rows, Sequences(len(x), np.array([0, length])))
+        return Memory(hidden.reshape(len(x), length, self.config.hidden_size), np.full(len(x), length))
+
+    def _encode_tokens(self, name: str, inputs: ArrayLike, lengths: ArrayLike | None) -> Memory:
+        tokens = _checks.indices(name, "inputs", inputs, self.config.vocab_size)
+        if tokens.ndim != 2:
+            raise ValueError(f"{name}: inputs have shape {tokens.shape}; (B, S) is needed")
+        live, starts = _checks.packing(name, tokens.shape, None, attention_mask=None, lengths=lengths)
+        counts = np.diff(starts)
+        if counts.max(initial=0) > self.config.max_position_embeddings:
+            raise ValueError(
+                f"{name}: a sequence has {counts.max()} tokens; the model has positions for "
+                f"{self.config.max_position_embeddings}"
+            )
+        assert live is not None
+        sequences = Sequences(1, starts)
+        if "encoder_relative_bias" in self._parameters:
+            longest = sequences.longest()
+            sequences.relative_bias = self._by_distance("encoder_relative_bias", 1 - longest, max(1, longest), True)
+        x = self.encoder_embeddings.apply(self._parameters["words"], tokens[live], sequences.positions())
+        hidden = np.zeros((*tokens.shape, self.config.hidden_size), np.float32)
+        hidden[live] = self.encoder._forward_rows(x, sequences)
+        return Memory(hidden, counts)
+
+    def start(self, memory: Memory | None = None, *, batch_size: int | None = None, capacity: int) -> Continuation:
+        """Sequences without tokens, for pyattn.generation.
+
+        Args:
+            memory: what encode returned, for models with an encoder: one sequence for each of its samples.
+            batch_size: the most sequences that there will be; without memory also how many there are.
+            capacity: the most tokens that a sequence will have; memory is taken for all of them.
+
+        Raises:
+            TypeError: memory is something else.
+            ValueError: it is missing, or given to a model that has no encoder; a size is not a positive integer.
+        """
+        self._check_memory(f"{type(self).__name__}.start", memory)
+        if memory is None:
+            state = self.decoder.start(capacity=capacity, batch_size=batch_size)
+        else:
+            state = self.decoder.start(
+                memory.hidden, capacity=capacity, batch_size=batch_size, memory_lengths=memory.lengths
+            )
+        if "relative_bias" in self._parameters:
+            state.bias_by_distance = lambda first, last: self._by_distance("relative_bias", first, last, False)
+        return Continuation(self, state)
+
+    def generate(
+        self,
+        prompts: Sequence[ArrayLike] | Array | None = None,
+        options: GenerationOptions | None = None,
+        *,
+        memory: Memory | None = None,
+        prefixes: ArrayLike | Sequence[ArrayLike] | None = None,
+        adjust: Adjust | None = None,
+        **changes: Any,
+    ) -> list[Generated]:
+        """Continues prompts, or begins a text for each sample of memory; see pyattn.generation.generate.
+
+        Args:
+            prompts: arrays of token ids; None: for each sample of memory the token that starts a text.
+            options: how tokens are chosen; None: the attribute of that name. Where they say no greatest length, 20 new
+                tokens. max_length is at most the number of the model's positions.
+            memory: what encode returned, for models with an encoder: a sample for each prompt.
+            prefixes, adjust: as there.
+            **changes: options by name, instead of those in `options`.
+
+        Raises:
+            TypeError, ValueError: as there; memory is missing, of other samples, or not wanted; a prompt and
+                max_new_tokens are more tokens than the model has positions for.
+        """
+        name = f"{type(self).__name__}.generate"
+        given, options = self._checked(name, prompts, options, memory, changes)
+        if not given:
+            return []
+        return generate(self._caches(given, options, memory), given, options, prefixes=prefixes, adjust=adjust)
+
+    def stream(
+        self,
+        prompts: Sequence[ArrayLike] | Array | None = None,
+        options: GenerationOptions | None = None,
+        *,
+        memory: Memory | None = None,
+        prefixes: ArrayLike | Sequence[ArrayLike] | None = None,
+        adjust: Adjust | None = None,
+        **changes: Any,
+    ) -> Iterator[tuple[int, int]]:
+        """generate that yields tokens as they are chosen, without beams; see pyattn.generation.stream.
+
+        Yields:
+            The number of a prompt, and its next token.
+        """
+        name = f"{type(self).__name__}.stream"
+        given, options = self._checked(name, prompts, options, memory, changes)
+        if not given:
+            return iter(())
+        return stream(self._caches(given, options, memory), given, options, prefixes=prefixes, adjust=adjust)
+
+    def _checked(
+        self,
+        function: str,
+        prompts: Sequence[ArrayLike] | Array | None,
+        options: GenerationOptions | None,
+        memory: Memory | None,
+        changes: dict[str, Any],
+    ) -> tuple[list[Array], GenerationOptions]:
+        """Prompts, and options that bound the length by the model's positions."""
+        options = _options(function, self.options if options is None else options, changes)
+        if options.max_new_tokens is None and options.max_length is None:
+            options = replace(options, max_new_tokens=NEW_TOKENS)
+        if prompts is None:
+            if memory is None or self.start_token is None:
+                missing = "an encoder" if memory is None else "a decoder_start_token_id"
+                raise ValueError(f"{function}: prompts are needed by a model without {missing}")
+            prompts = [[self.start_token]] * len(memory.hidden)
+        given = _checks.token_sequences(function, "prompts", prompts)
+        self._check_memory(function, memory, len(given))
+        most = self.config.max_position_embeddings
+        if options.max_new_tokens is None:
+            return given, replace(options, max_length=min(options.max_length or most, most))
+        longest = max((len(prompt) for prompt in given), default=0)
+        if longest + options.max_new_tokens > most:
+            raise ValueError(
+                f"{function}: a prompt of {longest} tokens and max_new_tokens={options.max_new_tokens} more are too "
+                f"many; the model has positions for {most}"
+            )
+        return given, options
+
+    def _caches(self, prompts: list[Array], options: GenerationOptions, memory: Memory | None) -> Continuation:
+        """As many sequences as prompts, with room for all that the options ask for."""
+        capacity = options.max_length
+        if options.max_new_tokens is not None:
+            capacity = max(len(prompt) for prompt in prompts) + options.max_new_tokens
+        rows = len(prompts) * max(options.num_beams, options.num_return_sequences)
+        continuation = self.start(memory, batch_size=rows, capacity=capacity or 1)
+        if memory is None:
+            continuation.reorder(np.arange(len(prompts)))
+        return continuation
+
+    def _check_memory(self, function: str, memory: Memory | None, samples: int | None = None) -> None:
+        kind = self.config.model_type
+        if memory is not None and not isinstance(memory, Memory):
+            raise TypeError(f"{function}: memory must be what encode returned, not {type(memory).__name__}")
+        if (memory is None) != (self.encoder is None):
+            raise ValueError(
+                f"{function}: {kind} has an encoder: memory, what encode returns, is needed"
+                if memory is None
+                else f"{function}: {kind} has no encoder, but memory is given"
+            )
+        if memory is not None and samples not in (None, len(memory.hidden)):
+            raise ValueError(f"{function}: memory has {len(memory.hidden)} samples, but there are {samples} sequences")
+
+    def _logits(self, hidden: Array) -> NDArray[np.float32]:
+        if self.config.logits_scale != 1:
+            hidden = hidden * np.float32(self.config.logits_scale)
+        logits: NDArray[np.float32] = self.head._apply(np.ascontiguousarray(hidden))
+        return logits
+
+    def _by_distance(self, name: str, first: int, last: int, bidirectional: bool) -> Array:
+        """(H, last - first) biases of keys that stand first ... last - 1 behind the query."""
+        distances = np.arange(first, last)
+        buckets = relative_position_buckets(
+            distances, self.config.relative_buckets, self.config.relative_distance, bidirectional
+        )
+        return np.ascontiguousarray(self._parameters[name][buckets].T)
+
+    def _products(self) -> dict[str, list[Linear]]:
+        modules = {} if self.encoder is None else products_of(self.encoder.layers, "encoder.layers")
+        if isinstance(self.encoder_embeddings, FrameEmbeddings):
+            modules["encoder_embeddings.conv1"] = [self.encoder_embeddings.conv1]
+            modules["encoder_embeddings.conv2"] = [self.encoder_embeddings.conv2]
+        return modules | products_of(self.decoder.layers, "decoder.layers") | {"head": [self.head]}
+
+    def _own_shapes(self) -> dict[str, tuple[int, ...]]:
+        config, names = self.config, self.config.family.names
+        biases = [name for name in ("relative_bias", "encoder_relative_bias") if name in names]
+        shapes: dict[str, tuple[int, ...]] = {"words": (config.vocab_size, config.hidden_size)}
+        return shapes | dict.fromkeys(biases, (config.relative_buckets, config.num_attention_heads))
+
+    def _own_made(self, values: Any) -> list[Setting]:
+        made = {name: np.ascontiguousarray(values_of(x), np.float32) for name, x in values.items()}
+        return [(self, "_parameters", made)]
+
+
+def _start_token(told: Sequence[Mapping[str, Any]], vocab_size: int, source: str) -> int | None:
+    """The first of what files say, as transformers takes it."""
+    for key in ("decoder_start_token_id", "bos_token_id"):
+        for values in told:
+            if (token := values.get(key)) is not None:
+                if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
+                    raise ValueError(f"load: {source}: {key} must be a token, 0 to {vocab_size - 1}, not {token!r}")
+                return token
+    return None

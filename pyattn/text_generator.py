@@ -1,0 +1,223 @@
+"""Text from text: a model that generates, with the tokenizer of its directory."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyattn import _checks
+from pyattn.generation import Generated, GenerationOptions, _options
+from pyattn.models._files import find_directory, import_extra
+from pyattn.models._tokenizer import errors_of_library, read_tokenizer
+from pyattn.models.generative import GenerativeModel
+from pyattn.models.pretrained import WeightDtypes
+
+NEW_TOKENS = 256  # at most, where neither the directory nor the caller says a greatest length
+MOST_TOKENS = 2**30  # of a text, which the model may refuse
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character are decoded to
+
+
+class TextGenerator:
+    """Writes texts: what follows a text, or behind an encoder what a text becomes (a translation, a summary).
+
+    `from_pretrained` makes one from a directory.
+
+    Args:
+        model: a `GenerativeModel`, alone or behind an encoder of tokens.
+        tokenizer: a `tokenizers.Tokenizer`.
+        file: where it comes from, for messages.
+    """
+
+    def __init__(self, model: GenerativeModel, tokenizer: Any, file: Path = Path("tokenizer.json")) -> None:
+        kind = model.config.encoder_input
+        if kind not in ("", "tokens"):
+            raise ValueError(
+                f"TextGenerator: {model.config.model_type} reads {kind}, not text"
+                + ("; SpeechRecognizer takes it" if kind == "frames" else "")
+            )
+        self.model, self.tokenizer, self._file = model, tokenizer, file
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32"
+    ) -> "TextGenerator":
+        """The model and the tokenizer of a directory, or of a repository on the Hugging Face hub.
+
+        Args:
+            path_or_hub_id: holds config.json, model.safetensors and tokenizer.json, perhaps generation_config.json.
+            dtype: as in `pyattn.models.load`.
+
+        Raises:
+            TypeError, OSError, ValueError, ImportError: as `pyattn.models.load`.
+        """
+        directory = find_directory(path_or_hub_id)
+        file = directory / "tokenizer.json"
+        if not file.exists() and (found := _sentencepiece_files(directory)):
+            raise FileNotFoundError(
+                f"load: {file} is missing, and {' and '.join(found)} are not read: make token "
+                "ids with the sentencepiece library and vocab.json, and pass them to what pyattn.models.load returns"
+            )
+        model = GenerativeModel.from_directory(directory, dtype)
+        return cls(model, read_tokenizer(file, model.config.vocab_size, MOST_TOKENS), file)
+
+    def __call__(
+        self,
+        texts: Iterable[str],
+        options: GenerationOptions | None = None,
+        *,
+        show_progress: bool | None = None,
+        batch_size: int = 16,
+        **changes: Any,
+    ) -> list[str]:
+        """What is written for each text, in their order; the text itself is no part of it.
+
+        Args:
+            texts: strings; no single one.
+            options: how tokens are chosen; None: as the directory says. Where they say no greatest length, 256 new
+                tokens, or as many as the model has positions for. `seed` is one for all texts, or one for each.
+            show_progress: whether to draw a bar on standard error. None: on a terminal, when the work takes longer than
+                a second.
+            batch_size: so many texts, of like lengths, are written at once. The result does not depend on it.
+            **changes: options by name, instead of those in `options`.
+
+        Raises:
+            TypeError: texts is a str, or holds something else; an option is of a wrong type.
+            ValueError: a text has no tokens, or more than the model has positions for; an option is wrong.
+        """
+        name = "TextGenerator"
+        given = _checked(name, texts)
+        size = _checks.size(name, "batch_size", batch_size)
+        options = _options(name, self.model.options if options is None else options, changes)
+        if options.num_return_sequences > 1:
+            raise ValueError(f"{name}: num_return_sequences must be 1, not {options.num_return_sequences}")
+        tokens = [self._tokens(name, f"texts[{i}]", text) for i, text in enumerate(given)]
+        seeds = _seeds(name, options, len(given))
+        bounded = [self._bounded(options, len(ids)) for ids in tokens]
+        results = [""] * len(given)
+        order = sorted(range(len(given)), key=lambda i: -len(tokens[i]))
+        bar = None if show_progress is False else _progress_bar(len(given), show_progress)
+        with nullcontext() if bar is None else bar:
+            while order:
+                first = bounded[order[0]]
+                batch = list(takewhile(lambda i: bounded[i] == first, order[:size]))  # noqa: B023
+                order = order[len(batch) :]
+                chosen = first if seeds is None else replace(first, seed=[seeds[i] for i in batch])
+                for i, result in zip(batch, self._generate([tokens[i] for i in batch], chosen), strict=True):
+                    results[i] = self._written(tokens[i], _without_stop(result))
+                if bar is not None:
+                    bar.update(len(batch))
+        return results
+
+    def stream(self, text: str, options: GenerationOptions | None = None, **changes: Any) -> Iterator[str]:
+        """What is written for a text, piece by piece as it is chosen, without beams.
+
+        Args:
+            text, options, **changes: as in a call; num_beams is 1 unless changes say otherwise.
+
+        Yields:
+            Pieces that are not empty; one after the other they are what a call gives.
+
+        Raises:
+            TypeError, ValueError: as a call; beams are asked for. The call raises, not the iterator.
+        """
+        name = "TextGenerator.stream"
+        (given,) = _checked(name, [text])
+        options = _options(name, self.model.options if options is None else options, {"num_beams": 1} | changes)
+        tokens = self._tokens(name, "text", given)
+        options = replace(self._bounded(options, len(tokens)), seed=_seeds(name, options, 1))
+        if self.model.encoder is None:
+            chosen = self.model.stream([tokens], options)
+        else:
+            chosen = self.model.stream(None, options, memory=self.model.encode(tokens[None]))
+        return self._pieces(tokens, chosen, options)
+
+    def _pieces(self, prompt: Any, chosen: Iterator[tuple[int, int]], options: GenerationOptions) -> Iterator[str]:
+        tokens: list[int] = []
+        done = ""
+        for _, token in chosen:
+            if token in options.stop_tokens:  # type: ignore[operator]
+                break
+            tokens.append(token)
+            text = self._written(prompt, tokens)
+            if len(text) > len(done) and not text.endswith(_INCOMPLETE):
+                yield text[len(done) :]
+                done = text
+        if rest := self._written(prompt, tokens)[len(done) :]:
+            yield rest
+
+    def _generate(self, prompts: list[Any], options: GenerationOptions) -> list[Generated]:
+        if self.model.encoder is None:
+            return self.model.generate(prompts, options)
+        lengths = np.array([len(prompt) for prompt in prompts])
+        padded = np.zeros((len(prompts), lengths.max()), np.int64)
+        padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(prompts)
+        return self.model.generate(None, options, memory=self.model.encode(padded, lengths))
+
+    def _tokens(self, function: str, what: str, text: str) -> Any:
+        text = text.encode(errors="replace").decode()  # the tokenizer refuses lone surrogates
+        with errors_of_library(function, self._file):
+            ids = np.array(self.tokenizer.encode(text).ids, np.int64)
+        most = self.model.config.max_position_embeddings
+        if self.model.encoder is None:
+            most -= 1  # there is room for a token
+        if not 0 < len(ids) <= most:
+            raise ValueError(f"{function}: {what} has {len(ids)} tokens; the model takes from 1 to {most}")
+        return ids
+
+    def _bounded(self, options: GenerationOptions, length: int) -> GenerationOptions:
+        """The options, with a greatest length."""
+        if options.max_new_tokens is not None or options.max_length is not None:
+            return options
+        room = self.model.config.max_position_embeddings - (length if self.model.encoder is None else 1)
+        return replace(options, max_new_tokens=min(NEW_TOKENS, room))
+
+    def _written(self, prompt: Any, tokens: Any) -> str:
+        """The text of new tokens. Behind a prompt: a tokenizer may drop the space in front of a text."""
+        front = prompt.tolist() if self.model.encoder is None else []
+        with errors_of_library("TextGenerator", self._file):
+            before, whole = self.tokenizer.decode(front), self.tokenizer.decode([*front, *tokens])
+        return str(whole[len(before) :])
+
+
+def _sentencepiece_files(directory: Path) -> list[str]:
+    return [name for name in ("source.spm", "target.spm", "spiece.model") if (directory / name).exists()]
+
+
+def _without_stop(result: Generated) -> Any:
+    return result.tokens[:-1] if result.reason == "stop" else result.tokens
+
+
+def _checked(function: str, texts: Iterable[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise TypeError(f"{function}: texts must be a list of str, not a single one: [text]")
+    try:
+        given = list(texts)
+    except TypeError:
+        raise TypeError(f"{function}: texts must be a list of str, not {type(texts).__name__}") from None
+    for index, text in enumerate(given):
+        if not isinstance(text, str):
+            raise TypeError(f"{function}: texts[{index}] must be a str, not {type(text).__name__}")
+    return given
+
+
+def _seeds(function: str, options: GenerationOptions, texts: int) -> list[int] | None:
+    """One for each text, so that what is drawn for it does not depend on the batch that it is in."""
+    if options.seed is None:
+        return None
+    if isinstance(options.seed, tuple):
+        if len(options.seed) != texts:
+            raise ValueError(f"{function}: there are {texts} texts, but {len(options.seed)} seeds; or one for all")
+        return list(options.seed)
+    words = np.random.SeedSequence(options.seed).generate_state(texts, np.uint64)
+    return [int(word) for word in words]
+
+
+def _progress_bar(total: int, show: bool | None) -> Any:
+    """Drawn if show; if that is None, on a terminal when the work takes longer than a second."""
+    tqdm = import_extra("tqdm", "TextGenerator").tqdm
+    return tqdm(total=total, desc="writing", unit="text", disable=None if show is None else not show, delay=not show)
