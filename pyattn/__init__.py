@@ -6,47 +6,95 @@ from typing import TYPE_CHECKING, Any
 from pyattn._info import __version__, info, measure, show_config
 from pyattn._threads import get_num_threads, num_threads, set_num_threads
 from pyattn.activations import gelu, relu, silu
+from pyattn.cache import KVCache
 from pyattn.functional import merge_attention, scaled_dot_product_attention, varlen_attention
-from pyattn.layers import LayerNorm, Linear, MultiHeadAttention, TransformerEncoder, TransformerEncoderLayer
-from pyattn.positional import LearnedPositionalEmbedding, sinusoidal_encoding
+from pyattn.layers import (
+    LayerNorm,
+    Linear,
+    MultiHeadAttention,
+    RMSNorm,
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
+from pyattn.positional import (
+    LearnedPositionalEmbedding,
+    LearnedPositionalGrid,
+    RelativePositionBias,
+    RotaryEmbedding,
+    alibi_slopes,
+    interpolate_positions,
+    relative_attention,
+    relative_position_buckets,
+    rotary_embedding,
+    rotary_tables,
+    sinusoidal_encoding,
+    sinusoidal_grid_encoding,
+)
 from pyattn.statistics import AttentionStatistics, attention_statistics
 
 if TYPE_CHECKING:
-    from pyattn import models
+    from pyattn import generation, models
     from pyattn.sentence import SentenceEncoder
+    from pyattn.speech import SpeechRecognizer
+    from pyattn.text_generator import TextGenerator
 
 __all__ = [
     "AttentionStatistics",
+    "KVCache",
     "LayerNorm",
     "LearnedPositionalEmbedding",
+    "LearnedPositionalGrid",
     "Linear",
     "MultiHeadAttention",
+    "RMSNorm",
+    "RelativePositionBias",
+    "RotaryEmbedding",
     "SentenceEncoder",
+    "SpeechRecognizer",
+    "TextGenerator",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
     "TransformerEncoder",
     "TransformerEncoderLayer",
     "__version__",
+    "alibi_slopes",
     "attention_statistics",
     "gelu",
+    "generation",
     "get_num_threads",
     "info",
+    "interpolate_positions",
     "measure",
     "merge_attention",
     "models",
     "num_threads",
+    "relative_attention",
+    "relative_position_buckets",
     "relu",
+    "rotary_embedding",
+    "rotary_tables",
     "scaled_dot_product_attention",
     "set_num_threads",
     "show_config",
     "silu",
     "sinusoidal_encoding",
+    "sinusoidal_grid_encoding",
     "varlen_attention",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Models load at first use: `import pyattn` stays as cheap as its kernels."""
-    if name == "models":
-        return import_module("pyattn.models")
+    if name in ("generation", "models"):
+        return import_module(f"pyattn.{name}")
     if name == "SentenceEncoder":
         return import_module("pyattn.sentence").SentenceEncoder
+    if name == "SpeechRecognizer":
+        return import_module("pyattn.speech").SpeechRecognizer
+    if name == "TextGenerator":
+        return import_module("pyattn.text_generator").TextGenerator
     raise AttributeError(f"module 'pyattn' has no attribute {name!r}")

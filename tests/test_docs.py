@@ -5,10 +5,14 @@ import doctest
 import pytest
 
 import pyattn
-from pyattn import _info, activations, functional, positional, statistics
-from pyattn.layers import attention, encoder, linear, norm
+from pyattn import _info, activations, audio, cache, functional, generation, statistics
+from pyattn.generation import options
+from pyattn.layers import attention, decoder, encoder, linear, norm, transformer
+from pyattn.positional import absolute, grid, relative, rotary, scaling
+from pyattn.positional import attention as relative_attention
 
-MODULES = [pyattn, _info, activations, functional, positional, statistics, attention, encoder, linear, norm]
+MODULES = [pyattn, _info, activations, audio, cache, functional, generation, options, statistics, attention, decoder]
+MODULES += [encoder, linear, norm, transformer, absolute, grid, relative, rotary, scaling, relative_attention]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
