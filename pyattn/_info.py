@@ -63,7 +63,12 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
             "PYATTN_ISA": os.environ.get("PYATTN_ISA"),
         },
         "threads": {"most of a call": number, "why": why, "OpenMP runtimes": _openmp_runtimes()},
-        "build": {"compiler": facts["compiler"], "OpenMP": facts["openmp"], "sanitized": dispatch.sanitized},
+        "build": {
+            "compiler": facts["compiler"],
+            "OpenMP": facts["openmp"],
+            "debug": dispatch.debug,
+            "sanitized": dispatch.sanitized,
+        },
     }
     if mode == "dicts":
         return config

@@ -12,13 +12,16 @@ import numpy as np
 from pyattn._core import dispatch
 
 # Work below this many floating-point operations runs on one thread: it ends within the two or three microseconds that
-# another thread needs to take its part.
+# another thread needs to take its part. Measured on two cores with AVX-512, as the fastest of thousands of calls of
+# attention, 4 heads of n x n x 32, on one thread and on two: 13.0 and 15.1 microseconds for 131,072 operations, with
+# n = 16, and 16.5 and 14.0 for 294,912, with n = 24.
 SMALL_WORK = 200_000
 
 # More than any machine uses well; OpenMP ends the process when the system refuses it a thread.
 MOST_THREADS = 1024
 
-_chosen: tuple[int, str] | None = None  # and why
+_chosen: tuple[int, str] | None = None  # by set_num_threads, and its name
+_default: tuple[int, str] | None = None  # and why, once it is known
 _here: ContextVar[int | None] = ContextVar("pyattn_num_threads", default=None)
 
 
@@ -34,11 +37,11 @@ def get_num_threads() -> int:
 
 def chosen_threads() -> tuple[int, str]:
     """Most threads of a call, and why."""
-    global _chosen
-    if _chosen is None:
-        _chosen = _from_environment() or _usable_cpus()
+    global _default
     here = _here.get()
-    chosen = _chosen if here is None else (here, "num_threads")
+    chosen = (_chosen or _default) if here is None else (here, "num_threads")
+    if chosen is None:
+        chosen = _default = _from_environment() or _usable_cpus()
     limit = dispatch.thread_limit()
     return (limit, "limited by OpenMP's runtime") if 0 < limit < chosen[0] else chosen
 
@@ -56,6 +59,8 @@ def set_num_threads(threads: int) -> None:
 @contextlib.contextmanager
 def num_threads(threads: int) -> Iterator[None]:
     """Within a with statement, the most threads of calls from this Python thread, or asyncio task.
+
+    Python threads that are started there are bound too where they inherit the context (free-threaded Python 3.14).
 
     Raises:
         ValueError: threads is not an integer from 1 to 1024.

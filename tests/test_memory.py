@@ -1,18 +1,34 @@
 """No read or write beyond the caller's arrays, no leak, MemoryError where memory runs out, files written whole."""
 
 import os
+import platform
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import failing_malloc
 import numpy as np
 import pytest
 
 import pyattn
+from pyattn._core import dispatch
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+@pytest.fixture(scope="module")
+def preloaded(tmp_path_factory):
+    """The library of failing_malloc.c."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or platform.libc_ver()[0] != "glibc" or dispatch.sanitized:
+        pytest.skip("needs a C compiler, glibc, and its allocator")
+    library = tmp_path_factory.mktemp("library") / "failing_malloc.so"
+    source = Path(__file__).parent / "failing_malloc.c"
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", str(source), "-o", str(library), "-ldl"], check=True)
+    return library
 
 
 def run(code, *arguments):
@@ -107,6 +123,24 @@ for call in (
     assert all(np.array_equal(a, b) for a, b in zip((pyattn.scaled_dot_product_attention(x, x, x), layer(x)), expected))
 assert failed == 6, failed
 """)
+
+
+@linux
+@pytest.mark.parametrize("kind", [kind.__name__ for kind in failing_malloc.KINDS])
+def test_any_allocation_may_fail(kind, preloaded, tmp_path):
+    """MemoryError, whichever it is; and what comes after works."""
+    script = Path(__file__).parent / "failing_malloc.py"
+    command = [sys.executable, str(script), str(preloaded), kind, str(tmp_path)]
+    environment = os.environ | {"LD_PRELOAD": str(preloaded), "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run(command, env=environment, timeout=300, text=True, capture_output=True)
+    assert done.returncode == 0 and done.stdout == "done\n", (done.returncode, done.stderr)
+
+
+@linux
+def test_sizes_of_all_kinds():
+    script = Path(__file__).parent / "huge.py"
+    done = subprocess.run([sys.executable, str(script)], timeout=120, text=True, capture_output=True)
+    assert done.returncode == 0 and done.stdout == "done\n", (done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize("shape", [(1, 2**31, 4), (1, 2**40, 4), (2**40, 2**20, 4), (2**31, 2**31, 4), (1, 4, 2**58)])

@@ -1,9 +1,11 @@
 """How many threads calls take, after forks, within limits and beside one another. Every child has a time limit."""
 
 import asyncio
+import copy
 import os
 import subprocess
 import sys
+import sysconfig
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +14,7 @@ import pytest
 
 import pyattn
 from pyattn import _threads
+from pyattn.layers import linear
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 needs_openmp = pytest.mark.skipif(not pyattn.info()["openmp"], reason="built without OpenMP")
@@ -99,6 +102,27 @@ assert same(work(), expected)
 
 
 @needs_fork
+@pytest.mark.skipif(not hasattr(os, "kill"), reason="needs signals")
+def test_a_signals_handler_forks_during_a_call():
+    """Parent and child both finish the call of one thread, and those after it."""
+    run("""
+import signal
+pyattn.set_num_threads(1)
+expected = work()
+long = rng.standard_normal((1, 12000, 64), dtype=np.float32)
+children = []
+signal.signal(signal.SIGALRM, lambda *_: children.append(os.fork()))
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+while not children:
+    pyattn.scaled_dot_product_attention(long, long, long)
+right = all(same(work(), expected) for _ in range(2))
+if children == [0]:
+    os._exit(0 if right else 3)
+assert right and exit_of(children[0]) == 0
+""")
+
+
+@needs_fork
 def test_a_child_that_was_never_used_before_the_fork():
     run("""
 child = os.fork()
@@ -149,21 +173,103 @@ assert all(np.array_equal(x, expected) for x in found)
 """)
 
 
-def test_many_python_threads_at_once():
-    """Right results, the same bits, whatever else runs; and the threads of calls that run at once are shared."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((4, 150, 32), dtype=np.float32)
-    layer = pyattn.TransformerEncoderLayer(32, 2, 64, rng=0)
-    expected = layer(x), pyattn.scaled_dot_product_attention(x, x, x, is_causal=True)
+@needs_openmp
+@linux
+def test_calls_at_once_share_threads():
+    """Beside a call that runs on four, another takes two."""
+    run("""
+pyattn.set_num_threads(4)
+x = np.broadcast_to(query[:, :1], (8, 200_000, 64))
+daemon = threading.Thread(target=pyattn.scaled_dot_product_attention, args=(x, x, x), daemon=True)
+daemon.start()
+while tasks() < 5:
+    pass
+found = []
+def other():
+    before = tasks()
+    work()
+    found.append(tasks() - before)
+worker = threading.Thread(target=other)
+worker.start()
+worker.join()
+os._exit(0 if found == [1] and daemon.is_alive() else 3)
+""")
 
-    def calls(_):
-        return [(layer(x), pyattn.scaled_dot_product_attention(x, x, x, is_causal=True)) for _ in range(20)]
 
-    with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(calls, range(8)):
-            for one in found:
-                for got, right in zip(one, expected, strict=True):
-                    np.testing.assert_array_equal(got, right)
+LAYERS = {
+    "linear": lambda: pyattn.Linear(32, 40, rng=0),
+    "attention": lambda: pyattn.MultiHeadAttention(32, 2, rotary_base=100.0, rng=0),
+    "float32": lambda: pyattn.TransformerEncoderLayer(32, 2, 64, rng=0),
+    "bfloat16": lambda: pyattn.TransformerEncoderLayer(32, 2, 64, gated=True, dtype="bfloat16", rng=0),
+    "int8": lambda: pyattn.TransformerEncoderLayer(32, 2, 64, norm_first=True, dtype="int8", rng=0),
+    "stack": lambda: pyattn.TransformerEncoder(LAYERS["float32"](), 3),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_serves_many_threads_from_its_first_call_on(name):
+    """Parameters are made in that call; threads call, read and copy the layer at once."""
+    x = np.random.default_rng(0).standard_normal((3, 70, 32), dtype=np.float32)
+    expected = LAYERS[name]()(x)
+
+    def calls(number):
+        together.wait()
+        if number == 0:
+            twin = copy.deepcopy(layer)
+            twin.load_state_dict(layer.state_dict())
+            return [twin(x)]
+        return [layer(x) for _ in range(3)]
+
+    for _ in range(5):
+        layer, together = LAYERS[name](), threading.Barrier(6)
+        with ThreadPoolExecutor(6) as pool:
+            for found in pool.map(calls, range(6)):
+                for got in found:
+                    np.testing.assert_array_equal(got, expected)
+
+
+def test_what_is_loaded_during_a_first_call_stays(monkeypatch):
+    layer = pyattn.Linear(3, 2, rng=0)
+    loaded = {"weight": np.ones((2, 3), np.float32), "bias": np.zeros(2, np.float32)}
+
+    def slow(*arguments):
+        layer.load_state_dict(loaded)
+        return initial(*arguments)
+
+    initial = linear.initial
+    monkeypatch.setattr(linear, "initial", slow)
+    x = np.ones((1, 3), np.float32)
+    for _ in range(2):
+        np.testing.assert_array_equal(layer(x), [[3, 3]])
+
+
+def test_a_copy_begun_before_a_first_call():
+    layer = pyattn.Linear(3, 2, rng=0)
+    state = layer.__getstate__()
+    expected = layer.state_dict()
+    twin = pyattn.Linear.__new__(pyattn.Linear)
+    twin.__setstate__(copy.deepcopy(state))
+    np.testing.assert_array_equal(twin.state_dict()["weight"], expected["weight"])
+
+
+def test_a_number_set_while_the_default_is_looked_up_stays(monkeypatch):
+    def slow():
+        pyattn.set_num_threads(3)
+        return 1, "slow"
+
+    for name in ("PYATTN_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(_threads, "_chosen", None)
+    monkeypatch.setattr(_threads, "_default", None)
+    monkeypatch.setattr(_threads, "_usable_cpus", slow)
+    monkeypatch.setattr(_threads.dispatch, "thread_limit", lambda: 0)
+    pyattn.get_num_threads()
+    assert pyattn.get_num_threads() == 3
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs free-threaded Python")
+def test_importing_does_not_bring_the_lock_of_the_interpreter_back():
+    run("assert work() and not sys._is_gil_enabled()", PYTHON_GIL="")
 
 
 def test_the_lock_of_the_interpreter_is_released():
@@ -191,8 +297,9 @@ def test_num_threads_is_of_its_block_and_thread():
         assert pyattn.get_num_threads() == 3
         with pyattn.num_threads(1):
             assert pyattn.get_num_threads() == 1
-        with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(pyattn.get_num_threads).result() == before
+        with ThreadPoolExecutor(1) as pool:  # free-threaded Python 3.14 gives new threads their maker's context
+            inherits = getattr(sys.flags, "thread_inherit_context", False)
+            assert pool.submit(pyattn.get_num_threads).result() == (3 if inherits else before)
         assert pyattn.get_num_threads() == 3
     assert pyattn.get_num_threads() == before
     with pytest.raises(RuntimeError), pyattn.num_threads(2):
@@ -315,9 +422,12 @@ def test_long_calls_can_be_interrupted(call):
     """An interrupt ends a call of many seconds within one; what comes after is right."""
     run(f"""
 import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background would ignore it
 x = rng.standard_normal((8, 30000, 64), dtype=np.float32)
 linear = pyattn.Linear(2000, 4000)
 rows = rng.standard_normal((1, 2000), dtype=np.float32).repeat(100000, axis=0) if "rows" in {call!r} else None
+if rows is not None:
+    linear(rows[:1])  # its parameters are made in the first call
 if "[:1, :1]" in {call!r}:
     x = np.broadcast_to(x[:1, :1], (1, 2**28, 64))
 expected = work()
