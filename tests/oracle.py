@@ -114,6 +114,11 @@ def assert_top_keys(keys: Any, got: Any, true_keys: Any, truth: Any, rough: Any,
     assert_close(got, of_keys(truth), of_keys(rough), of_keys(allowance.weight))
 
 
+def results(found: Any, asked: Any = None) -> tuple[Any, ...]:
+    """Of what attention_statistics returned, what there is; asked: of that, what there is of those."""
+    return tuple(x for x, y in zip(vars(found).values(), vars(asked or found).values(), strict=True) if y is not None)
+
+
 class Allowance:
     """How far from the truth the roundings may take each result, elementwise."""
 

@@ -1,9 +1,11 @@
 """Arguments of attention calls: fixed ones by their sizes, and random shapes, layouts, dtypes and options."""
 
 import contextlib
+import os
 
 import numpy as np
 import oracle
+from hypothesis import settings
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -14,6 +16,13 @@ SIZES = st.integers(0, 140) | st.sampled_from([15, 16, 17, 47, 48, 49, 127, 128,
 MANY_KEYS = st.sampled_from([1023, 1024, 1025, 1200])
 LAYOUTS = st.sampled_from(["plain", "transposed", "reversed", "gapped", "repeated", "unaligned"])
 OPTIONS = ["bias", "is_causal", "window", "scale", "softcap", "alibi_slopes", "sinks", "kv_lengths", "query_offset"]
+
+SHARE = float(os.environ.get("PYATTN_EXAMPLES", "1"))
+
+
+def examples(count):
+    """Takes so many random problems, of which PYATTN_EXAMPLES is the share that slow builds take."""
+    return settings(max_examples=max(1, round(count * SHARE)), deadline=None)
 
 
 def normal(shape, dtype=np.float32, seed=0):

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import load_file
 
 from pyattn import LayerNorm, MultiHeadAttention, TransformerEncoder, TransformerEncoderLayer
+
+pytest.importorskip("safetensors.numpy")
+safetensors = pytest.importorskip("safetensors")
 
 FILES = sorted((Path(__file__).parent / "data" / "torch").glob("*.safetensors"))
 MODULES = {"MultiheadAttention", "TransformerEncoderLayer", "TransformerEncoder"}
@@ -21,7 +22,7 @@ recorded = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def configuration(path):
-    with safe_open(path, "numpy") as file:
+    with safetensors.safe_open(path, "numpy") as file:
         return json.loads(file.metadata()["config"])
 
 
@@ -39,7 +40,7 @@ def build(module, arguments):
 def load(path):
     """Our layer for a recorded one, the state dict that torch saved, and the tensors by name, inputs and outputs."""
     config = configuration(path)
-    tensors = load_file(path)
+    tensors = safetensors.numpy.load_file(path)
     state = {name.removeprefix("state."): x for name, x in tensors.items() if name.startswith("state.")}
     return build(config["module"], config["arguments"]), state, tensors
 
