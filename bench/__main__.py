@@ -19,6 +19,8 @@ BENCHMARKS = {
     "linear": "bench.bench_linear",
     "encoder": "bench.bench_encoder",
     "images": "bench.bench_images",
+    "speech": "bench.bench_speech",
+    "generate": "bench.bench_generate",
     "import": "bench.import_time",
     "picture": "bench.plot",
 }
@@ -34,6 +36,8 @@ benchmarks:
   linear      Linear layers of an encoder, over a batch and over one sentence, GFLOP/s
   encoder     all-MiniLM-L6-v2 over 1,000 paragraphs, documents/s
   images      a vision Transformer, ViT-S/14, over batches of 8 and one alone, images/s
+  speech      Whisper tiny.en over short clips and over a minute, seconds of sound a second
+  generate    GPT-2's sizes: a prompt against the arithmetic peak, a step against the memory's
   import      what `import pyattn` costs over `import numpy`, ms
   picture     time and memory against the sequence length
 

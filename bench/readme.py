@@ -95,12 +95,32 @@ def images(found: dict[str, Any]) -> str:
     return _rows(f"| ViT-S/14, images a second | {batches} | 1 - cosine |", rows)
 
 
+def speech(found: dict[str, Any]) -> str:
+    workloads = list(next(iter(found["contenders"].values()))["times_real_time"])
+    rows = []
+    for name, x in found["contenders"].items():
+        speeds = [f"{x['times_real_time'][workload]:.1f}" for workload in workloads]
+        rows.append([name, *speeds, f"{x['word_error_rate']:.1%}".replace("%", " %")])
+    return _rows(f"| Whisper tiny.en, times real time | {' | '.join(workloads)} | word errors |", rows)
+
+
+def generate(found: dict[str, Any]) -> str:
+    rows = []
+    for name, x in found["contenders"].items():
+        figures = [f"{x['prefill_s'] * 1e3:.0f} ms", f"{x['prefill_of_peak']:.0%}".replace("%", " %")]
+        figures += [f"{x['step_s'] * 1e3:.2f} ms", f"{x['step_of_read']:.0%}".replace("%", " %")]
+        rows.append([name, *figures])
+    return _rows("| GPT-2, 124M | 512 tokens | of peak | a step | of read bandwidth |", rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "attention": attention,
     "precision": precision,
     "decode": decode,
     "encoder": encoder,
     "images": images,
+    "speech": speech,
+    "generate": generate,
 }
 
 

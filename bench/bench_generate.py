@@ -1,0 +1,201 @@
+"""A decoder alone: a GPT-2 of random weights (12 layers of 768), one prompt of 512 tokens, then steps of one token.
+
+Prefill is judged by the machine's multiply-add peak, a step by the memory it reads: all weights and the cache. torch
+runs transformers' model with its cache. Logits are checked against torch's before anything is timed.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from bench.compare import measured_peaks
+from bench.peers import Peer, installed, limit_threads
+from bench.report import Options, environment, parse_options, table, write
+from bench.timing import Timing, interleave
+
+CONFIG = {
+    "model_type": "gpt2",
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_positions": 1024,
+    "vocab_size": 50257,
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+}
+PROMPT, STEPS = 512, 16
+ROUNDS, QUICK_ROUNDS = 5, 2
+# Largest error of the logits, relative to their spread.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "int8": 1e-1}
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+
+# What a contender gives: prefill() -> logits (vocabulary,); then steps(), which feeds STEPS tokens -> the last logits.
+Calls = tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]
+
+
+def tokens() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, CONFIG["vocab_size"], PROMPT + STEPS)
+
+
+def write_model(folder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    rng, width = np.random.default_rng(0), CONFIG["n_embd"]
+    shapes = {"wte.weight": (CONFIG["vocab_size"], width), "wpe.weight": (CONFIG["n_positions"], width)}
+    for i in range(CONFIG["n_layer"]):
+        for name, (inputs, outputs) in {
+            "attn.c_attn": (width, 3 * width),
+            "attn.c_proj": (width, width),
+            "mlp.c_fc": (width, 4 * width),
+            "mlp.c_proj": (4 * width, width),
+        }.items():
+            shapes |= {f"h.{i}.{name}.weight": (inputs, outputs), f"h.{i}.{name}.bias": (outputs,)}
+    tensors = {name: rng.standard_normal(shape, dtype=np.float32) * 0.04 for name, shape in shapes.items()}
+    for norm in [f"h.{i}.ln_{j}" for i in range(CONFIG["n_layer"]) for j in (1, 2)] + ["ln_f"]:
+        tensors |= {f"{norm}.weight": np.ones(width, np.float32), f"{norm}.bias": np.zeros(width, np.float32)}
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _pyattn(model: Path, threads: int, precision: str) -> Calls:
+    import pyattn
+
+    gpt, ids = pyattn.models.load(model, dtype=precision), tokens()
+    state = []
+
+    def prefill() -> np.ndarray:
+        state[:] = [gpt.start(batch_size=1, capacity=PROMPT + STEPS)]
+        return state[0].step(ids[None, :PROMPT])[0]
+
+    def steps() -> np.ndarray:
+        continuation = state[0]
+        for cache in continuation._state._caches:
+            cache.truncate([PROMPT])
+        for token in ids[PROMPT:]:
+            logits = continuation.step(token[None, None])
+        return logits[0]
+
+    return prefill, steps
+
+
+def _torch(model: Path, threads: int, precision: str) -> Calls:
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    gpt = transformers.GPT2LMHeadModel.from_pretrained(model).eval().to(getattr(torch, precision))
+    ids = torch.from_numpy(tokens())[None]
+    state: list[Any] = []
+
+    def prefill() -> np.ndarray:
+        with torch.inference_mode():
+            out = gpt(ids[:, :PROMPT], use_cache=True, logits_to_keep=1)
+        state[:] = [out.past_key_values]
+        return out.logits[0, -1].float().numpy()
+
+    def steps() -> np.ndarray:
+        cache = state[0]
+        cache.crop(PROMPT)
+        with torch.inference_mode():
+            for i in range(PROMPT, PROMPT + STEPS):
+                out = gpt(ids[:, i : i + 1], past_key_values=cache, use_cache=True)
+        return out.logits[0, -1].float().numpy()
+
+    return prefill, steps
+
+
+OURS = Peer("pyattn", ("pyattn",), _pyattn)
+PEERS = {
+    Peer("torch", ("torch", "transformers"), _torch): ("float32", "bfloat16"),
+    OURS: ("float32", "bfloat16", "int8"),
+}
+
+
+def prefill_flops() -> float:
+    width, layers = CONFIG["n_embd"], CONFIG["n_layer"]
+    attention = 2.0 * PROMPT * (PROMPT + 1) * width  # causal: half of the pairs
+    return layers * (2.0 * PROMPT * 12 * width**2 + attention) + 2.0 * width * CONFIG["vocab_size"]
+
+
+def step_bytes(precision: str) -> float:
+    width, layers = CONFIG["n_embd"], CONFIG["n_layer"]
+    weights = layers * 12 * width**2 + width * CONFIG["vocab_size"]
+    cache = 2.0 * layers * width * (PROMPT + STEPS / 2)
+    return weights * BYTES[precision] + cache * max(2, BYTES[precision])
+
+
+def run(options: Options) -> None:
+    limit_threads(options.threads)
+    peers = installed(list(PEERS))
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder))
+        calls = {
+            (peer.name, precision): peer.prepare(Path(folder), options.threads, precision)
+            for peer in peers
+            for precision in PEERS[peer]
+        }
+    before = measured_peaks()
+    truth = [call() for call in calls.get(("torch", "float32"), calls[OURS.name, "float32"])]
+    errors = {}
+    for key, pair in calls.items():
+        errors[key] = max(
+            float(abs(call() - right).max() / right.std()) for call, right in zip(pair, truth, strict=True)
+        )
+        if not errors[key] <= TOLERANCE[key[1]]:
+            raise SystemExit(f"{' '.join(key)} gave wrong logits: off by {errors[key]:.1e} of their spread")
+    timings: dict[str, dict[tuple[str, str], Timing]] = {}
+    rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    with tqdm(total=2 * rounds, unit="round", desc="generate", disable=None) as progress:
+        for part, name in enumerate(("prefill", "steps")):
+            timings[name] = interleave({key: pair[part] for key, pair in calls.items()}, progress, rounds=rounds)
+    peaks = measured_peaks(before)
+    results = {}
+    for key in calls:
+        prefill, step = timings["prefill"][key].best, timings["steps"][key].best / STEPS
+        results[" ".join(key)] = {
+            "name": key[0],
+            "precision": key[1],
+            "error": errors[key],
+            "prefill_s": prefill,
+            "prefill_of_peak": prefill_flops() / prefill / 1e9 / peaks.get(f"fma_gflops_{key[1]}", float("nan")),
+            "step_s": step,
+            "step_gbytes_per_s": step_bytes(key[1]) / step / 1e9,
+            "step_of_read": step_bytes(key[1]) / step / 1e9 / peaks["read_gbytes_per_s"],
+        }
+    print(generate_table(results))
+    write(
+        options, "generate", {"environment": environment(options.threads, peers), "peaks": peaks, "contenders": results}
+    )
+
+
+def generate_table(results: dict[str, Any]) -> str:
+    rows = [
+        [
+            label,
+            f"{x['prefill_s'] * 1e3:.0f}",
+            f"{x['prefill_of_peak']:.0%}",
+            f"{x['step_s'] * 1e3:.2f}",
+            f"{x['step_gbytes_per_s']:.0f}",
+            f"{x['step_of_read']:.0%}",
+            f"{x['error']:.0e}",
+        ]
+        for label, x in results.items()
+    ]
+    return table(["", "512 tokens, ms", "of peak", "a step, ms", "GB/s", "of read bandwidth", "error"], rows)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run(parse_options(__doc__, argv))
+
+
+if __name__ == "__main__":
+    main()

