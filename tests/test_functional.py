@@ -193,6 +193,16 @@ def test_sparse_masks_are_what_is_stored():
     oracle.assert_attention(sdpa(*arrays, unsorted, bias=unsorted, **ALL), *arrays, live, bias=unsorted)
 
 
+@each_dtype
+@pytest.mark.parametrize("length", [3, 60])
+def test_sparse_mask_with_a_dense_bias(dtype, length):
+    arrays = qkv(2, length, 300, dtype=dtype)
+    live = normal((length, 300)) > 0
+    bias = normal((2, length, 300), dtype, seed=1)
+    mask = sparse.csr_array(live)
+    oracle.assert_attention(sdpa(*arrays, mask, bias=bias, **ALL), *arrays, live, bias=bias)
+
+
 def test_sparse_mask_of_many_keys():
     """More entries a row than a block of keys, and than a piece, and rows without any."""
     rng = np.random.default_rng(0)
