@@ -54,12 +54,12 @@ help:
 	@touch $@
 
 .venv/linters: .venv/built
-	$(BIN)/python -m pip install --quiet ".[lint]"
+	$(BIN)/python -m pip install --quiet --editable ".[lint]"
 	@touch $@
 
 .venv/peers: .venv/built
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet ".[bench]"
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	$(BIN)/python -m pip install --quiet --no-deps $(ORACLES)
 	@touch $@
 

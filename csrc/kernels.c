@@ -19,6 +19,7 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .tile_vectors = TILE_VECTORS,
     .real_bytes = sizeof(real),
     .step = STEP,
+    .widens_float16 = WIDENS_FLOAT16,
 #if ELEMENT != I8
     .attention_scratch = attention_scratch,
     .attention_load_scratch = attention_load_scratch,

@@ -8,6 +8,9 @@
 
 enum { PYATTN_IDENTITY, PYATTN_RELU, PYATTN_GELU, PYATTN_GELU_TANH, PYATTN_SILU };
 
+/* How packed weights are held: as tiles multiply them, or, of float32, as numbers of 16 bits that are the same. */
+enum { PYATTN_WHOLE, PYATTN_FLOAT16, PYATTN_BFLOAT16 };
+
 enum { PYATTN_MASK_NONE, PYATTN_MASK_BOOL, PYATTN_MASK_REAL };
 
 enum {
@@ -68,6 +71,7 @@ struct pyattn_linear {
   ptrdiff_t inputs, outputs; /* features */
   int activation;
   int half; /* whether out is of bfloat16 */
+  int held;
 };
 
 /* Rows of input as tiles read them. */
@@ -82,6 +86,7 @@ struct pyattn_kernels {
   int tile_rows;    /* rows of a linear_tile */
   int tile_vectors; /* vectors of queries in the largest block, and of output features in a panel */
   int real_bytes;   /* of lse and the like */
+  int widens_float16;
   int step; /* elements that are multiplied at once: 2 of bfloat16, 4 of bytes where there are instructions for it */
 
   /* Attention of a block of queries: begin; then attend to ranges of keys in ascending order, the keys loaded if the
@@ -105,12 +110,12 @@ struct pyattn_kernels {
   void (*attention_receive)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
                             ptrdiff_t count, double *sums);
 
-  /* Packs a strided (outputs, inputs) array of elements into linear_packed_bytes(outputs, inputs); scales, one for each
-   * output, are those that bytes were divided by. linear_load makes inputs reals, or bfloat16 where half, steps, of
+  /* Packs a strided (outputs, inputs) array of elements into linear_packed_bytes; scales, one for each output,
+   * are those that bytes were divided by. linear_load makes inputs reals, or bfloat16 where half, steps, of
    * linear_row_bytes(inputs), and a scale; 0 bytes: reals are steps as they stand. */
-  ptrdiff_t (*linear_packed_bytes)(ptrdiff_t outputs, ptrdiff_t inputs);
+  ptrdiff_t (*linear_packed_bytes)(ptrdiff_t outputs, ptrdiff_t inputs, int held);
   void (*linear_pack)(const char *weight, ptrdiff_t row, ptrdiff_t column, const float *scales, ptrdiff_t outputs,
-                      ptrdiff_t inputs, char *packed);
+                      ptrdiff_t inputs, int held, char *packed);
   ptrdiff_t (*linear_row_bytes)(ptrdiff_t inputs);
   void (*linear_load)(const char *input, int half, ptrdiff_t inputs, char *steps, float *scale);
   /* Rows first ... first + rows, at most tile_rows, of the output features of one panel; the steps are those rows'. */

@@ -5,6 +5,9 @@
  * Features are padded with zeros to whole vectors and steps. An output is one sum over the input features in ascending
  * order, whatever the tile: a row's bits depend on nothing but the row.
  *
+ * Weights of float32 that are all numbers of 16 bits, as published ones often are, are held in these and widened by the
+ * tile: the sums have the same bits, at half the memory and, of few rows, half the time.
+ *
  * Inputs of bfloat16 weights are rounded to it, a row at a time. Those of bytes are divided by a scale of the row, the
  * largest over 127, and rounded to integers (Dettmers et al. 2022, arXiv:2208.07339, section 2.1, row and column wise);
  * the sums of their products are exact.
@@ -15,27 +18,52 @@
 
 enum { PANEL = TILE_VECTORS * LANES };
 
+/* Weights that may be held in 16 bits: reals, also where these are bfloat16 that no instruction multiplies. */
+#define NARROW (ELEMENT == F32 || (ELEMENT == BF16 && STEP == 1))
+
 INLINE ptrdiff_t steps_of(ptrdiff_t inputs) { return (inputs + STEP - 1) / STEP; }
 
 INLINE ptrdiff_t padded(ptrdiff_t outputs) { return (outputs + LANES - 1) / LANES * LANES; }
 
+/* Of a vector of features. */
+INLINE ptrdiff_t packed_bytes(ptrdiff_t inputs, int held) {
+  const ptrdiff_t steps = steps_of(inputs);
+  return held == PYATTN_BFLOAT16 ? (steps + 1) / 2 * VECTOR_BYTES : steps * bytes_of_pair(held) / 2;
+}
+
 /* Behind the panels stand, of bytes, the scales of all features, then what their sums begin with: that takes INPUT_ZERO
  * off the inputs. */
+
 INLINE const char *scales_of(const char *packed, ptrdiff_t outputs, ptrdiff_t inputs) {
   return packed + padded(outputs) * steps_of(inputs) * (ptrdiff_t)sizeof(real);
 }
 
-static ptrdiff_t linear_packed_bytes(ptrdiff_t outputs, ptrdiff_t inputs) {
-  return padded(outputs) * (steps_of(inputs) + (ELEMENT == I8 ? 2 : 0)) * (ptrdiff_t)sizeof(real);
+static ptrdiff_t linear_packed_bytes(ptrdiff_t outputs, ptrdiff_t inputs, int held) {
+  return padded(outputs) / LANES * (packed_bytes(inputs, held) + (ELEMENT == I8 ? 2 * VECTOR_BYTES : 0));
+}
+
+/* A vector of step t, as load_held will read it. */
+INLINE void store_held(char *p, vec x, int held, ptrdiff_t t) {
+#if NARROW
+  if (held == PYATTN_FLOAT16) {
+    const halves y = narrow_float16(x);
+    memcpy(p, &y, sizeof y);
+  } else if (held == PYATTN_BFLOAT16) {
+    store(p, t % 2 == 0 ? (vec)((uvec)x >> 16) : (vec)((uvec)load(p) | (uvec)x));
+  } else
+#endif
+    store(p, x);
+  (void)held, (void)t;
 }
 
 static void linear_pack(const char *weight, ptrdiff_t row, ptrdiff_t column, const float *scales, ptrdiff_t outputs,
-                        ptrdiff_t inputs, char *packed) {
-  real *target = (real *)packed;
+                        ptrdiff_t inputs, int held, char *packed) {
+  const ptrdiff_t bytes = held == PYATTN_FLOAT16 ? VECTOR_BYTES / 2 : VECTOR_BYTES;
+  const ptrdiff_t steps = held == PYATTN_BFLOAT16 ? 2 : 1; /* of such a vector */
   for (ptrdiff_t first = 0; first < outputs; first += LANES) {
     const ptrdiff_t panel = first / PANEL, place = first % PANEL;
-    const ptrdiff_t rest = padded(outputs - panel * PANEL), line = rest < PANEL ? rest : PANEL;
-    real *base = target + panel * PANEL * steps_of(inputs) + place;
+    const ptrdiff_t rest = padded(outputs - panel * PANEL), line = (rest < PANEL ? rest : PANEL) / LANES * bytes;
+    char *base = packed + panel * TILE_VECTORS * packed_bytes(inputs, held) + place / LANES * bytes;
     for (ptrdiff_t k = 0; k < inputs; k += LANES * STEP) {
       const ptrdiff_t columns = inputs - k < LANES * STEP ? inputs - k : LANES * STEP;
       vec x[LANES];
@@ -44,7 +72,10 @@ static void linear_pack(const char *weight, ptrdiff_t row, ptrdiff_t column, con
         if (first + i < outputs) x[i] = load_steps(weight + (first + i) * row + k * column, column, columns);
       }
       transpose(x);
-      for (ptrdiff_t i = 0; i < steps_of(columns); i++) store(base + (k / STEP + i) * line, x[i]);
+      for (ptrdiff_t i = 0; i < steps_of(columns); i++) {
+        const ptrdiff_t t = k / STEP + i;
+        store_held(base + t / steps * line, x[i], held, t);
+      }
     }
   }
 #if ELEMENT == I8
@@ -117,12 +148,12 @@ static void linear_load(const char *input, int half, ptrdiff_t inputs, char *ste
 }
 
 /* A tile of sums, which begin with `start`. */
-INLINE void multiply(const struct pyattn_linear *job, const struct pyattn_steps *input, const real *packed,
-                     const vec *start, vec *result, int rows, int vectors) {
+INLINE void multiply(const struct pyattn_linear *job, const struct pyattn_steps *input, const char *packed,
+                     const vec *start, vec *result, int rows, int vectors, int held) {
   tile acc;
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = start[n]; }
   const ptrdiff_t row = input->row, step = sizeof(real);
-  tile_multiply(acc, rows, vectors, input->data, row, step, packed, steps_of(job->inputs),
+  tile_multiply(acc, rows, vectors, input->data, row, step, packed, held, steps_of(job->inputs),
                 input->data + TILE_ROWS * row, TILE_ROWS * step);
   UNROLL for (int r = 0; r < rows; r++) {
     UNROLL for (int n = 0; n < vectors; n++) result[r * vectors + n] = acc[r][n];
@@ -183,8 +214,15 @@ INLINE void linear_vectors(const struct pyattn_linear *job, const struct pyattn_
   struct panel panel;
   WRITTEN(result);
   load_panel(job, feature, vectors, &panel);
-  const real *packed = (const real *)job->packed + feature * steps_of(job->inputs);
-  WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, panel.start, result, ROWS, vectors))
+  const char *packed = job->packed + feature / LANES * packed_bytes(job->inputs, job->held);
+#if NARROW
+  if (job->held == PYATTN_FLOAT16)
+    WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, panel.start, result, ROWS, vectors, PYATTN_FLOAT16))
+  else if (job->held == PYATTN_BFLOAT16)
+    WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, panel.start, result, ROWS, vectors, PYATTN_BFLOAT16))
+  else
+#endif
+    WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, panel.start, result, ROWS, vectors, PYATTN_WHOLE))
   const int raw = ELEMENT == I8, whole = job->outputs - feature >= vectors * LANES;
   if (job->activation != PYATTN_IDENTITY) {
     for (int r = 0; raw && r < rows; r++) {

@@ -72,6 +72,13 @@
 #define STEP 1
 #endif
 
+/* Whether float16 becomes float32 in one instruction. */
+#if REAL_BITS == 32 && (defined(__F16C__) || defined(__aarch64__))
+#define WIDENS_FLOAT16 1
+#else
+#define WIDENS_FLOAT16 0
+#endif
+
 #if REAL_BITS == 32
 typedef float real;
 typedef int32_t word;
@@ -229,42 +236,38 @@ INLINE void store_reals(char *p, vec x, ptrdiff_t n) {
     store_first(p, x, n);
 }
 
-/* Elements in memory to and from reals; of I8, what the halves that go with it hold, bfloat16. */
-#if ELEMENT == F32 || ELEMENT == F64
-INLINE vec load_elements(const char *p, ptrdiff_t n) { return load_reals(p, n); }
-
-INLINE void store_elements(char *p, vec x, ptrdiff_t n) { store_reals(p, x, n); }
-#else
+#if REAL_BITS == 32
+/* Numbers of 16 bits to and from reals: rounded to the nearest, ties to even; a NaN stays one. */
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 
-#if ELEMENT == BF16 || ELEMENT == I8
-INLINE vec widen(halves x) { return (vec)(__builtin_convertvector(x, uvec) << 16); }
+INLINE vec widen_bfloat16(halves x) { return (vec)(__builtin_convertvector(x, uvec) << 16); }
 
-INLINE halves narrow(vec x) { /* to the nearest, ties to even; a NaN stays one */
+INLINE halves narrow_bfloat16(vec x) {
   const uvec bits = (uvec)x;
   const uvec rounded = bits + 0x7fff + (bits >> 16 & 1);
   return __builtin_convertvector((uvec)choose(x == x, (vec)rounded, (vec)(bits | 0x400000)) >> 16, halves);
 }
-#elif defined(__AVX512F__)
-INLINE vec widen(halves x) { return (vec)_mm512_cvtph_ps((__m256i)x); }
 
-INLINE halves narrow(vec x) { return (halves)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
+#if defined(__AVX512F__)
+INLINE vec widen_float16(halves x) { return (vec)_mm512_cvtph_ps((__m256i)x); }
+
+INLINE halves narrow_float16(vec x) { return (halves)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
 #elif defined(__F16C__)
-INLINE vec widen(halves x) { return (vec)_mm256_cvtph_ps((__m128i)x); }
+INLINE vec widen_float16(halves x) { return (vec)_mm256_cvtph_ps((__m128i)x); }
 
-INLINE halves narrow(vec x) { return (halves)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT); }
+INLINE halves narrow_float16(vec x) { return (halves)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT); }
 #elif defined(__aarch64__)
-INLINE vec widen(halves x) { return (vec)vcvt_f32_f16((float16x4_t)x); }
+INLINE vec widen_float16(halves x) { return (vec)vcvt_f32_f16((float16x4_t)x); }
 
-INLINE halves narrow(vec x) { return (halves)vcvt_f16_f32((float32x4_t)x); }
+INLINE halves narrow_float16(vec x) { return (halves)vcvt_f16_f32((float32x4_t)x); }
 #else
-INLINE vec widen(halves h) { /* exponents differ by 112; inf and NaN have the largest one in either format */
+INLINE vec widen_float16(halves h) { /* exponents differ by 112; inf and NaN have the largest one in either format */
   const uvec x = __builtin_convertvector(h, uvec), size = (x & 0x7fff) << 13;
   const vec finite = (vec)size * 0x1p112f, beyond = (vec)(size | 0x7f800000);
   return (vec)((uvec)choose((ivec)size >= 0x7c00 << 13, beyond, finite) | (x & 0x8000) << 16);
 }
 
-INLINE halves narrow(vec x) {
+INLINE halves narrow_float16(vec x) {
   const uvec bits = (uvec)x, size = bits & 0x7fffffff;
   /* below 2^-14, adding 1/2 leaves the rounded significand in the lowest bits; else the exponent moves by 112 */
   const uvec small = (uvec)((vec)size + 0.5f) - 0x3f000000;
@@ -275,6 +278,17 @@ INLINE halves narrow(vec x) {
   return __builtin_convertvector(y, halves);
 }
 #endif
+#endif
+
+/* Elements in memory to and from reals; of I8, what the halves that go with it hold, bfloat16. */
+#if ELEMENT == F32 || ELEMENT == F64
+INLINE vec load_elements(const char *p, ptrdiff_t n) { return load_reals(p, n); }
+
+INLINE void store_elements(char *p, vec x, ptrdiff_t n) { store_reals(p, x, n); }
+#else
+INLINE vec widen(halves x) { return ELEMENT == F16 ? widen_float16(x) : widen_bfloat16(x); }
+
+INLINE halves narrow(vec x) { return ELEMENT == F16 ? narrow_float16(x) : narrow_bfloat16(x); }
 
 INLINE vec load_elements(const char *p, ptrdiff_t n) {
   halves x = {0};

@@ -5,8 +5,9 @@
  * where a step t is one element, or a pair of bfloat16 (STEP of simd.h).
  *
  * a is any strided array: element (r, t) lies r * row + t * step bytes behind it, and each is broadcast to all lanes.
- * b is packed: `vectors` vectors for each t, one t after the other. An 8 x 3 tile does 24 multiply-adds for 3 loads and
- * 8 broadcasts, so that a core with two FMA units and two load ports is bound by the former.
+ * b is packed: `vectors` vectors for each t, one t after the other, held as below. An 8 x 3 tile does 24
+ * multiply-adds for 3 loads and 8 broadcasts, so that a core with two FMA units and two load ports is bound by the
+ * former.
  *
  * Each step also prefetches the line at `ahead`, which moves on by ahead_step: some rows ahead in a walk along rows,
  * the next tile in a walk along columns. One a step is free; the same prefetches in a burst before the tile cost 5 to
@@ -16,24 +17,65 @@
 #ifndef PYATTN_TILE_H
 #define PYATTN_TILE_H
 
+#include "kernels.h"
 #include "simd.h"
 
 typedef vec tile[TILE_ROWS][TILE_VECTORS];
 
-/* rows and vectors must be constants at every call: all loops over them unroll. */
-INLINE void tile_multiply(tile acc, int rows, int vectors, const char *a, ptrdiff_t row, ptrdiff_t step, const real *b,
-                          ptrdiff_t count, const char *ahead, ptrdiff_t ahead_step) {
-  for (ptrdiff_t t = 0; t < count; t++) {
-    vec x[TILE_VECTORS];
-    UNROLL for (int n = 0; n < vectors; n++) x[n] = load(b + n * LANES);
-    UNROLL for (int r = 0; r < rows; r++) {
-      const vec y = splat(load_real(a + r * row));
-      UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = multiply_add(y, x[n], acc[r][n]);
+/* How b is held: PYATTN_WHOLE, vectors of reals; PYATTN_FLOAT16, half as long ones of these; PYATTN_BFLOAT16, vectors
+ * of two steps, whose numbers lie in the halves of each lane, the first in the lower one: a shift and a mask widen
+ * them, while conversions of half vectors cost 12 % of a tile. */
+INLINE ptrdiff_t bytes_of_pair(int held) { return held == PYATTN_WHOLE ? 2 * VECTOR_BYTES : VECTOR_BYTES; }
+
+/* Vector n of a step; second: of those of a pair. */
+INLINE vec load_held(const char *b, int held, int second, int n) {
+#if REAL_BITS == 32
+  if (held == PYATTN_FLOAT16) {
+    halves x;
+    memcpy(&x, b + n * (VECTOR_BYTES / 2), sizeof x);
+    return widen_float16(x);
+  }
+  if (held == PYATTN_BFLOAT16) {
+    const uvec x = (uvec)load(b + n * VECTOR_BYTES);
+    return (vec)(second ? x & 0xffff0000 : x << 16);
+  }
+#endif
+  (void)held, (void)second;
+  return load(b + n * VECTOR_BYTES);
+}
+
+INLINE void tile_step(tile acc, int rows, int vectors, const char *a, ptrdiff_t row, const char *b, int held,
+                      int second) {
+  vec x[TILE_VECTORS];
+  UNROLL for (int n = 0; n < vectors; n++) x[n] = load_held(b, held, second, n);
+  UNROLL for (int r = 0; r < rows; r++) {
+    const vec y = splat(load_real(a + r * row));
+    UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = multiply_add(y, x[n], acc[r][n]);
+  }
+}
+
+/* rows, vectors and held must be constants at every call: all loops over them unroll. */
+INLINE void tile_multiply(tile acc, int rows, int vectors, const char *a, ptrdiff_t row, ptrdiff_t step, const char *b,
+                          int held, ptrdiff_t count, const char *ahead, ptrdiff_t ahead_step) {
+  if (held != PYATTN_BFLOAT16) { /* in pairs as well, bytes on AVX2 take 1.3 times as long */
+    for (ptrdiff_t t = 0; t < count; t++) {
+      tile_step(acc, rows, vectors, a, row, b, held, 0);
+      __builtin_prefetch(ahead, 0, 3);
+      ahead += ahead_step;
+      a += step;
+      b += vectors * bytes_of_pair(held) / 2;
     }
+    return;
+  }
+  for (ptrdiff_t t = 0; t < count; t += 2) {
+    tile_step(acc, rows, vectors, a, row, b, held, 0);
     __builtin_prefetch(ahead, 0, 3);
-    ahead += ahead_step;
-    a += step;
-    b += vectors * LANES;
+    if (t + 1 == count) break;
+    tile_step(acc, rows, vectors, a + step, row, b, held, 1);
+    __builtin_prefetch(ahead + ahead_step, 0, 3);
+    ahead += 2 * ahead_step;
+    a += 2 * step;
+    b += vectors * bytes_of_pair(held);
   }
 }
 

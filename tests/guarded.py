@@ -73,12 +73,15 @@ def layers(rng, dtype, rows, inputs, outputs, at_end):
     for element, activation in itertools.product(elements, range(5)):
         weight = guarded(rng.integers(0, 100, (outputs, inputs)).astype(element), at_end)
         scales = guarded(np.ones(outputs, np.float32), at_end) if element == np.int8 else None
-        packed = linear.Packed(weight, bias, scales)
+        packed = linear.Packed(weight, bias, scales, whole=True)
         linear.linear(x, [packed], out, out, activation, 2)
         if np.dtype(element).itemsize < 4:
             halves = guarded(np.zeros((rows, inputs), np.uint16), at_end)
             linear.linear(halves, [packed], None, guarded(np.zeros((rows, outputs), np.uint16), at_end), activation, 2)
         np.testing.assert_array_equal(packed.unpack()[0], weight)
+        for format in (np.float16, ml_dtypes.bfloat16) if element == np.float32 else ():
+            held = linear.Packed(guarded((weight * 1.001).astype(format).astype(np.float32), at_end), bias)
+            linear.linear(x, [held], out, out, activation, 2)
     for centred in (True, False):
         rowwise.normalise(x, random(inputs), random(inputs), x, 1e-5, centred, 2)
     cache = random(1, 1, rows + 2, inputs)

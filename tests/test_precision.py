@@ -1,12 +1,14 @@
 """Weights in bfloat16 and int8: the sums are what their elements say, and outputs stay near those of float32."""
 
 import copy
+import tracemalloc
 
 import numpy as np
 import pytest
 
 import pyattn
 from pyattn import Linear, MultiHeadAttention, TransformerEncoder, TransformerEncoderLayer
+from pyattn._core import linear
 from pyattn.precision import from_bfloat16, mask_to_bfloat16, to_bfloat16, to_int8
 
 EPS = np.finfo(np.float32).eps
@@ -28,6 +30,61 @@ def test_bfloat16_rounding():
     x = np.concatenate([x[~np.isnan(x)], [np.nan]]).astype(np.float32)
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(rounded(x), x.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("weight", "format"),
+    [
+        ([[0.1, 0.2]], None),
+        ([[0.5, -0.0], [65504, 2**-24]], "float16"),
+        ([[1 + 2**-10]], "float16"),
+        ([[65536, 1]], "bfloat16"),
+        ([[2.0**-30], [3]], "bfloat16"),
+        ([[0.5, -1.5]], "bfloat16"),
+        ([[np.inf, 1]], "bfloat16"),
+        ([[1 + 2**-10], [65536]], None),  # each is of another format
+        ([[1 + 2**-11]], None),
+        ([[0.5], [0.1]], None),
+        ([[np.nan]], "bfloat16"),
+    ],
+)
+def test_narrowest(weight, format):
+    assert [None, "float16", "bfloat16"][linear.narrowest(np.float32(weight))] == format
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
+@pytest.mark.parametrize("format", ["float16", "bfloat16"])
+def test_weights_held_in_16_bits_change_no_bit(rows, inputs, outputs, format):
+    weight = normal((outputs, inputs), 1)
+    weight = weight.astype(np.float16).astype(np.float32) if format == "float16" else rounded(weight)
+    x, bias = normal((rows, inputs)), normal(outputs, 2)
+    whole, held = (linear.Packed(weight, bias, whole=whole) for whole in (True, False))
+    results = np.empty((2, rows, outputs), np.float32)
+    for packed, out in zip((whole, held), results, strict=True):
+        linear.linear(x, [packed], None, out, 0, 2)
+        np.testing.assert_array_equal(packed.unpack()[0], weight)
+    np.testing.assert_array_equal(results[0].view(np.uint32), results[1].view(np.uint32))
+    layer = Linear(inputs, outputs)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    for copied in (layer, copy.deepcopy(layer)):
+        np.testing.assert_array_equal(copied(x), results[0])
+        np.testing.assert_array_equal(copied.state_dict()["weight"], weight)
+
+
+def test_weights_of_16_bits_take_half_the_memory():
+    weight = normal((1000, 1000))
+    sizes = [memory_of(Linear(1000, 1000), x) for x in (weight, rounded(weight))]
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def memory_of(layer, weight):
+    layer.load_state_dict({"weight": weight, "bias": np.zeros(len(weight), np.float32)})
+    tracemalloc.start()
+    try:
+        layer.load_state_dict({"weight": weight, "bias": np.zeros(len(weight), np.float32)})
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
 
 
 def test_int8_uses_the_whole_range():

@@ -12,6 +12,9 @@ cdef extern from "kernels.h" nogil:
         PYATTN_WIDTH_BLOCK
         PYATTN_FEW
         PYATTN_ALIGNMENT
+        PYATTN_WHOLE
+        PYATTN_FLOAT16
+        PYATTN_BFLOAT16
         PYATTN_IDENTITY
         PYATTN_RELU
         PYATTN_GELU
@@ -61,7 +64,7 @@ cdef extern from "kernels.h" nogil:
         char *out
         Py_ssize_t residual_row, out_row
         Py_ssize_t inputs, outputs
-        int activation, half
+        int activation, half, held
 
     struct pyattn_steps:
         const char *data
@@ -73,6 +76,7 @@ cdef extern from "kernels.h" nogil:
         int tile_rows
         int tile_vectors
         int real_bytes
+        int widens_float16
         int step
         Py_ssize_t (*attention_scratch)(const pyattn_attention *, int vectors) noexcept nogil
         Py_ssize_t (*attention_load_scratch)(const pyattn_attention *) noexcept nogil
@@ -88,9 +92,9 @@ cdef extern from "kernels.h" nogil:
         void (*attention_review_finish)(const pyattn_query_block *) noexcept nogil
         void (*attention_receive)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,
                                   Py_ssize_t count, double *sums) noexcept nogil
-        Py_ssize_t (*linear_packed_bytes)(Py_ssize_t outputs, Py_ssize_t inputs) noexcept nogil
+        Py_ssize_t (*linear_packed_bytes)(Py_ssize_t outputs, Py_ssize_t inputs, int held) noexcept nogil
         void (*linear_pack)(const char *weight, Py_ssize_t row, Py_ssize_t column, const float *scales,
-                            Py_ssize_t outputs, Py_ssize_t inputs, char *packed) noexcept nogil
+                            Py_ssize_t outputs, Py_ssize_t inputs, int held, char *packed) noexcept nogil
         Py_ssize_t (*linear_row_bytes)(Py_ssize_t inputs) noexcept nogil
         void (*linear_load)(const char *input, int half, Py_ssize_t inputs, char *steps, float *scale) noexcept nogil
         void (*linear_tile)(const pyattn_linear *, const pyattn_steps *, Py_ssize_t first, Py_ssize_t rows,

@@ -8,7 +8,9 @@ from libc.string cimport memset
 import numpy as np
 
 from pyattn._core.dispatch cimport Watch, begin_call, end_call, kernels_of, raise_error, stopped
-from pyattn._core.kernels cimport PYATTN_ALIGNMENT, pyattn_kernels, pyattn_linear, pyattn_steps
+from pyattn._core.kernels cimport (
+    PYATTN_ALIGNMENT, PYATTN_BFLOAT16, PYATTN_FLOAT16, PYATTN_WHOLE, pyattn_kernels, pyattn_linear, pyattn_steps,
+)
 
 cnp.import_array()
 
@@ -19,6 +21,7 @@ cdef enum:
     MOST_PANEL = 256  # outputs that packing may add, of padding
     MOST_STEP = 4  # and inputs
     FEW_TILES = 2
+    NUMBERS_AT_ONCE = 1048576
     CACHED = 655360  # bytes of panels that a task multiplies with each tile of rows: they stay in second-level cache
 
 cdef double MOST_BYTES = 2.0**62  # sizes of weights are counted in Py_ssize_t
@@ -28,9 +31,11 @@ cdef class Packed:  # linear.pxd names its fields
     """A weight (outputs, inputs) as tiles read it, with its bias (outputs,) of reals or None.
 
     The weight, of any strides, is of float32, float64, uint16 (the bits of bfloat16) or int8; the last is multiplied by
-    scales (outputs,), float32.
+    scales (outputs,), float32. One of float32 whose numbers are all of 16 bits is held in these, unless `whole`.
     """
-    def __init__(self, cnp.ndarray weight not None, cnp.ndarray bias=None, cnp.ndarray scales=None):
+    def __init__(
+        self, cnp.ndarray weight not None, cnp.ndarray bias=None, cnp.ndarray scales=None, bint whole=False
+    ):
         cdef Py_ssize_t size
         self.kernels = kernels_of(weight.dtype)
         self.dtype = weight.dtype
@@ -38,13 +43,20 @@ cdef class Packed:  # linear.pxd names its fields
         self.outputs, self.inputs = weight.shape[0], weight.shape[1]
         if (self.outputs + MOST_PANEL) * 8.0 * (self.inputs + MOST_STEP) > MOST_BYTES:
             raise MemoryError(f"Linear: no memory holds a weight ({self.outputs}, {self.inputs})")
-        size = self.kernels.linear_packed_bytes(self.outputs, self.inputs)
+        if weight.dtype == np.uint16 and self.kernels.step == 1:
+            self.held = PYATTN_BFLOAT16
+        elif weight.dtype == np.float32 and not whole:
+            size = self.kernels.linear_packed_bytes(self.outputs, self.inputs, PYATTN_WHOLE)
+            np.empty(size, np.uint8)  # what no memory holds is refused before each number is looked at
+            self.held = narrowest(weight, self.kernels.widens_float16)
+        size = self.kernels.linear_packed_bytes(self.outputs, self.inputs, self.held)
         self.memory = np.empty(size + PYATTN_ALIGNMENT, np.uint8)
         self.data = <char *> cnp.PyArray_DATA(self.memory)
         self.data += (PYATTN_ALIGNMENT - <size_t> self.data % PYATTN_ALIGNMENT) % PYATTN_ALIGNMENT
         self.kernels.linear_pack(
             <const char *> cnp.PyArray_DATA(weight), cnp.PyArray_STRIDES(weight)[0], cnp.PyArray_STRIDES(weight)[1],
-            NULL if scales is None else <const float *> cnp.PyArray_DATA(scales), self.outputs, self.inputs, self.data,
+            NULL if scales is None else <const float *> cnp.PyArray_DATA(scales), self.outputs, self.inputs, self.held,
+            self.data,
         )
 
     def unpack(self):
@@ -53,16 +65,21 @@ cdef class Packed:  # linear.pxd names its fields
         cdef Py_ssize_t steps = (self.inputs + step - 1) // step, real = self.kernels.real_bytes, first, rows, lines
         cdef Py_ssize_t padded = (self.outputs + lanes - 1) // lanes * lanes
         start = self.data - <char *> cnp.PyArray_DATA(self.memory)
-        words = self.memory[start:start + padded * steps * real].view({8: np.float64, 4: np.float32}[real])
+        if self.held == PYATTN_BFLOAT16:
+            steps = (steps + 1) // 2
+        words = self.memory[start:start + padded * steps * (2 if self.held == PYATTN_FLOAT16 else real)]
+        words = words.view({8: np.float64, 4: np.float16 if self.held == PYATTN_FLOAT16 else np.float32}[real])
         weight = np.empty((self.outputs, self.inputs), self.dtype)
         for first in range(0, self.outputs, width):
             rows = min(self.outputs - first, width)
             lines = (rows + lanes - 1) // lanes * lanes
             panel = words[first * steps:][:lines * steps].reshape(steps, lines)[:, :rows].T
-            if self.dtype.itemsize == real:
+            if self.held == PYATTN_BFLOAT16:  # two steps in a word
+                parts = np.ascontiguousarray(panel).view(np.uint16)[:, :self.inputs]
+                whole = parts if self.dtype.itemsize == 2 else (parts.astype(np.uint32) << 16).view(np.float32)
+                weight[first:first + rows] = whole
+            elif self.dtype.itemsize == real:
                 weight[first:first + rows] = panel
-            elif step == 1:  # bfloat16 as reals
-                weight[first:first + rows] = np.ascontiguousarray(panel).view(np.uint32) >> 16
             else:
                 parts = np.ascontiguousarray(panel).view(
                     np.uint16 if self.dtype.itemsize == 2 else np.int8 if step == 4 else np.int16
@@ -71,6 +88,23 @@ cdef class Packed:  # linear.pxd names its fields
         if self.dtype.itemsize != 1:
             return weight, None
         return weight, self.memory[start + padded * steps * real:][:self.outputs * 4].view(np.float32).copy()
+
+
+def narrowest(cnp.ndarray weight not None, bint float16=True):
+    """PYATTN_BFLOAT16, or PYATTN_FLOAT16 if allowed, where all numbers of a float32 weight are of that format."""
+    cdef bint bfloat16 = True
+    cdef Py_ssize_t rows = 1, first = 0  # the first row tells of nearly all weights
+    while first < weight.shape[0] and (float16 or bfloat16):
+        part = np.ascontiguousarray(weight[first:first + rows])
+        if bfloat16:
+            bfloat16 = not (part.view(np.uint32) & np.uint32(0xFFFF)).any()
+        if float16:
+            with np.errstate(over="ignore"):
+                float16 = np.array_equal(part.astype(np.float16), part)
+        first += rows
+        rows = 1 + NUMBERS_AT_ONCE // max(<Py_ssize_t> 1, weight.shape[1])
+    # bfloat16 of both: it is widened at less cost
+    return PYATTN_BFLOAT16 if bfloat16 else PYATTN_FLOAT16 if float16 else PYATTN_WHOLE
 
 
 cdef struct Job:
@@ -126,6 +160,7 @@ cpdef linear(
         job.parts[i].inputs = part.inputs
         job.parts[i].outputs = part.outputs
         job.parts[i].activation = activation
+        job.parts[i].held = part.held
         job.parts[i].half = out_bytes == 2
         offset += part.outputs
         job.first_panel[i + 1] = job.first_panel[i] + (part.outputs + width - 1) // width
@@ -133,7 +168,7 @@ cpdef linear(
     # while rows stream by; with few rows groups are small enough for all threads.
     panels = job.first_panel[count]
     blocks = (rows + ROWS - 1) // ROWS
-    size = (part.inputs + part.kernels.step - 1) // part.kernels.step * width * real
+    size = (part.inputs + part.kernels.step - 1) // part.kernels.step * width * (2 if part.held else real)
     size = min(CACHED // max(<Py_ssize_t> 1, size), panels * blocks // (4 * team))
     groups = (panels + max(1, size) - 1) // max(1, size)
     # Tasks of one group load their rows, a tile at a time; with several groups each row is loaded once, before them.
