@@ -153,8 +153,8 @@ INLINE void multiply(const struct pyattn_linear *job, const struct pyattn_steps 
   tile acc;
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = start[n]; }
   const ptrdiff_t row = input->row, step = sizeof(real);
-  tile_multiply(acc, rows, vectors, input->data, row, step, packed, held, steps_of(job->inputs),
-                input->data + TILE_ROWS * row, TILE_ROWS * step);
+  tile_multiply(acc, rows, vectors, input->data, row, step, packed, held, held == PYATTN_BFLOAT16,
+                steps_of(job->inputs), input->data + TILE_ROWS * row, TILE_ROWS * step);
   UNROLL for (int r = 0; r < rows; r++) {
     UNROLL for (int n = 0; n < vectors; n++) result[r * vectors + n] = acc[r][n];
   }

@@ -79,6 +79,13 @@
 #define WIDENS_FLOAT16 0
 #endif
 
+/* Whether attention's tiles take steps in pairs: 3 % faster on AVX-512, 1 to 6 % slower on AVX2. */
+#if VECTOR_BYTES == 64 && STEP == 1
+#define ATTENTION_PAIRS 1
+#else
+#define ATTENTION_PAIRS 0
+#endif
+
 #if REAL_BITS == 32
 typedef float real;
 typedef int32_t word;
