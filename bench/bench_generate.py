@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from bench.apart import AllApart, Apart, Calls
 from bench.compare import measured_peaks
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
@@ -37,7 +39,8 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "int8": 1e-1}
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 # What a contender gives: prefill() -> logits (vocabulary,); then steps(), which feeds STEPS tokens -> the last logits.
-Calls = tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]
+Pair = tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]
+PARTS = ("prefill", "steps")
 
 
 def tokens() -> np.ndarray:
@@ -64,7 +67,7 @@ def write_model(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _pyattn(model: Path, threads: int, precision: str) -> Calls:
+def _pyattn(model: Path, threads: int, precision: str) -> Pair:
     import pyattn
 
     gpt, ids = pyattn.models.load(model, dtype=precision), tokens()
@@ -85,7 +88,7 @@ def _pyattn(model: Path, threads: int, precision: str) -> Calls:
     return prefill, steps
 
 
-def _torch(model: Path, threads: int, precision: str) -> Calls:
+def _torch(model: Path, threads: int, precision: str) -> Pair:
     import torch
     import transformers
 
@@ -133,38 +136,36 @@ def step_bytes(precision: str) -> float:
     return weights * BYTES[precision] + cache * max(2, BYTES[precision])
 
 
+def calls(prepare: Callable[[Path, int, str], Pair], model: Path, threads: int, precision: str) -> Calls:
+    """A contender's, by name."""
+    return dict(zip(PARTS, prepare(model, threads, precision), strict=True))
+
+
 def run(options: Options) -> None:
     limit_threads(options.threads)
     peers = installed(list(PEERS))
-    with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder))
-        calls = {
-            (peer.name, precision): peer.prepare(Path(folder), options.threads, precision)
-            for peer in peers
-            for precision in PEERS[peer]
-        }
-    before = measured_peaks()
-    truth = [call() for call in calls.get(("torch", "float32"), calls[OURS.name, "float32"])]
-    errors = {}
-    for key, pair in calls.items():
-        errors[key] = max(
-            float(abs(call() - right).max() / right.std()) for call, right in zip(pair, truth, strict=True)
-        )
-        if not errors[key] <= TOLERANCE[key[1]]:
-            raise SystemExit(f"{' '.join(key)} gave wrong logits: off by {errors[key]:.1e} of their spread")
-    timings: dict[str, dict[tuple[str, str], Timing]] = {}
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
-    with tqdm(total=2 * rounds, unit="round", desc="generate", disable=None) as progress:
-        for part, name in enumerate(("prefill", "steps")):
-            timings[name] = interleave({key: pair[part] for key, pair in calls.items()}, progress, rounds=rounds)
+    timings: dict[str, dict[tuple[str, str], Timing]] = {}
+    before = measured_peaks()
+    with tempfile.TemporaryDirectory() as folder, AllApart() as contenders:
+        write_model(Path(folder))
+        for peer in peers:
+            for precision in PEERS[peer]:
+                arguments = (peer.prepare, Path(folder), options.threads, precision)
+                contenders[peer.name, precision] = Apart(options.threads, calls, *arguments)
+        errors = check(contenders)
+        with tqdm(total=len(PARTS) * rounds, unit="round", desc="generate", disable=None) as progress:
+            for part in PARTS:
+                runs = {key: partial(contender.run, part) for key, contender in contenders.items()}
+                timings[part] = interleave(runs, progress, rounds=rounds)
     peaks = measured_peaks(before)
     results = {}
-    for key in calls:
+    for key, error in errors.items():
         prefill, step = timings["prefill"][key].best, timings["steps"][key].best / STEPS
         results[" ".join(key)] = {
             "name": key[0],
             "precision": key[1],
-            "error": errors[key],
+            "error": error,
             "prefill_s": prefill,
             "prefill_of_peak": prefill_flops() / prefill / 1e9 / peaks.get(f"fma_gflops_{key[1]}", float("nan")),
             "step_s": step,
@@ -172,9 +173,21 @@ def run(options: Options) -> None:
             "step_of_read": step_bytes(key[1]) / step / 1e9 / peaks["read_gbytes_per_s"],
         }
     print(generate_table(results))
-    write(
-        options, "generate", {"environment": environment(options.threads, peers), "peaks": peaks, "contenders": results}
-    )
+    found = {"environment": environment(options.threads, peers), "peaks": peaks, "contenders": results}
+    write(options, "generate", found)
+
+
+def check(contenders: AllApart) -> dict[tuple[str, str], float]:
+    """The error of each one's logits, relative to their spread, beside torch's or else our own of float32."""
+    truth_of = next(key for key in (("torch", "float32"), (OURS.name, "float32")) if key in contenders)
+    truth = [contenders[truth_of].result(part) for part in PARTS]
+    errors = {}
+    for key, contender in contenders.items():
+        logits = [contender.result(part) for part in PARTS]
+        errors[key] = max(float(abs(x - y).max() / y.std()) for x, y in zip(logits, truth, strict=True))
+        if not errors[key] <= TOLERANCE[key[1]]:
+            raise SystemExit(f"{' '.join(key)} gave wrong logits: off by {errors[key]:.1e} of their spread")
+    return errors
 
 
 def generate_table(results: dict[str, Any]) -> str:

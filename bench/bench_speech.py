@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from bench.apart import AllApart, Apart, Calls
 from bench.bench_encoder import package_folder
 from bench.compare import measured_peaks
 from bench.convert_seq2seq import whisper_tiny_en
@@ -31,6 +33,7 @@ ROUNDS, QUICK_ROUNDS = 3, 1
 NUMBERS = dict(enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]))
 
 Transcribe = Callable[[list[np.ndarray]], list[str]]  # sounds of at most 30 seconds, one after the other
+Prepare = Callable[[Path, int, str], Transcribe]
 
 
 def clips() -> tuple[list[np.ndarray], list[str]]:
@@ -51,6 +54,17 @@ def minute(sounds: list[np.ndarray]) -> list[np.ndarray]:
     whole = np.concatenate(sounds)
     whole = np.tile(whole, -(-LONG // len(whole)))[:LONG]
     return [whole[:WINDOW], whole[WINDOW:]]
+
+
+def workloads() -> dict[str, list[np.ndarray]]:
+    sounds = clips()[0]
+    return {"clips": sounds, "a minute": minute(sounds)}
+
+
+def calls(prepare: Prepare, model: Path, threads: int, precision: str) -> Calls:
+    """A contender's, for each workload."""
+    transcribe = prepare(model, threads, precision)
+    return {name: partial(transcribe, work) for name, work in workloads().items()}
 
 
 def words(text: str) -> list[str]:
@@ -151,46 +165,36 @@ PEERS = {
 def run(options: Options) -> None:
     limit_threads(options.threads)
     peers = installed(list(PEERS))
-    sounds, said = clips()
-    workloads = {"clips": sounds, "a minute": minute(sounds)}
-    with tempfile.TemporaryDirectory() as folder:
-        whisper_tiny_en(Path(folder))
-        calls = {
-            (peer.name, precision): peer.prepare(Path(folder), options.threads, precision)
-            for peer in peers
-            for precision in PEERS[peer]
-        }
-    before = measured_peaks()
-    expected = [words(text) for text in said]
-    heard = {key: {name: call(work) for name, work in workloads.items()} for key, call in calls.items()}
-    errors = {
-        key: sum(word_errors(a, words(b)) for a, b in zip(expected, texts["clips"], strict=True))
-        / sum(map(len, expected))
-        for key, texts in heard.items()
-    }
+    works, expected = workloads(), [words(text) for text in clips()[1]]
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
     timings: dict[str, dict[tuple[str, str], Timing]] = {}
-    with tqdm(total=rounds * len(workloads), unit="round", desc="speech", disable=None) as progress:
-        for name, work in workloads.items():
-            contenders = {key: lambda call=call, work=work: call(work) for key, call in calls.items()}
-            timings[name] = interleave(contenders, progress, rounds=rounds)
-    seconds = {name: sum(map(len, work)) / 16000 for name, work in workloads.items()}
-    results = {
-        " ".join(key): {
+    before = measured_peaks()
+    with tempfile.TemporaryDirectory() as folder, AllApart() as contenders:
+        whisper_tiny_en(Path(folder))
+        for peer in peers:
+            for precision in PEERS[peer]:
+                arguments = (peer.prepare, Path(folder), options.threads, precision)
+                contenders[peer.name, precision] = Apart(options.threads, calls, *arguments)
+        heard = {key: {name: contender.result(name) for name in works} for key, contender in contenders.items()}
+        with tqdm(total=rounds * len(works), unit="round", desc="speech", disable=None) as progress:
+            for name in works:
+                runs = {key: partial(contender.run, name) for key, contender in contenders.items()}
+                timings[name] = interleave(runs, progress, rounds=rounds)
+    ours = heard[OURS.name, "float32"]
+    seconds = {name: sum(map(len, work)) / 16000 for name, work in works.items()}
+    results = {}
+    for key, texts in heard.items():
+        wrong = sum(word_errors(a, words(b)) for a, b in zip(expected, texts["clips"], strict=True))
+        results[" ".join(key)] = {
             "name": key[0],
             "precision": key[1],
-            "word_error_rate": errors[key],
-            "same_words": {
-                name: [words(x) for x in heard[key][name]] == [words(x) for x in heard[OURS.name, "float32"][name]]
-                for name in workloads
-            },
-            "seconds": {name: timings[name][key].best for name in workloads},
-            "times_real_time": {name: seconds[name] / timings[name][key].best for name in workloads},
+            "word_error_rate": wrong / sum(map(len, expected)),
+            "same_words": {name: [words(x) for x in texts[name]] == [words(x) for x in ours[name]] for name in works},
+            "seconds": {name: timings[name][key].best for name in works},
+            "times_real_time": {name: seconds[name] / timings[name][key].best for name in works},
         }
-        for key in calls
-    }
-    for name in workloads:
-        print(f"\n{name}: {seconds[name]:.1f} s of sound in {len(workloads[name])} windows of 30 s")
+    for name, work in works.items():
+        print(f"\n{name}: {seconds[name]:.1f} s of sound in {len(work)} windows of 30 s")
         print(speech_table(results, name))
     found = {"environment": environment(options.threads, peers), "peaks": measured_peaks(before), "contenders": results}
     write(options, "speech", found)

@@ -446,3 +446,30 @@ else:
     raise SystemExit("not interrupted")
 assert same(work(), expected)
 """)
+
+
+@pytest.mark.skipif(not hasattr(os, "kill"), reason="needs signals")
+def test_an_interrupted_step_leaves_the_caches_as_they_were():
+    run("""
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+layer = pyattn.TransformerDecoderLayer(256, 4, 1024, cross_attention=False, rng=0)
+decoder = pyattn.TransformerDecoder(layer, 4)
+x = rng.standard_normal((1, 40, 256), dtype=np.float32)
+long = np.broadcast_to(x[:, :1], (1, 60000, 256))
+whole = decoder(x, is_causal=True)
+state = decoder.start(capacity=70000)
+first = decoder.step(x[:, :20], state)
+def interrupt():
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
+try:
+    decoder.step(long, state)
+except KeyboardInterrupt:
+    pass
+else:
+    raise SystemExit("not interrupted")
+assert state.lengths.tolist() == [20], state.lengths
+assert same(np.concatenate([first, decoder.step(x[:, 20:], state)], axis=1), whole)
+""")
