@@ -53,13 +53,16 @@ class Sequences:
     tables: Tables = field(default_factory=dict)  # of rotary positions: kept from call to call where tokens follow
     _options: dict[bool, Options] = field(default_factory=dict)
     _positions: Array | None = None
+    _key_starts: Array | None = None
 
     def longest(self) -> int:
         return rowwise.longest(self.starts)
 
     def key_starts(self) -> Array:
         """As starts, of the keys."""
-        return self.starts if self.until is None else np.array([0, self.until.max(initial=0)])
+        if self._key_starts is None:
+            self._key_starts = self.starts if self.until is None else np.array([0, self.until.max(initial=0)])
+        return self._key_starts
 
     def positions(self) -> Array:
         """That of each row in its sequence, counted from 0."""
