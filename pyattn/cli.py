@@ -71,7 +71,7 @@ _SPEECH_ON_HUB = "openai/whisper-tiny"
 
 _MODEL_OF_TEXTS = """\
 MODEL is a directory that holds config.json, model.safetensors, tokenizer.json
-and perhaps generation_config.json, which says how tokens are chosen unless the
+(or Marian's source.spm, target.spm and vocab.json), and perhaps generation_config.json, which says how tokens are chosen unless the
 options here do; or the id of a repository on the Hugging Face hub that has them.
 """
 _GENERATE = f"""\
@@ -84,7 +84,7 @@ examples:
   pyattn generate --model ./model --dtype int8 --tokens 500 < prompt.txt
 """
 _TRANSLATE = f"""\
-{_MODEL_OF_TEXTS}Families: BART, mBART and T5, Marian with a tokenizer.json. Each TEXT becomes a line.
+{_MODEL_OF_TEXTS}Families: BART, mBART, T5 and Marian. Each TEXT becomes a line.
 Without any, each line of --file or of standard input does.
 
 examples:

@@ -13,6 +13,7 @@ import numpy as np
 from pyattn import _checks
 from pyattn.generation import Generated, GenerationOptions, _options
 from pyattn.models._files import find_directory, import_extra
+from pyattn.models._sentencepiece import MarianTokenizer
 from pyattn.models._tokenizer import errors_of_library, read_tokenizer
 from pyattn.models.generative import GenerativeModel
 from pyattn.models.pretrained import WeightDtypes
@@ -29,7 +30,7 @@ class TextGenerator:
 
     Args:
         model: a `GenerativeModel`, alone or behind an encoder of tokens.
-        tokenizer: a `tokenizers.Tokenizer`.
+        tokenizer: a `tokenizers.Tokenizer`, or what encodes and decodes as it does.
         file: where it comes from, for messages.
     """
 
@@ -49,21 +50,19 @@ class TextGenerator:
         """The model and the tokenizer of a directory, or of a repository on the Hugging Face hub.
 
         Args:
-            path_or_hub_id: holds config.json, model.safetensors and tokenizer.json, perhaps generation_config.json.
+            path_or_hub_id: holds config.json, model.safetensors, perhaps generation_config.json, and tokenizer.json, or
+                else source.spm, target.spm and vocab.json, as Marian's do.
             dtype: as in `pyattn.models.load`.
 
         Raises:
             TypeError, OSError, ValueError, ImportError: as `pyattn.models.load`.
         """
         directory = find_directory(path_or_hub_id)
-        file = directory / "tokenizer.json"
-        if not file.exists() and (found := _sentencepiece_files(directory)):
-            raise FileNotFoundError(
-                f"load: {file} is missing, and {' and '.join(found)} are not read: make token "
-                "ids with the sentencepiece library and vocab.json, and pass them to what pyattn.models.load returns"
-            )
         model = GenerativeModel.from_directory(directory, dtype)
-        return cls(model, read_tokenizer(file, model.config.vocab_size, MOST_TOKENS), file)
+        file, size = directory / "tokenizer.json", model.config.vocab_size
+        if not file.exists() and (directory / "source.spm").exists():
+            return cls(model, MarianTokenizer(directory, size), directory / "source.spm")
+        return cls(model, read_tokenizer(file, size, MOST_TOKENS), file)
 
     def __call__(
         self,
@@ -182,10 +181,6 @@ class TextGenerator:
         with errors_of_library("TextGenerator", self._file):
             before, whole = self.tokenizer.decode(front), self.tokenizer.decode([*front, *tokens])
         return str(whole[len(before) :])
-
-
-def _sentencepiece_files(directory: Path) -> list[str]:
-    return [name for name in ("source.spm", "target.spm", "spiece.model") if (directory / name).exists()]
 
 
 def _without_stop(result: Generated) -> Any:

@@ -147,10 +147,6 @@ def test_directories_that_are_refused(tmp_path):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"^load: .*tokenizer\.json is missing; a model directory holds"):
         load(folder)
-    (folder / "source.spm").touch()
-    (folder / "target.spm").touch()
-    with pytest.raises(FileNotFoundError, match="source.spm and target.spm are not read: .* sentencepiece library"):
-        load(folder)
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer that the tokenizers library reads"):
         load(folder)
