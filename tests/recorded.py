@@ -1,4 +1,4 @@
-"""The small models of every family, as tests/data/record_families.py recorded them."""
+"""Small models of every family, as tests/data/record_*.py recorded them."""
 
 import json
 
@@ -9,19 +9,24 @@ from safetensors.numpy import load_file, save_file
 from pyattn import models
 
 
-def recorded(case):
+def recorded(case, directory=FOLDER):
     """The configuration, tensors, inputs and transformers' outputs of a case."""
-    with safe_open(FOLDER / f"{case}.safetensors", "numpy") as file:
+    with safe_open(directory / f"{case}.safetensors", "numpy") as file:
         config = json.loads(file.metadata()["config"])
     parts = {"state": {}, "input": {}, "output": {}}
-    for name, x in load_file(FOLDER / f"{case}.safetensors").items():
+    for name, x in load_file(directory / f"{case}.safetensors").items():
         kind, _, rest = name.partition(".")
         parts[kind][rest] = x
     return config, parts["state"], parts["input"], parts["output"]
 
 
 def write(folder, config, tensors):
-    (folder / "config.json").write_text(json.dumps(config))
+    """A model directory; "generation" of config is a file of its own."""
+    folder.mkdir(exist_ok=True)
+    values = {key: value for key, value in config.items() if key != "generation"}
+    (folder / "config.json").write_text(json.dumps(values))
+    if "generation" in config:
+        (folder / "generation_config.json").write_text(json.dumps(config["generation"]))
     save_file(tensors, folder / "model.safetensors")
     return folder
 

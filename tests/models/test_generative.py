@@ -1,14 +1,12 @@
 """Every generative family against transformers: recorded by tests/data/record_generative.py, and anew if installed."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 from data.record_generative import BEAMS, CASES, FOLDER, NEW_TOKENS, make
 from problems import num_threads
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from recorded import recorded, write
 
 from pyattn import models
 from pyattn.generation import GenerationOptions
@@ -19,28 +17,8 @@ TOLERANCE = 1e-5
 WITHOUT_ENCODER = ("gpt2", "llama", "mistral", "qwen2")
 
 
-def recorded(case):
-    with safe_open(FOLDER / f"{case}.safetensors", "numpy") as file:
-        config = json.loads(file.metadata()["config"])
-    parts = {"state": {}, "input": {}, "output": {}}
-    for name, x in load_file(FOLDER / f"{case}.safetensors").items():
-        kind, _, rest = name.partition(".")
-        parts[kind][rest] = x
-    return config, parts["state"], parts["input"], parts["output"]
-
-
-def write(folder, config, tensors):
-    folder.mkdir(exist_ok=True)
-    values = {key: value for key, value in config.items() if key != "generation"}
-    (folder / "config.json").write_text(json.dumps(values))
-    if "generation" in config:
-        (folder / "generation_config.json").write_text(json.dumps(config["generation"]))
-    save_file(tensors, folder / "model.safetensors")
-    return folder
-
-
 def loaded(case, folder, **options):
-    config, tensors, inputs, outputs = recorded(case)
+    config, tensors, inputs, outputs = recorded(case, FOLDER)
     return models.load(write(folder, config, tensors), **options), inputs, outputs
 
 
@@ -80,7 +58,7 @@ def check_tokens(model, inputs, outputs):
 
 
 def test_every_family_is_recorded():
-    families = {recorded(case)[0]["model_type"] for case in CASES}
+    families = {recorded(case, FOLDER)[0]["model_type"] for case in CASES}
     assert families == GENERATIVE_FAMILIES.keys()
 
 
@@ -152,7 +130,7 @@ def test_same_bits_in_any_company(case, dtype, tmp_path):
 def test_windows_may_be_passed_many_times(tmp_path):
     """A cache of a window holds a part of what was written; what it has dropped is not seen anyway."""
     for case in ("mistral", "qwen2-windows"):
-        config, tensors, inputs, _ = recorded(case)
+        config, tensors, inputs, _ = recorded(case, FOLDER)
         model = models.load(write(tmp_path / case, config | {"max_position_embeddings": 200}, tensors))
         (prompt, *_), written = prompts_of(inputs), []
         result = model.generate([prompt], max_new_tokens=150, stop_tokens=())[0].tokens
@@ -164,7 +142,7 @@ def test_windows_may_be_passed_many_times(tmp_path):
 @pytest.mark.parametrize("case", CASES)
 def test_every_tensor_matters(case, tmp_path):
     """Each tensor that is read, moved a little, moves the result by far more than the tolerance."""
-    config, tensors, inputs, outputs = recorded(case)
+    config, tensors, inputs, outputs = recorded(case, FOLDER)
     plain = models.load(write(tmp_path, config, tensors))
     prefix = GENERATIVE_FAMILIES[config["model_type"]].prefix
     taken = plain._stored().keys()
@@ -180,7 +158,7 @@ def test_every_tensor_matters(case, tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("case", CASES)
 def test_saved_and_loaded(case, dtype, tmp_path):
-    config, *_ = recorded(case)
+    config, *_ = recorded(case, FOLDER)
     model, inputs, _ = loaded(case, tmp_path, dtype=dtype)
     model.save_pretrained(tmp_path / "saved")
     again = models.load(tmp_path / "saved", dtype=dtype)
@@ -217,7 +195,7 @@ def test_a_head_that_was_tied_is_saved_once_it_is_not(tmp_path):
 
 def test_int8_tensors_of_a_file_anywhere(tmp_path):
     """What is stored as int8 is read as what it stands for where int8 is not wanted."""
-    config, tensors, inputs, _ = recorded("bart")
+    config, tensors, inputs, _ = recorded("bart", FOLDER)
     for name in ("model.shared.weight", "model.decoder.layers.0.fc1.weight"):
         elements, scales = to_int8(tensors[name])
         tensors |= {name: elements, name + "_scale": scales}
@@ -232,7 +210,7 @@ def test_int8_tensors_of_a_file_anywhere(tmp_path):
 @pytest.mark.parametrize("case", ["bart", "t5-gated", "gpt2", "llama", "whisper"])
 def test_other_spellings(case, tmp_path):
     """Without the model's prefix, and with what older files hold besides."""
-    config, tensors, inputs, outputs = recorded(case)
+    config, tensors, inputs, outputs = recorded(case, FOLDER)
     prefix = GENERATIVE_FAMILIES[config["model_type"]].prefix
     tensors = {name.removeprefix(prefix): x for name, x in tensors.items()}
     zeros = np.zeros((1, 1, 4, 4), np.float32)
@@ -261,7 +239,7 @@ def test_tensors_that_are_refused(tmp_path):
         ("qwen2", "model.layers.0.self_attn.q_norm.weight", (4,), "tensors that a qwen2 model does not have"),
         ("llama", "model.layers.2.mlp.up_proj.weight", (4, 4), "tensors that a llama model does not have"),
     ):
-        config, tensors, *_ = recorded(case)
+        config, tensors, *_ = recorded(case, FOLDER)
         tensors.pop(name, None)
         if changed is not None:
             tensors[name] = np.zeros(changed, np.float32)
@@ -271,7 +249,7 @@ def test_tensors_that_are_refused(tmp_path):
 
 def test_each_tensor_is_needed(tmp_path):
     for case in ("bart", "t5-gated", "gpt2", "llama-biases", "latex-ocr"):
-        config, tensors, *_ = recorded(case)
+        config, tensors, *_ = recorded(case, FOLDER)
         for name in tensors:
             rest = {other: x for other, x in tensors.items() if other != name}
             if name == "final_logits_bias":
@@ -341,7 +319,7 @@ def test_each_tensor_is_needed(tmp_path):
     ],
 )
 def test_configurations_that_are_refused(case, changes, message, tmp_path):
-    config, tensors, *_ = recorded(case)
+    config, tensors, *_ = recorded(case, FOLDER)
     with pytest.raises(ValueError, match=f"^load: .*({message})"):
         models.load(write(tmp_path, config | changes, tensors))
 
@@ -349,14 +327,14 @@ def test_configurations_that_are_refused(case, changes, message, tmp_path):
 def test_more_positions_than_memory_are_no_harm(tmp_path):
     """Those that are computed are, as they are needed."""
     for case in ("marian", "llama"):
-        config, tensors, inputs, outputs = recorded(case)
+        config, tensors, inputs, outputs = recorded(case, FOLDER)
         model = models.load(write(tmp_path / case, config | {"max_position_embeddings": 2**31 - 1}, tensors))
         assert largest_difference(model, inputs, outputs) < TOLERANCE
 
 
 def test_windows_are_those_of_the_family(tmp_path):
     def windows(case, **changes):
-        config, tensors, *_ = recorded(case)
+        config, tensors, *_ = recorded(case, FOLDER)
         values = {key: value for key, value in (config | changes).items() if value != "absent"}
         return models.load(write(tmp_path, values, tensors)).config.windows
 
@@ -372,7 +350,7 @@ def test_windows_are_those_of_the_family(tmp_path):
 
 
 def test_options_are_those_of_the_directory(tmp_path):
-    config, tensors, inputs, _ = recorded("bart")
+    config, tensors, inputs, _ = recorded("bart", FOLDER)
     model = models.load(write(tmp_path / "a", config, tensors))
     assert model.options == GenerationOptions.from_dict(config)
     assert (model.options.num_beams, model.options.forced_eos_token_id, model.start_token) == (4, 2, 2)
@@ -392,7 +370,7 @@ def test_options_are_those_of_the_directory(tmp_path):
 
 def test_how_long_texts_get(tmp_path):
     """20 tokens where nothing is said; never more than the model has positions for."""
-    config, tensors, inputs, _ = recorded("llama")
+    config, tensors, inputs, _ = recorded("llama", FOLDER)
     quiet = config | {"generation": {}}
     model = models.load(write(tmp_path, quiet | {"max_position_embeddings": 64}, tensors))
     prompts = prompts_of(inputs)
