@@ -71,8 +71,9 @@ _SPEECH_ON_HUB = "openai/whisper-tiny"
 
 _MODEL_OF_TEXTS = """\
 MODEL is a directory that holds config.json, model.safetensors, tokenizer.json
-(or Marian's source.spm, target.spm and vocab.json), and perhaps generation_config.json, which says how tokens are chosen unless the
-options here do; or the id of a repository on the Hugging Face hub that has them.
+(or Marian's source.spm, target.spm and vocab.json), and perhaps
+generation_config.json, which says how tokens are chosen unless the options here
+do; or the id of a repository on the Hugging Face hub that has them.
 """
 _GENERATE = f"""\
 {_MODEL_OF_TEXTS}Families: GPT-2, Llama, Mistral, Qwen2, which go on where the prompt ends; BART and

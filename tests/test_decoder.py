@@ -234,6 +234,33 @@ def test_a_step_that_fails_changes_nothing():
     np.testing.assert_array_equal(np.concatenate([first, second], axis=1), whole[:, :6])
 
 
+def test_the_layer_that_makes_nan_is_named_on_request():
+    model = decoder()
+    x, memory = inputs(model)
+    state = model.start(memory, capacity=20)
+    model.step(x[:, :4], state)
+    whole = model.layers[1].state_dict()
+    spoiled = whole | {"linear2.bias": np.full_like(whole["linear2.bias"], np.inf)}
+    model.layers[1].load_state_dict(spoiled)
+    assert np.isnan(model.step(x[:, 4:5], state)).all()  # without being asked
+    model.check_finite = True
+    for call in (lambda: model.step(x[:, 5:6], state), lambda: model(x, memory)):
+        with pytest.raises(FloatingPointError, match=r"^TransformerDecoder: the output of layers\.1 has NaN or infin"):
+            call()
+    np.testing.assert_array_equal(state.lengths, [5, 5, 5])
+    model.layers[1].load_state_dict(whole)
+    bad = x.copy()
+    bad[1, 2, 0] = np.nan
+    with pytest.raises(FloatingPointError, match=r"the input has NaN or infinity in 1 of \d+ rows, first in \d+$"):
+        model(bad, memory)
+    assert np.isfinite(model(x, memory)).all()
+    encoder = pyattn.TransformerEncoder(pyattn.TransformerEncoderLayer(16, 2, 8, rng=0), 2)
+    encoder.check_finite = True
+    encoder.layers[0].load_state_dict(encoder.layers[0].state_dict() | {"linear1.bias": np.full(8, np.nan, np.float32)})
+    with pytest.raises(FloatingPointError, match=r"^TransformerEncoder: the output of layers\.0 has NaN"):
+        encoder(np.ones((1, 3, 16), np.float32))
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [

@@ -18,6 +18,14 @@ from pyattn.layers.norm import LayerNorm, Norm, RMSNorm
 from pyattn.layers.sequences import Sequences
 
 
+def check_numbers(stack: Layer, what: str, x: Array) -> None:
+    """FloatingPointError that says what of a stack made rows x (n, E), unless all are finite."""
+    bad = ~np.isfinite(x).all(axis=1)
+    if bad.any():
+        where = f"in {bad.sum()} of {len(x)} rows, first in {bad.argmax()}"
+        raise FloatingPointError(f"{type(stack).__name__}: {what} has NaN or infinity {where}")
+
+
 class Block(Layer):
     """Self-attention, attention to a memory where a layer has that, feed-forward; `_forward_rows` does the work."""
 

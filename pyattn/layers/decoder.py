@@ -12,7 +12,7 @@ from pyattn._core import layer as _layer
 from pyattn.cache import KVCache
 from pyattn.layers.attention import MultiHeadAttention
 from pyattn.layers.base import Layer, Seed
-from pyattn.layers.block import Block
+from pyattn.layers.block import Block, check_numbers
 from pyattn.layers.norm import Norm
 from pyattn.layers.sequences import Sequences, Tables
 from pyattn.positional.relative import by_distance
@@ -180,6 +180,9 @@ class TransformerDecoder(Layer):
     Parameters as torch's nn.TransformerDecoder has them (`layers.0.self_attn. ...`, `norm.weight`, `norm.bias`).
     Called, it runs over whole sequences; `start` and `step` make sequences longer at the cost of the new tokens.
 
+    Attributes:
+        check_finite: as TransformerEncoder has it; a step that raises leaves all sequences as they were.
+
     Example:
         >>> decoder = TransformerDecoder(TransformerDecoderLayer(64, 4, 128, rng=0), 2)
         >>> x, memory = np.random.default_rng(0).standard_normal((2, 3, 7, 64), dtype=np.float32)
@@ -189,6 +192,8 @@ class TransformerDecoder(Layer):
         >>> np.allclose(np.concatenate([first, second], axis=1), whole, atol=1e-6)
         True
     """
+
+    check_finite = False
 
     def __init__(self, decoder_layer: TransformerDecoderLayer, num_layers: int, norm: Norm | None = None) -> None:
         name = "TransformerDecoder"
@@ -347,6 +352,8 @@ class TransformerDecoder(Layer):
     ) -> Array:
         """Checked rows through the layers, each with its own view of the sequences, and the norm behind them."""
         arrays = [np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)]
+        if self.check_finite:
+            check_numbers(self, "the input", x)
         for number, (layer, own) in enumerate(zip(self.layers, sequences, strict=True)):
             cache = None if state is None else state._caches[number]
             cross = None if state is None or memory is None else state._cross[number]
@@ -358,6 +365,8 @@ class TransformerDecoder(Layer):
                 layer._cross(own, memory, cross),
                 None if memory_rows is None else [memory_rows, memory_rows],
             )
+            if self.check_finite:
+                check_numbers(self, f"the output of layers.{number}", x)
         return x if self.norm is None else self.norm._apply(x, out=x)
 
     def _check_memory(self, function: str, memory: Array | None) -> None:

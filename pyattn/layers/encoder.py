@@ -9,7 +9,7 @@ from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.layers.attention import MultiHeadAttention
 from pyattn.layers.base import Layer, Seed
-from pyattn.layers.block import Block
+from pyattn.layers.block import Block, check_numbers
 from pyattn.layers.norm import Norm
 from pyattn.layers.sequences import Sequences
 
@@ -163,11 +163,17 @@ class TransformerEncoder(Encoder):
 
     Parameters as torch's nn.TransformerEncoder has them (`layers.0.self_attn. ...`, `norm.weight`, `norm.bias`).
 
+    Attributes:
+        check_finite: False; if set to True, a call looks at what enters and leaves each layer, and raises
+            FloatingPointError, which names the first that has NaN or infinity.
+
     Example:
         >>> encoder = TransformerEncoder(TransformerEncoderLayer(384, 12, 1536, "gelu"), 6)
         >>> encoder(np.ones((2, 7, 384), np.float32)).shape
         (2, 7, 384)
     """
+
+    check_finite = False
 
     def __init__(self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Norm | None = None) -> None:
         name = "TransformerEncoder"
@@ -194,6 +200,10 @@ class TransformerEncoder(Encoder):
     def _forward_rows(self, x: Array, sequences: Sequences, out: Array | None = None) -> Array:
         # Layers write to one of two arrays and read the other; the last one's is out.
         arrays = [np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype) if out is None else out]
+        if self.check_finite:
+            check_numbers(self, "the input", x)
         for step, number in enumerate(self._order, len(self._order) % 2):
             x = self.layers[number]._forward_rows(x, sequences, arrays[step % 2])
+            if self.check_finite:
+                check_numbers(self, f"the output of layers.{number}", x)
         return x if self.norm is None else self.norm._apply(x, out=x)
