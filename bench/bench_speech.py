@@ -7,6 +7,7 @@ spectrogram; all end at the text. What differs from the others' words, or from t
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from bench.convert_seq2seq import whisper_tiny_en
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
 from bench.timing import Timing, interleave
+from bench.whisper_onnx import Whisper
 
 SOUNDS = Path("/usr/share/pocketsphinx/test/data")
 CLIPS = ("librivox/transcription", "cards/cards.transcription")
@@ -130,6 +132,27 @@ def _ctranslate2(model: Path, threads: int, precision: str) -> Transcribe:
     return transcribe
 
 
+def _onnxruntime(model: Path, threads: int, precision: str) -> Transcribe:
+    shared, whisper = Sound(model), Whisper(model, threads)
+    settings = json.loads((model / "generation_config.json").read_text())
+    options = {
+        "prompt": shared.prompt,
+        "suppressed": settings["suppress_tokens"],
+        "begin_suppressed": settings["begin_suppress_tokens"],
+        "eos": settings["eos_token_id"],
+        "max_length": settings["max_length"] // 2,
+    }
+    seen: dict[int, np.ndarray] = {}
+
+    def transcribe(sounds: list[np.ndarray]) -> list[str]:
+        for sound in sounds:
+            if id(sound) not in seen:
+                seen[id(sound)] = shared.features(sound)
+        return [shared.text(whisper.generate(seen[id(sound)], **options)) for sound in sounds]
+
+    return transcribe
+
+
 def _torch(model: Path, threads: int, precision: str) -> Transcribe:
     import torch
     import transformers
@@ -157,6 +180,7 @@ def _torch(model: Path, threads: int, precision: str) -> Transcribe:
 OURS = Peer("pyattn", ("pyattn",), _pyattn)
 PEERS = {
     Peer("torch", ("torch", "transformers"), _torch): ("float32", "bfloat16"),
+    Peer("onnxruntime", ("onnxruntime", "onnx"), _onnxruntime): ("float32",),
     Peer("ctranslate2", ("ctranslate2",), _ctranslate2): ("float32", "int8"),
     OURS: ("float32", "bfloat16", "int8"),
 }

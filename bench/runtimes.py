@@ -90,14 +90,14 @@ def quantized(model: Any) -> Any:
         return onnx.load(target)
 
 
-def onnx_session(model: Any, threads: int) -> Any:
-    """An ONNX Runtime session over a model."""
+def onnx_session(model: Any, threads: int, *, spinning: bool = False) -> Any:
+    """An ONNX Runtime session over a model; spinning: its threads wait for the next run on their cores."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Without this its threads go on spinning after the run, on the cores of the next contender.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not spinning:  # on the cores of the next contender, that is
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
