@@ -16,7 +16,10 @@
 #include "kernels.h"
 #include "tile.h"
 
-enum { PANEL = TILE_VECTORS * LANES };
+enum {
+  PANEL = TILE_VECTORS * LANES,
+  WEIGHTS_AHEAD = 4096, /* bytes: of few rows, whose time is that of reading weights, these are prefetched */
+};
 
 /* Weights that may be held in 16 bits: reals, also where these are bfloat16 that no instruction multiplies. */
 #define NARROW (ELEMENT == F32 || (ELEMENT == BF16 && STEP == 1))
@@ -154,7 +157,8 @@ INLINE void multiply(const struct pyattn_linear *job, const struct pyattn_steps 
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = start[n]; }
   const ptrdiff_t row = input->row, step = sizeof(real);
   tile_multiply(acc, rows, vectors, input->data, row, step, packed, held, held == PYATTN_BFLOAT16,
-                steps_of(job->inputs), input->data + TILE_ROWS * row, TILE_ROWS * step);
+                rows <= TILE_ROWS / 2 ? WEIGHTS_AHEAD : 0, steps_of(job->inputs), input->data + TILE_ROWS * row,
+                TILE_ROWS * step);
   UNROLL for (int r = 0; r < rows; r++) {
     UNROLL for (int n = 0; n < vectors; n++) result[r * vectors + n] = acc[r][n];
   }

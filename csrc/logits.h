@@ -43,7 +43,7 @@ INLINE void score_tile(const char *key, ptrdiff_t row, ptrdiff_t step, const vec
                        int vectors, int add, vec *largest) {
   tile acc;
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
-  tile_multiply(acc, rows, vectors, key, row, step, (const char *)q, PYATTN_WHOLE, ATTENTION_PAIRS, steps,
+  tile_multiply(acc, rows, vectors, key, row, step, (const char *)q, PYATTN_WHOLE, ATTENTION_PAIRS, 0, steps,
                 key + TILE_ROWS * row, TILE_ROWS * step);
   UNROLL for (int n = 0; n < vectors; n++) {
     vec most = largest[n];

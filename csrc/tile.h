@@ -45,8 +45,12 @@ INLINE vec load_held(const char *b, int held, int second, int n) {
 }
 
 INLINE void tile_step(tile acc, int rows, int vectors, const char *a, ptrdiff_t row, const char *b, int held,
-                      int second) {
+                      int second, int b_ahead) {
   vec x[TILE_VECTORS];
+  const int bytes = vectors * (int)bytes_of_pair(held) / 2;
+  if (b_ahead) {
+    UNROLL for (int line = 0; line < bytes; line += 64) prefetch_far(b + b_ahead + line);
+  }
   UNROLL for (int n = 0; n < vectors; n++) x[n] = load_held(b, held, second, n);
   UNROLL for (int r = 0; r < rows; r++) {
     const vec y = splat(load_real(a + r * row));
@@ -54,23 +58,24 @@ INLINE void tile_step(tile acc, int rows, int vectors, const char *a, ptrdiff_t 
   }
 }
 
-/* rows, vectors, held and pairs must be constants at every call: all loops over them unroll. pairs: two steps a turn,
- * as PYATTN_BFLOAT16 needs; with them packed weights of bytes take 1.3 times as long on AVX2, others are as fast. */
+/* rows, vectors, held, pairs and b_ahead must be constants at every call: all loops over them unroll. pairs: two steps
+ * a turn, as PYATTN_BFLOAT16 needs; with them packed weights of bytes take 1.3 times as long on AVX2, others are as
+ * fast. b_ahead: bytes of b that are prefetched, or 0. */
 INLINE void tile_multiply(tile acc, int rows, int vectors, const char *a, ptrdiff_t row, ptrdiff_t step, const char *b,
-                          int held, int pairs, ptrdiff_t count, const char *ahead, ptrdiff_t ahead_step) {
+                          int held, int pairs, int b_ahead, ptrdiff_t count, const char *ahead, ptrdiff_t ahead_step) {
   const ptrdiff_t next = held == PYATTN_BFLOAT16 ? 0 : vectors * bytes_of_pair(held) / 2;
   ptrdiff_t t = 0;
   for (; pairs && t + 1 < count; t += 2) {
-    tile_step(acc, rows, vectors, a, row, b, held, 0);
+    tile_step(acc, rows, vectors, a, row, b, held, 0, b_ahead);
     __builtin_prefetch(ahead, 0, 3);
-    tile_step(acc, rows, vectors, a + step, row, b + next, held, 1);
+    tile_step(acc, rows, vectors, a + step, row, b + next, held, 1, b_ahead);
     __builtin_prefetch(ahead + ahead_step, 0, 3);
     ahead += 2 * ahead_step;
     a += 2 * step;
     b += vectors * bytes_of_pair(held);
   }
   for (; t < count; t++) {
-    tile_step(acc, rows, vectors, a, row, b, held, 0);
+    tile_step(acc, rows, vectors, a, row, b, held, 0, b_ahead);
     __builtin_prefetch(ahead, 0, 3);
     ahead += ahead_step;
     a += step;
