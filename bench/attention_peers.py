@@ -15,6 +15,7 @@ from bench.options import MASKS, as_mask
 from bench.peers import Call, Peer
 from bench.runtimes import (
     onnx_call,
+    onnx_model,
     onnx_session,
     openvino_call,
     openvino_parameter,
@@ -187,7 +188,7 @@ def _onnxruntime_gqa(case: Case, arrays: Arrays, threads: int) -> Call | None:
     inputs = dict(zip(names, [*new, key.copy(), value.copy(), *last], strict=True))
     kinds = {name: (array.dtype, array.shape) for name, array in inputs.items()}
     outputs = {"output": kinds["query"], "present_key": kinds["past_key"], "present_value": kinds["past_value"]}
-    session = onnx_session([node], kinds, outputs, threads)
+    session = onnx_session(onnx_model([node], kinds, outputs), threads)
     binding = session.io_binding()
     values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
     for name, bound in values.items():
