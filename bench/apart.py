@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -28,17 +29,20 @@ class Apart:
         self._receive()
 
     def result(self, name: str) -> Any:
-        self._pipe.send((name, True))
-        return self._receive()
+        return self._ask(name, True)
 
     def run(self, name: str) -> None:
         """The call without its result, to be timed."""
-        self._pipe.send((name, False))
-        self._receive()
+        self._ask(name, False)
 
     def close(self) -> None:
         self._pipe.close()
         self._process.join()
+
+    def _ask(self, name: str, wanted: bool) -> Any:
+        with contextlib.suppress(BrokenPipeError):  # which receiving explains
+            self._pipe.send((name, wanted))
+        return self._receive()
 
     def _receive(self) -> Any:
         try:

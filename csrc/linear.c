@@ -36,7 +36,6 @@ INLINE ptrdiff_t packed_bytes(ptrdiff_t inputs, int held) {
 
 /* Behind the panels stand, of bytes, the scales of all features, then what their sums begin with: that takes INPUT_ZERO
  * off the inputs. */
-
 INLINE const char *scales_of(const char *packed, ptrdiff_t outputs, ptrdiff_t inputs) {
   return packed + padded(outputs) * steps_of(inputs) * (ptrdiff_t)sizeof(real);
 }

@@ -48,8 +48,9 @@ INLINE void tile_step(tile acc, int rows, int vectors, const char *a, ptrdiff_t 
                       int second, int b_ahead) {
   vec x[TILE_VECTORS];
   const int bytes = vectors * (int)bytes_of_pair(held) / 2;
+  const int begin = held == PYATTN_BFLOAT16 ? second * bytes : 0; /* the steps of a pair share what lies at b */
   if (b_ahead) {
-    UNROLL for (int line = 0; line < bytes; line += 64) prefetch_far(b + b_ahead + line);
+    UNROLL for (int line = begin; line < begin + bytes; line += 64) prefetch_far(b + b_ahead + line);
   }
   UNROLL for (int n = 0; n < vectors; n++) x[n] = load_held(b, held, second, n);
   UNROLL for (int r = 0; r < rows; r++) {

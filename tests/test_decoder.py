@@ -254,6 +254,15 @@ def test_the_layer_that_makes_nan_is_named_on_request():
     with pytest.raises(FloatingPointError, match=r"the input has NaN or infinity in 1 of \d+ rows, first in \d+$"):
         model(bad, memory)
     assert np.isfinite(model(x, memory)).all()
+    nowhere = np.full_like(memory, np.nan)
+    for call in (lambda: model(x, nowhere), lambda: model.start(nowhere, capacity=4)):
+        with pytest.raises(FloatingPointError, match="^TransformerDecoder: memory has NaN or infinity in 69 of 69"):
+            call()
+    model = decoder(norm_first=True)
+    model.check_finite = True
+    model.norm.load_state_dict({"weight": np.ones(48), "bias": np.full(48, np.nan)})
+    with pytest.raises(FloatingPointError, match="^TransformerDecoder: the output of norm has NaN"):
+        model(x, memory)
     encoder = pyattn.TransformerEncoder(pyattn.TransformerEncoderLayer(16, 2, 8, rng=0), 2)
     encoder.check_finite = True
     encoder.layers[0].load_state_dict(encoder.layers[0].state_dict() | {"linear1.bias": np.full(8, np.nan, np.float32)})

@@ -12,6 +12,8 @@ from pyattn._core import linear
 from pyattn.precision import from_bfloat16, mask_to_bfloat16, to_bfloat16, to_int8
 
 EPS = np.finfo(np.float32).eps
+# How weights are held: float16 where there is an instruction that widens it.
+HELD = {"float16": int(pyattn.info()["isa"] != "baseline"), "bfloat16": 2}
 SIZES = [(1, 1, 1), (1, 3, 5), (3, 16, 48), (8, 64, 49), (9, 65, 97), (17, 130, 33), (100, 96, 200)]
 
 
@@ -63,12 +65,39 @@ def test_weights_held_in_16_bits_change_no_bit(rows, inputs, outputs, format):
     for packed, out in zip((whole, held), results, strict=True):
         linear.linear(x, [packed], None, out, 0, 2)
         np.testing.assert_array_equal(packed.unpack()[0], weight)
+    exact_in_both = held.held == 2 and format == "float16" and weight.size < 4  # then bfloat16 is taken
+    assert whole.held == 0 and (held.held == HELD[format] or exact_in_both)
     np.testing.assert_array_equal(results[0].view(np.uint32), results[1].view(np.uint32))
     layer = Linear(inputs, outputs)
     layer.load_state_dict({"weight": weight, "bias": bias})
     for copied in (layer, copy.deepcopy(layer)):
         np.testing.assert_array_equal(copied(x), results[0])
         np.testing.assert_array_equal(copied.state_dict()["weight"], weight)
+
+
+@pytest.mark.parametrize("format", ["float16", "bfloat16"])
+def test_parts_that_are_held_differently(format):
+    """Side by side, with an activation and a residual, from weights of any strides: the bits of those held whole."""
+    narrow = (
+        normal((100, 33), 1).astype(np.float16).astype(np.float32)
+        if format == "float16"
+        else rounded(normal((100, 33)))
+    )
+    weights = [narrow[::2], normal((60, 33), 2), np.asfortranarray(narrow[:, ::-1])]
+    x, residual = normal((20, 33), 3), normal((20, 210), 4)
+    results = np.empty((2, 20, 210), np.float32)
+    for whole, out in zip((True, False), results, strict=True):
+        parts = [linear.Packed(weight, None, whole=whole) for weight in weights]
+        linear.linear(x, parts, residual, out, 2, 2)
+    np.testing.assert_array_equal(results[0], results[1])
+
+
+def test_callers_may_raise_on_floating_point_errors():
+    layer = Linear(64, 64)
+    weight = normal((64, 64)) * np.float32(1e-7)
+    with np.errstate(all="raise"):
+        layer.load_state_dict({"weight": weight, "bias": weight[0]})
+    np.testing.assert_array_equal(layer.state_dict()["weight"], weight)
 
 
 def test_weights_of_16_bits_take_half_the_memory():

@@ -9,7 +9,7 @@ cdef class Packed:
     cdef cnp.ndarray memory
     cdef char *data
     cdef readonly Py_ssize_t outputs, inputs
-    cdef int held
+    cdef readonly int held
 
 cpdef linear(
     cnp.ndarray input,

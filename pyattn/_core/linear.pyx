@@ -46,7 +46,7 @@ cdef class Packed:  # linear.pxd names its fields
         if weight.dtype == np.uint16 and self.kernels.step == 1:
             self.held = PYATTN_BFLOAT16
         elif weight.dtype == np.float32 and not whole:
-            size = self.kernels.linear_packed_bytes(self.outputs, self.inputs, PYATTN_WHOLE)
+            size = self.kernels.linear_packed_bytes(self.outputs, self.inputs, PYATTN_FLOAT16)
             np.empty(size, np.uint8)  # what no memory holds is refused before each number is looked at
             self.held = narrowest(weight, self.kernels.widens_float16)
         size = self.kernels.linear_packed_bytes(self.outputs, self.inputs, self.held)
@@ -99,7 +99,7 @@ def narrowest(cnp.ndarray weight not None, bint float16=True):
         if bfloat16:
             bfloat16 = not (part.view(np.uint32) & np.uint32(0xFFFF)).any()
         if float16:
-            with np.errstate(over="ignore"):
+            with np.errstate(all="ignore"):
                 float16 = np.array_equal(part.astype(np.float16), part)
         first += rows
         rows = 1 + NUMBERS_AT_ONCE // max(<Py_ssize_t> 1, weight.shape[1])
@@ -135,7 +135,7 @@ cpdef linear(
     cdef Watch watch
     cdef Packed part = parts[0]
     cdef Py_ssize_t rows = input.shape[0], count = len(parts), offset = 0, real = part.kernels.real_bytes
-    cdef Py_ssize_t i, panels, blocks, size, groups, width = part.kernels.lanes * part.kernels.tile_vectors
+    cdef Py_ssize_t i, panels, blocks, size = 0, groups, width = part.kernels.lanes * part.kernels.tile_vectors
     cdef Py_ssize_t team, scratch, out_bytes = cnp.PyArray_ITEMSIZE(out)
     team = begin_call(threads)
     memset(&watch, 0, sizeof(Watch))
@@ -164,12 +164,12 @@ cpdef linear(
         job.parts[i].half = out_bytes == 2
         offset += part.outputs
         job.first_panel[i + 1] = job.first_panel[i] + (part.outputs + width - 1) // width
+        size = max(size, (part.inputs + part.kernels.step - 1) // part.kernels.step * (2 if part.held else real))
     # Tasks: groups of panels x blocks of rows. A thread takes long runs of them, so that a group stays in its cache
     # while rows stream by; with few rows groups are small enough for all threads.
     panels = job.first_panel[count]
     blocks = (rows + ROWS - 1) // ROWS
-    size = (part.inputs + part.kernels.step - 1) // part.kernels.step * width * (2 if part.held else real)
-    size = min(CACHED // max(<Py_ssize_t> 1, size), panels * blocks // (4 * team))
+    size = min(CACHED // max(<Py_ssize_t> 1, size * width), panels * blocks // (4 * team))
     groups = (panels + max(1, size) - 1) // max(1, size)
     # Tasks of one group load their rows, a tile at a time; with several groups each row is loaded once, before them.
     job.few = rows <= FEW_TILES * job.kernels.tile_rows

@@ -134,5 +134,5 @@ def _checked(function: str, logits: Array, rows: int) -> Array:
 def no_choice(function: str, prompt: int, step: int) -> ValueError:
     return ValueError(
         f"{function}: no token can be chosen for prompt {prompt} as new token {step}: its logits have a NaN or +inf, "
-        "or the model and the rules leave none above -inf (model.decoder.check_finite = True names the layer)"
+        "or the model and the rules leave none above -inf"
     )

@@ -296,6 +296,8 @@ class TransformerDecoder(Layer):
             cache.reorder(np.arange(batch))
         cross = []
         if keys is not None and rows is not None:
+            if self.check_finite:
+                check_numbers(self, "memory", rows)
             cross = [layer.multihead_attn._remember(rows, keys) for layer in self.layers if layer.multihead_attn]
         return DecoderState(caches, keys, cross)
 
@@ -354,6 +356,8 @@ class TransformerDecoder(Layer):
         arrays = [np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)]
         if self.check_finite:
             check_numbers(self, "the input", x)
+            if memory_rows is not None:
+                check_numbers(self, "memory", memory_rows)
         for number, (layer, own) in enumerate(zip(self.layers, sequences, strict=True)):
             cache = None if state is None else state._caches[number]
             cross = None if state is None or memory is None else state._cross[number]
@@ -367,7 +371,11 @@ class TransformerDecoder(Layer):
             )
             if self.check_finite:
                 check_numbers(self, f"the output of layers.{number}", x)
-        return x if self.norm is None else self.norm._apply(x, out=x)
+        if self.norm is not None:
+            self.norm._apply(x, out=x)
+            if self.check_finite:
+                check_numbers(self, "the output of norm", x)
+        return x
 
     def _check_memory(self, function: str, memory: Array | None) -> None:
         wanted = self.layers[0].multihead_attn is not None

@@ -164,8 +164,8 @@ class TransformerEncoder(Encoder):
     Parameters as torch's nn.TransformerEncoder has them (`layers.0.self_attn. ...`, `norm.weight`, `norm.bias`).
 
     Attributes:
-        check_finite: False; if set to True, a call looks at what enters and leaves each layer, and raises
-            FloatingPointError, which names the first that has NaN or infinity.
+        check_finite: False; if set to True, a call looks at what enters the stack and leaves each layer and the norm,
+            and raises FloatingPointError, which names the first that has NaN or infinity.
 
     Example:
         >>> encoder = TransformerEncoder(TransformerEncoderLayer(384, 12, 1536, "gelu"), 6)
@@ -206,4 +206,8 @@ class TransformerEncoder(Encoder):
             x = self.layers[number]._forward_rows(x, sequences, arrays[step % 2])
             if self.check_finite:
                 check_numbers(self, f"the output of layers.{number}", x)
-        return x if self.norm is None else self.norm._apply(x, out=x)
+        if self.norm is not None:
+            self.norm._apply(x, out=x)
+            if self.check_finite:
+                check_numbers(self, "the output of norm", x)
+        return x

@@ -15,18 +15,16 @@ from numpy.typing import NDArray
 from pyattn.precision import Quantized
 
 # Everything that is read from a model directory, and so everything that is fetched from the hub.
-_HUB_FILES = [
+_FILES = [
     "config.json",
     "generation_config.json",
     "model.safetensors",
     "tokenizer.json",
-    "source.spm",
-    "target.spm",
-    "vocab.json",
     "modules.json",
     "sentence_bert_config.json",
     "1_Pooling/*",
 ]
+_HUB_FILES = [*_FILES, "source.spm", "target.spm", "vocab.json"]  # the last three: Marian's
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 # How a tensor of each accepted type lies in the file; bfloat16 is read as its bits, the upper half of a float32.
@@ -73,7 +71,7 @@ def find_directory(path_or_hub_id: str | os.PathLike[str]) -> Path:
 def require_file(path: Path) -> None:
     """FileNotFoundError, which says what a model directory holds, unless there is a file."""
     if not path.is_file():
-        raise FileNotFoundError(f"load: {path} is missing; a model directory holds {', '.join(_HUB_FILES)}")
+        raise FileNotFoundError(f"load: {path} is missing; a model directory holds {', '.join(_FILES)}")
 
 
 def read_json(path: Path, kind: type[_Json]) -> _Json:

@@ -1,20 +1,23 @@
 """Marian's tokenizer: source.spm and target.spm, read by the sentencepiece library, and vocab.json.
 
-Their pieces are tokens by the numbers of vocab.json (Kudo & Richardson 2018, arXiv:1808.06226, makes the pieces). The
-library sees the .spm files as they are: of 1,500 spoiled ones it read or refused each, none ended the process.
+Their pieces are tokens by the numbers of vocab.json (Kudo & Richardson 2018, arXiv:1808.06226, makes the pieces). A
+model whose rules could make texts far longer is refused, as in tokenizer.json.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyattn.models._files import import_extra, read_json, require_file
+from pyattn.models._tokenizer import check_growth, growth_of_charsmap
 
 FILES = ("source.spm", "target.spm", "vocab.json")
-_LANGUAGE = re.compile(r">>.+?<<")  # in front of a text: the language to translate to, where a model has several
 _END, _UNKNOWN, _PADDING, _SPACE = "</s>", "<unk>", "<pad>", "\N{LOWER ONE EIGHTH BLOCK}"
+
+
+# Numbers of fields in sentencepiece_model.proto: ModelProto's normalizer_spec and denormalizer_spec, and their rules.
+_NORMALIZERS, _CHARSMAP = (3, 5), 2
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,14 @@ class MarianTokenizer:
             raise ValueError(f"load: {file} has a number twice")
         if missing := {_END, _UNKNOWN} - self._vocabulary.keys():
             raise ValueError(f"load: {file} lacks {' and '.join(sorted(missing))}")
-        if (directory / "target_vocab.json").exists():
-            raise ValueError(f"load: {directory}: separate vocabularies (target_vocab.json) are not supported")
         self._source, self._target = (_processor(directory / name) for name in FILES[:2])
         self._pieces = {number: piece for piece, number in self._vocabulary.items()}
 
     def encode(self, text: str) -> Encoding:
         """Its pieces and the token that ends a text; >>code<< in front of it is a token of its own."""
-        code = _LANGUAGE.match(text)
-        pieces = [code[0]] if code else []
-        pieces += self._source.encode(text[code.end() :] if code else text, out_type=str)
+        end = text.find("<<") + 2 if text.startswith(">>") else 0
+        pieces = [text[:end]] if end > 1 else []
+        pieces += self._source.encode(text[end:] if end > 1 else text, out_type=str)
         unknown = self._vocabulary[_UNKNOWN]
         return Encoding([*(self._vocabulary.get(piece, unknown) for piece in pieces), self._vocabulary[_END]])
 
@@ -56,12 +57,56 @@ class MarianTokenizer:
         return str(text).replace(_SPACE, " ").strip()  # pieces of the source alone keep their mark
 
 
+def _check_rules(content: bytes, file: Path) -> None:
+    """Refuses a model whose normalizer could make a text too long."""
+    try:
+        normalizers = [part for number, part in _fields(content) if number in _NORMALIZERS]
+        rules = [x for part in normalizers for number, x in _fields(part) if number == _CHARSMAP and x]
+        growth = max(map(growth_of_charsmap, rules), default=1.0)
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"load: {file} is not a model of sentencepiece ({error})") from error
+    check_growth(growth, file)
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Numbers and contents of the fields of a protobuf message that have a length."""
+    place = 0
+
+    def integer() -> int:
+        nonlocal place
+        value = shift = 0
+        while shift < 64:
+            byte = message[place]
+            place += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+        raise ValueError("a number has more than 64 bits")
+
+    while place < len(message):
+        key = integer()
+        kind = key & 7
+        if kind == 2:
+            size = integer()
+            yield key >> 3, message[place : place + size]
+            place += size
+        elif kind == 0:
+            integer()
+        elif kind in (1, 5):  # of 8 and 4 bytes
+            place += 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"a field has type {kind}")
+
+
 def _processor(file: Path) -> Any:
     sentencepiece = import_extra("sentencepiece", f"load: reading {file}")
     require_file(file)
+    content = file.read_bytes()
+    _check_rules(content, file)
+    processor = sentencepiece.SentencePieceProcessor()
     try:
-        processor = sentencepiece.SentencePieceProcessor()
-        processor.LoadFromSerializedProto(file.read_bytes())
+        processor.LoadFromSerializedProto(content)
         return processor
-    except (RuntimeError, OSError, ValueError) as error:
+    except RuntimeError as error:
         raise ValueError(f"load: {file} is not a model that the sentencepiece library reads ({error})") from error

@@ -61,7 +61,7 @@ def read_tokenizer(file: Path, vocab_size: int, max_seq_length: int) -> Any:
         raise ValueError(f"load: {file} has {size} tokens; config.json has vocab_size {vocab_size}")
     if max_seq_length < special:  # the library would not cut at all
         raise ValueError(f"load: {file} adds {special} tokens to a text; max_seq_length is only {max_seq_length}")
-    _check_growth(growth * _growth(_steps_of(tokenizer.pre_tokenizer)), file)
+    check_growth(growth * _growth(_steps_of(tokenizer.pre_tokenizer)), file)
     if any(_texts_in(step) > 1 for step in _steps_of(tokenizer.post_processor)):
         raise ValueError(f"load: {file}: its post_processor repeats the text")
     with errors_of_library("load", file):
@@ -79,7 +79,7 @@ def _growth_by_normalizer(content: bytes, file: Path) -> float:
         growth = max((_growth(_steps(read(text, key.end())[0])) for key in _NORMALIZER.finditer(text)), default=1.0)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(f"load: {file} has no normalizer that is accepted ({error!r})") from error
-    _check_growth(growth, file)
+    check_growth(growth, file)
     return growth
 
 
@@ -90,7 +90,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _check_growth(growth: float, file: Path) -> None:
+def check_growth(growth: float, file: Path) -> None:
     if growth > MOST_GROWTH:
         raise ValueError(
             f"load: {file}: its normalizer and pre_tokenizer could make a text {growth:.3g} times as long; at most "
@@ -124,12 +124,16 @@ def _growth_of(step: dict[str, Any]) -> float:
         pattern, content = step["pattern"].get("String"), len(step["content"].encode())
         return max(1.0, content / len(pattern.encode())) if pattern else 1.0 + content  # between any two characters
     if kind == "Precompiled":
-        charsmap = base64.b64decode(step["precompiled_charsmap"])
-        table = int.from_bytes(charsmap[:4], "little")  # bytes for which the library takes memory at once
-        if table > len(charsmap):
-            raise ValueError("its precompiled_charsmap is not whole")
-        return float(max(1, *map(len, charsmap[4 + table :].split(b"\0"))))
+        return growth_of_charsmap(base64.b64decode(step["precompiled_charsmap"]))
     return _GROWTH.get(kind, 1.0)
+
+
+def growth_of_charsmap(charsmap: bytes) -> float:
+    """By how much rules of sentencepiece make a text longer: a table's size, the table, and what it leads to."""
+    table = int.from_bytes(charsmap[:4], "little")  # bytes for which the library takes memory at once
+    if table > len(charsmap):
+        raise ValueError("its precompiled_charsmap is not whole")
+    return float(max(1, *map(len, charsmap[4 + table :].split(b"\0"))))
 
 
 def _texts_in(step: dict[str, Any]) -> int:

@@ -106,6 +106,7 @@ class GenerativeModel(Pretrained):
         options: the `GenerationOptions` that generate and stream use unless they are given others; may be set.
         start_token: that which a text begins with behind an encoder; None if the files name none.
         weight_dtypes: in what the weight of each matrix product is held and multiplied, by its name.
+        encoder, decoder: the stacks of layers; their check_finite, set to True, finds the layer that makes NaN.
     """
 
     _families = GENERATIVE_FAMILIES

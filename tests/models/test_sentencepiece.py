@@ -14,7 +14,20 @@ pytest.importorskip("safetensors")
 
 SOURCE = ["ab abc dab cad", "bad cab dad", "abba cd"]
 TARGET = ["ef gef hag", "gaff hef feg", "egg he"]
-TEXTS = ["ab cad", "  dab   abba ", "", "zx ab", ">>fr<< ab", "ab >>fr<<", "</s> ab", "äb\nab", "\0 ab"]
+TEXTS = [
+    ">><<ab",
+    ">>f\n<<ab",
+    "ab cad",
+    "  dab   abba ",
+    "",
+    "zx ab",
+    ">>fr<< ab",
+    "ab >>fr<<",
+    "</s> ab",
+    "äb\nab",
+    "\0 ab",
+]
+TEXTS += [">><<ab", ">>f\n<<ab"]
 
 
 def trained(sentences):
@@ -84,13 +97,16 @@ def test_a_translation(folder):
         ("target.spm", None, FileNotFoundError, r"target\.spm is missing"),
         ("vocab.json", None, FileNotFoundError, r"vocab\.json is missing"),
         ("source.spm", b"", ValueError, r"source\.spm is not a model that the sentencepiece library reads"),
-        ("target.spm", b"\xff" * 100, ValueError, r"target\.spm is not a model that the sentencepiece library reads"),
         ("vocab.json", b"[]", ValueError, r"vocab\.json"),
         ("vocab.json", b'{"a": 1}', ValueError, "lacks </s> and <unk>"),
         ("vocab.json", b'{"</s>": 0, "<unk>": 40}', ValueError, "numbers tokens otherwise than 0 to 39"),
         ("vocab.json", b'{"</s>": 0, "<unk>": true}', ValueError, "numbers tokens otherwise than 0 to 39"),
         ("vocab.json", b'{"</s>": 0, "<unk>": 0}', ValueError, "has a number twice"),
-        ("target_vocab.json", b"{}", ValueError, "separate vocabularies"),
+        ("source.spm", b"\x1a\x7f", ValueError, r"source\.spm is not a model that the sentencepiece library reads"),
+        ("source.spm", b"\x1a\xff", ValueError, r"source\.spm is not a model of sentencepiece \(index out"),
+        ("source.spm", b"\xff" * 20, ValueError, "a number has more than 64 bits"),
+        ("source.spm", b"\x1a\x06\x12\x04\xff\0\0\0", ValueError, "its precompiled_charsmap is not whole"),
+        ("source.spm", b"\x1b\x12", ValueError, r"source\.spm is not a model of sentencepiece \(a field has type 3"),
     ],
 )
 def test_directories_that_are_refused(folder, tmp_path, name, content, error, message):
@@ -102,3 +118,19 @@ def test_directories_that_are_refused(folder, tmp_path, name, content, error, me
         (tmp_path / name).write_bytes(content)
     with pytest.raises(error, match=f"^load: .*{message}"):
         pyattn.TextGenerator.from_pretrained(tmp_path)
+
+
+def test_rules_that_make_texts_long_are_refused(folder, tmp_path):
+    """One rule, a to 200,000 times b: what a stranger's normalizer may not do."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    rules = b"\0\0\0\0" + b"b" * 200_000 + b"\0"
+    inner = b"\x12" + varint(len(rules)) + rules
+    for field in (b"\x1a", b"\x2a"):
+        (tmp_path / "source.spm").write_bytes(trained(SOURCE) + field + varint(len(inner)) + inner)
+        with pytest.raises(ValueError, match=r"^load: .*source\.spm: its normalizer .* 2e\+05 times as long"):
+            pyattn.TextGenerator.from_pretrained(tmp_path)
+
+
+def varint(number):
+    return bytes([number & 127 | 128, number >> 7 & 127 | 128, number >> 14])
