@@ -6,10 +6,11 @@ import contextlib
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bench.peers import limit_threads
+from bench.peers import Peer, limit_threads
 
 Calls = Mapping[str, Callable[[], Any]]
 
@@ -53,6 +54,12 @@ class Apart:
 
 class AllApart(dict[tuple[str, str], Apart]):
     """Contenders by name and precision, whose processes end with the block."""
+
+    def start(self, peers: Mapping[Peer, Sequence[str]], make: Callable[..., Calls], model: Path, threads: int) -> None:
+        """Each peer in each of its precisions: ``make(peer.prepare, model, threads, precision)``."""
+        for peer, precisions in peers.items():
+            for precision in precisions:
+                self[peer.name, precision] = Apart(threads, make, peer.prepare, model, threads, precision)
 
     def __enter__(self) -> AllApart:
         return self

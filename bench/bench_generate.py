@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bench.apart import AllApart, Apart, Calls
+from bench.apart import AllApart, Calls
 from bench.compare import measured_peaks
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
@@ -150,10 +150,7 @@ def run(options: Options) -> None:
     peaks = measured_peaks()
     with tempfile.TemporaryDirectory() as folder, AllApart() as contenders:
         write_model(Path(folder))
-        for peer in peers:
-            for precision in PEERS[peer]:
-                arguments = (peer.prepare, Path(folder), options.threads, precision)
-                contenders[peer.name, precision] = Apart(options.threads, calls, *arguments)
+        contenders.start({peer: PEERS[peer] for peer in peers}, calls, Path(folder), options.threads)
         errors = check(contenders)
         with tqdm(total=len(PARTS) * rounds, unit="round", desc="generate", disable=None) as progress:
             for part in PARTS:

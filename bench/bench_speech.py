@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bench.apart import AllApart, Apart, Calls
+from bench.apart import AllApart, Calls
 from bench.bench_encoder import package_folder
 from bench.compare import measured_peaks
 from bench.convert_seq2seq import whisper_tiny_en
@@ -195,10 +195,7 @@ def run(options: Options) -> None:
     before = measured_peaks()
     with tempfile.TemporaryDirectory() as folder, AllApart() as contenders:
         whisper_tiny_en(Path(folder))
-        for peer in peers:
-            for precision in PEERS[peer]:
-                arguments = (peer.prepare, Path(folder), options.threads, precision)
-                contenders[peer.name, precision] = Apart(options.threads, calls, *arguments)
+        contenders.start({peer: PEERS[peer] for peer in peers}, calls, Path(folder), options.threads)
         heard = {key: {name: contender.result(name) for name in works} for key, contender in contenders.items()}
         with tqdm(total=rounds * len(works), unit="round", desc="speech", disable=None) as progress:
             for name in works:

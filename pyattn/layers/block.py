@@ -26,6 +26,14 @@ def check_numbers(stack: Layer, what: str, x: Array) -> None:
         raise FloatingPointError(f"{type(stack).__name__}: {what} has NaN or infinity {where}")
 
 
+def last_norm(stack: Layer, norm: Norm, x: Array, check_finite: bool) -> Array:
+    """Rows x of a stack through the norm behind its layers, in place."""
+    norm._apply(x, out=x)
+    if check_finite:
+        check_numbers(stack, "the output of norm", x)
+    return x
+
+
 class Block(Layer):
     """Self-attention, attention to a memory where a layer has that, feed-forward; `_forward_rows` does the work."""
 

@@ -12,7 +12,7 @@ from pyattn._core import layer as _layer
 from pyattn.cache import KVCache
 from pyattn.layers.attention import MultiHeadAttention
 from pyattn.layers.base import Layer, Seed
-from pyattn.layers.block import Block, check_numbers
+from pyattn.layers.block import Block, check_numbers, last_norm
 from pyattn.layers.norm import Norm
 from pyattn.layers.sequences import Sequences, Tables
 from pyattn.positional.relative import by_distance
@@ -371,11 +371,7 @@ class TransformerDecoder(Layer):
             )
             if self.check_finite:
                 check_numbers(self, f"the output of layers.{number}", x)
-        if self.norm is not None:
-            self.norm._apply(x, out=x)
-            if self.check_finite:
-                check_numbers(self, "the output of norm", x)
-        return x
+        return x if self.norm is None else last_norm(self, self.norm, x, self.check_finite)
 
     def _check_memory(self, function: str, memory: Array | None) -> None:
         wanted = self.layers[0].multihead_attn is not None

@@ -9,7 +9,7 @@ from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.layers.attention import MultiHeadAttention
 from pyattn.layers.base import Layer, Seed
-from pyattn.layers.block import Block, check_numbers
+from pyattn.layers.block import Block, check_numbers, last_norm
 from pyattn.layers.norm import Norm
 from pyattn.layers.sequences import Sequences
 
@@ -206,8 +206,4 @@ class TransformerEncoder(Encoder):
             x = self.layers[number]._forward_rows(x, sequences, arrays[step % 2])
             if self.check_finite:
                 check_numbers(self, f"the output of layers.{number}", x)
-        if self.norm is not None:
-            self.norm._apply(x, out=x)
-            if self.check_finite:
-                check_numbers(self, "the output of norm", x)
-        return x
+        return x if self.norm is None else last_norm(self, self.norm, x, self.check_finite)
