@@ -24,7 +24,8 @@ _FILES = [
     "sentence_bert_config.json",
     "1_Pooling/*",
 ]
-_HUB_FILES = [*_FILES, "source.spm", "target.spm", "vocab.json"]  # the last three: Marian's
+MARIAN_FILES = ("source.spm", "target.spm", "vocab.json")
+_HUB_FILES = [*_FILES, *MARIAN_FILES]
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 # How a tensor of each accepted type lies in the file; bfloat16 is read as its bits, the upper half of a float32.

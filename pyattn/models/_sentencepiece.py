@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyattn.models._files import import_extra, read_json, require_file
+from pyattn.models._files import MARIAN_FILES, import_extra, read_json, require_file
 from pyattn.models._tokenizer import check_growth, growth_of_charsmap
 
-FILES = ("source.spm", "target.spm", "vocab.json")
 _END, _UNKNOWN, _PADDING, _SPACE = "</s>", "<unk>", "<pad>", "\N{LOWER ONE EIGHTH BLOCK}"
-
 
 # Numbers of fields in sentencepiece_model.proto: ModelProto's normalizer_spec and denormalizer_spec, and their rules.
 _NORMALIZERS, _CHARSMAP = (3, 5), 2
@@ -40,7 +38,7 @@ class MarianTokenizer:
             raise ValueError(f"load: {file} has a number twice")
         if missing := {_END, _UNKNOWN} - self._vocabulary.keys():
             raise ValueError(f"load: {file} lacks {' and '.join(sorted(missing))}")
-        self._source, self._target = (_processor(directory / name) for name in FILES[:2])
+        self._source, self._target = (_processor(directory / name) for name in MARIAN_FILES[:2])
         self._pieces = {number: piece for piece, number in self._vocabulary.items()}
 
     def encode(self, text: str) -> Encoding:
@@ -85,7 +83,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
         raise ValueError("a number has more than 64 bits")
 
     while place < len(message):
-        key = integer()
+        key = integer() & 0xFFFFFFFF  # as the library reads it
         kind = key & 7
         if kind == 2:
             size = integer()
