@@ -3,20 +3,20 @@
 import functools
 import math
 import os
-import struct
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyattn import _checks
+from pyattn import _checks, _wave
 from pyattn._threads import threads_for
+from pyattn._wave import Samples
 from pyattn.layers.linear import Linear
 from pyattn.models._files import import_extra
-
-Samples = NDArray[np.float32]
 
 RATE = 16000  # samples a second, of all that log_mel reads
 
@@ -29,34 +29,36 @@ _TRANSFORM_WORK = 2.5 * _WINDOW * math.log2(_WINDOW)  # floating-point operation
 # Frames whose windows and spectra lie in a core's cache together.
 _BLOCK = 500
 
-# Anything that is sampled slower or faster is no sound for a model; sizes and work stay in proportion to the input.
-_SLOWEST, _FASTEST = 1000, 768000
-
 # resample's filter has 20 taps for each unit of the larger part of the ratio.
 _MOST_RATIO_PARTS = 65536
 
-# (format, bits) of a WAV file's samples -> how they lie in it; 24 bits are read as bytes.
-_SAMPLE_TYPES = {(1, 8): "u1", (1, 16): "<i2", (1, 24): "u1", (1, 32): "<i4", (3, 32): "<f4", (3, 64): "<f8"}
-_EXTENSIBLE = 0xFFFE
-_UNKNOWN_SIZE = 0xFFFFFFFF
+# Floats beyond this are no samples from -1 to 1, but integers that were not divided.
+_LOUDEST = 1000.0
+
+_SOUNDS = (
+    f"accepted are a WAV file (its path, its bytes, or it open for reading), samples (n,) or (n, channels) at {RATE} a "
+    'second, and samples with their rate: (samples, rate), (rate, samples) or {"array": samples, "sampling_rate": rate}'
+)
 
 
-def read_wave(path: str | os.PathLike[str]) -> tuple[Samples, int]:
-    """The samples of a WAV file, its channels averaged, and its rate.
+def read_wave(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[Samples, int]:
+    """The samples of a WAV file, its channels averaged, and its rate: what libsndfile reads.
 
-    Whole RIFF WAVE files of any number of channels, of 8 (unsigned), 16, 24 or 32-bit integers, or 32 or 64-bit floats;
-    WAVE_FORMAT_EXTENSIBLE as well. A stream's file, whose length was unknown when it began, is read to its end.
+    RIFF, RIFX (big-endian), RF64 and BW64 files of any number of channels, of integers of up to 32 bits (8 and fewer
+    unsigned, others at the left of whole bytes), floats of 32 or 64, A-law or mu-law; WAVE_FORMAT_EXTENSIBLE as well. A
+    file that is shorter than it says, or does not know its length, is read to its end, whole frames of it.
 
     Args:
-        path: the file.
+        source: the path of the file, its bytes, or it open for reading.
 
     Returns:
         (n,) float32, integers scaled to [-1, 1); and the number of samples a second, for `resample`.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no WAV file, or of another kind; it is cut short or empty; samples are NaN or infinite; the
-            rate is not from 1000 to 768000.
+        TypeError: source is something else, or open for text.
+        ValueError: it is no WAV file, or of another kind; it has no samples; samples are NaN or infinite; the rate is
+            not from 1000 to 768000.
 
     Example:
         >>> import tempfile
@@ -66,86 +68,115 @@ def read_wave(path: str | os.PathLike[str]) -> tuple[Samples, int]:
         ...     read_wave(file.name)
         (array([0.25, 0.25], dtype=float32), 8000)
     """
-    data = Path(path).read_bytes()
+    if isinstance(source, str | os.PathLike):
+        name, data = f"{source}", Path(source).read_bytes()
+    elif isinstance(source, bytes | bytearray | memoryview):
+        name, data = "what was given as bytes", bytes(source)
+    elif hasattr(source, "read"):
+        name, data = f"{getattr(source, 'name', 'the open file')}", source.read()
+        if not isinstance(data, bytes):
+            raise TypeError(f"read_wave: {name} gives {type(data).__name__}; a file that is open for bytes is needed")
+    else:
+        raise TypeError(
+            f"read_wave: source must be a path, bytes or a file open for reading, not {type(source).__name__}"
+        )
+    return _wave.decode(data, lambda seen: ValueError(f"read_wave: {name} {seen}; {_wave.ACCEPTED}"))
 
-    def refused(seen: str) -> ValueError:
-        return ValueError(
-            f"read_wave: {path} {seen}; accepted are whole WAV files (RIFF WAVE) of 8, 16, 24 or 32-bit integers or "
-            f"32 or 64-bit floats, of {_SLOWEST} to {_FASTEST} samples a second"
+
+def is_sound(x: Any) -> bool:
+    """Whether x is to be taken for one sound; else it may be several."""
+    if isinstance(x, str | os.PathLike | bytes | bytearray | memoryview | Mapping):
+        return True
+    if hasattr(x, "read") or hasattr(x, "__array__"):
+        return True
+    return _has_rate(x) or (isinstance(x, Sequence) and len(x) > 0 and _is_number(x[0]))
+
+
+def read_sound(sound: Any, function: str = "read_sound", name: str = "sound") -> tuple[Samples, int]:
+    """The samples of a sound in any of its forms, its channels averaged, and its rate.
+
+    Args:
+        sound: a WAV file as `read_wave` takes it; samples, as an array or a list, at 16000 a second; samples and their
+            rate, as a pair in any order (SciPy's wavfile.read gives one, soundfile.read the other), or as a dictionary
+            with "array" or "raw", and "sampling_rate". Samples are (n,) or (n, channels): floats from -1 to 1, or
+            integers of 16 or 32 bits, or of 8 unsigned.
+        function, name: how errors call the caller, and the sound.
+
+    Returns:
+        (n,) float32, n possibly 0; and the number of samples a second.
+
+    Raises:
+        OSError, ValueError: as `read_wave`; samples have another shape, are NaN or infinite, or floats far beyond 1;
+            the rate is not an integer from 1000 to 768000.
+        TypeError: sound is something else; samples are of another dtype, or masked.
+
+    Example:
+        >>> read_sound((8000, np.array([[0, 16384], [8192, 8192]], np.int16)))
+        (array([0.25, 0.25], dtype=float32), 8000)
+    """
+    if isinstance(sound, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(sound, "read"):
+        samples, rate = read_wave(sound)
+    else:
+        held, rate = _with_rate(sound, function, name)
+        if isinstance(held, str | os.PathLike | bytes | bytearray | memoryview | Mapping) or not np.iterable(held):
+            raise TypeError(f"{function}: samples of {name} are {type(held).__name__}; {_SOUNDS}")
+        _check_rate(function, "rate", rate)
+        samples = _mono(function, held, f"samples of {name}")
+    loudest = max(samples.max(initial=0), -samples.min(initial=0))
+    if not np.isfinite(loudest):
+        raise ValueError(f"{function}: samples of {name} are NaN or infinite; finite ones are needed")
+    if loudest > _LOUDEST:
+        raise ValueError(
+            f"{function}: samples of {name} reach {loudest:g}; floats lie from -1 to 1 (divide integers by the largest "
+            "that they could be, or give them as integers)"
+        )
+    return samples, int(rate)
+
+
+def _with_rate(sound: Any, function: str, name: str) -> tuple[Any, Any]:
+    """The samples in a sound that is no file, and their rate."""
+    if isinstance(sound, Mapping):
+        held = [sound[key] for key in ("array", "raw") if sound.get(key) is not None]
+        if len(held) != 1 or "sampling_rate" not in sound:
+            raise ValueError(f"{function}: {name} is a dictionary of {', '.join(map(repr, sound))}; {_SOUNDS}")
+        return held[0], sound["sampling_rate"]
+    if _has_rate(sound):
+        return (sound[1], sound[0]) if _is_number(sound[0]) else (sound[0], sound[1])
+    return sound, RATE
+
+
+def _has_rate(x: Any) -> bool:
+    return isinstance(x, tuple) and len(x) == 2 and _is_number(x[0]) != _is_number(x[1])
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, Real)
+
+
+def _check_rate(function: str, name: str, rate: Any) -> None:
+    _checks.size(function, name, rate)
+    if not _wave.SLOWEST <= rate <= _wave.FASTEST:
+        raise ValueError(
+            f"{function}: {name} must be from {_wave.SLOWEST} to {_wave.FASTEST} samples a second, not {rate}"
         )
 
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        raise refused("is not a WAV file" if data else "is empty")
-    chunks: dict[bytes, tuple[int, int]] = {}
-    place = 12
-    while b"data" not in chunks:
-        if place + 8 > len(data):
-            raise refused("has no samples: it ends before them")
-        name, size = struct.unpack_from("<4sI", data, place)
-        chunks[name] = place + 8, size
-        place += 8 + size + size % 2
 
-    start, size = chunks.get(b"fmt ", (0, 0))
-    if size < 16:
-        raise refused("does not say how its samples are stored")
-    kind, channels, rate, _, frame_bytes, bits = struct.unpack_from("<HHIIHH", data, start)
-    if kind == _EXTENSIBLE and size >= 26:
-        (kind,) = struct.unpack_from("<H", data, start + 24)
-    if (kind, bits) not in _SAMPLE_TYPES:
-        raise refused(f"has samples of format {kind} with {bits} bits")
-    if channels == 0 or frame_bytes != channels * bits // 8:
-        raise refused(f"has {channels} channels of {bits} bits in {frame_bytes} bytes")
-    if not _SLOWEST <= rate <= _FASTEST:
-        raise refused(f"has {rate} samples a second")
-
-    start, size = chunks[b"data"]
-    there = len(data) - start
-    if size == _UNKNOWN_SIZE:
-        size = there - there % frame_bytes
-    if size > there or size % frame_bytes:
-        raise refused(f"is cut short: {there} bytes of samples where it announces {size}, of {frame_bytes} each")
-    if size == 0:
-        raise refused("has no samples")
-    samples = _decoded(memoryview(data)[start : start + size], kind, bits).reshape(-1, channels)
-    with np.errstate(over="ignore", invalid="ignore"):
-        mono = samples[:, 0] if channels == 1 else samples.mean(axis=1)
-    if not np.isfinite(mono).all():
-        raise refused("has samples that are NaN or infinite as float32")
-    return mono, rate
-
-
-def _decoded(data: memoryview, kind: int, bits: int) -> Samples:
-    """Samples as they lie in a WAV file, as float32."""
-    stored: NDArray[Any] = np.frombuffer(data, _SAMPLE_TYPES[kind, bits])
-    if bits == 24:
-        widened = np.zeros((len(stored) // 3, 4), np.uint8)
-        widened[:, 1:] = stored.reshape(-1, 3)
-        stored = widened.view("<i4")[:, 0]
-    with np.errstate(over="ignore"):
-        samples = stored.astype(np.float32)
-    if bits == 8:
-        samples -= 128
-    if kind == 1:
-        samples *= 2.0 ** (1 - 8 * stored.itemsize)
-    return samples
-
-
-def resample(samples: Samples, rate: int, to: int = RATE) -> Samples:
+def resample(samples: Any, rate: int, to: int = RATE) -> Samples:
     """The same sound at another sampling rate.
 
     A polyphase filter whose cutoff is the lower rate's Nyquist frequency (SciPy's `signal.resample_poly`). The ratio of
     the rates is exact where neither part of it, in lowest terms, exceeds 65536, and else within 1e-4 of itself.
 
     Args:
-        samples: (n,), float32 or float64, n at least 1.
+        samples: (n,) or (n, channels), n at least 1, as `read_sound` takes them.
         rate: samples a second that they have, from 1000 to 768000.
         to: those that the result has, in the same bounds.
 
     Returns:
-        (ceil(n * to / rate),) float32; for equal rates the samples themselves where they are float32.
+        (ceil(n * to / rate),) float32; for equal rates the samples themselves where they are float32 and (n,).
 
     Raises:
-        TypeError: samples are neither float32 nor float64.
+        TypeError: samples are of another dtype, or masked.
         ValueError: they have another shape, or none; a rate is not an integer, or out of bounds.
         ImportError: SciPy is not installed.
 
@@ -153,18 +184,16 @@ def resample(samples: Samples, rate: int, to: int = RATE) -> Samples:
         >>> resample(np.zeros(44100, np.float32), 44100).shape
         (16000,)
     """
-    for name, value in (("rate", rate), ("to", to)):
-        _checks.size("resample", name, value)
-        if not _SLOWEST <= value <= _FASTEST:
-            raise ValueError(f"resample: {name} must be from {_SLOWEST} to {_FASTEST} samples a second, not {value}")
-    samples = _mono("resample", samples)
+    _check_rate("resample", "rate", rate)
+    _check_rate("resample", "to", to)
+    mono = _some("resample", samples)
     if rate == to:
-        return samples
+        return mono
     signal = import_extra("scipy", "resample").signal
     slower, faster = sorted((int(rate), int(to)))
     ratio = Fraction(slower, faster).limit_denominator(_MOST_RATIO_PARTS)
     up, down = ratio.as_integer_ratio() if to == slower else ratio.as_integer_ratio()[::-1]
-    resampled: Samples = signal.resample_poly(samples, up, down)
+    resampled: Samples = signal.resample_poly(mono, up, down)
     return resampled
 
 
@@ -197,7 +226,7 @@ def mel_filters(num_mel_bins: int) -> NDArray[np.float32]:
     return filters
 
 
-def log_mel(samples: Samples, *, num_mel_bins: int = 80, frames: int | None = 3000) -> NDArray[np.float32]:
+def log_mel(samples: Any, *, num_mel_bins: int = 80, frames: int | None = 3000) -> NDArray[np.float32]:
     """Whisper's log-mel spectrogram.
 
     Radford et al. 2022 (arXiv:2212.04356), section 2.2: windows of 25 ms every 10 ms (Hann; samples reflected at both
@@ -205,7 +234,7 @@ def log_mel(samples: Samples, *, num_mel_bins: int = 80, frames: int | None = 30
     what lies past the end of the samples nothing is computed.
 
     Args:
-        samples: (n,), float32 or float64, 16000 a second, n at least 1; see `resample`.
+        samples: (n,) or (n, channels), n at least 1, as `read_sound` takes them, 16000 a second; see `resample`.
         num_mel_bins: 80, or 128 for Whisper large-v3.
         frames: their number, 100 a second, at least 2: samples past the last are left out, and silence fills up. None:
             as many as samples fill, n // 160, of at least 320 samples.
@@ -215,7 +244,7 @@ def log_mel(samples: Samples, *, num_mel_bins: int = 80, frames: int | None = 30
         of what transformers' WhisperFeatureExtractor returns.
 
     Raises:
-        TypeError: samples are neither float32 nor float64.
+        TypeError: samples are of another dtype, or masked.
         ValueError: they have another shape, or too few, or numbers that are NaN, infinite or too large for powers in
             float32; frames or num_mel_bins is not such an integer.
         ImportError: SciPy is not installed.
@@ -227,7 +256,7 @@ def log_mel(samples: Samples, *, num_mel_bins: int = 80, frames: int | None = 30
         ((200, 80), 11)
     """
     bands = _checks.size("log_mel", "num_mel_bins", num_mel_bins)
-    samples = _mono("log_mel", samples)
+    samples = _some("log_mel", samples)
     if frames is None:
         length = len(samples)
         frames = length // _HOP
@@ -272,18 +301,35 @@ def log_mel(samples: Samples, *, num_mel_bins: int = 80, frames: int | None = 30
     return features
 
 
-def _mono(function: str, samples: Any) -> Samples:
-    """samples as float32, contiguous, checked for dtype and shape."""
-    samples = _checks.array(function, "samples", samples)
-    if samples.dtype not in (np.float32, np.float64):
+def _some(function: str, samples: Any) -> Samples:
+    """samples as _mono has them, at least one."""
+    mono = _mono(function, samples, "samples")
+    if not len(mono):
+        raise ValueError(f"{function}: samples have shape (0,); at least one is needed")
+    return mono
+
+
+def _mono(function: str, samples: Any, name: str) -> Samples:
+    """samples as float32 (n,), contiguous, their channels averaged."""
+    if isinstance(samples, np.ma.MaskedArray):
+        raise TypeError(f"{function}: {name} are a masked array; .filled(0) makes silence of what is masked")
+    samples = _checks.array(function, name, samples)
+    integers = samples.dtype.str[1:] in ("u1", "i2", "i4")
+    if samples.dtype.kind != "f" and not integers:
         raise TypeError(
-            f"{function}: samples have dtype {samples.dtype}; float32 or float64 from -1 to 1 is needed (divide "
-            "integers by the largest that they could be)"
+            f"{function}: {name} have dtype {samples.dtype}; floats from -1 to 1 are needed, or integers of 16 or 32 "
+            "bits, or of 8 unsigned"
         )
-    if samples.ndim != 1 or len(samples) == 0:
-        raise ValueError(f"{function}: samples have shape {samples.shape}; accepted: (n,), one channel, n at least 1")
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(samples, np.float32)
+    channels = samples.shape[1] if samples.ndim == 2 else 1
+    if samples.ndim not in (1, 2) or not 1 <= channels <= max(1, len(samples)):
+        turned = "; this looks like its transpose" if samples.ndim == 2 and channels > 1 else ""
+        raise ValueError(
+            f"{function}: {name} have shape {samples.shape}; accepted: (n,), and (n, channels), which are averaged"
+            f"{turned}"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        mono: Samples = _wave.from_integers(samples) if integers else np.ascontiguousarray(samples, np.float32)
+        return mono if mono.ndim == 1 else mono.mean(axis=1, dtype=np.float32)
 
 
 @functools.cache

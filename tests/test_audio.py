@@ -1,5 +1,7 @@
 """WAV files of every kind, written here; sampling rates; the log-mel spectrogram."""
 
+import io
+import json
 import struct
 import sys
 import tracemalloc
@@ -7,26 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data import record_waves
+from data.record_waves import GUID, chunk, wave
 from scipy.io import wavfile
 
 import pyattn
 from pyattn import audio
 
 RECORDED = np.load(Path(__file__).parent / "data" / "audio" / "log_mel.npz")
+WAVES = json.loads(record_waves.FILE.read_text())
+FILES = record_waves.cases()
 
 # Of numbers whose logarithm is rounded 80 dB below the loudest: what torch's float32 is away from the truth as well.
 TOLERANCE = 2e-5
 
-
-def wave(data, kind=1, channels=1, bits=16, rate=16000, *, before=b"", size=None, extensible=False):
-    """The bytes of a WAV file; size: what it announces for its samples, if not their number of bytes."""
-    frame = channels * bits // 8
-    form = struct.pack("<HHIIHH", 0xFFFE if extensible else kind, channels, rate, rate * frame, frame, bits)
-    if extensible:
-        form += struct.pack("<HHIH", 22, bits, 0, kind) + b"\x00\x00\x00\x00\x10\x00\x80\x00\x00\xaa\x00\x38\x9b\x71"
-    parts = b"fmt " + struct.pack("<I", len(form)) + form + before
-    parts += b"data" + struct.pack("<I", len(data) if size is None else size) + data
-    return b"RIFF" + struct.pack("<I", 4 + len(parts)) + b"WAVE" + parts
+COMPRESSED = ((2, "Microsoft ADPCM"), (0x11, "IMA ADPCM"), (0x31, "GSM 6.10"), (0x55, "MP3"))
 
 
 @pytest.fixture
@@ -69,22 +66,56 @@ def test_reads_what_scipy_writes(dtype, channels, tmp_path):
     ],
 )
 def test_values_of_each_sample_format(kind, bits, data, expected, extensible, read):
-    samples, rate = read(wave(data, kind, 1, bits, 8000, extensible=extensible))
+    tail = GUID if extensible else None
+    samples, rate = read(wave(data, kind, 1, bits, 8000, extensible=tail))
     assert rate == 8000 and samples.tolist() == expected
-    both, _ = read(wave(data + data, kind, 2, bits, 8000, extensible=extensible))
+    both, _ = read(wave(data + data, kind, 2, bits, 8000, extensible=tail))
     halves = np.array(expected + expected).reshape(-1, 2).mean(axis=1)
     assert abs(both - halves).max() < 1e-7
 
 
-def test_other_chunks_are_passed_over(read):
-    data = np.arange(4, dtype="<i2").tobytes()
-    odd = b"LIST" + struct.pack("<I", 3) + b"abc\x00"
-    after = b"id3 " + struct.pack("<I", 2) + b"xy"
-    assert len(read(wave(data, before=odd) + after)[0]) == 4
+@pytest.mark.parametrize("name", WAVES)
+def test_reads_what_libsndfile_reads(name, read):
+    expected = WAVES[name]
+    samples, rate = read(FILES[name])
+    assert (rate, len(samples)) == (expected["rate"], expected["length"])
+    first = np.frombuffer(bytes.fromhex(expected["samples"]), "<f4")
+    assert abs(samples[:256] - first).max() <= (1e-7 if "channels" in name or "ambisonic" in name else 0)
 
 
-def test_a_stream_of_unknown_length_is_read_to_its_end(read):
-    assert len(read(wave(bytes(7), size=0xFFFFFFFF))[0]) == 3
+def test_lengths_that_libsndfile_does_not_read(read):
+    """Writers that could not go back leave the length of all of it as it was without samples, or unknown."""
+    data = np.arange(20, dtype="<i2").tobytes()
+    for riff in (0, 36, 0xFFFFFFFF):
+        assert len(read(wave(data, size=0, riff=riff))[0]) == 20
+    long = {"size": 0xFFFFFFFF, "riff": 0xFFFFFFFF}
+    assert len(read(wave(data, magic=b"RF64", **long))[0]) == 20
+    for size in (6, 2**64 - 1):
+        ds64 = chunk(b"ds64", struct.pack("<QQQI", 0, size, 0, 0))
+        assert len(read(wave(data, magic=b"BW64", ds64=ds64, **long))[0]) == min(size // 2, 20)
+        assert len(read(wave(data, ds64=ds64, size=8))[0]) == 4  # a name without meaning in other files
+    odd = chunk(b"ds64", struct.pack("<QQQI", 0, 40, 0, 0)) + chunk(b"LIST", b"INFO?")
+    assert len(read(wave(data, magic=b"RF64", ds64=odd, **long))[0]) == 20
+
+
+def test_files_in_memory_and_open_ones(tmp_path):
+    data = wave(np.array([16384, -32768], "<i2").tobytes(), rate=8000)
+    (tmp_path / "sound.wav").write_bytes(data)
+    with (tmp_path / "sound.wav").open("rb") as file:
+        for source in (data, bytearray(data), memoryview(data), io.BytesIO(data), file):
+            samples, rate = audio.read_wave(source)
+            assert samples.tolist() == [0.5, -1] and rate == 8000
+    for source, name in (
+        (b"", "what was given as bytes is empty"),
+        (io.BytesIO(b"x"), "the open file is not a WAV file"),
+    ):
+        with pytest.raises(ValueError, match=f"^read_wave: {name}; accepted are WAV files"):
+            audio.read_wave(source)
+    for source in (3, None, [0.5], np.zeros(3)):
+        with pytest.raises(TypeError, match="^read_wave: source must be a path, bytes or a file open for reading, not"):
+            audio.read_wave(source)
+    with (tmp_path / "sound.wav").open(encoding="latin-1") as text, pytest.raises(TypeError, match="is open for bytes"):
+        audio.read_wave(text)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +125,22 @@ def test_a_stream_of_unknown_length_is_read_to_its_end(read):
         (b"OggS" + bytes(40), "not a WAV file"),
         (wave(b""), "has no samples"),
         (wave(b"", size=0xFFFFFFFF), "has no samples"),
-        (wave(bytes(8))[:30], "ends before them"),
-        (wave(bytes(8), size=10), "cut short: 8 bytes of samples where it announces 10"),
-        (wave(bytes(8), size=2**31), "cut short"),
-        (wave(bytes(7)), "cut short"),
-        (wave(bytes(8), kind=6, bits=8), "format 6 with 8 bits"),
-        (wave(bytes(8), bits=12), "format 1 with 12 bits"),
+        (wave(bytes(8), size=0), "has no samples"),
+        (wave(bytes(3), channels=2), "has no samples"),
+        (wave(b"", size=0, after=chunk(b"LIST", b"INFO" * 20)), "has no samples"),
+        (wave(bytes(8))[:30], "does not say"),
+        (wave(bytes(8))[:40], "ends before them"),
+        *((wave(bytes(80), kind=kind, bits=4), rf"format {kind} \({name}\)") for kind, name in COMPRESSED),
+        (wave(bytes(8), kind=0x101, bits=8), "format 257 with 8 bits"),
+        (wave(bytes(8), bits=0), "format 1 with 0 bits"),
+        (wave(bytes(16), bits=33), "format 1 with 33 bits"),
+        (wave(bytes(8), kind=3), "format 3 with 16 bits"),
+        (wave(bytes(8), kind=2, bits=4, extensible=GUID), r"format 2 \(Microsoft ADPCM\)"),
+        (wave(bytes(8), extensible=(0, 16, bytes(8))), "an unknown format, 010000000000"),
+        (wave(bytes(8), extensible=GUID, form=lambda x: x[:38]), "an extensible one, cut short"),
+        (wave(bytes(8), form=lambda x: x[:14]), "does not say"),
+        (wave(b"OggS" + bytes(80)), "holds another file"),
+        (wave(b"wvpk" + bytes(80)), "holds another file"),
         (wave(bytes(8), channels=0), "0 channels"),
         (wave(bytes(8), rate=0), "0 samples a second"),
         (wave(bytes(8), rate=2**32 // 2 - 1), "2147483647 samples a second"),
@@ -110,21 +151,38 @@ def test_a_stream_of_unknown_length_is_read_to_its_end(read):
     ],
 )
 def test_refuses_by_name(data, seen, read):
-    with pytest.raises(ValueError, match=rf"read_wave: .*sound\.wav .*{seen}.*; accepted are whole WAV files"):
+    with pytest.raises(ValueError, match=rf"read_wave: .*sound\.wav .*{seen}.*; accepted are WAV files .*ffmpeg"):
         read(data)
 
 
-def test_every_truncation_is_refused(read):
-    data = wave(bytes(20), before=b"LIST" + struct.pack("<I", 4) + b"abcd", extensible=True)
-    for length in range(len(data)):
+def test_every_truncation_is_read_to_its_end(read):
+    data = wave(np.arange(1, 11, dtype="<i2").tobytes(), before=chunk(b"LIST", b"abcd"), extensible=GUID)
+    start = len(data) - 20
+    for length in range(start + 2):
         with pytest.raises(ValueError, match="read_wave: "):
             read(data[:length])
-    assert len(read(data)[0]) == 10
+    for length in range(start + 2, len(data) + 1):
+        assert len(read(data[:length])[0]) == (length - start) // 2
+
+
+def test_hostile_lengths_take_memory_in_proportion(read):
+    """Whatever a header announces."""
+    whole = wave(bytes(64), channels=65535, size=2**32 - 1, before=b"LIST" + struct.pack("<I", 2**31), align=0)
+    ds64 = chunk(b"ds64", struct.pack("<QQQI", 2**64 - 1, 2**64 - 1, 2**64 - 1, 2**32 - 1))
+    long = wave(bytes(64), magic=b"RF64", ds64=ds64, size=2**32 - 1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="read_wave: "):
+            read(whole)
+        assert len(read(long)[0]) == 32
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_random_bytes_are_read_or_refused(read):
     rng = np.random.default_rng(0)
-    whole = np.frombuffer(wave(bytes(48), 3, 2, 32, before=b"LIST\x00\x00\x00\x00"), np.uint8)
+    whole = np.frombuffer(wave(bytes(48), 3, 2, 32, before=chunk(b"LIST", b"")), np.uint8)
     outcomes = {"read": 0, "refused": 0}
     for _ in range(500):
         data = whole.copy()
@@ -144,6 +202,105 @@ def test_random_bytes_are_read_or_refused(read):
 def test_a_missing_file_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         audio.read_wave(tmp_path / "none.wav")
+
+
+STORED = np.array([[0, 16384], [8192, 8192], [-32768, 0]], np.int16)
+FILE = wave(STORED.tobytes(), channels=2, rate=8000)
+
+
+@pytest.mark.parametrize(
+    ("sound", "rate"),
+    [
+        (FILE, 8000),
+        (io.BytesIO(FILE), 8000),
+        ((8000, STORED), 8000),  # SciPy's wavfile.read
+        ((STORED / 32768, 44100), 44100),  # soundfile.read
+        ((np.int64(8000), STORED.astype(">i2")), 8000),
+        ((8000, (STORED / 32768).tolist()), 8000),
+        ((8000, STORED.astype(np.int32) << 16), 8000),
+        ((8000, (STORED // 256 + 128).astype(np.uint8)), 8000),
+        ({"array": STORED, "sampling_rate": 8000, "path": None}, 8000),
+        ({"raw": STORED, "sampling_rate": 8000}, 8000),
+        ([0.25, 0.25, -0.5], 16000),
+        ((0.25, 0.25, -0.5), 16000),
+        (np.array([0.25, 0.25, -0.5], np.float16), 16000),
+        (np.array([8192, 8192, -16384], np.int16), 16000),
+        (np.repeat(np.array([0.25, 0.25, -0.5]), 2)[::2], 16000),
+    ],
+)
+def test_sounds_in_all_their_forms(sound, rate):
+    assert audio.is_sound(sound)
+    samples, found = audio.read_sound(sound)
+    assert samples.tolist() == [0.25, 0.25, -0.5] and samples.dtype == np.float32
+    assert found == rate and type(found) is int
+
+
+def test_paths_are_sounds_and_several_sounds_are_none(tmp_path):
+    (tmp_path / "sound.wav").write_bytes(FILE)
+    for path in (tmp_path / "sound.wav", str(tmp_path / "sound.wav")):
+        assert audio.is_sound(path) and len(audio.read_sound(path)[0]) == 3
+    one = np.zeros(3)
+    for several in ([], (), [one], (one, one), [(8000, one)], ["a.wav", "b.wav"], ("a.wav", "b.wav"), [[0.5], [0.5]]):
+        assert not audio.is_sound(several)
+    assert len(audio.read_sound(np.zeros(0))[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("sound", "error", "message"),
+    [
+        (None, TypeError, "samples of sound are NoneType; accepted are a WAV file"),
+        (7, TypeError, "samples of sound are int; accepted are"),
+        ((8000, "a.wav"), TypeError, "samples of sound are str; accepted are"),
+        ((8000, FILE), TypeError, "samples of sound are bytes"),
+        ((8000, None), TypeError, "samples of sound are NoneType"),
+        ((True, np.zeros(3)), ValueError, "rate must be a positive integer, not True"),
+        ((16000.0, np.zeros(3)), ValueError, "rate must be a positive integer, not 16000.0"),
+        ((np.zeros(3), 0), ValueError, "rate must be a positive integer, not 0"),
+        ((np.zeros(3), 2), ValueError, "rate must be from 1000 to 768000 samples a second, not 2"),
+        ({"array": np.zeros(3)}, ValueError, "sound is a dictionary of 'array'; accepted are"),
+        ({"sampling_rate": 8000}, ValueError, "sound is a dictionary of 'sampling_rate'"),
+        (
+            {"array": [0.5], "raw": [0.5], "sampling_rate": 8000},
+            ValueError,
+            "sound is a dictionary of 'array', 'raw', ",
+        ),
+        ({"array": [0.5], "sampling_rate": None}, ValueError, "rate must be a positive integer, not None"),
+        ({}, ValueError, "sound is a dictionary of ; accepted are"),
+        ([1, 2, 3], TypeError, "samples of sound have dtype int64"),
+        ([0.5, "x"], TypeError, "samples of sound have dtype <U"),
+        ([0.5, [1.0]], ValueError, "samples of sound is not an array"),
+        (np.array([1j]), TypeError, "samples of sound have dtype complex128"),
+        (np.array([True]), TypeError, "samples of sound have dtype bool"),
+        (np.array([b"x"], object), TypeError, "samples of sound have dtype object"),
+        (np.ma.masked_array([0.5], [True]), TypeError, r"samples of sound are a masked array; .filled\(0\)"),
+        (
+            np.zeros((2, 16000)),
+            ValueError,
+            r"samples of sound have shape \(2, 16000\); .*; this looks like its transpose",
+        ),
+        (
+            np.zeros((3, 2, 2)),
+            ValueError,
+            r"samples of sound have shape \(3, 2, 2\); accepted: \(n,\), and \(n, channels\)",
+        ),
+        (np.zeros((3, 0)), ValueError, r"samples of sound have shape \(3, 0\)"),
+        (np.array([0.0, np.nan]), ValueError, "samples of sound are NaN or infinite"),
+        ([0.0, -np.inf], ValueError, "samples of sound are NaN or infinite"),
+        (np.array([0.0, -20000.0]), ValueError, "samples of sound reach 20000; floats lie from -1 to 1"),
+        (wave(np.array([20000], "<f4").tobytes(), 3, bits=32), ValueError, "samples of sound reach 20000"),
+    ],
+)
+def test_what_is_no_sound_is_refused(sound, error, message):
+    with pytest.raises(error, match=f"^read_sound: {message}"):
+        audio.read_sound(sound)
+
+
+def test_other_functions_take_samples_in_the_same_forms():
+    rng = np.random.default_rng(0)
+    stored = rng.integers(-20000, 20000, (4000, 2)).astype(np.int16)
+    mono = (stored / 32768).mean(axis=1).astype(np.float32)
+    assert abs(audio.resample(stored, 8000) - audio.resample(mono, 8000)).max() < 1e-6
+    assert abs(audio.log_mel(stored, frames=20) - audio.log_mel(mono.tolist(), frames=20)).max() < TOLERANCE
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 48000, 96000, 15999, 65537])
@@ -186,8 +343,13 @@ def test_equal_rates_change_nothing():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((np.zeros(4, np.int16), 8000), TypeError, "samples have dtype int16; float32 or float64 from -1 to 1"),
-        ((np.zeros((4, 2), np.float32), 8000), ValueError, r"samples have shape \(4, 2\); accepted: \(n,\)"),
+        ((np.zeros(4, np.int64), 8000), TypeError, "samples have dtype int64; floats from -1 to 1 are needed, or"),
+        (
+            (np.zeros((2, 4), np.float32), 8000),
+            ValueError,
+            r"samples have shape \(2, 4\); accepted: \(n,\).*its transpose",
+        ),
+        ((np.ma.zeros(4), 8000), TypeError, r"samples are a masked array; .filled\(0\)"),
         ((np.zeros(0, np.float32), 8000), ValueError, r"samples have shape \(0,\)"),
         ((np.zeros(4, np.float32), 0), ValueError, "rate must be a positive integer, not 0"),
         ((np.zeros(4, np.float32), 8000.0), ValueError, "rate must be a positive integer, not 8000.0"),
@@ -253,8 +415,9 @@ def test_silence():
 @pytest.mark.parametrize(
     ("samples", "options", "error", "message"),
     [
-        (np.zeros(400, np.int16), {}, TypeError, "samples have dtype int16"),
+        (np.zeros(400, np.uint16), {}, TypeError, "samples have dtype uint16"),
         (np.zeros((1, 400), np.float32), {}, ValueError, r"samples have shape \(1, 400\)"),
+        (np.ma.zeros(400), {}, TypeError, "samples are a masked array"),
         (np.zeros(0, np.float32), {}, ValueError, r"samples have shape \(0,\)"),
         (np.zeros(400, np.float32), {"frames": 1}, ValueError, "frames must be at least 2"),
         (np.zeros(400, np.float32), {"frames": 2.0}, ValueError, "frames must be a positive integer"),
