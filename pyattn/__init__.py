@@ -36,7 +36,7 @@ from pyattn.positional import (
 from pyattn.statistics import AttentionStatistics, attention_statistics
 
 if TYPE_CHECKING:
-    from pyattn import generation, models
+    from pyattn import audio, generation, models
     from pyattn.sentence import SentenceEncoder
     from pyattn.speech import SpeechRecognizer
     from pyattn.text_generator import TextGenerator
@@ -63,6 +63,7 @@ __all__ = [
     "__version__",
     "alibi_slopes",
     "attention_statistics",
+    "audio",
     "gelu",
     "generation",
     "get_num_threads",
@@ -89,7 +90,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Models load at first use: `import pyattn` stays as cheap as its kernels."""
-    if name in ("generation", "models"):
+    if name in ("audio", "generation", "models"):
         return import_module(f"pyattn.{name}")
     if name == "SentenceEncoder":
         return import_module("pyattn.sentence").SentenceEncoder

@@ -83,6 +83,8 @@ def decode(data: bytes, refused: _Refused) -> tuple[Samples, int]:
             form = _form(data[place : place + min(size, 40)], order, refused)
         elif name == b"ds64" and data[:4] in _LONG and size >= 16 and place + 16 <= len(data):
             long_sizes = struct.unpack_from("<QQ", data, place)
+        if name == b"fact":
+            size = max(size, 4)  # some say 0
         place += size + size % 2
     if form is None:
         raise refused("does not say how its samples are stored")
@@ -157,7 +159,8 @@ def _fills_four_bytes(numbers: NDArray[Any]) -> bool:
     Other programs announce such blocks, but store three bytes for a sample.
     """
     low = numbers & 0xFF
-    return bool(not low.any() or ((numbers >= -(2**23)) & (numbers < 2**23)).all())
+    fits = not low.any() or ((numbers >= -(2**23)) & (numbers < 2**23)).all()
+    return bool(numbers.size and fits)
 
 
 def from_integers(numbers: NDArray[Any]) -> Samples:

@@ -123,29 +123,33 @@ def read_settings(tokenizer: Any, values: Mapping[str, Any], vocab_size: int) ->
     """The settings in generation_config.json; what is absent is read off the tokenizer."""
     given = {key: value for key, value in values.items() if value is not None}
 
-    def token(key: str, name: str) -> int:
-        found = given.get(key, tokenizer.token_to_id(f"<|{name}|>"))
+    def token(name: str, key: str | None = None) -> int:
+        found = given.get(key or "", tokenizer.token_to_id(f"<|{name}|>"))
         if found is None:
             raise ValueError(f"{_NAME}: the tokenizer has no token <|{name}|>")
-        return _checks.count(_NAME, f"{key} of {_FILE}", found)
+        return _token(key or f"<|{name}|>", found, vocab_size)
 
-    start = token("decoder_start_token_id", "startoftranscript")
-    no_timestamps = token("no_timestamps_token_id", "notimestamps")
-    text_end = token("", "endoftext")
+    start = token("startoftranscript", "decoder_start_token_id")
+    no_timestamps = token("notimestamps", "no_timestamps_token_id")
+    text_end = token("endoftext")
     stops = given.get("eos_token_id", text_end)
-    tasks = _ids(given, "task_to_id")
+    tasks = _ids(given, "task_to_id", vocab_size)
     if not tasks:
         found = {name: tokenizer.token_to_id(f"<|{name}|>") for name in ("transcribe", "translate")}
         tasks = {name: i for name, i in found.items() if i is not None}
-    languages = {_bare(name): i for name, i in _ids(given, "lang_to_id").items()}
+    languages = {_bare(name): i for name, i in _ids(given, "lang_to_id", vocab_size).items()}
     if not languages and given.get("is_multilingual", text_end != _ENGLISH_END):
-        last = min([no_timestamps, *tasks.values()])
-        languages = {_bare(tokenizer.id_to_token(i)): i for i in range(start + 1, last)}
+        first, last = tokenizer.token_to_id("<|startoftranscript|>"), min([no_timestamps, *tasks.values()])
+        names = {i: tokenizer.id_to_token(i) for i in range(last if first is None else first + 1, last)}
+        languages = {_bare(name): i for i, name in names.items() if name is not None}
     language, task = given.get("language"), given.get("task")
     hold_together = language is None and task is None
     if hold_together:
         language, task = _forced(given.get("forced_decoder_ids", ()), languages, tasks, no_timestamps)
     told = "compression_ratio_threshold" in values  # transformers' is of the tokens
+    for key in ("suppress_tokens", "begin_suppress_tokens"):
+        if isinstance(given.get(key), list):  # as -1, which OpenAI's code understands, and transformers passes over
+            given[key] = [i for i in given[key] if not isinstance(i, int) or 0 <= i < vocab_size]
     options = GenerationOptions.from_dict({key: value for key, value in given.items() if key not in _OWN})
     return Settings(
         start=start,
@@ -175,11 +179,18 @@ def _bare(token: str) -> str:
     return token.removeprefix("<|").removesuffix("|>")
 
 
-def _ids(given: Mapping[str, Any], key: str) -> dict[str, int]:
+def _token(key: str, value: Any, vocab_size: int) -> int:
+    token = _checks.count(_NAME, f"{key} of {_FILE}", value)
+    if token >= vocab_size:
+        raise ValueError(f"{_NAME}: {key} of {_FILE} is {token}; the vocabulary has {vocab_size} tokens")
+    return token
+
+
+def _ids(given: Mapping[str, Any], key: str, vocab_size: int) -> dict[str, int]:
     ids = given.get(key, {})
     if not isinstance(ids, dict):
         raise ValueError(f"{_NAME}: {key} of {_FILE} must be an object of token ids, not {ids!r}")
-    return {name: _checks.count(_NAME, f"{key} of {_FILE}", i) for name, i in ids.items()}
+    return {name: _token(key, i, vocab_size) for name, i in ids.items()}
 
 
 def _count(given: Mapping[str, Any], key: str, lowest: int = 0) -> int | None:

@@ -195,6 +195,8 @@ class SpeechRecognizer:
         batch_size = _checks.size(name, "batch_size", batch_size)
         num_beams = settings.options.num_beams if num_beams is None else _checks.size(name, "num_beams", num_beams)
         timestamps = _checks.flag(name, "timestamps", timestamps)
+        if timestamps and self._first_timestamp >= self.model.config.vocab_size:
+            raise ValueError(f"{name}: the model has no tokens of times; timestamps=False does without")
         warmth = [_checks.real(name, "temperatures", x, 0, 10) for x in np.atleast_1d(temperatures).tolist()]
         if not warmth:
             raise ValueError(f"{name}: temperatures must be numbers from 0 to 10, one at least, not {temperatures!r}")

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -197,6 +198,11 @@ def test_random_bytes_are_read_or_refused(read):
             assert np.isfinite(samples).all()
             outcomes["read"] += 1
     assert min(outcomes.values()) > 50
+
+
+def test_the_module_is_there_without_an_import_of_its_own():
+    code = "import sys, pyattn; assert 'pyattn.audio' not in sys.modules; pyattn.audio.read_wave"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_missing_file_is_an_os_error(tmp_path):

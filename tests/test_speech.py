@@ -188,6 +188,10 @@ def test_records_tell_settings_apart():
         ({"decoder_start_token_id": -1}, "decoder_start_token_id of generation_config.json must be an integer, 0 or"),
         ({"no_timestamps_token_id": "x"}, "no_timestamps_token_id of generation_config.json must be an integer"),
         ({"max_initial_timestamp_index": 1.5}, "max_initial_timestamp_index of generation_config.json must be an int"),
+        (
+            {"lang_to_id": {"<|en|>": 9999}},
+            "lang_to_id of generation_config.json is 9999; the vocabulary has 1550 tokens",
+        ),
         ({"max_length": 0}, "max_length of generation_config.json must be an integer, 1 or more, not 0"),
         ({"lang_to_id": ["en"]}, r"lang_to_id of generation_config.json must be an object of token ids, not \['en'\]"),
         ({"task_to_id": {"translate": None}}, "task_to_id of generation_config.json must be an integer"),
@@ -206,6 +210,26 @@ def test_settings_that_are_wrong_are_named(recognizer, changes, message):
         told(recognizer, **changes)
 
 
+JUNK = [None, True, 0, -1, 3, 1549, 10**30, 1.5, float("nan"), "x", [], [1], [[1]], [[1, 2]], {}, {"a": None}, [None]]
+
+
+def test_whatever_a_file_says_is_obeyed_or_named(recognizer):
+    rng = np.random.default_rng(0)
+    keys = [*SETTINGS, "language", "task", "num_beams", "logprob_threshold", "max_new_tokens", "repetition_penalty"]
+    outcomes = {"obeyed": 0, "named": 0}
+    for number in range(300):
+        changes = {keys[i]: JUNK[rng.integers(len(JUNK))] for i in rng.integers(0, len(keys), 2)}
+        try:
+            made = told(recognizer, **changes)
+            if not number % 10:
+                made.transcribe(sound(0.1), temperatures=0.0)
+            outcomes["obeyed"] += 1
+        except (TypeError, ValueError) as error:
+            assert re.match("(SpeechRecognizer|GenerationOptions|transcribe|generate): ", str(error)), changes
+            outcomes["named"] += 1
+    assert min(outcomes.values()) > 30
+
+
 @pytest.mark.parametrize(
     ("changes", "seconds", "message"),
     [
@@ -213,6 +237,7 @@ def test_settings_that_are_wrong_are_named(recognizer, changes, message):
         ({"language": ["en"]}, 1, r"language of generation_config.json must be one of 'en', 'de', not \['en'\]"),
         ({"task": "sing"}, 1, "task of generation_config.json must be one of 'transcribe', 'translate', not 'sing'"),
         ({"max_new_tokens": 46}, 1, "max_new_tokens of generation_config.json is 46, .* the model's 48 positions"),
+        ({"no_timestamps_token_id": 1549}, 1, "the model has no tokens of times; timestamps=False does without"),
         ({"condition_on_prev_tokens": True}, 31, "condition_on_prev_tokens of generation_config.json is not supported"),
         ({"is_multilingual": False, "lang_to_id": None, "task": "translate"}, 1, "this model knows English only"),
         ({"is_multilingual": False, "lang_to_id": None, "language": "de"}, 1, "this model knows English only"),

@@ -63,6 +63,8 @@ CASES = [
     ({"do_sample": True, "temperature": 2.0, "top_p": 0.5}, {}),
     ({"return_timestamps": True, "prev_sot_token_id": 3, "alignment_heads": [[0, 0]], "pad_token_id": 5}, {}),
     ({"condition_on_prev_tokens": True}, {}),
+    ({"suppress_tokens": [-1]}, {}),
+    ({"suppress_tokens": [9999, IDS["w15"]], "begin_suppress_tokens": [-1]}, {}),
     ({"compression_ratio_threshold": 1e6}, {}),
 ]
 

@@ -109,6 +109,7 @@ def chunks():
         for length in (4, 5, 12):
             content = (b"INFOIART\x00\x00\x00\x00")[:length] if name == b"LIST" else bytes(length)
             yield f"{name.decode()} of {length}", wave(data, before=chunk(name, content))
+    yield "fact that says 0", wave(data, before=chunk(b"fact", b"\x08\x00\x00\x00", size=0))
     yield "LIST behind", wave(data, after=chunk(b"LIST", b"INFO"))
     yield "a byte behind", wave(data, after=b"\x00")
     for length in (16, 17, 18, 20, 40):
