@@ -25,7 +25,7 @@ from pyattn._core.blocks cimport (
     run_task,
     seen_keys,
 )
-from pyattn._core.dispatch cimport Watch, begin_call, end_call, kernels_of, raise_error, stopped
+from pyattn._core.dispatch cimport Watch, begin_call, begin_watch, end_call, kernels_of, raise_error, stopped
 from pyattn._core.kernels cimport (
     PYATTN_ALIGNMENT,
     PYATTN_FEW,
@@ -171,11 +171,10 @@ def attention(
     received (..., H, S), zeros, and top_weights (..., H, L, k) are of the real dtype, top_keys int64; all contiguous.
     """
     cdef Job job
-    cdef Watch watch
+    cdef Watch watch = begin_watch()
     cdef Py_ssize_t i, tasks, blocks, most = 0, rows, per_block, team, pieces = 1, first, here
     cdef bint split = False
     cdef cnp.ndarray pointers, indices, data
-    memset(&watch, 0, sizeof(Watch))
     memset(&job, 0, sizeof(Job))
     job.kernels = kernels_of(query.dtype)
     job.query = operand(query)
@@ -230,8 +229,7 @@ def attention(
     blocks = 0
     for i in range(job.sequences):
         blocks += job.units * block_count(&job, i)
-    threads = begin_call(threads)
-    team = max(1, min(<Py_ssize_t> threads, blocks * pieces))
+    team = begin_call(threads if blocks * pieces > 1 else 1)
     job.state = job.kernels.attention_scratch(&job.call, 1 if job.call.few else job.kernels.tile_vectors)
     job.load_scratch = 0 if job.call.few else job.kernels.attention_load_scratch(&job.call)
     job.group = min(<Py_ssize_t> MOST_BLOCKS, min(blocks // (4 * team), (THREAD_BYTES - job.load_scratch) // job.state))
@@ -288,7 +286,7 @@ def attention(
                         run_task(&job, i, scratch + threadid() * job.scratch)
         raise_error(&watch)
         if received is not None:
-            count_received(&job, received, received_from, received_to, threads)
+            count_received(&job, received, received_from, received_to, team)
     finally:
         end_call()
         free(memory)
@@ -339,12 +337,11 @@ cdef void describe(
     call.top_k = top_keys.shape[top_keys.ndim - 1] if top_keys is not None else 0
 
 
-cdef int count_received(Job *job, cnp.ndarray received, Py_ssize_t first, Py_ssize_t end, int threads) except -1:
+cdef int count_received(Job *job, cnp.ndarray received, Py_ssize_t first, Py_ssize_t end, Py_ssize_t team) except -1:
     """The column sums of the weights, from the moments of all rows, key by key: each in the order of the queries."""
     cdef Job receiving = job[0]
-    cdef Watch watch
-    memset(&watch, 0, sizeof(Watch))
-    cdef Py_ssize_t keys = job.key_starts[1], sums = min(keys, <Py_ssize_t> PYATTN_KEY_BLOCK), tasks, team, i
+    cdef Watch watch = begin_watch()
+    cdef Py_ssize_t keys = job.key_starts[1], sums = min(keys, <Py_ssize_t> PYATTN_KEY_BLOCK), tasks, i
     share_heads(&receiving, 1)
     receiving.call.few = job.pointers != NULL
     receiving.call.value_width = receiving.call.top_k = 0
@@ -356,7 +353,7 @@ cdef int count_received(Job *job, cnp.ndarray received, Py_ssize_t first, Py_ssi
     if job.pointers != NULL:
         tasks = receiving.units
         sums = keys
-    team = max(<Py_ssize_t> 1, min(<Py_ssize_t> threads, tasks))
+    team = team if tasks > 1 else 1
     receiving.state = job.kernels.attention_scratch(&receiving.call, job.kernels.tile_vectors)
     receiving.load_scratch = job.kernels.attention_load_scratch(&receiving.call)
     receiving.scratch = receiving.state + receiving.load_scratch + sums * <Py_ssize_t> sizeof(double)

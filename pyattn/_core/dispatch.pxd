@@ -3,13 +3,16 @@ from pyattn._core.kernels cimport pyattn_kernels
 cdef const pyattn_kernels *kernels_for(Py_ssize_t itemsize) noexcept
 cdef const pyattn_kernels *kernels_of(dtype)
 
-cdef int begin_call(int threads) noexcept  # of those it may use, how many it takes beside others
+# Of the threads that a call may use, how many it takes: each of its parallel regions so many, or one.
+cdef int begin_call(int threads) noexcept
 cdef void end_call() noexcept
 
-cdef struct Watch:  # for signals, during a call: zeros to begin with
+cdef struct Watch:  # for signals, during a call
+    bint handles  # whether the caller is the thread that handles them
     double due
     bint stopped
     void *error
 
+cdef Watch begin_watch() noexcept
 cdef bint stopped(Watch *watch, int thread) noexcept nogil  # to be asked before each task: whether to skip the rest
 cdef int raise_error(Watch *watch) except -1  # afterwards: what a signal's handler raised

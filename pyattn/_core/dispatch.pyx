@@ -1,9 +1,12 @@
 """Chooses the instruction set once, at import, and measures what the machine can do with it."""
 
 import os
+import re
+import threading
 import time
 
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cython.parallel cimport prange
 from libc.stdlib cimport free, malloc
@@ -13,43 +16,7 @@ from pyattn._core.kernels cimport PYATTN_ALIGNMENT, pyattn_isa, pyattn_isas, pya
 
 cdef extern from *:
     """
-    #include <time.h>
-    static double pyattn_seconds(void) {
-      struct timespec now;
-      timespec_get(&now, TIME_UTC);
-      return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-    }
-    static int pyattn_running; /* calls */
-    static _Thread_local int pyattn_own; /* those of this thread: a call, and what signals' handlers call during it */
-    #ifdef _OPENMP
-    #include <omp.h>
-    #include <pthread.h>
-    #define PYATTN_OPENMP _OPENMP
-    static _Thread_local int pyattn_paused;
-    static int pyattn_orphaned;
-    /* OpenMP's threads do not survive a fork, and a child that counted on them would wait forever: those of the forking
-     * thread end before it, and come again when they are needed. Where they cannot, in a parallel region, the child
-     * computes on one thread. */
-    static void pyattn_before_fork(void) { pyattn_paused = omp_pause_resource_all(omp_pause_hard) == 0; }
-    static void pyattn_in_child(void) {
-      pyattn_orphaned |= !pyattn_paused;
-      pyattn_running = pyattn_own; /* the child has no other threads */
-    }
-    static int pyattn_guard_forks(void) { return pthread_atfork(pyattn_before_fork, NULL, pyattn_in_child); }
-    #else
-    #define PYATTN_OPENMP 0
-    enum { pyattn_orphaned };
-    static int pyattn_guard_forks(void) { return 0; }
-    static int omp_get_max_threads(void) { return 1; }
-    #endif
-    static int pyattn_begin(void) {
-      pyattn_own++;
-      return __atomic_add_fetch(&pyattn_running, 1, __ATOMIC_RELAXED);
-    }
-    static void pyattn_end(void) {
-      pyattn_own--;
-      __atomic_sub_fetch(&pyattn_running, 1, __ATOMIC_RELAXED);
-    }
+    #include "threads.h"
     #ifdef __SANITIZE_ADDRESS__
     #define PYATTN_SANITIZED 1
     #else
@@ -69,10 +36,12 @@ cdef extern from *:
     const bint PYATTN_SANITIZED
     const bint PYATTN_DEBUG
     const int pyattn_orphaned
+    size_t pyattn_stack_size
     int pyattn_guard_forks() nogil
     int omp_get_max_threads() nogil
     int pyattn_begin() nogil
     void pyattn_end() nogil
+    int pyattn_team(int threads) nogil
     double pyattn_seconds() noexcept nogil
 
 cdef const pyattn_isa *chosen = NULL
@@ -118,17 +87,42 @@ cdef const pyattn_kernels *kernels_of(dtype):
 
 cdef int begin_call(int threads) noexcept:
     """Calls that run at once share the threads that each alone would use: a server's workers are many."""
-    return max(1, threads // pyattn_begin())
+    return pyattn_team(threads // pyattn_begin())
 
 
 cdef void end_call() noexcept:
     pyattn_end()
 
 
+cdef unsigned long main_thread = threading.main_thread().ident
+
+
+def note_main_thread():
+    """In the child of a fork, whose only thread this is."""
+    global main_thread
+    main_thread = PyThread_get_thread_ident()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=note_main_thread)
+
+
+cdef Watch begin_watch() noexcept:
+    cdef Watch watch
+    memset(&watch, 0, sizeof(Watch))
+    watch.handles = PyThread_get_thread_ident() == main_thread
+    return watch
+
+
 cdef bint stopped(Watch *watch, int thread) noexcept nogil:
-    """Thread 0 is the caller's: several times a second it lets Python handle signals, Ctrl-C among them."""
+    """Thread 0 is the caller's: if it is the main one, it lets Python handle signals, Ctrl-C among them, several times
+    a second.
+
+    No other thread handles signals, and none may ask for the interpreter's lock here: when the program has ended, Python
+    does not give it to a daemon but ends the thread, in the midst of a parallel region.
+    """
     cdef double now
-    if thread == 0 and not watch.stopped:
+    if thread == 0 and watch.handles and not watch.stopped:
         now = pyattn_seconds()
         if watch.due == 0 or now < watch.due - 1:  # the first task; a clock that was set back
             watch.due = now + SIGNALS
@@ -156,7 +150,17 @@ cdef int raise_error(Watch *watch) except -1:
     return 0
 
 
+cdef size_t stack_size() except? 0:
+    """Bytes of a thread's stack, as libgomp reads them from the environment; 0 for the system's own."""
+    for name in ("OMP_STACKSIZE", "GOMP_STACKSIZE"):
+        size = re.fullmatch(r"\s*(\d{1,9})\s*([bkmg]?)\s*", os.environ.get(name, ""), re.ASCII | re.IGNORECASE)
+        if size is not None:
+            return int(size[1]) << {"b": 0, "": 10, "k": 10, "m": 20, "g": 30}[size[2].lower()]
+    return 0
+
+
 choose()
+pyattn_stack_size = stack_size()
 if pyattn_guard_forks():
     raise MemoryError("pyattn: cannot register a handler of forks")
 cdef int threads_at_import = omp_get_max_threads()
@@ -191,6 +195,7 @@ def measure_multiply_add(int itemsize, int threads, double seconds):
     cdef Py_ssize_t rounds = 1000
     cdef double operations, best = 0
     cdef int _i
+    threads = pyattn_team(threads)
     stop = time.perf_counter() + seconds
     while True:
         operations = 0
@@ -210,6 +215,7 @@ def measure_multiply_add(int itemsize, int threads, double seconds):
 def measure_read(int threads, double seconds, Py_ssize_t size):
     """Bytes a second that `threads` threads read from `size` bytes of memory, larger than any cache."""
     cdef const pyattn_kernels *kernels = kernels_for(4)
+    threads = pyattn_team(threads)
     cdef Py_ssize_t vector = kernels.lanes * 4
     cdef Py_ssize_t share = size // threads // PYATTN_ALIGNMENT * PYATTN_ALIGNMENT
     cdef char *memory = <char *> malloc(size)

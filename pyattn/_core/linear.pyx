@@ -7,7 +7,7 @@ from libc.string cimport memset
 
 import numpy as np
 
-from pyattn._core.dispatch cimport Watch, begin_call, end_call, kernels_of, raise_error, stopped
+from pyattn._core.dispatch cimport Watch, begin_call, begin_watch, end_call, kernels_of, raise_error, stopped
 from pyattn._core.kernels cimport (
     PYATTN_ALIGNMENT, PYATTN_BFLOAT16, PYATTN_FLOAT16, PYATTN_WHOLE, pyattn_kernels, pyattn_linear, pyattn_steps,
 )
@@ -132,13 +132,12 @@ cpdef linear(
     are of reals or, where weights are bfloat16 or int8, uint16 (the bits of bfloat16). residual may be None, or out.
     """
     cdef Job job
-    cdef Watch watch
+    cdef Watch watch = begin_watch()
     cdef Packed part = parts[0]
     cdef Py_ssize_t rows = input.shape[0], count = len(parts), offset = 0, real = part.kernels.real_bytes
     cdef Py_ssize_t i, panels, blocks, size = 0, groups, width = part.kernels.lanes * part.kernels.tile_vectors
     cdef Py_ssize_t team, scratch, out_bytes = cnp.PyArray_ITEMSIZE(out)
     team = begin_call(threads)
-    memset(&watch, 0, sizeof(Watch))
     memset(&job, 0, sizeof(Job))
     job.kernels = part.kernels
     job.input = <const char *> cnp.PyArray_DATA(input)
@@ -183,7 +182,7 @@ cpdef linear(
     with nogil:
         if shared:
             job.scales = <float *> (aligned + scratch)
-            for i in prange(rows, num_threads=min(team, rows), schedule="static"):
+            for i in prange(rows, num_threads=team if rows > 1 else 1, schedule="static"):
                 job.kernels.linear_load(job.input + i * job.input_row, job.half, job.parts[0].inputs,
                                         aligned + i * job.row_bytes, &job.scales[i])
             job.input = aligned
