@@ -31,7 +31,9 @@ static void pyattn_end(void) {
 enum { pyattn_orphaned };
 static size_t pyattn_stack_size;
 static int omp_get_max_threads(void) { return 1; }
+static int omp_get_thread_limit(void) { return 1; }
 static int pyattn_guard_forks(void) { return 0; }
+static int pyattn_granted(int wanted) { return wanted; }
 static int pyattn_team(int threads) { return threads > 0; }
 
 #else
@@ -115,7 +117,6 @@ static int pyattn_team(int threads) {
   const int limit = omp_get_thread_limit();
   if (threads > limit) threads = limit;
   if (threads < 2 || omp_get_level() > 0) return 1; /* nested, in a handler of signals: its threads would not be kept */
-  if (omp_get_dynamic()) pyattn_pool = 1;           /* OpenMP takes fewer or more as the machine's load is */
   if (threads > pyattn_pool) {
     const double now = pyattn_seconds();
     if (pyattn_refused <= now && now < pyattn_refused + ASK_AGAIN) return pyattn_pool;
@@ -123,11 +124,10 @@ static int pyattn_team(int threads) {
     pyattn_refused = granted < wanted ? now : 0;
     threads = pyattn_pool + granted;
     if (granted > 0) {
-      int made = 1;
 #pragma omp parallel num_threads(threads)
-#pragma omp master
-      made = omp_get_num_threads();
-      threads = made;
+      {
+#pragma omp barrier
+      }
     }
   }
   return pyattn_pool = threads;

@@ -3,13 +3,21 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+import re
+import reprlib
+import warnings
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from pyattn._core import dispatch
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # Work below this many floating-point operations runs on one thread: it ends within the two or three microseconds that
 # another thread needs to take its part. Measured on two cores with AVX-512, as the fastest of thousands of calls of
@@ -17,11 +25,13 @@ from pyattn._core import dispatch
 # n = 16, and 16.5 and 14.0 for 294,912, with n = 24.
 SMALL_WORK = 200_000
 
-# More than any machine uses well; OpenMP ends the process when the system refuses it a thread.
-MOST_THREADS = 1024
+MOST_THREADS = 1024  # more than any machine uses well
+
+OWN_VARIABLE, OPENMP_VARIABLE = "PYATTN_NUM_THREADS", "OMP_NUM_THREADS"
 
 _chosen: tuple[int, str] | None = None  # by set_num_threads, and its name
 _default: tuple[int, str] | None = None  # and why, once it is known
+_rust_has_threads = False
 _here: ContextVar[int | None] = ContextVar("pyattn_num_threads", default=None)
 
 
@@ -30,7 +40,11 @@ def get_num_threads() -> int:
 
     The first of these that says it: num_threads, set_num_threads, PYATTN_NUM_THREADS, OMP_NUM_THREADS, else the CPUs
     that this process may use: those of its affinity, one for each physical core, and no more than its cgroup's quota.
-    What OpenMP was limited to since the import, by threadpoolctl for example, is never exceeded.
+    OMP_THREAD_LIMIT, and what OpenMP was limited to since the import, by threadpoolctl for example, are never exceeded.
+    Where the system refuses a thread, a call takes as many as there are.
+
+    A PYATTN_NUM_THREADS that is not an integer from 1 to 1024 is a ValueError of the import. Such an OMP_NUM_THREADS,
+    which others read too, is passed over with a RuntimeWarning, once.
     """
     return chosen_threads()[0]
 
@@ -41,7 +55,15 @@ def chosen_threads() -> tuple[int, str]:
     here = _here.get()
     chosen = (_chosen or _default) if here is None else (here, "num_threads")
     if chosen is None:
-        chosen = _default = _from_environment() or _usable_cpus()
+        chosen = _default = _asked_for() or _from_openmp() or _usable_cpus()
+        text = os.environ.get(OPENMP_VARIABLE, "")
+        if text.strip() and chosen[1] not in (OWN_VARIABLE, OPENMP_VARIABLE):
+            warnings.warn(
+                f"pyattn: {OPENMP_VARIABLE}={reprlib.repr(text)} is passed over: it must be an integer from 1 to "
+                f"{MOST_THREADS}, or a list that begins with one",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     limit = dispatch.thread_limit()
     return (limit, "limited by OpenMP's runtime") if 0 < limit < chosen[0] else chosen
 
@@ -83,20 +105,64 @@ def threads_for(operations: float) -> int:
     return 1 if operations < SMALL_WORK else get_num_threads()
 
 
+def rust_has_threads() -> bool:
+    """Whether the tokenizers library has the threads that it makes for its first batch, or would be granted them.
+
+    If it is refused one it panics, then and ever after.
+    """
+    global _rust_has_threads
+    if not _rust_has_threads:
+        wanted = max(os.cpu_count() or 1, _number(os.environ.get("RAYON_NUM_THREADS", "")) or 1)
+        _rust_has_threads = dispatch.granted(wanted) == wanted
+    return _rust_has_threads
+
+
+@contextlib.contextmanager
+def one_ahead() -> Iterator[Callable[[Callable[[T], R], T], Callable[[], R]]]:
+    """Gives begin(function, argument), which calls it in a thread of its own, and returns what waits for the result.
+
+    Where the system refuses that thread, the call is made when its result is waited for.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            pool.submit(int)
+        except RuntimeError:
+            begin: Callable[[Callable[[T], R], T], Callable[[], R]] = partial
+        else:
+
+            def begin(function: Callable[[T], R], argument: T) -> Callable[[], R]:
+                return pool.submit(function, argument).result
+
+        yield begin
+
+
 def _checked(function: str, threads: int) -> int:
     if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or not 1 <= threads <= MOST_THREADS:
         raise ValueError(f"{function}: threads must be an integer from 1 to {MOST_THREADS}, not {threads!r}")
     return int(threads)
 
 
-def _from_environment() -> tuple[int, str] | None:
-    for name in ("PYATTN_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(name, "").split(",")[0].strip()  # OpenMP allows a list, one number a nesting level
-        if text:
-            if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
-                raise ValueError(f"get_num_threads: {name} must be an integer from 1 to {MOST_THREADS}, not {text!r}")
-            return int(text), name
-    return None
+def _number(text: str) -> int | None:
+    """How many threads a text asks for; None if it is no such number."""
+    digits = re.fullmatch(r"\s*0*([1-9][0-9]{0,3})\s*", text)
+    return int(digits[1]) if digits is not None and int(digits[1]) <= MOST_THREADS else None
+
+
+def _asked_for() -> tuple[int, str] | None:
+    text = os.environ.get(OWN_VARIABLE, "")
+    number = _number(text)
+    if text.strip() and number is None:
+        what = f"pyattn: {OWN_VARIABLE} must be an integer from 1 to {MOST_THREADS}"
+        raise ValueError(f"{what}, not {reprlib.repr(text)}")
+    return None if number is None else (number, OWN_VARIABLE)
+
+
+def _from_openmp() -> tuple[int, str] | None:
+    text = os.environ.get(OPENMP_VARIABLE, "")
+    number = _number(text.split(",")[0])  # OpenMP allows a list, one number a nesting level
+    return None if number is None else (number, OPENMP_VARIABLE)
 
 
 def _usable_cpus() -> tuple[int, str]:
@@ -152,3 +218,6 @@ def _quota_of(folder: Path, version: int) -> float | None:
         return float(quota) / float(period) if quota != "max" and float(quota) > 0 and float(period) > 0 else None
     except (OSError, ValueError):
         return None
+
+
+_asked_for()  # what is no number is an error of the import

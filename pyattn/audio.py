@@ -283,7 +283,12 @@ def log_mel(samples: Any, *, num_mel_bins: int = 80, frames: int | None = 3000) 
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, heard, _BLOCK):
             stop = min(start + _BLOCK, heard)
-            spectrum = fft.rfft(windows[start:stop] * hann, workers=threads)
+            weighted = windows[start:stop] * hann
+            try:
+                spectrum = fft.rfft(weighted, workers=threads)
+            except RuntimeError:  # the system refuses SciPy a thread
+                threads = 1
+                spectrum = fft.rfft(weighted)
             power = np.square(spectrum.real)
             power += np.square(spectrum.imag)
             bank._apply(power, out=features[start:stop])

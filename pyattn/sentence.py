@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pyattn import _checks
 from pyattn._core import rowwise
-from pyattn._threads import threads_for
+from pyattn._threads import one_ahead, rust_has_threads, threads_for
 from pyattn.models import TextEncoder
 from pyattn.models._files import find_directory, import_extra, read_json
 from pyattn.models._tokenizer import errors_of_library, read_tokenizer
@@ -207,14 +207,12 @@ class SentenceEncoder:
         if second is None:  # most calls: no thread
             yield tokens
             return
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(1) as pool:
+        with one_ahead() as begin:
             done = len(first)
             for window in chain([second], windows):
-                coming = pool.submit(self._tokenize, window)
+                coming = begin(self._tokenize, window)
                 yield tokens
-                tokens = self._checked_length(function, coming.result(), done, truncate)
+                tokens = self._checked_length(function, coming(), done, truncate)
                 done += len(window)
         yield tokens
 
@@ -224,7 +222,8 @@ class SentenceEncoder:
         if self._lower_case:
             texts = [text.lower() for text in texts]
         with errors_of_library("encode", self._tokenizer_file):
-            encodings = self._encode_batch(texts)
+            batch = rust_has_threads()
+            encodings = self._encode_batch(texts) if batch else [self._tokenizer.encode(text) for text in texts]
         longest = self.max_seq_length
         cut = (i for i, encoding in enumerate(encodings) if len(encoding) == longest and encoding.overflowing)
         return [encoding.ids for encoding in encodings], next(cut, None)

@@ -25,7 +25,9 @@ from pyattn._core.blocks cimport (
     run_task,
     seen_keys,
 )
-from pyattn._core.dispatch cimport Watch, begin_call, begin_watch, end_call, kernels_of, raise_error, stopped
+from pyattn._core.dispatch cimport (
+    Watch, begin_call, begin_watch, end_call, kernels_of, no_scratch, raise_error, stopped,
+)
 from pyattn._core.kernels cimport (
     PYATTN_ALIGNMENT,
     PYATTN_FEW,
@@ -250,7 +252,7 @@ def attention(
     cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + starts + team * job.scratch + states + moments)
     if memory == NULL:
         end_call()
-        raise MemoryError("scaled_dot_product_attention: cannot allocate scratch memory")
+        raise no_scratch()
     cdef int64_t *task_starts = <int64_t *> (memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT)
     cdef char *scratch = <char *> task_starts + starts
     cdef char *apart = scratch + team * job.scratch
@@ -360,7 +362,7 @@ cdef int count_received(Job *job, cnp.ndarray received, Py_ssize_t first, Py_ssi
     receiving.scratch = ceil_divide(receiving.scratch, PYATTN_ALIGNMENT) * PYATTN_ALIGNMENT
     cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + team * receiving.scratch)
     if memory == NULL:
-        raise MemoryError("attention_statistics: cannot allocate scratch memory")
+        raise no_scratch()
     cdef char *scratch = memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT
     with nogil:
         for i in prange(tasks, num_threads=team, schedule="guided"):

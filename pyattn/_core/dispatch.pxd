@@ -6,6 +6,7 @@ cdef const pyattn_kernels *kernels_of(dtype)
 # Of the threads that a call may use, how many it takes: each of its parallel regions so many, or one.
 cdef int begin_call(int threads) noexcept
 cdef void end_call() noexcept
+cdef object no_scratch()  # the MemoryError of a call
 
 cdef struct Watch:  # for signals, during a call
     bint handles  # whether the caller is the thread that handles them

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import threading
 import time
 
@@ -39,8 +40,10 @@ cdef extern from *:
     size_t pyattn_stack_size
     int pyattn_guard_forks() nogil
     int omp_get_max_threads() nogil
+    int omp_get_thread_limit() nogil
     int pyattn_begin() nogil
     void pyattn_end() nogil
+    int pyattn_granted(int wanted) nogil
     int pyattn_team(int threads) nogil
     double pyattn_seconds() noexcept nogil
 
@@ -94,6 +97,18 @@ cdef void end_call() noexcept:
     pyattn_end()
 
 
+cdef object no_scratch():
+    """A MemoryError that begins with what the library's caller called. Its name is looked for here, where it is needed:
+    calls then need not hand it down."""
+    frame, name = sys._getframe(), "pyattn"
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "pyattn":
+        name, owner = frame.f_code.co_name, frame.f_locals.get("self")
+        if owner is not None:
+            name = type(owner).__name__ if name == "__call__" else f"{type(owner).__name__}.{name}"
+        frame = frame.f_back
+    return MemoryError(f"{name}: cannot allocate scratch memory")
+
+
 cdef unsigned long main_thread = threading.main_thread().ident
 
 
@@ -118,8 +133,8 @@ cdef bint stopped(Watch *watch, int thread) noexcept nogil:
     """Thread 0 is the caller's: if it is the main one, it lets Python handle signals, Ctrl-C among them, several times
     a second.
 
-    No other thread handles signals, and none may ask for the interpreter's lock here: when the program has ended, Python
-    does not give it to a daemon but ends the thread, in the midst of a parallel region.
+    No other thread handles signals, so none asks for the interpreter's lock here: while the program ends, Python gives it
+    to no daemon but ends the thread, which must not be in the midst of a parallel region.
     """
     cdef double now
     if thread == 0 and watch.handles and not watch.stopped:
@@ -167,11 +182,19 @@ cdef int threads_at_import = omp_get_max_threads()
 
 
 def thread_limit():
-    """Most threads that OpenMP's runtime has been limited to since the import, 0 for no new limit."""
-    cdef int now = omp_get_max_threads()
+    """Most threads that OpenMP's runtime allows: by OMP_THREAD_LIMIT, or as it has been limited to since the import."""
+    cdef int now = omp_get_max_threads(), most = omp_get_thread_limit()
     if pyattn_orphaned or PYATTN_OPENMP == 0:
         return 1
-    return 0 if now == threads_at_import else now
+    return most if now == threads_at_import else min(now, most)
+
+
+def granted(int threads):
+    """How many of so many further threads the system grants now, some of them by no means forever."""
+    cdef int count
+    with nogil:
+        count = pyattn_granted(threads)
+    return count
 
 
 isa = chosen.name.decode()

@@ -7,7 +7,9 @@ from libc.string cimport memset
 
 import numpy as np
 
-from pyattn._core.dispatch cimport Watch, begin_call, begin_watch, end_call, kernels_of, raise_error, stopped
+from pyattn._core.dispatch cimport (
+    Watch, begin_call, begin_watch, end_call, kernels_of, no_scratch, raise_error, stopped,
+)
 from pyattn._core.kernels cimport (
     PYATTN_ALIGNMENT, PYATTN_BFLOAT16, PYATTN_FLOAT16, PYATTN_WHOLE, pyattn_kernels, pyattn_linear, pyattn_steps,
 )
@@ -177,7 +179,7 @@ cpdef linear(
     cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + scratch + (rows * sizeof(float) if shared else 0))
     if memory == NULL:
         end_call()
-        raise MemoryError("Linear: cannot allocate scratch memory")
+        raise no_scratch()
     cdef char *aligned = memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT
     with nogil:
         if shared:
