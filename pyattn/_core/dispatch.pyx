@@ -133,7 +133,7 @@ cdef bint stopped(Watch *watch, int thread) noexcept nogil:
     """Thread 0 is the caller's: if it is the main one, it lets Python handle signals, Ctrl-C among them, several times
     a second.
 
-    No other thread handles signals, so none asks for the interpreter's lock here: while the program ends, Python gives it
+    No other thread handles signals, so none asks for the interpreter's lock here: while a program ends, Python gives it
     to no daemon but ends the thread, which must not be in the midst of a parallel region.
     """
     cdef double now
