@@ -1,21 +1,20 @@
 """The examples in docstrings run and give what they say."""
 
 import doctest
+import importlib
+import pkgutil
 
 import pytest
 
 import pyattn
-from pyattn import _info, activations, audio, cache, functional, generation, statistics
-from pyattn.generation import options
-from pyattn.layers import attention, decoder, encoder, linear, norm, transformer
-from pyattn.positional import absolute, grid, relative, rotary, scaling
-from pyattn.positional import attention as relative_attention
 
-MODULES = [pyattn, _info, activations, audio, cache, functional, generation, options, statistics, attention, decoder]
-MODULES += [encoder, linear, norm, transformer, absolute, grid, relative, rotary, scaling, relative_attention]
+MODULES = [pyattn] + [
+    importlib.import_module(found.name) for found in pkgutil.walk_packages(pyattn.__path__, "pyattn.")
+]
+EXAMPLES = [module for module in MODULES if any(test.examples for test in doctest.DocTestFinder().find(module))]
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", EXAMPLES, ids=lambda m: m.__name__)
 def test_examples(module):
     assert doctest.testmod(module).failed == 0
 
