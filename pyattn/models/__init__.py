@@ -5,11 +5,12 @@ import os
 from pyattn import _checks
 from pyattn.models._files import find_directory, read_json
 from pyattn.models.config import EncoderConfig, GenerativeConfig
-from pyattn.models.families import FAMILIES, IMAGE_FAMILIES
+from pyattn.models.families import FAMILIES
 from pyattn.models.generative import GenerativeModel, Memory
 from pyattn.models.generative_families import GENERATIVE_FAMILIES
 from pyattn.models.heads import TaskModel
 from pyattn.models.image import ImageEncoder
+from pyattn.models.image_families import IMAGE_FAMILIES
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.models.text import TextEncoder
 
@@ -27,13 +28,20 @@ __all__ = [
 
 
 def load(
-    path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32"
+    path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32", strict: bool = True
 ) -> TextEncoder | ImageEncoder | GenerativeModel:
     """The model in a model directory.
 
     Families, by model_type. Encoders of texts: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, ALBERT,
     ELECTRA, ModernBERT and Nomic BERT; of images: ViT, DeiT and DINOv2, with and without registers. Models that
-    generate: GPT-2, Llama, Mistral, Qwen2; behind an encoder BART, mBART, Marian, T5, Whisper.
+    generate: GPT-2, Llama, Mistral, Qwen2; behind an encoder BART, mBART, Marian, T5, Whisper, and two that only
+    converters write (bench/convert_seq2seq.py): "annalog" and "latex-ocr".
+
+    Keys of config.json mean what they mean in transformers 5: those that are left out have its defaults, those that
+    change a result are obeyed or refused by name. A dtype or torch_dtype there changes nothing: what is computed is
+    float32. Code that auto_map names is never run. Tensors of a file may have prefixes of wrappers in front of their
+    names ("module.", "_orig_mod.", "model.", "0.auto_model."). Of tied ones, such as those of words and of logits, it
+    needs one, under the name of any; where it has several that differ, each is used.
 
     Args:
         path_or_hub_id: a local directory that holds config.json and model.safetensors (float32, float16, bfloat16,
@@ -46,9 +54,12 @@ def load(
             "int8"}. Names end in self_attn.in_proj, self_attn.out_proj, linear1 and linear2. Those of generative models
             begin with encoder or decoder, may end in multihead_attn.in_proj and multihead_attn.out_proj as well, or are
             head.
+        strict: raise if the file has tensors that are no part of such a model: a conditional random field's, a value
+            head's, layers beyond those of config.json. If False, they are passed over; the model's unused_tensors
+            names them. Missing ones are always errors.
 
     Raises:
-        TypeError: dtype is none of these.
+        TypeError: dtype is none of these, or strict is not a boolean.
         OSError: a file is missing (FileNotFoundError) or cannot be read or fetched.
         ValueError: a file is damaged or describes something that is not supported; the message names both.
         ImportError: an optional package is not installed; the message says how to install it.
@@ -58,19 +69,21 @@ def load(
     known = [*FAMILIES, *GENERATIVE_FAMILIES]
     model_type = _checks.choice("load", f"{file}: model_type", read_json(file, dict).get("model_type"), known)
     if model_type in GENERATIVE_FAMILIES:
-        return GenerativeModel.from_directory(directory, dtype)
-    return (ImageEncoder if model_type in IMAGE_FAMILIES else TextEncoder).from_directory(directory, dtype)
+        return GenerativeModel.from_directory(directory, dtype, strict)
+    return (ImageEncoder if model_type in IMAGE_FAMILIES else TextEncoder).from_directory(directory, dtype, strict)
 
 
-def load_task(path_or_hub_id: str | os.PathLike[str], task: str, *, dtype: WeightDtypes = "float32") -> TaskModel:
+def load_task(
+    path_or_hub_id: str | os.PathLike[str], task: str, *, dtype: WeightDtypes = "float32", strict: bool = True
+) -> TaskModel:
     """The encoder of texts in a model directory, with the head for a task.
 
     Args:
-        path_or_hub_id, dtype: as load's.
+        path_or_hub_id, dtype, strict: as load's.
         task: "sequence-classification", "token-classification", "masked-lm" or "question-answering".
 
     Raises:
         TypeError, OSError, ImportError: as load.
         ValueError: as load; the family has no such head, or the file has not its tensors.
     """
-    return TaskModel.from_directory(find_directory(path_or_hub_id), task, dtype)
+    return TaskModel.from_directory(find_directory(path_or_hub_id), task, dtype, strict)

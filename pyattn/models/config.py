@@ -1,17 +1,23 @@
 """What decides the computation of a model, whatever its family: read from config.json by the family's table."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from pyattn import _checks
 from pyattn.layers.sequences import Rotary
-from pyattn.models.families import ACTIVATIONS, FAMILIES, Family
+from pyattn.models.defaults import DEFAULTS
+from pyattn.models.families import FAMILIES
+from pyattn.models.family import ACTIVATIONS, Family
 from pyattn.models.generative_families import GENERATIVE_FAMILIES
 from pyattn.positional.scaling import rotary_frequencies
 
+_Config = TypeVar("_Config", bound="ModelConfig")
+
+# What keys of all families must be, if they are there: other values would make layers that differ among each other.
+_SUPPORTED: Mapping[str, tuple[Any, ...]] = {"per_layer_config": ({},), "pruned_heads": ({},)}
 MOST_LAYERS, MOST = 4096, 2**31 - 1
 
 
@@ -35,12 +41,29 @@ class ModelConfig:
     rotaries: tuple[Rotary, ...] = ()  # of each layer
     windows: tuple[int | None, ...] = ()  # of each layer: how far a token sees, on either side or back
     without_bias: frozenset[str] = frozenset()
-    tied: bool = True  # what a family says to be tied, where a file lacks it
+    tied: bool = True  # whether the head may be the words' matrix
+    apart: frozenset[str] = frozenset()  # of the family's tied names those that are not
+    sinusoidal: frozenset[str] = frozenset()  # our names of positions that are computed where a file lacks them
     source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def family(self) -> Family:
         return self.families[self.model_type]
+
+    @property
+    def tied_names(self) -> tuple[str, ...]:
+        """Tensors that are one matrix, as far as a file does not have several of them."""
+        apart = self.apart if self.tied or not self.family.tied else {*self.apart, self.family.tied_head}
+        return tuple(name for name in self.family.tied if name not in apart)
+
+    def value(self, key: str) -> Any:
+        """What config.json says under a key, or the default of the family."""
+        return self.source.get(key, DEFAULTS[self.model_type].get(key))
+
+    def with_positions(self: _Config, names: Iterable[str]) -> _Config:
+        """The configuration for a file with such tensors: what it has of positions is not computed."""
+        given = {ours for ours in self.sinusoidal if self.family.names[ours] in set(names)}
+        return replace(self, sinusoidal=self.sinusoidal - given) if given else self
 
     def check_rotaries(self, source: str, width: int) -> None:
         """Of heads of so many features."""
@@ -54,7 +77,8 @@ class ModelConfig:
     def least_elements(self) -> int:
         """Fewer cannot be in the tensors of a model of these sizes."""
         layers = (self.hidden_size + self.intermediate_size) * self.num_hidden_layers
-        positions = self.max_position_embeddings * ("embeddings.positions" in self.family.names)
+        learned = "embeddings.positions" in self.family.names.keys() - self.sinusoidal
+        positions = self.max_position_embeddings * learned
         return max(layers, self.hidden_size + max(self.vocab_size, positions))
 
 
@@ -120,13 +144,13 @@ class GenerativeConfig(ModelConfig):
     head_bias: bool = True
     logits_scale: float = 1.0
     embedding_scale: float = 1.0
-    sinusoidal: bool = False  # positions, unless they are learned
     relative_buckets: int = 0
     relative_distance: int = 0
     # the encoder
     encoder_layers: int = 0
     encoder_attention_heads: int = 0
     encoder_ffn_dim: int = 0
+    source_vocab_size: int = 0  # 0: vocab_size
     encoder_input: str = ""  # "tokens", "frames" of a spectrogram, or "patches" of an image
     num_mel_bins: int = 0
     max_source_positions: int = 0
@@ -143,8 +167,6 @@ class GenerativeConfig(ModelConfig):
     def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "GenerativeConfig":
         """Check the contents of a config.json; `source` names it in the ValueError for whatever is not supported."""
         fields = _fields(values, source, cls.families)
-        if (tied := values.get("tie_word_embeddings")) is not None:
-            fields["tied"] = _checks.choice("load", f"{source}: tie_word_embeddings", tied, (True, False))
         config = cls(**fields)
         for heads in (config.num_attention_heads, config.encoder_attention_heads or 1):
             if not config.head_dim and config.hidden_size % heads:
@@ -167,34 +189,49 @@ class GenerativeConfig(ModelConfig):
 def _fields(values: Mapping[str, Any], source: str, families: Mapping[str, Family]) -> dict[str, Any]:
     """What config.json and the family's table say, by our names."""
     model_type = _checks.choice("load", f"{source}: model_type", values.get("model_type"), families)
-    family = families[model_type]
-    for key, supported in family.supported.items():
-        if key in values:
-            _checks.choice("load", f"{source}: {key}", values[key], (supported,))
+    family, told = families[model_type], {**DEFAULTS[model_type], **values}
+    for key, supported in {**_SUPPORTED, **family.supported}.items():
+        if values.get(key) is not None:
+            _checks.choice("load", f"{source}: {key}", values[key], supported or (None,))
     fields: dict[str, Any] = dict(family.fixed)
     for name, keys in family.keys.items():
-        key = next((key for key in keys if values.get(key) is not None), keys[0])
-        value, what = values.get(key), f"{source}: {key}"
-        if value is None and name in fields:
-            continue
-        if name == "hidden_act":
-            fields[name] = ACTIVATIONS[_checks.choice("load", what, value, ACTIVATIONS)]
-        elif name == "layer_norm_eps":
-            fields[name] = _fraction(what, value)
-        elif name in ("image_size", "patch_size"):
-            pair = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
-            fields[name] = tuple(_checks.size("load", what, side) for side in pair)
-        else:
-            fields[name] = _checks.size("load", what, value)
-            if fields[name] > (MOST_LAYERS if name.endswith("_layers") else MOST):
-                raise ValueError(f"load: {what} is {value}, which is more than any model's")
+        key = _key(values, keys, source)
+        if told.get(key) is not None or name not in family.nullable:
+            fields[name] = _field(name, told.get(key), f"{source}: {key}")
     try:
-        fields |= family.derive(values, fields)
+        fields |= family.derive(told, fields)
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"load: {source} is not a whole configuration of {model_type} ({error!r})") from error
     except ValueError as error:
         raise ValueError(f"load: {source}: {error}") from None
     return {"model_type": model_type, "source": dict(values)} | fields
+
+
+def _key(values: Mapping[str, Any], keys: tuple[str, ...], source: str) -> str:
+    """That of keys of one meaning which config.json has; several must not contradict one another."""
+    given = [key for key in keys if values.get(key) is not None]
+    given = given or [key for key in keys if key in values] or [keys[0]]
+    if any(values[key] != values[given[0]] for key in given[1:]):
+        told = " and ".join(f"{key} {values[key]!r}" for key in given)
+        raise ValueError(f"load: {source}: {told} contradict one another")
+    return given[0]
+
+
+def _field(name: str, value: Any, what: str) -> Any:
+    """A field of the configuration, from the value of its key."""
+    if name == "hidden_act":
+        return ACTIVATIONS[_checks.choice("load", what, value, ACTIVATIONS)]
+    if name == "tied":
+        return _checks.choice("load", what, value, (True, False))
+    if name == "layer_norm_eps":
+        return _fraction(what, value)
+    if name in ("image_size", "patch_size"):
+        pair = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
+        return tuple(_checks.size("load", what, side) for side in pair)
+    size = _checks.size("load", what, value)
+    if size > (MOST_LAYERS if name.endswith("_layers") else MOST):
+        raise ValueError(f"load: {what} is {value}, which is more than any model's")
+    return size
 
 
 def _fraction(what: str, value: Any) -> float:

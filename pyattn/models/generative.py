@@ -98,7 +98,7 @@ class GenerativeModel(Pretrained):
     `pyattn.models.load` makes one from a directory.
 
     Args:
-        config, tensors, source, dtype: as `Pretrained` has them.
+        config, tensors, source, dtype, strict: as `Pretrained` has them.
         generation: the contents of generation_config.json; None: config.json says how tokens are chosen.
 
     Attributes:
@@ -120,6 +120,7 @@ class GenerativeModel(Pretrained):
         tensors: Tensors,
         source: str = "tensors",
         dtype: WeightDtypes = "float32",
+        strict: bool = True,
         generation: Mapping[str, Any] | None = None,
     ) -> None:
         self._generation = generation
@@ -131,7 +132,7 @@ class GenerativeModel(Pretrained):
             raise ValueError(f"load: {source}: {file} beside it: {error}") from error
         told_first = [told, config.source] if config.encoder_layers else []
         self.start_token = _start_token(told_first, config.vocab_size, source)
-        super().__init__(config, tensors, source, dtype)
+        super().__init__(config, tensors, source, dtype, strict)
 
     @classmethod
     def _from_other_files(cls, directory: Path) -> dict[str, Any]:
@@ -228,7 +229,7 @@ class GenerativeModel(Pretrained):
         return Memory(hidden.reshape(len(x), length, self.config.hidden_size), np.full(len(x), length))
 
     def _encode_tokens(self, name: str, inputs: ArrayLike, lengths: ArrayLike | None) -> Memory:
-        tokens = _checks.indices(name, "inputs", inputs, self.config.vocab_size)
+        tokens = _checks.indices(name, "inputs", inputs, self.config.source_vocab_size or self.config.vocab_size)
         if tokens.ndim != 2:
             raise ValueError(f"{name}: inputs have shape {tokens.shape}; (B, S) is needed")
         live, starts = _checks.packing(name, tokens.shape, None, attention_mask=None, lengths=lengths)

@@ -8,15 +8,25 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pyattn.layers.sequences import Rotary
-from pyattn.models.families import Derive, Family, Names, _integer, _rotary_base, _same, _switch
+from pyattn.models.family import (
+    ACTIVATIONS,
+    Derive,
+    Family,
+    Names,
+    integer,
+    layer_types,
+    rotary,
+    same,
+    switch,
+    whole_heads,
+)
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj")
 
 
-def _sides(words: str, heads: Names, encoder_norms: Mapping[str, str], decoder_norms: Mapping[str, str]) -> Names:
+def _sides(words: Names, heads: Names, encoder_norms: Mapping[str, str], decoder_norms: Mapping[str, str]) -> Names:
     """The layers of BART and of what was made after it."""
-    names: dict[str, str | tuple[str, ...]] = {"words": words, **heads}
+    names: dict[str, str | tuple[str, ...]] = {**words, **heads}
     for side, norms in (("encoder", encoder_norms), ("decoder", decoder_norms)):
         theirs = f"{side}.layers.{{}}"
         for ours, attention in (("self_attn", "self_attn"), ("multihead_attn", "encoder_attn")):
@@ -30,6 +40,8 @@ def _sides(words: str, heads: Names, encoder_norms: Mapping[str, str], decoder_n
 
 _ENCODER_NORMS = {"norm1": "self_attn_layer_norm", "norm2": "final_layer_norm"}
 _DECODER_NORMS = {"norm1": "self_attn_layer_norm", "norm2": "encoder_attn_layer_norm", "norm3": "final_layer_norm"}
+_WORDS: Names = {"words": "decoder.embed_tokens.weight"}
+_OWN_WORDS: Names = {**_WORDS, "encoder_embeddings.words": "encoder.embed_tokens.weight"}
 _HEAD: Names = {"head.weight": "lm_head.weight", "head.bias": "final_logits_bias"}
 _POSITIONS: Names = {
     "embeddings.positions": "decoder.embed_positions.weight",
@@ -41,42 +53,70 @@ _EMBEDDING_NORMS: Names = {
 }
 _FINAL_NORMS: Names = {"encoder.norm": "encoder.layer_norm", "decoder.norm": "decoder.layer_norm"}
 
+_TIED = {"tied": ("tie_word_embeddings",)}
 _TWO_SIDES: dict[str, tuple[str, ...]] = {
-    "hidden_size": ("d_model",),
+    "hidden_size": ("d_model", "hidden_size"),
     "num_hidden_layers": ("decoder_layers",),
     "num_attention_heads": ("decoder_attention_heads",),
     "intermediate_size": ("decoder_ffn_dim",),
     "hidden_act": ("activation_function",),
-    **_same("encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "vocab_size", "max_position_embeddings"),
+    "encoder_layers": ("encoder_layers", "num_hidden_layers"),
+    "encoder_attention_heads": ("encoder_attention_heads", "num_attention_heads"),
+    **same("encoder_ffn_dim", "vocab_size", "max_position_embeddings"),
+    **_TIED,
 }
 
 
+def _is_scaled(values: Mapping[str, Any]) -> bool:
+    return values["scale_embedding"] is not None and switch(values, "scale_embedding")
+
+
 def _scaled(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {"embedding_scale": math.sqrt(fields["hidden_size"]) if _switch(values, "scale_embedding", False) else 1.0}
+    return {"embedding_scale": math.sqrt(fields["hidden_size"]) if _is_scaled(values) else 1.0}
 
 
-def _bart(more: Names, **options: Any) -> Family:
+def _bart(
+    more: Names, derive: Derive = _scaled, *, norms_first: bool, norms: bool, final: bool, **more_fields: Any
+) -> Family:
+    """Keys that say of older files what the family is are checked: transformers passes them over now."""
     return Family(
         "model.",
         _TWO_SIDES,
-        {**_sides("shared.weight", {**_HEAD, **more}, _ENCODER_NORMS, _DECODER_NORMS)},
-        derive=_scaled,
-        tied={"lm_head.weight": "shared.weight"},
+        _sides(_OWN_WORDS, {**_HEAD, **_POSITIONS, **more}, _ENCODER_NORMS, _DECODER_NORMS),
+        norm_first=norms_first,
+        supported={
+            "normalize_before": (norms_first,),
+            "normalize_embedding": (norms,),
+            "add_final_layer_norm": (final,),
+            **({} if "sinusoidal" in more_fields else {"static_position_embeddings": (False,)}),
+        },
+        derive=derive,
+        tied=("shared.weight", "lm_head.weight", "decoder.embed_tokens.weight", "encoder.embed_tokens.weight"),
         lacks=("final_logits_bias",),
-        ignored=("encoder.embed_tokens.", "decoder.embed_tokens.", *options.pop("ignored", ())),
-        **{"fixed": {"layer_norm_eps": 1e-5, "encoder_input": "tokens", **options.pop("fields", {})}, **options},
+        fixed={"layer_norm_eps": 1e-5, "encoder_input": "tokens", **more_fields},
     )
+
+
+def _marian(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The sides may have vocabularies of their own."""
+    if switch(values, "share_encoder_decoder_embeddings"):
+        return _scaled(values, fields)
+    own = fields["vocab_size"]
+    target = integer(values, "decoder_vocab_size", least=1) if values["decoder_vocab_size"] else own
+    apart = frozenset(("shared.weight", "encoder.embed_tokens.weight"))
+    return _scaled(values, fields) | {"vocab_size": target, "source_vocab_size": own, "apart": apart}
 
 
 _WHISPER = Family(
     "model.",
     {
         **_TWO_SIDES,
-        **_same("num_mel_bins", "max_source_positions"),
+        "encoder_attention_heads": ("encoder_attention_heads", "num_attention_heads", "num_key_value_heads"),
+        **same("num_mel_bins", "max_source_positions"),
         "max_position_embeddings": ("max_target_positions",),
     },
     {
-        **_sides("decoder.embed_tokens.weight", {"head.weight": "proj_out.weight"}, _ENCODER_NORMS, _DECODER_NORMS),
+        **_sides(_WORDS, {"head.weight": "proj_out.weight"}, _ENCODER_NORMS, _DECODER_NORMS),
         **_FINAL_NORMS,
         **_POSITIONS,
         "encoder_embeddings.conv1": "encoder.conv1",
@@ -84,36 +124,42 @@ _WHISPER = Family(
     },
     norm_first=True,
     fixed={"layer_norm_eps": 1e-5, "encoder_input": "frames", "head_bias": False},
-    tied={"proj_out.weight": "decoder.embed_tokens.weight"},
+    tied=("decoder.embed_tokens.weight", "proj_out.weight"),
     lacks=(".k_proj.bias",),
 )
 
 
 def _t5(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    kind = values.get("feed_forward_proj", "relu")
-    activations = {"relu": "relu", "gated-gelu": "gelu_tanh", "gated-silu": "silu", "gated-relu": "relu"}
-    if kind not in activations:
-        raise ValueError(f"feed_forward_proj must be one of {', '.join(map(repr, activations))}, not {kind!r}")
+    kind = values["feed_forward_proj"]
+    first, _, last = kind.rpartition("-")
+    named = values.get("dense_act_fn", "gelu_new" if kind == "gated-gelu" else last)
+    if first not in ("", "gated") or kind == "gated" or named not in ACTIVATIONS:
+        raise ValueError(
+            f"feed_forward_proj must be a name or gated-name, and dense_act_fn a name, of {', '.join(ACTIVATIONS)}, "
+            f"not {kind!r} and {values.get('dense_act_fn')!r}"
+        )
+    gated = switch({"is_gated_act": first == "gated", **values}, "is_gated_act")
     buckets, farthest = fields["relative_buckets"], fields["relative_distance"]
     if buckets < 4 or farthest <= buckets // 2:
         raise ValueError(
             "relative_attention_num_buckets must be 4 or more, and relative_attention_max_distance more than half of "
             f"it, not {buckets} and {farthest}"
         )
-    scaled = _switch(values, "scale_decoder_outputs", _switch(values, "tie_word_embeddings", True))
+    scaled = switch({"scale_decoder_outputs": switch(values, "tie_word_embeddings"), **values}, "scale_decoder_outputs")
     return {
         "encoder_attention_heads": fields["num_attention_heads"],
         "encoder_ffn_dim": fields["intermediate_size"],
-        "hidden_act": activations[kind],
-        "gated": kind.startswith("gated-"),
+        "hidden_act": ACTIVATIONS[named],
+        "gated": gated,
         "logits_scale": fields["hidden_size"] ** -0.5 if scaled else 1.0,
         "max_position_embeddings": 2**30,
+        **({} if "num_hidden_layers" in fields else {"num_hidden_layers": fields["encoder_layers"]}),
     }
 
 
 def _t5_names() -> Names:
     names: dict[str, str | tuple[str, ...]] = {
-        "words": "shared.weight",
+        **_OWN_WORDS,
         "head.weight": "lm_head.weight",
         "encoder.norm": "encoder.final_layer_norm",
         "decoder.norm": "decoder.final_layer_norm",
@@ -136,12 +182,12 @@ def _t5_names() -> Names:
 _T5 = Family(
     "",
     {
-        "hidden_size": ("d_model",),
-        "encoder_layers": ("num_layers",),
-        "num_hidden_layers": ("num_decoder_layers", "num_layers"),
-        "num_attention_heads": ("num_heads",),
+        "hidden_size": ("d_model", "hidden_size"),
+        "encoder_layers": ("num_layers", "num_hidden_layers"),
+        "num_hidden_layers": ("num_decoder_layers",),
+        "num_attention_heads": ("num_heads", "num_attention_heads"),
         "intermediate_size": ("d_ff",),
-        "head_dim": ("d_kv",),
+        "head_dim": ("d_kv", "head_dim"),
         "layer_norm_eps": ("layer_norm_epsilon",),
         "relative_buckets": ("relative_attention_num_buckets",),
         "relative_distance": ("relative_attention_max_distance",),
@@ -155,9 +201,9 @@ _T5 = Family(
         "bias": False,
         "head_bias": False,
         "scale": 1.0,
-        "relative_distance": 128,
-        "layer_norm_eps": 1e-6,
     },
+    nullable=("num_hidden_layers",),
+    supported={"is_encoder_decoder": (True,)},
     derive=_t5,
     names_if_gated={
         f"{side}.layers.{{}}.linear1": (
@@ -166,10 +212,14 @@ _T5 = Family(
         )
         for side, last in (("encoder", 1), ("decoder", 2))
     },
-    tied={"lm_head.weight": "shared.weight"},
-    ignored=("encoder.embed_tokens.", "decoder.embed_tokens."),
+    tied=("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
     ignored_ends=("EncDecAttention.relative_attention_bias.weight",),
 )
+
+
+def _gpt2(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    inner = 4 * fields["hidden_size"] if values["n_inner"] is None else integer(values, "n_inner", least=1)
+    return {"intermediate_size": inner, "scale": None if switch(values, "scale_attn_weights") else 1.0}
 
 
 _GPT2_MODULES = {"self_attn.in_proj": "attn.c_attn", "self_attn.out_proj": "attn.c_proj"}
@@ -177,13 +227,14 @@ _GPT2_MODULES |= {"linear1": "mlp.c_fc", "linear2": "mlp.c_proj"}
 _GPT2 = Family(
     "transformer.",
     {
-        "hidden_size": ("n_embd",),
-        "num_hidden_layers": ("n_layer",),
-        "num_attention_heads": ("n_head",),
+        "hidden_size": ("n_embd", "hidden_size"),
+        "num_hidden_layers": ("n_layer", "num_hidden_layers"),
+        "num_attention_heads": ("n_head", "num_attention_heads"),
         "hidden_act": ("activation_function",),
         "layer_norm_eps": ("layer_norm_epsilon",),
-        "max_position_embeddings": ("n_positions",),
+        "max_position_embeddings": ("n_positions", "max_position_embeddings"),
         "vocab_size": ("vocab_size",),
+        **_TIED,
     },
     {
         "words": "wte.weight",
@@ -197,62 +248,59 @@ _GPT2 = Family(
     norm_first=True,
     fixed={"head_bias": False},
     supported={
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "add_cross_attention": False,
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
     },
-    derive=lambda values, fields: {
-        "intermediate_size": _integer(values, "n_inner", 4 * fields["hidden_size"], 1)
-        if values.get("n_inner") is not None
-        else 4 * fields["hidden_size"]
-    },
+    derive=_gpt2,
     transposed=tuple(f"decoder.layers.{{}}.{ours}" for ours in _GPT2_MODULES),
-    tied={"lm_head.weight": "wte.weight"},
+    tied=("wte.weight", "lm_head.weight"),
     ignored_ends=(".attn.bias", ".attn.masked_bias"),
 )
 
 
 def _llama(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    base = _rotary_base(parameters, values.get("rope_theta", 1e4), ("default", "linear", "dynamic", "yarn", "llama3"))
-    if parameters.get("rope_type", parameters.get("type", "default")) == "default":
-        return {"rotaries": (Rotary(base),) * fields["num_hidden_layers"]}
-    scaling = {"max_position_embeddings": fields["max_position_embeddings"], **parameters}
-    given = tuple(sorted((key, value) for key, value in scaling.items() if value is not None))
-    hash(given)
-    return {"rotaries": (Rotary(base, given),) * fields["num_hidden_layers"]}
+    whole_heads(values)
+    parameters = values["rope_scaling"] or values["rope_parameters"] or {}
+    found = rotary(parameters, values["rope_theta"], fields["max_position_embeddings"], "dynamic")
+    return {"rotaries": (found,) * fields["num_hidden_layers"]}
 
 
 def _llama_biases(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    attention, others = _switch(values, "attention_bias", False), _switch(values, "mlp_bias", False)
+    attention, others = switch(values, "attention_bias"), switch(values, "mlp_bias")
     without = [] if attention else ["self_attn.in_proj", "self_attn.out_proj"]
     without += [] if others else ["linear1", "linear2"]
     return _llama(values, fields) | {"bias": attention or others, "without_bias": frozenset(without)}
 
 
+def _windows(values: Mapping[str, Any], kinds: Any, layers: int) -> tuple[int | None, ...]:
+    """How far the layers see back that are of the kind "sliding_attention"."""
+    kinds = layer_types(kinds, layers)
+    if "sliding_attention" not in kinds:
+        return ()
+    near = integer(values, "sliding_window", least=1) - 1
+    return tuple(near if kind == "sliding_attention" else None for kind in kinds)
+
+
 def _mistral(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """All layers see near tokens only, unless sliding_window is null."""
-    windows: tuple[int, ...] = ()
-    if values.get("sliding_window", True) is not None:
-        windows = (_integer(values, "sliding_window", 4096, least=1) - 1,) * fields["num_hidden_layers"]
-    return _llama(values, fields) | {"windows": windows}
+    """All layers see near tokens only, unless sliding_window is null or layer_types tell them apart (Ministral)."""
+    layers, kinds = fields["num_hidden_layers"], values["layer_types"]
+    if kinds is None:
+        kinds = ["full_attention" if values["sliding_window"] is None else "sliding_attention"] * layers
+    return _llama(values, fields) | {"windows": _windows(values, kinds, layers)}
 
 
 def _qwen2(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Queries, keys and values have biases; layers behind the first ones may see near tokens only."""
     derived = _llama(values, fields)
     derived |= {"bias": True, "without_bias": frozenset(("self_attn.out_proj", "linear1", "linear2"))}
-    if _switch(values, "use_sliding_window", False) and values.get("sliding_window", True) is not None:
-        layers = fields["num_hidden_layers"]
-        near = _integer(values, "sliding_window", 4096, least=1) - 1
-        whole = _integer(values, "max_window_layers", 28, least=0)
-        kinds = values.get("layer_types")
-        if kinds is None:
-            kinds = ["sliding_attention" if i >= whole else "full_attention" for i in range(layers)]
-        if len(kinds) != layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
-            raise ValueError(f"layer_types must be {layers} of 'full_attention' and 'sliding_attention'")
-        derived["windows"] = tuple(near if kind == "sliding_attention" else None for kind in kinds)
-    return derived
+    layers, kinds = fields["num_hidden_layers"], values["layer_types"]
+    windowed = switch(values, "use_sliding_window") and values["sliding_window"] is not None
+    if kinds is None:
+        whole = integer(values, "max_window_layers", least=0) if windowed else layers
+        kinds = ["sliding_attention" if i >= whole else "full_attention" for i in range(layers)]
+    elif not windowed and "sliding_attention" in kinds:
+        raise ValueError("layer_types has 'sliding_attention', but use_sliding_window or sliding_window rules it out")
+    return derived | {"windows": _windows(values, kinds, layers)}
 
 
 _LLAMA_NAMES: Names = {
@@ -266,7 +314,7 @@ _LLAMA_NAMES: Names = {
     "decoder.layers.{}.linear1": ("layers.{}.mlp.gate_proj", "layers.{}.mlp.up_proj"),
     "decoder.layers.{}.linear2": "layers.{}.mlp.down_proj",
 }
-_LLAMA_KEYS = _same(
+_LLAMA_KEYS = same(
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
@@ -276,20 +324,19 @@ _LLAMA_KEYS = _same(
     "hidden_act",
     "vocab_size",
     "max_position_embeddings",
-) | {"layer_norm_eps": ("rms_norm_eps",)}
+) | {"layer_norm_eps": ("rms_norm_eps",), **_TIED}
 
 
-def _llama_like(derive: Derive) -> Family:
-    fixed = {"norm": "rms", "gated": True, "bias": False, "head_bias": False, "tied": False}
-    fixed |= {"num_key_value_heads": 0, "head_dim": 0}
+def _llama_like(derive: Derive, *nullable: str) -> Family:
     return Family(
         "model.",
         _LLAMA_KEYS,
         _LLAMA_NAMES,
         norm_first=True,
-        fixed=fixed,
+        fixed={"norm": "rms", "gated": True, "bias": False, "head_bias": False},
+        nullable=nullable,
         derive=derive,
-        tied={"lm_head.weight": "embed_tokens.weight"},
+        tied=("embed_tokens.weight", "lm_head.weight"),
         ignored_ends=(".rotary_emb.inv_freq",),
     )
 
@@ -312,33 +359,28 @@ def _torch_names(words: Names, *more: str) -> Names:
     }
 
 
-def _torch_like(names: Names, encoder_input: str, norm_first: bool, **more: Any) -> Family:
+def _torch_like(names: Names, encoder_input: str, norm_first: bool, **keys: Any) -> Family:
     return Family(
         "",
-        {**_TWO_SIDES, "layer_norm_eps": ("layer_norm_eps",), **more.pop("keys", {})},
+        {**_TWO_SIDES, "layer_norm_eps": ("layer_norm_eps",), **keys},
         names,
         norm_first=norm_first,
         fixed={"encoder_input": encoder_input},
-        supported={"norm_first": norm_first},
+        supported={"norm_first": (norm_first,)},
         derive=_scaled,
     )
 
 
 GENERATIVE_FAMILIES: dict[str, Family] = {
-    "bart": _bart({**_POSITIONS, **_EMBEDDING_NORMS}, fields={"first_position": 2}),
-    "mbart": _bart({**_POSITIONS, **_EMBEDDING_NORMS, **_FINAL_NORMS}, fields={"first_position": 2}, norm_first=True),
-    "marian": _bart(
-        {},
-        fields={"sinusoidal": True},
-        ignored=("encoder.embed_positions.", "decoder.embed_positions."),
-        supported={"share_encoder_decoder_embeddings": True, "normalize_before": False, "normalize_embedding": False},
-    ),
+    "bart": _bart(_EMBEDDING_NORMS, norms_first=False, norms=True, final=False, first_position=2),
+    "mbart": _bart({**_EMBEDDING_NORMS, **_FINAL_NORMS}, norms_first=True, norms=True, final=True, first_position=2),
+    "marian": _bart({}, _marian, norms_first=False, norms=False, final=False, sinusoidal=frozenset(_POSITIONS)),
     "whisper": _WHISPER,
     "t5": _T5,
     "gpt2": _GPT2,
-    "llama": _llama_like(_llama_biases),
-    "mistral": _llama_like(_mistral),
-    "qwen2": _llama_like(_qwen2),
+    "llama": _llama_like(_llama_biases, "head_dim", "num_key_value_heads"),
+    "mistral": _llama_like(_mistral, "head_dim"),
+    "qwen2": _llama_like(_qwen2, "head_dim", "num_key_value_heads"),
     "annalog": _torch_like(
         _torch_names({"encoder_embeddings.words": "encoder.token_embedding.weight"}), "tokens", norm_first=False
     ),
@@ -354,6 +396,6 @@ GENERATIVE_FAMILIES: dict[str, Family] = {
         ),
         "patches",
         norm_first=True,
-        keys=_same("image_size", "patch_size", "num_channels"),
+        **same("image_size", "patch_size", "num_channels"),
     ),
 }

@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.layers import Layer, LayerNorm, Linear
-from pyattn.models._files import read_tensors, write_tensors
+from pyattn.models._files import write_tensors
 from pyattn.models.config import EncoderConfig
-from pyattn.models.families import ACTIVATIONS, Family, Head
-from pyattn.models.naming import Tensors, listed, plain_name
-from pyattn.models.pretrained import WeightDtypes, read_config, write_config
+from pyattn.models.family import ACTIVATIONS, Head
+from pyattn.models.naming import Tensors, listed, stand_ins
+from pyattn.models.pretrained import WeightDtypes, read_config, read_selected, select, write_config
 from pyattn.models.text import TextEncoder
 from pyattn.precision import values_of
 
@@ -28,6 +28,7 @@ class TaskModel(Layer):
     Attributes:
         encoder: the `TextEncoder`.
         task: "sequence-classification", "token-classification", "masked-lm" or "question-answering".
+        unused_tensors: as `Pretrained` has it.
         labels: what the columns of logits of the first two stand for, as config.json names them; else empty.
     """
 
@@ -38,20 +39,23 @@ class TaskModel(Layer):
         task: str,
         source: str = "tensors",
         dtype: WeightDtypes = "float32",
+        strict: bool = True,
     ) -> None:
-        family = config.family
         head = _head_of(config, task)
         self.task, self.config, self._head = task, config, head
-        given = {plain_name(name, family.prefix): tensor for name, tensor in tensors.items()}
-        self.encoder = TextEncoder(config, {n: t for n, t in given.items() if family.is_of_encoder(n)}, source, dtype)
-        own = {name: values_of(tensor) for name, tensor in given.items() if not family.is_of_encoder(name)}
-        if f"{head.out}.weight" not in own and task == "masked-lm":
-            own[f"{head.out}.weight"] = self.encoder.embeddings._parameters["words"]
-        if head.out_bias and f"{head.out}.bias" not in own and head.out_bias in own:
-            own[f"{head.out}.bias"] = own[head.out_bias]
-        parts = [module for module in (head.dense, head.norm, head.out) if module]
-        needed = {f"{module}.weight" for module in parts}
-        needed |= set() if head.may_lack_biases else {f"{module}.bias" for module in parts}
+        named = _names(config, head, source)
+        selection = select(config, tensors, source, strict, named)
+        given = {short: tensors[name] for name, short in selection.wanted.items()}
+        needed = {name for module in head.modules.values() for name in named[module]}
+        of_head = {*needed, head.out_bias} - {*stand_ins(config, given).values()}
+        of_encoder = {name: tensor for name, tensor in given.items() if name not in of_head}
+        self.encoder = TextEncoder(config, of_encoder, source, dtype, strict)
+        self.unused_tensors = tuple(sorted([*selection.unused, *self.encoder.unused_tensors]))
+        own = {name: values_of(given[name]) for name in {*needed, head.out_bias} & given.keys()}
+        if task == "masked-lm" and config.tied:
+            own.setdefault(f"{head.out}.weight", self.encoder.embeddings._parameters["words"])
+        if head.out_bias in own:  # transformers 4 wrote no other, whatever was tied
+            own.setdefault(f"{head.out}.bias", own[head.out_bias])
         if missing := needed - own.keys():
             raise ValueError(f"load: {source}: missing tensors of the head for {task}: {listed(missing)}")
         width = config.hidden_size
@@ -68,17 +72,22 @@ class TaskModel(Layer):
             for name, value in values.items():
                 _check_shape(source, f"{head.norm}.{name}", value, (width,))
             self.norm.load_state_dict(values)
+        if task == "masked-lm":
+            _check_shape(source, f"{head.out}.weight", own[f"{head.out}.weight"], (config.vocab_size, width))
         self.out = _linear(own, head.out, width, source)
         self.labels = _labels(config.source, self.out.out_features) if task.endswith("classification") else ()
 
     @classmethod
-    def from_directory(cls, directory: Path, task: str, dtype: WeightDtypes = "float32") -> "TaskModel":
+    def from_directory(
+        cls, directory: Path, task: str, dtype: WeightDtypes = "float32", strict: bool = True
+    ) -> "TaskModel":
         """The model of a directory; errors as in `pyattn.models.load_task`."""
-        config, weights_file = read_config(Path(directory)), Path(directory) / "model.safetensors"
-        family = config.family
-        head = _head_of(config, task)
-        tensors = read_tensors(weights_file, lambda name: _is_wanted(name.removeprefix(family.prefix), family, head))
-        return cls(config, tensors, task, str(weights_file), dtype)
+        config = read_config(Path(directory))
+        named = _names(config, _head_of(config, task), str(Path(directory) / "config.json"))
+        tensors, unused, source = read_selected(Path(directory), config, strict, named)
+        model = cls(config, tensors, task, source, dtype, strict)
+        model.unused_tensors = tuple(sorted([*model.unused_tensors, *unused]))
+        return model
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes config.json and model.safetensors, which `pyattn.models.load_task` reads; see TextEncoder's.
@@ -147,9 +156,15 @@ def _head_of(config: EncoderConfig, task: str) -> Head:
     return heads[_checks.choice("load", f"the task of a {config.model_type} model", task, heads)]
 
 
-def _is_wanted(name: str, family: Family, head: Head) -> bool:
-    modules = tuple(f"{module}." for module in (head.dense, head.norm, head.out) if module)
-    return family.is_of_encoder(name) or name.startswith(modules) or name == head.out_bias
+def _names(config: EncoderConfig, head: Head, source: str) -> dict[str, list[str]]:
+    """The modules of a head, and the names of their tensors; of a bias of its own too."""
+    named = {}
+    for part, module in head.modules.items():
+        has_bias = True
+        if (key := head.bias_keys.get(part)) is not None:
+            has_bias = _checks.choice("load", f"{source}: {key}", config.value(key), (True, False))
+        named[module] = [f"{module}.weight", *([f"{module}.bias"] if has_bias else [])]
+    return {**named, **({head.out_bias: [head.out_bias]} if head.out_bias else {})}
 
 
 def _linear(
@@ -173,7 +188,7 @@ def _check_shape(source: str, name: str, tensor: Array, shape: tuple[int, ...]) 
 
 def _activation(config: EncoderConfig, head: Head, source: str) -> str:
     if head.activation_key:
-        named = config.source.get(head.activation_key, "gelu")
+        named = config.value(head.activation_key)
         return ACTIVATIONS[_checks.choice("load", f"{source}: {head.activation_key}", named, ACTIVATIONS)]
     return config.hidden_act if head.activation is None else head.activation
 

@@ -11,7 +11,7 @@ from pyattn.layers import Layer, Linear
 from pyattn.layers.base import Setting
 from pyattn.layers.sequences import Sequences
 from pyattn.models.config import EncoderConfig
-from pyattn.models.families import IMAGE_FAMILIES
+from pyattn.models.image_families import IMAGE_FAMILIES
 from pyattn.models.pretrained import Pretrained, WeightDtypes, stack
 from pyattn.positional import interpolate_positions
 from pyattn.precision import values_of

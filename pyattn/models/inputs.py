@@ -21,8 +21,8 @@ class Positions(Layer):
         names = config.family.names
         self._first = config.first_position
         self._shape = (count + self._first, config.hidden_size)
-        self._learned = f"{side}.positions" in names
-        self._sinusoidal = config.sinusoidal
+        self._sinusoidal = f"{side}.positions" in config.sinusoidal
+        self._learned = f"{side}.positions" in names and not self._sinusoidal
         self._table: Array | None = None
         self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps) if f"{side}.norm" in names else None
 
@@ -49,7 +49,8 @@ class TokenEmbeddings(Positions):
 
     def __init__(self, config: GenerativeConfig, side: str) -> None:
         super().__init__(config, side, config.max_position_embeddings)
-        self._vocabulary = (config.vocab_size, config.hidden_size)
+        own = config.source_vocab_size if side == "encoder_embeddings" else 0
+        self._vocabulary = (own or config.vocab_size, config.hidden_size)
         self._scale = np.float32(config.embedding_scale)
         self._has_words = f"{side}.words" in config.family.names
         self._words: Array | None = None

@@ -1,13 +1,16 @@
 """What a family's files call our parameters, and in what shape they hold them."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyattn.layers import Layer
+from pyattn.models._files import SCALES
 from pyattn.models.config import ModelConfig
 from pyattn.precision import Quantized, concatenated, scaled, values_of
 
@@ -18,8 +21,94 @@ Shapes = Mapping[str, tuple[int, ...] | None]
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-def plain_name(name: str, prefix: str) -> str:
-    """A tensor's name without its model's, and with the scale and shift of a LayerNorm as PyTorch calls them."""
+# What tools put in front of the names of a model that they wrap (sentence-transformers, torch's parallel modules,
+# Lightning), and what torch.compile and others put between the names of its modules.
+_WRAPPERS = ("0.auto_model.", "auto_model.", "0.model.", "module.", "model.")
+_BETWEEN = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of a file's tensors a model is made of, by their names.
+
+    wanted: a name in the file -> the name without prefixes; unused: the others. strange are those of the latter on
+    which the results might depend: they are neither of another head nor known to change nothing.
+    """
+
+    wanted: dict[str, str]
+    unused: list[str]
+    strange: list[str]
+
+
+def selected(config: ModelConfig, names: Iterable[str], source: str, head: Mapping[str, Collection[str]]) -> Selection:
+    """What is wanted of such names; `head` has the modules of a head and, of each, the names of its tensors."""
+    family = config.family
+    own = {name for of_module in head.values() for name in of_module}
+    known = _known_names(config) | own
+    plain = _plain_names(names, family.prefix, known)
+    if len(short := set(plain.values())) < len(plain):
+        twice = min(name for name, count in Counter(plain.values()).items() if count > 1)
+        raise ValueError(f"load: {source}: several tensors are {twice}, but for what stands in front of it")
+    if family.heads:  # the words, unless they stand under the head's name alone
+        known -= {*family.tied[1:]} - own - {*stand_ins(config, short).values()}
+    result = Selection({}, [], [])
+    for name, inner in plain.items():
+        if inner.removesuffix(SCALES) in known:
+            result.wanted[name] = inner
+            continue
+        result.unused.append(name)
+        if inner.rpartition(".")[0] in head or not (family.ignores(inner) or inner in family.tied):
+            result.strange.append(name)
+    return result
+
+
+def refuse_strange(config: ModelConfig, names: Collection[str], source: str) -> None:
+    if names:
+        raise ValueError(
+            f"load: {source}: tensors that a {config.model_type} model does not have: {listed(names)}; strict=False "
+            "passes over them"
+        )
+
+
+def stand_ins(config: ModelConfig, present: Collection[str]) -> dict[str, str]:
+    """Of tied names those that a file lacks -> the first that it has."""
+    group = config.tied_names
+    first = next((name for name in group if name in present), None)
+    return {} if first is None else {name: first for name in group if name not in present}
+
+
+def _known_names(config: ModelConfig) -> set[str]:
+    """All names that tensors of such a model may have, and a few more: biases, of modules that have none."""
+    family = config.family
+    known = set(family.tied)
+    layers = range(max(config.num_hidden_layers, getattr(config, "encoder_layers", 0)))
+    tables: tuple[Mapping[str, str | tuple[str, ...]], ...] = (family.names, family.names_if_gated, family.scales)
+    for names in (names for table in tables for names in table.values()):
+        for name in (names,) if isinstance(names, str) else names:
+            for module in (name.format(number) for number in (layers if "{}" in name else [""])):
+                known |= {module, f"{module}.weight", f"{module}.bias"}
+    return known
+
+
+def _plain_names(names: Iterable[str], prefix: str, known: Collection[str]) -> dict[str, str]:
+    """Names in a file -> those without prefixes of the model and of wrappers.
+
+    What looks like a wrapper's is one where more of the names are the model's without it.
+    """
+    inner = {name: _BETWEEN.sub("", name) for name in names}
+    best, most = inner, -1
+    while True:
+        plain = {name: _plain_name(rest, prefix) for name, rest in inner.items()}
+        if (count := sum(name in known for name in plain.values())) > most:
+            best, most = plain, count
+        wrapper = next((x for x in _WRAPPERS if any(rest.startswith(x) for rest in inner.values())), None)
+        if wrapper is None:
+            return best
+        inner = {name: rest.removeprefix(wrapper) for name, rest in inner.items()}
+
+
+def _plain_name(name: str, prefix: str) -> str:
+    """Without the model's prefix, and with the scale and shift of a LayerNorm as PyTorch calls them."""
     return (
         name.removeprefix(prefix)
         .replace("LayerNorm.gamma", "LayerNorm.weight")
@@ -57,31 +146,37 @@ def factor_name(config: ModelConfig, ours: str) -> str | None:
     return factor.format(number) if factor is not None and parameter == "weight" else None
 
 
+@dataclass(frozen=True)
+class Stored:
+    """How a file has what is not as ours: shapes of tensors, None of those that it lacks, and names that stand in."""
+
+    shapes: Shapes
+    names: Mapping[str, str]
+
+
 def to_our_names(
     model: Layer, config: ModelConfig, given: Tensors, source: str
-) -> tuple[dict[str, Any], dict[str, tuple[int, ...] | None]]:
-    """All of the model's parameters, and the shapes of those tensors that are not as ours in the file."""
+) -> tuple[dict[str, Any], Stored, set[str]]:
+    """All of the model's parameters, how the file has them, and the names of what is none of them."""
     shapes = model._shapes()
-    given = dict(given)
+    instead = stand_ins(config, given)
+    given, instead = _once(config, given, instead)
     stored: dict[str, tuple[int, ...] | None] = {}
-    for absent, present in config.family.tied.items() if config.tied else ():
-        if absent not in given and present in given:
-            given[absent] = given[present]
-            stored[absent] = None
     expected: dict[str, tuple[int, ...]] = {}
     for ours, shape in shapes.items():
         names = their_names(config, ours) or ()
         for name, rows in zip(names, part_rows(config, ours, shape[0], len(names)), strict=True):
+            name = instead.get(name, name)
             turned = _is_transposed(config, ours) and not isinstance(given.get(name), Quantized)
             expected[name] = (*shape[1:], rows) if turned else (rows, *shape[1:])
         if (factor := factor_name(config, ours)) is not None:
             expected[factor] = shape[:1]
+    for name in given.keys() & set(config.tied_names) - expected.keys():  # of which there are others: it is not read
+        expected[name] = shapes["words"]
     lacking = {name for name in expected if name.endswith(config.family.lacks) and name not in given}
     stored |= dict.fromkeys(lacking)
     if missing := expected.keys() - given.keys() - lacking:
         raise ValueError(f"load: {source}: missing tensors: {listed(missing)}")
-    if extra := given.keys() - expected.keys():
-        raise ValueError(f"load: {source}: tensors that a {config.model_type} model does not have: {listed(extra)}")
     values = {}
     for name, shape in expected.items():
         tensor: Any = np.zeros(shape, np.float32) if name in lacking else given[name]
@@ -99,12 +194,27 @@ def to_our_names(
             state[ours] = np.zeros(shape, np.float32)
             continue
         turned = _is_transposed(config, ours)
-        parts = [x.T if turned and isinstance(x, np.ndarray) else x for x in (values[name] for name in names)]
+        read = (values[instead.get(name, name)] for name in names)
+        parts = [x.T if turned and isinstance(x, np.ndarray) else x for x in read]
         state[ours] = parts[0] if len(parts) == 1 else concatenated(parts)
         module, number, _ = _split(ours)
         if module in config.family.scales:  # of biases as well
             state[ours] = scaled(state[ours], values[config.family.scales[module].format(number)])
-    return state, stored
+    kept = (
+        {} if config.family.heads else instead
+    )  # an encoder is saved without the head under whose name its words stood
+    return state, Stored(stored, kept), set(given.keys() - expected.keys())
+
+
+def _once(config: ModelConfig, given: Tensors, instead: dict[str, str]) -> tuple[Tensors, dict[str, str]]:
+    """Tied tensors that a file has several times, alike, are held once, under the first of their names."""
+    group = [name for name in config.tied_names if name in given]
+    alike = {name: group[0] for name in group[1:] if _is_same(given[name], given[group[0]])}
+    return {name: x for name, x in given.items() if name not in alike}, {**instead, **alike}
+
+
+def _is_same(first: Any, second: Any) -> bool:
+    return isinstance(first, np.ndarray) and isinstance(second, np.ndarray) and np.array_equal(first, second)
 
 
 def part_rows(config: ModelConfig, ours: str, rows: int, parts: int) -> list[int]:
@@ -116,10 +226,11 @@ def part_rows(config: ModelConfig, ours: str, rows: int, parts: int) -> list[int
     return [rows // max(1, parts)] * parts
 
 
-def as_stored(config: ModelConfig, ours: str, value: Any, names: tuple[str, ...], shapes: Shapes) -> dict[str, Any]:
+def as_stored(config: ModelConfig, ours: str, value: Any, stored: Stored) -> dict[str, Any]:
     """One of our parameters, as it is held, as tensors of the family; int8 is never transposed."""
     tensors: dict[str, Any] = {}
     first = 0
+    shapes, names = stored.shapes, their_names(config, ours) or ()
     for name, rows in zip(names, part_rows(config, ours, value.shape[0], len(names)), strict=True):
         part = value[first : first + rows]
         first += rows
@@ -131,7 +242,7 @@ def as_stored(config: ModelConfig, ours: str, value: Any, names: tuple[str, ...]
         elif name in shapes and not isinstance(part, Quantized):
             convolution = _is_convolution(shape, part.shape)
             part = part.reshape(shape[0], shape[2], shape[1]).swapaxes(1, 2) if convolution else part.reshape(shape)
-        tensors[name] = part
+        tensors[stored.names.get(name, name)] = part
     return tensors
 
 

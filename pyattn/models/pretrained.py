@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import repeat
 from pathlib import Path
@@ -17,14 +17,15 @@ from pyattn.layers import Layer, LayerNorm, Linear, TransformerEncoder, Transfor
 from pyattn.layers.block import Block
 from pyattn.models._files import read_json, read_tensors, write_json, write_tensors
 from pyattn.models.config import EncoderConfig, ModelConfig
-from pyattn.models.families import Family
+from pyattn.models.family import Family
 from pyattn.models.naming import (
-    Shapes,
+    Selection,
+    Stored,
     Tensors,
     as_stored,
     factor_name,
-    plain_name,
-    their_names,
+    refuse_strange,
+    selected,
     to_our_names,
     weight_name,
 )
@@ -46,17 +47,19 @@ class Pretrained(Layer):
 
     Args:
         config: sizes and choices; its family says how tensors are named and how the encoder computes.
-        tensors: float32 arrays under Hugging Face's names, with or without the prefix of the model ("bert."). What is
-            no part of it, such as an encoder's heads, is ignored.
+        tensors: float32 arrays under Hugging Face's names, with or without the prefix of the model ("bert.") and those
+            of wrappers ("module.", "_orig_mod.", "model.", "0.auto_model."). An encoder's heads are not used.
         source: where the tensors come from, for messages.
-        dtype: in what the layers' weights are held and multiplied, as in `pyattn.models.load`.
+        dtype, strict: as in `pyattn.models.load`.
 
     Raises:
-        ValueError: a tensor is missing, misshapen or not one of this model; the message names it.
+        ValueError: a tensor is missing, misshapen or, if strict, not one of this model; the message names it.
 
     Attributes:
-        config: the `EncoderConfig`.
+        config: the `EncoderConfig` or `GenerativeConfig`.
         weight_dtypes: in what the weight of each matrix product of the layers is held and multiplied, by its name.
+        unused_tensors: the names of those tensors, sorted, of which nothing was made: an encoder's heads, what every
+            program computes for itself, and unless strict what is no part of such a model.
     """
 
     _families: ClassVar[Mapping[str, Family]]
@@ -65,29 +68,43 @@ class Pretrained(Layer):
     config: Any
     encoder: TransformerEncoder
     weight_dtypes: dict[str, str]
-    _stored_shapes: Shapes
+    unused_tensors: tuple[str, ...]
+    _stored_as: Stored
 
     def __init__(
-        self, config: ModelConfig, tensors: Tensors, source: str = "tensors", dtype: WeightDtypes = "float32"
+        self,
+        config: ModelConfig,
+        tensors: Tensors,
+        source: str = "tensors",
+        dtype: WeightDtypes = "float32",
+        strict: bool = True,
     ) -> None:
         if config.model_type not in self._families:
             raise ValueError(
                 f"load: {source}: {config.model_type} is not one of {', '.join(self._families)}; pyattn.models.load "
                 "reads all families"
             )
-        self.config = config
-        _check_sizes(config, tensors, source)
-        self._make(config, dtype)
-        self._fill(tensors, source, dtype)
+        selection = select(config, tensors, source, strict)
+        given = {short: tensors[name] for name, short in selection.wanted.items()}
+        _check_sizes(config, given, source)
+        self.config = config.with_positions(given)
+        self._make(self.config, dtype)
+        strange = self._fill(given, source, dtype)
+        if strict:
+            refuse_strange(config, strange, source)
+        more = (name for name, short in selection.wanted.items() if short in strange)
+        self.unused_tensors = tuple(sorted([*selection.unused, *more]))
 
     @classmethod
-    def from_directory(cls: type[_Model], directory: Path, dtype: WeightDtypes = "float32") -> _Model:
+    def from_directory(
+        cls: type[_Model], directory: Path, dtype: WeightDtypes = "float32", strict: bool = True
+    ) -> _Model:
         """The model of a directory that holds config.json and model.safetensors; errors as in `pyattn.models.load`."""
-        config, weights_file = read_config(Path(directory), cls._configs), Path(directory) / "model.safetensors"
-        more = cls._from_other_files(Path(directory))
-        prefix, family = config.family.prefix, config.family
-        tensors = read_tensors(weights_file, lambda name: family.is_of_encoder(name.removeprefix(prefix)))
-        return cls(config, tensors, str(weights_file), dtype, **more)
+        config, more = read_config(Path(directory), cls._configs), cls._from_other_files(Path(directory))
+        tensors, unused, source = read_selected(Path(directory), config, strict)
+        model = cls(config, tensors, source, dtype, strict, **more)
+        model.unused_tensors = tuple(sorted([*model.unused_tensors, *unused]))
+        return model
 
     @classmethod
     def _from_other_files(cls, directory: Path) -> dict[str, Any]:
@@ -100,21 +117,16 @@ class Pretrained(Layer):
             state_dict = {name: x if isinstance(x, Quantized) else np.array(x) for name, x in state_dict.items()}
         super().load_state_dict(state_dict, strict)
         # what the file lacked, 0 or the same as another tensor, need not be so any more
-        self._stored_shapes = {name: shape for name, shape in self._stored_shapes.items() if shape is not None}
+        shapes = {name: shape for name, shape in self._stored_as.shapes.items() if shape is not None}
+        self._stored_as = Stored(shapes, {})
 
     def _make(self, config: Any, dtype: WeightDtypes) -> None:
         """Sets the model's layers, whose parameters are never drawn if others are loaded."""
         raise NotImplementedError
 
-    def _fill(self, tensors: Tensors, source: str, dtype: WeightDtypes) -> None:
-        """Sets all parameters from tensors under the family's names; what is no part of an encoder is ignored."""
-        family = self.config.family
-        given = {}
-        for name, tensor in tensors.items():
-            name = plain_name(name, family.prefix)
-            if family.is_of_encoder(name):
-                given[name] = tensor
-        state, self._stored_shapes = to_our_names(self, self.config, given, source)
+    def _fill(self, given: Tensors, source: str, dtype: WeightDtypes) -> set[str]:
+        """Sets all parameters from tensors under the family's names; the names of what is none of them."""
+        state, self._stored_as, strange = to_our_names(self, self.config, given, source)
         modules = self._products()
         if isinstance(dtype, Mapping):
             self.weight_dtypes = _by_pattern(modules, dtype)
@@ -130,6 +142,7 @@ class Pretrained(Layer):
                     raise ValueError(f"load: {source}: {name} has {linear.in_features} inputs: too many for int8")
                 linear.weight_dtype = _checks.weight_dtype("load", self.weight_dtypes[name])
         self._load(state)
+        return strange
 
     def _products(self) -> dict[str, list[Linear]]:
         """The matrix products whose weights dtype is about, by their names behind _products_of."""
@@ -152,7 +165,8 @@ class Pretrained(Layer):
         """All parameters under the family's names, as they are held."""
         tensors: dict[str, Any] = {}
         for ours, value in self._held().items():
-            tensors |= as_stored(self.config, ours, value, their_names(self.config, ours) or (), self._stored_shapes)
+            # of tied ones the first, the words, which are float32
+            tensors = as_stored(self.config, ours, value, self._stored_as) | tensors
             if (factor := factor_name(self.config, ours)) is not None:
                 tensors[factor] = np.ones(value.shape[0], np.float32)
         return tensors
@@ -174,6 +188,36 @@ def products_of(layers: Sequence[Block], prefix: str = "layers") -> dict[str, li
 def read_config(directory: Path, kind: Any = EncoderConfig) -> Any:
     file = directory / "config.json"
     return kind.from_dict(read_json(file, dict), str(file))
+
+
+def select(
+    config: ModelConfig,
+    names: Iterable[str],
+    source: str,
+    strict: bool,
+    head: Mapping[str, Collection[str]] | None = None,
+) -> Selection:
+    """Which tensors a model is made of; ValueError where others are none of such a model, if strict."""
+    selection = selected(config, names, source, head or {})
+    if _checks.flag("load", "strict", strict):
+        refuse_strange(config, selection.strange, source)
+    return selection
+
+
+def read_selected(
+    directory: Path, config: ModelConfig, strict: bool, head: Mapping[str, Collection[str]] | None = None
+) -> tuple[Tensors, list[str], str]:
+    """The tensors that a model is made of, the names of the others, and where they come from."""
+    file = directory / "model.safetensors"
+    names: list[str] = []
+
+    def listen(name: str) -> bool:
+        names.append(name)
+        return False
+
+    read_tensors(file, listen)
+    selection = select(config, names, str(file), strict, head)
+    return read_tensors(file, selection.wanted.__contains__), selection.unused, str(file)
 
 
 def _check_sizes(config: ModelConfig, tensors: Tensors, source: str) -> None:

@@ -118,7 +118,7 @@ def test_half_precision_weights_are_widened(tmp_path, tokens):
     [
         ({"model_type": "opt"}, "model_type must be one of 'bert', 'roberta', .*'vit', .*, not 'opt'"),
         ({"model_type": None}, "model_type must be one of 'bert', .*, not None"),
-        ({"hidden_act": "tanh"}, "hidden_act must be one of 'gelu', .*'swish', .*, not 'tanh'"),
+        ({"hidden_act": "tanh"}, "hidden_act must be one of 'gelu', .*'swish', not 'tanh'"),
         ({"hidden_act": ["gelu"]}, "hidden_act must be one of"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type must be one of 'absolute', not 'rel"),
         ({"is_decoder": True}, "is_decoder must be one of False, not True"),
@@ -139,9 +139,9 @@ def test_a_config_that_is_not_supported_is_refused(tmp_path, change, message):
 
 
 @pytest.mark.parametrize("key", list(CONFIG))
-def test_a_config_that_lacks_a_field_is_refused(key):
+def test_a_field_that_is_null_is_refused(key):
     with pytest.raises(ValueError, match=f"load: config: {key} must be .*, not None"):
-        EncoderConfig.from_dict({other: value for other, value in CONFIG.items() if other != key})
+        EncoderConfig.from_dict({**CONFIG, key: None})
 
 
 def test_config_fields_are_kept():
@@ -167,7 +167,7 @@ def test_many_missing_tensors_are_counted():
 
 @pytest.mark.parametrize("name", ["encoder.layer.2.output.dense.bias", "embeddings.position"])
 def test_an_extra_tensor_is_named(name):
-    with pytest.raises(ValueError, match=rf"tensors that a bert model does not have: {name}$"):
+    with pytest.raises(ValueError, match=rf"tensors that a bert model does not have: {name}; strict=False passes"):
         build(random_tensors() | {name: np.zeros(24, np.float32)})
 
 
