@@ -111,7 +111,7 @@ def fault_of(case, folder, inputs, key, value, kind, expected):
     except ValueError as error:
         message = str(error)
         named = message.startswith("load: ")
-        if kind == "value" and key != "n_layer":
+        if kind == "value":
             named = is_excused(case, key, value, message)
         return None if named else f"{type(error).__name__}: {error}"
     if kind == "missing":
