@@ -119,20 +119,20 @@ class SpeechRecognizer:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32"
+        cls, path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32", strict: bool = True
     ) -> "SpeechRecognizer":
         """The recognizer of a directory, or of a repository on the Hugging Face hub such as "openai/whisper-tiny".
 
         Args:
             path_or_hub_id: holds config.json, model.safetensors, tokenizer.json and generation_config.json. Where
                 there is preprocessor_config.json or processor_config.json, it must ask for Whisper's spectrograms.
-            dtype: as in `pyattn.models.load`.
+            dtype, strict: as in `pyattn.models.load`.
 
         Raises:
             TypeError, OSError, ValueError, ImportError: as `pyattn.models.load`.
         """
         directory = find_directory(path_or_hub_id)
-        model = GenerativeModel.from_directory(directory, dtype)
+        model = GenerativeModel.from_directory(directory, dtype, strict)
         config = model.config
         if config.encoder_input == "frames":
             check_extractor(directory, config.num_mel_bins, model.encoder_embeddings.frames)

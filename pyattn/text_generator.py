@@ -41,24 +41,28 @@ class TextGenerator:
                 f"TextGenerator: {model.config.model_type} reads {kind}, not text"
                 + ("; SpeechRecognizer takes it" if kind == "frames" else "")
             )
+        if model.config.source_vocab_size:
+            raise ValueError(
+                "TextGenerator: the model's two sides have vocabularies of their own, which is not supported for texts"
+            )
         self.model, self.tokenizer, self._file = model, tokenizer, file
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32"
+        cls, path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32", strict: bool = True
     ) -> "TextGenerator":
         """The model and the tokenizer of a directory, or of a repository on the Hugging Face hub.
 
         Args:
             path_or_hub_id: holds config.json, model.safetensors, perhaps generation_config.json, and tokenizer.json, or
                 else source.spm, target.spm and vocab.json, as Marian's do.
-            dtype: as in `pyattn.models.load`.
+            dtype, strict: as in `pyattn.models.load`.
 
         Raises:
             TypeError, OSError, ValueError, ImportError: as `pyattn.models.load`.
         """
         directory = find_directory(path_or_hub_id)
-        model = GenerativeModel.from_directory(directory, dtype)
+        model = GenerativeModel.from_directory(directory, dtype, strict)
         file, size = directory / "tokenizer.json", model.config.vocab_size
         if not file.exists() and (directory / "source.spm").exists():
             return cls(model, MarianTokenizer(directory, size), directory / "source.spm")

@@ -12,9 +12,9 @@ from data.record_keys import sampled
 from data.record_layouts import DECODER, HEAD, RECORD, SHARED, TIED, layouts, recorded_of
 from models.test_keys import computed, load
 from recorded import write
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
-from pyattn import models
+from pyattn import SpeechRecognizer, TextGenerator, models
 
 TOLERANCE = 1e-5
 RECORDED = json.loads(RECORD.read_text())
@@ -182,6 +182,45 @@ def test_strict_is_a_boolean(strict, tmp_path):
     values, tensors, _ = recorded_of("bert")
     with pytest.raises((TypeError, ValueError), match="^load: strict must be"):
         models.load(write(tmp_path, values, tensors), strict=strict)
+
+
+def test_texts_and_speech_pass_it_on(tmp_path):
+    pytest.importorskip("tokenizers")
+    from tiny_generator import write_generator
+    from tiny_whisper import write_whisper
+
+    for kind, folder in (
+        (TextGenerator, write_generator(tmp_path / "texts", "llama")),
+        (SpeechRecognizer, write_whisper(tmp_path / "speech")),
+    ):
+        tensors = load_file(folder / "model.safetensors")
+        save_file({**tensors, "v_head.summary.weight": np.zeros(3, np.float32)}, folder / "model.safetensors")
+        with pytest.raises(ValueError, match=r"does not have: v_head\.summary\.weight; strict=False passes over them"):
+            kind.from_pretrained(folder)
+        assert kind.from_pretrained(folder, strict=False).model.unused_tensors == ("v_head.summary.weight",)
+
+
+def test_texts_of_two_vocabularies_are_refused(tmp_path):
+    """Only one of them would be read."""
+    pytest.importorskip("tokenizers")
+    from tiny_generator import write_generator
+
+    values, tensors, _ = recorded_of("marian")
+    values, tensors = layouts("marian", values, tensors)["vocabularies apart"]
+    folder = write_generator(tmp_path, "marian", **values)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="^TextGenerator: the model's two sides have vocabularies of their own"):
+        TextGenerator.from_pretrained(folder)
+
+
+def test_tokens_of_two_vocabularies_are_checked(tmp_path):
+    values, tensors, _ = recorded_of("marian")
+    model = load(write(tmp_path, *layouts("marian", values, tensors)["vocabularies apart"]), "marian")
+    with pytest.raises(ValueError, match=r"inputs must be in \[0, 40\)"):
+        model.encode([[45]])
+    assert model([[45]], model.encode([[39]])).shape == (1, 1, 50)
+    with pytest.raises(ValueError, match=r"token_ids must be in \[0, 50\)"):
+        model([[50]], model.encode([[39]]))
 
 
 def _plain(names):
