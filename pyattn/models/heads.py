@@ -72,8 +72,8 @@ class TaskModel(Layer):
             for name, value in values.items():
                 _check_shape(source, f"{head.norm}.{name}", value, (width,))
             self.norm.load_state_dict(values)
-        if task == "masked-lm":
-            _check_shape(source, f"{head.out}.weight", own[f"{head.out}.weight"], (config.vocab_size, width))
+        if (rows := {"masked-lm": config.vocab_size, "question-answering": 2}.get(task)) is not None:
+            _check_shape(source, f"{head.out}.weight", own[f"{head.out}.weight"], (rows, width))
         self.out = _linear(own, head.out, width, source)
         self.labels = _labels(config.source, self.out.out_features) if task.endswith("classification") else ()
 

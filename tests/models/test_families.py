@@ -194,6 +194,10 @@ def test_heads_that_are_refused(tmp_path):
 
 
 def test_head_tensors_that_are_refused(tmp_path):
+    three = {"qa_outputs.weight": np.zeros((3, 16), np.float32), "qa_outputs.bias": np.zeros(3, np.float32)}
+    refused(tmp_path, "bert-question-answering", r"qa_outputs\.weight has shape \(3, 16\); \(2, 16\)", tensors=three)
+    more = {"cls.predictions.decoder.weight": np.zeros((41, 16), np.float32)}
+    refused(tmp_path, "bert-masked-lm", r"decoder\.weight has shape \(41, 16\); \(40, 16\) is needed", tensors=more)
     case = "bert-masked-lm"
     config, tensors, *_ = recorded(case)
     del tensors["cls.predictions.transform.dense.bias"]
