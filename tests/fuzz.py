@@ -133,6 +133,8 @@ def sound_inputs():
     for model, pre_tokenizer in ((mutations.BPE, mutations.BYTES), (mutations.UNIGRAM, mutations.PRE_TOKENIZERS[5])):
         parts = {"model": model, "pre_tokenizer": pre_tokenizer, **pieces}
         sound["sentence"].append(files | {"tokenizer.json": json.dumps(tokenizer | parts).encode()})
+    for given, settings in zip(sound["sentence"][:], mutations.TOKENIZER_SETTINGS, strict=True):
+        sound["sentence"].append(given | {"tokenizer_config.json": json.dumps(settings).encode()})
     for case, (task, *_) in CASES.items():
         path = FOLDER / f"{case}.safetensors"
         with safetensors.safe_open(path, "numpy") as file:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pyattn.models._files import import_extra, require_file
+from pyattn.models._tokenizer_classes import with_settings
 
 MOST_GROWTH = 1e5  # of a text's bytes; what published tokenizers say they could is below 1e4
 
@@ -41,7 +42,8 @@ def errors_of_library(function: str, file: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         is_panic = type(error).__name__ == "PanicException"
-        if isinstance(error, MemoryError) or not (isinstance(error, Exception) or is_panic):
+        is_ours = isinstance(error, ValueError) and str(error).startswith(f"{function}: ")  # and names its file
+        if is_ours or isinstance(error, MemoryError | OSError) or not (isinstance(error, Exception) or is_panic):
             raise
         raise ValueError(
             f"{function}: {file} is not a tokenizer that the tokenizers library reads ({error})"
@@ -49,25 +51,36 @@ def errors_of_library(function: str, file: Path) -> Iterator[None]:
 
 
 def read_tokenizer(file: Path, vocab_size: int, max_seq_length: int) -> Any:
-    """The `tokenizers.Tokenizer` in a file, set to cut texts and to pad none, whatever the file says."""
+    """The `tokenizers.Tokenizer` in a file, as tokenizer_config.json beside it has it, set to cut texts and to pad none.
+
+    It may have more tokens than the model: those that it gives for a text are the caller's to check, as `check_tokens`
+    does.
+    """
     tokenizers = import_extra("tokenizers", f"load: reading {file}")
     require_file(file)
     content = file.read_bytes()
     growth = _growth_by_normalizer(content, file)  # first, since the library normalizes added tokens as it reads them
     with errors_of_library("load", file):
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        size, special = tokenizer.get_vocab_size(), tokenizer.num_special_tokens_to_add(is_pair=False)
-    if size > vocab_size:
-        raise ValueError(f"load: {file} has {size} tokens; config.json has vocab_size {vocab_size}")
-    if max_seq_length < special:  # the library would not cut at all
-        raise ValueError(f"load: {file} adds {special} tokens to a text; max_seq_length is only {max_seq_length}")
     check_growth(growth * _growth(_steps_of(tokenizer.pre_tokenizer)), file)
     if any(_texts_in(step) > 1 for step in _steps_of(tokenizer.post_processor)):
         raise ValueError(f"load: {file}: its post_processor repeats the text")
     with errors_of_library("load", file):
+        tokenizer, side = with_settings(tokenizer, content, file.parent)
+        special = tokenizer.num_special_tokens_to_add(is_pair=False)
+    if max_seq_length < special:  # the library would not cut at all
+        raise ValueError(f"load: {file} adds {special} tokens to a text; max_seq_length is only {max_seq_length}")
+    with errors_of_library("load", file):
         tokenizer.no_padding()
-        tokenizer.enable_truncation(max_seq_length)
+        tokenizer.enable_truncation(max_seq_length, direction=side)
+        check_tokens("load", tokenizer.encode("").ids, vocab_size, file)  # those that every text has
     return tokenizer
+
+
+def check_tokens(function: str, ids: Any, vocab_size: int, file: Path) -> None:
+    """Refuses the tokens of a text if the model lacks one of them."""
+    if len(ids) and (most := max(ids)) >= vocab_size:
+        raise ValueError(f"{function}: {file} gives the token {most}; config.json has vocab_size {vocab_size}")
 
 
 def _growth_by_normalizer(content: bytes, file: Path) -> float:

@@ -16,6 +16,7 @@ pytest.importorskip("tokenizers")
 BYTES, METASPACE, UNKNOWN = mutations.BYTES, mutations.PRE_TOKENIZERS[5], {"SpecialToken": {"id": "[X]", "type_id": 0}}
 UNIGRAM = {"type": "Unigram", "unk_id": None, "byte_fallback": False, "vocab": [["the", -1]]}
 DOUBLING = {"type": "Sequence", "normalizers": [replacement("a", "aa")] * 64}
+ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
 SPACES = replacement(" {2,}", "▁", "Regex")
 
 
@@ -62,6 +63,9 @@ def sequence(name, *steps):
         ({"post_processor": template(TEXT, TEXT)}, "its post_processor repeats the text"),
         ({"post_processor": sequence("processors", BYTES, template(TEXT, TEXT))}, "its post_processor repeats"),
         ({"post_processor": template(TEXT, SEP, ids=range(13))}, "adds 13 tokens to a text; max_seq_length is only 12"),
+        ({"post_processor": template(TEXT, UNKNOWN)}, "is not a tokenizer that the tokenizers library reads"),  # a panic
+        ({"post_processor": template(TEXT, SEP, ids=[48])}, "gives the token 48; config.json has vocab_size 48"),
+        ({"post_processor": template(TEXT, SEP, ids=[2**32 - 1])}, "gives the token 4294967295; config.json has"),
         ({"model": {**mutations.BPE, "merges": [["a", "b"]]}}, "is not a tokenizer that"),
     ],
 )
@@ -101,23 +105,20 @@ def test_escapes_and_a_word_like_the_key_are_accepted(tmp_path):
 
 
 def test_added_tokens_are_not_normalized_without_end(tmp_path):
-    token = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
     with pytest.raises(ValueError, match="times as long"):
-        encoder(tmp_path, normalizer=DOUBLING, added_tokens=[{"id": 5, "content": "cat", **token}])
+        encoder(tmp_path, normalizer=DOUBLING, added_tokens=[{"id": 5, "content": "cat", **ADDED}])
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
         ({"model": UNIGRAM}, "is not a tokenizer that the tokenizers library reads .*unk_id"),
-        (
-            {"post_processor": template(TEXT, UNKNOWN)},
-            "is not a tokenizer that the tokenizers library reads",
-        ),  # a panic
         ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "is not a tokenizer that"),
         ({"normalizer": replacement("(a+)+$", "", "Regex")}, "is not a tokenizer that the tokenizers library reads"),
-        ({"post_processor": template(TEXT, SEP, ids=[48])}, "gives the token 48; config.json has vocab_size 48"),
-        ({"post_processor": template(TEXT, SEP, ids=[2**32 - 1])}, "gives the token 4294967295; config.json has"),
+        (
+            {"added_tokens": [{"id": 45 + i, "content": x, **ADDED} for i, x in enumerate(("x1", "x2", "x3", "ab"))]},
+            "gives the token 48; config.json has vocab_size 48",
+        ),
     ],
 )
 def test_a_tokenizer_that_fails_at_a_text_is_named(parts, message, tmp_path):
