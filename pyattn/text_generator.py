@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pyattn import _checks
-from pyattn.generation import Generated, GenerationOptions, _options
+from pyattn.generation import Generated, GenerationOptions
 from pyattn.models._files import find_directory, import_extra
 from pyattn.models._sentencepiece import MarianTokenizer
 from pyattn.models._tokenizer import errors_of_library, read_tokenizer
@@ -95,7 +95,7 @@ class TextGenerator:
         name = "TextGenerator"
         given = _checked(name, texts)
         size = _checks.size(name, "batch_size", batch_size)
-        options = _options(name, self.model.options if options is None else options, changes)
+        options = self.model._options_with(name, options, changes)
         if options.num_return_sequences > 1:
             raise ValueError(f"{name}: num_return_sequences must be 1, not {options.num_return_sequences}")
         tokens = [self._tokens(name, f"texts[{i}]", text) for i, text in enumerate(given)]
@@ -130,7 +130,7 @@ class TextGenerator:
         """
         name = "TextGenerator.stream"
         (given,) = _checked(name, [text])
-        options = _options(name, self.model.options if options is None else options, {"num_beams": 1} | changes)
+        options = self.model._options_with(name, options, {"num_beams": 1} | changes)
         tokens = self._tokens(name, "text", given)
         options = replace(self._bounded(options, len(tokens)), seed=_seeds(name, options, 1))
         if self.model.encoder is None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_the_recorded_cases_cover_all_options():
 @pytest.mark.parametrize("part", range(10))
 def test_tokens_are_those_of_transformers(part):
     cases = RECORDED["cases"][part::10]
-    assert len(cases) == 30
+    assert len(cases) == 40
     for case in cases:
         as_transformers(case)
 
@@ -694,31 +695,75 @@ def test_a_whisper_and_a_bart_file():
     options = GenerationOptions.from_dict(bart)
     assert (options.forced_bos_token_id, options.forced_eos_token_id, options.early_stopping) == (0, 2, True)
     assert (options.length_penalty, options.min_length, options.max_length, options.num_beams) == (2.0, 56, 142, 4)
-    assert (options.suppress_tokens, options.temperature) == ((1,), 1.0)
+    assert (options.bad_words_ids, options.temperature) == (((1,), (2,)), 1.0)
+
+
+UNSUPPORTED = [
+    {"num_beam_groups": 2, "num_beams": 2},
+    {"stop_strings": ["."]},
+    {"guidance_scale": 1.5},
+    {"max_time": 3.5},
+    {"penalty_alpha": 0.6},
+    {"dola_layers": "high"},
+    {"constraints": []},
+    {"force_words_ids": [[3]]},
+    {"token_healing": True},
+    {"watermarking_config": {"bias": 2.0}},
+    {"cache_implementation": "quantized"},
+    {"top_h": 0.4, "do_sample": True},
+    {"bad_words_ids": 3},
+    {"bad_words_ids": [3]},
+    {"bad_words_ids": [[]]},
+    {"sequence_bias": {"3": 1.0}},
+    {"sequence_bias": [[[3], "much"]]},
+    {"exponential_decay_length_penalty": 3},
+    {"num_beams": 4, "do_sample": True},
+    {"temperature": 0.0, "do_sample": True},
+    {"temperature": "hot", "do_sample": True},
+    {"top_k": -2, "do_sample": True},
+    {"length_penalty": "long", "num_beams": 2},
+    {"eos_token_id": "</s>"},
+]
+
+
+@pytest.mark.parametrize("values", UNSUPPORTED, ids=str)
+def test_files_that_ask_for_something_else_are_refused(values):
+    name = next(iter(values))
+    with pytest.raises((TypeError, ValueError), match=rf"^GenerationOptions: .*({name}|stop_tokens)"):
+        GenerationOptions.from_dict(values)
 
 
 @pytest.mark.parametrize(
     "values",
     [
-        {"typical_p": 0.9},
-        {"num_beam_groups": 2},
-        {"encoder_no_repeat_ngram_size": 3},
-        {"sequence_bias": [[[1], 2.0]]},
-        {"stop_strings": ["."]},
-        {"guidance_scale": 1.5},
-        {"bad_words_ids": [[1, 2]]},
-        {"bad_words_ids": 3},
-        {"forced_eos_token_id": [1, 2]},
-        {"num_beams": 4, "do_sample": True},
-        {"temperature": 0.0, "do_sample": True},
-        {"eos_token_id": "</s>"},
+        {"temperature": 0.0, "top_k": -2, "top_p": 3, "min_p": "x", "typical_p": 0, "epsilon_cutoff": 3, "top_h": 0.3},
+        {"length_penalty": 1e9, "early_stopping": "soon", "num_beam_groups": 4, "diversity_penalty": 0.5},
+        {"eos_token_id": -1, "suppress_tokens": [-1], "begin_suppress_tokens": [-2]},
+        {"min_length": -1, "no_repeat_ngram_size": -1, "encoder_no_repeat_ngram_size": -1, "top_k": -1},
+        {"penalty_alpha": 0.6, "top_k": 1},
+        {"remove_invalid_values": True, "low_memory": True, "use_mtp": True, "prompt_lookup_num_tokens": 2},
+        {"cache_implementation": "static", "max_cache_len": 3, "assistant_lookbehind": 2, "pad_token_id": -1},
     ],
     ids=str,
 )
-def test_files_that_ask_for_something_else_are_refused(values):
-    name = next(iter(values))
-    with pytest.raises((TypeError, ValueError), match=rf"^GenerationOptions: .*({name}|stop_tokens)"):
-        GenerationOptions.from_dict(values)
+def test_what_has_no_effect_in_a_file_is_passed_over(values):
+    options = GenerationOptions.from_dict({"max_new_tokens": 4} | values)
+    plain = GenerationOptions(max_new_tokens=4)
+    [told], [expected] = (generate(Table(3, 1), [[1, 2]], x) for x in (options, plain))
+    assert told.tokens.tolist() == expected.tokens.tolist()
+
+
+def test_what_had_no_effect_is_named_once_it_has():
+    options = GenerationOptions.from_dict({"temperature": 0.0, "length_penalty": "long", "max_new_tokens": 4})
+    for changes, name in (({"do_sample": True}, "temperature is 0.0"), ({"num_beams": 2}, "length_penalty is 'long'")):
+        with pytest.raises(ValueError, match=f"^GenerationOptions: {name}, which is not accepted beside num_beams"):
+            generate(Table(3, 1), [[1, 2]], options, **changes)
+        with pytest.raises(ValueError, match=f"^GenerationOptions: {name}"):
+            replace(options, **changes)
+    [result] = generate(Table(3, 1), [[1, 2]], options, do_sample=True, temperature=0.5, seed=0)
+    assert result.tokens.size == 4
+    kept = GenerationOptions.from_dict({"temperature": 0.7, "max_new_tokens": 4})
+    assert replace(kept, do_sample=True).temperature == 0.7
 
 
 # Bad input
@@ -737,14 +782,22 @@ def test_files_that_ask_for_something_else_are_refused(values):
         ({"num_return_sequences": 2}, ValueError, "num_return_sequences=2 needs do_sample"),
         ({"num_return_sequences": 4, "num_beams": 3}, ValueError, "num_return_sequences=4 needs"),
         ({"num_beams": 2, "do_sample": True}, ValueError, "do_sample does not go with num_beams=2"),
-        ({"temperature": 0}, ValueError, "temperature must be from 1e-06 to 1e.06, not 0"),
+        ({"temperature": 0}, ValueError, "temperature must be from 1e-30 to 1e.06, not 0"),
         ({"temperature": np.nan}, ValueError, "temperature must be from"),
         ({"temperature": "hot"}, TypeError, "temperature must be a real number, not str"),
         ({"top_p": 1.1}, ValueError, "top_p must be from 0 to 1"),
         ({"min_p": -0.1}, ValueError, "min_p must be from 0 to 1"),
         ({"top_k": -1}, ValueError, "top_k must be"),
         ({"repetition_penalty": 0}, ValueError, "repetition_penalty must be"),
-        ({"length_penalty": 6}, ValueError, "length_penalty must be from -5 to 5"),
+        ({"length_penalty": 21}, ValueError, "length_penalty must be from -20 to 20"),
+        ({"typical_p": 0}, ValueError, "typical_p must be from 1e-30 to 1, not 0"),
+        ({"bad_words_ids": [1]}, ValueError, r"bad_words_ids\[0\] has shape"),
+        ({"bad_words_ids": [[1], []]}, ValueError, r"bad_words_ids\[1\] is empty"),
+        ({"bad_words_ids": "ab"}, TypeError, "bad_words_ids must be a list of lists of token ids, not str"),
+        ({"sequence_bias": [[1], 2.0]}, TypeError, "sequence_bias must be a list of pairs"),
+        ({"sequence_bias": [([1], np.nan)]}, ValueError, "sequence_bias must be from -inf"),
+        ({"exponential_decay_length_penalty": (1, -2)}, ValueError, "exponential_decay_length_penalty must be from 0"),
+        ({"forced_eos_token_id": []}, ValueError, "forced_eos_token_id must be a token id, or several"),
         ({"early_stopping": "always"}, ValueError, "early_stopping must be True, False or"),
         ({"early_stopping": None}, TypeError, "early_stopping must be True or False"),
         ({"do_sample": "yes"}, TypeError, "do_sample must be True or False"),
@@ -808,7 +861,14 @@ def test_streams_of_beams_are_refused():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"stop_tokens": (1, 2)}, {"suppress_tokens": [2]}, {"begin_suppress_tokens": [2]}, {"forced_eos_token_id": 2}],
+    [
+        {"stop_tokens": (1, 2)},
+        {"suppress_tokens": [2]},
+        {"begin_suppress_tokens": [2]},
+        {"forced_eos_token_id": 2},
+        {"bad_words_ids": [[2, 1]]},
+        {"sequence_bias": [([1, 2], 1.0)]},
+    ],
 )
 def test_tokens_beyond_the_vocabulary_are_refused(changes):
     with pytest.raises(ValueError, match="^generate: the options name token 2; the vocabulary has 2"):

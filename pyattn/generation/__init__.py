@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyattn._checks import Array
+from pyattn._checks import Array, token_sequences
 from pyattn.generation.beams import beam_search
-from pyattn.generation.options import OPTION_NAMES, GenerationOptions
+from pyattn.generation.options import OPTION_NAMES, GenerationOptions, with_changes
 from pyattn.generation.rows import Adjust, Continuation, Rows, make_rows
 from pyattn.generation.rules import Rules
 from pyattn.generation.sampling import one_by_one
@@ -43,6 +43,7 @@ def generate(
     *,
     prefixes: ArrayLike | Sequence[ArrayLike] | None = None,
     adjust: Adjust | None = None,
+    sources: Sequence[ArrayLike] | None = None,
     **changes: Any,
 ) -> list[Generated]:
     """Continues prompts: greedily, by sampling, or by beam search.
@@ -65,6 +66,8 @@ def generate(
             (rows, vocabulary) of the next ones, float32, under the rules of the options (log-probabilities in a beam
             search), it returns the logits to use; it may overwrite those given. Temperature and what follows it come
             later.
+        sources: the tokens that an encoder has read for each prompt, for the options that begin with encoder_; None:
+            the prompts themselves.
         **changes: options by name, instead of those in `options`.
 
     Returns:
@@ -92,7 +95,7 @@ def generate(
     """
     options = _options("generate", options, changes)
     rows = _rows("generate", prompts, prefixes, options)
-    rules = Rules("generate", options, adjust)
+    rules = Rules("generate", options, adjust, _sources("generate", sources, len(rows.number)))
     number = options.num_return_sequences
     results: list[list[Generated]] = [[] for _ in rows.number]
     if not results:
@@ -117,6 +120,7 @@ def stream(
     *,
     prefixes: ArrayLike | Sequence[ArrayLike] | None = None,
     adjust: Adjust | None = None,
+    sources: Sequence[ArrayLike] | None = None,
     **changes: Any,
 ) -> Iterator[tuple[int, int]]:
     """Continues prompts as generate does, and yields tokens as they are chosen; not with beams.
@@ -125,7 +129,7 @@ def stream(
     are still there.
 
     Args:
-        continuation, prompts, options, prefixes, adjust, **changes: as generate's; num_return_sequences must be 1.
+        continuation, prompts, options, prefixes, adjust, sources, **changes: as generate's; num_return_sequences must be 1.
 
     Yields:
         The number of a prompt, and its next token.
@@ -155,7 +159,8 @@ def stream(
             f"num_beams={options.num_beams} and num_return_sequences={options.num_return_sequences}"
         )
     rows = _rows("stream", prompts, prefixes, options)
-    return _stream(continuation, rows, options, Rules("stream", options, adjust))
+    rules = Rules("stream", options, adjust, _sources("stream", sources, len(rows.number)))
+    return _stream(continuation, rows, options, rules)
 
 
 def _stream(
@@ -174,7 +179,16 @@ def _options(function: str, options: GenerationOptions | None, changes: dict[str
         raise TypeError(f"{function}: options must be GenerationOptions or None, not {type(options).__name__}")
     if unknown := sorted(set(changes) - set(OPTION_NAMES)):
         raise TypeError(f"{function}: there is no option {unknown[0]!r}; there are {', '.join(OPTION_NAMES)}")
-    return replace(options or GenerationOptions(), **changes)
+    return with_changes(options or GenerationOptions(), changes)
+
+
+def _sources(function: str, sources: Any, prompts: int) -> list[Array] | None:
+    if sources is None:
+        return None
+    given = token_sequences(function, "sources", sources)
+    if len(given) != prompts:
+        raise ValueError(f"{function}: there are {prompts} prompts, but {len(given)} sources; each needs one")
+    return given
 
 
 def _rows(function: str, prompts: Any, prefixes: Any, options: GenerationOptions) -> Rows:

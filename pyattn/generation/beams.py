@@ -83,7 +83,7 @@ class _Search:
         ends = (best.tokens[:, None] == self._stops).any(axis=1) | (length == most)
         for i in np.flatnonzero(ends[:size] & (best.scores[:size] > -np.inf)):
             tokens = np.append(rows.result(best.parents[i]), best.tokens[i])
-            self.ended.append(Hypothesis(float(best.scores[i] / np.float32(length**options.length_penalty)), tokens))
+            self.ended.append(Hypothesis(float(best.scores[i]) / length**options.length_penalty, tokens))
         self.ended.sort(key=lambda hypothesis: -hypothesis.score)
         del self.ended[size:]
 
@@ -91,7 +91,7 @@ class _Search:
         if not runs.size or (options.early_stopping is True and len(self.ended) == size):
             return None
         hoped = most if options.early_stopping == "never" and options.length_penalty > 0 else length
-        hope = best.scores[runs[0]] / np.float32(hoped**options.length_penalty)
+        hope = float(best.scores[runs[0]]) / hoped**options.length_penalty
         if len(self.ended) == size and hope <= self.ended[-1].score:
             return None
         # with fewer than num_beams, copies that can never be chosen fill their places

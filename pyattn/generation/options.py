@@ -1,7 +1,7 @@
 """The options of decoding, and how they are read from generation_config.json."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,36 +24,40 @@ _SAME = (
     "temperature",
     "top_p",
     "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
     "repetition_penalty",
+    "encoder_repetition_penalty",
     "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "sequence_bias",
+    "bad_words_ids",
+    "exponential_decay_length_penalty",
     "suppress_tokens",
     "begin_suppress_tokens",
     "forced_bos_token_id",
     "forced_eos_token_id",
     "renormalize_logits",
 )
+_LONGEST = 2**40  # no sequence is longer
+_MOST_BEAMS = 10_000  # each of them takes the memory of a sequence
+_OF_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
+_OF_BEAMS = ("length_penalty", "early_stopping", "num_beam_groups")
 
-# Keys that would change results, and their values that do not.
+# Keys that are not supported, and their values that change nothing.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "cache_implementation": ("dynamic", "static", "offloaded", "offloaded_static", "sliding_window", "hybrid"),
     "constraints": (),
-    "diversity_penalty": (0,),
     "dola_layers": (),
-    "encoder_no_repeat_ngram_size": (0,),
-    "encoder_repetition_penalty": (1,),
-    "epsilon_cutoff": (0,),
-    "eta_cutoff": (0,),
-    "exponential_decay_length_penalty": (),
     "force_words_ids": (),
     "guidance_scale": (1,),
     "max_time": (),
     "num_beam_groups": (1,),
     "penalty_alpha": (0,),
-    "remove_invalid_values": (False,),
-    "sequence_bias": (),
     "stop_strings": (),
     "token_healing": (False,),
     "top_h": (),
-    "typical_p": (1,),
     "watermarking_config": (),
 }
 
@@ -70,7 +74,7 @@ class GenerationOptions:
         stop_tokens: an id, or several: the tokens that end a sequence. A result holds the one that ended it.
         num_beams: 1, or how many sequences a beam search follows at once.
         length_penalty: beam search ranks ended sequences by the sum of log-probabilities / tokens ** length_penalty;
-            from -5 to 5.
+            from -20 to 20.
         early_stopping: when a beam search ends. True: as soon as num_beams sequences have ended. False: once the best
             running sequence would rank below all of those if it ended now. "never": once it must, however it goes on.
         num_return_sequences: how many results a prompt gets, at most num_beams in a beam search; with do_sample, as
@@ -79,18 +83,32 @@ class GenerationOptions:
         temperature, top_k, top_p, min_p: of sampling, in this order: logits are divided by temperature; the top_k
             greatest are kept (0: all; of equal ones, lower ids); of those, the fewest that together have a probability
             of top_p; of those, the ones at least min_p times as probable as the most probable.
+        typical_p, epsilon_cutoff, eta_cutoff: of what is left then: the tokens whose surprise is nearest to the expected
+            one that together have a probability of typical_p (Meister et al. 2022, arXiv:2202.00666); of those, the ones
+            at least as probable as epsilon_cutoff; and as the lesser of eta_cutoff and sqrt(eta_cutoff) exp(-entropy)
+            (Hewitt et al. 2022, arXiv:2210.15191). The most probable one is kept by both cutoffs.
         seed: of sampling: None for a new one each time, an int, or an int for each prompt. Prompt i draws from a
             stream of its own, that of (seed, i), or, given a seed for each, that of (its seed, 0): what it gets does
             not depend on the other prompts.
         repetition_penalty: divides positive and multiplies negative logits of the tokens seen so far, in the prompt as
             well (Keskar et al. 2019, "CTRL", section 4.1); above 0.
+        encoder_repetition_penalty: the reverse for tokens of what the encoder has read, or else of the prompt: above 1
+            they become more probable.
         no_repeat_ngram_size: no so many tokens in a row occur twice, those of the prompt counted; 0 switches it off.
+        encoder_no_repeat_ngram_size: nor are they those of what the encoder has read, or else of the prompt.
+        sequence_bias: pairs of token ids and a number, which is added to the logit of the last of them where the others
+            are the last tokens.
+        bad_words_ids: sequences of token ids that are never completed; single stop tokens are left out of them.
+        exponential_decay_length_penalty: (start, factor): after start new tokens, the logits x of stop tokens become
+            x + |x| (factor ** tokens since then - 1).
         suppress_tokens, begin_suppress_tokens: ids that are never chosen, and ids that are not chosen first.
-        forced_bos_token_id: the token that follows a prompt of one token, as of encoder-decoder models.
-        forced_eos_token_id: the token that is chosen last where a sequence reaches its greatest length.
+        forced_bos_token_id: the token that follows a prompt of one token, as of encoder-decoder models; or tokens, of
+            which it is one, all of the same probability.
+        forced_eos_token_id: the token that is chosen last where a sequence reaches its greatest length; or tokens.
         renormalize_logits: beam search makes probabilities add up to 1 again after all rules.
         return_scores: results without beams have a score as well, the sum of the log-probabilities of their tokens
             under the rules, but before temperature and what follows it.
+        unread: what `from_dict` found but could not read, and what has no effect beside the other options.
 
     Raises:
         TypeError, ValueError: an option has a wrong type or value, or two do not go together.
@@ -110,43 +128,55 @@ class GenerationOptions:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
     seed: int | Sequence[int] | None = None
     repetition_penalty: float = 1.0
+    encoder_repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
+    sequence_bias: Sequence[tuple[Sequence[int], float]] = ()
+    bad_words_ids: Sequence[Sequence[int]] = ()
+    exponential_decay_length_penalty: tuple[int, float] | None = None
     suppress_tokens: Sequence[int] = ()
     begin_suppress_tokens: Sequence[int] = ()
-    forced_bos_token_id: int | None = None
-    forced_eos_token_id: int | None = None
+    forced_bos_token_id: int | Sequence[int] | None = None
+    forced_eos_token_id: int | Sequence[int] | None = None
     renormalize_logits: bool = False
     return_scores: bool = False
+    unread: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         for name, least in (
-            ("min_length", 0),
             ("num_beams", 1),
             ("num_return_sequences", 1),
             ("top_k", 0),
             ("no_repeat_ngram_size", 0),
+            ("encoder_no_repeat_ngram_size", 0),
         ):
             set_(self, name, count(_NAME, name, getattr(self, name), least))
-        for name, least in (
-            ("max_new_tokens", 1),
-            ("max_length", 1),
-            ("min_new_tokens", 0),
-            ("forced_bos_token_id", 0),
-            ("forced_eos_token_id", 0),
-        ):
+        for name, least in (("max_new_tokens", 1), ("max_length", 1), ("min_new_tokens", 0), ("min_length", 0)):
             if getattr(self, name) is not None:
-                set_(self, name, count(_NAME, name, getattr(self, name), least))
+                set_(self, name, min(count(_NAME, name, getattr(self, name), least), _LONGEST))
+        for name in ("forced_bos_token_id", "forced_eos_token_id"):
+            set_(self, name, _forced(name, getattr(self, name)))
         for name, lowest, highest in (
-            ("length_penalty", -5, 5),
-            ("temperature", 1e-6, 1e6),
+            ("length_penalty", -20, 20),
+            ("temperature", 1e-30, 1e6),
             ("top_p", 0, 1),
             ("min_p", 0, 1),
+            ("typical_p", 1e-30, 1),
+            ("epsilon_cutoff", 0, 1),
+            ("eta_cutoff", 0, 1),
             ("repetition_penalty", 1e-6, 1e6),
+            ("encoder_repetition_penalty", 1e-6, 1e6),
         ):
             set_(self, name, real(_NAME, name, getattr(self, name), lowest, highest))
+        set_(self, "sequence_bias", _biases(self.sequence_bias))
+        set_(self, "bad_words_ids", tuple(dict.fromkeys(_words("bad_words_ids", self.bad_words_ids))))
+        set_(self, "exponential_decay_length_penalty", _decay(self.exponential_decay_length_penalty))
         for name in ("do_sample", "renormalize_logits", "return_scores"):
             set_(self, name, flag(_NAME, name, getattr(self, name)))
         for name in ("stop_tokens", "suppress_tokens", "begin_suppress_tokens"):
@@ -163,6 +193,9 @@ class GenerationOptions:
         self._check_together()
 
     def _check_together(self) -> None:
+        for name in ("num_beams", "num_return_sequences"):
+            if getattr(self, name) > _MOST_BEAMS:
+                raise ValueError(f"{_NAME}: {name} must be at most {_MOST_BEAMS}, not {getattr(self, name)}")
         if self.num_beams > 1 and self.do_sample:
             raise ValueError(f"{_NAME}: do_sample does not go with num_beams={self.num_beams}; beams are never sampled")
         if not self.do_sample and self.num_return_sequences > self.num_beams:
@@ -174,45 +207,114 @@ class GenerationOptions:
             raise ValueError(
                 f"{_NAME}: min_new_tokens={self.min_new_tokens} is more than max_new_tokens={self.max_new_tokens}"
             )
+        for key, value in self.unread:
+            if self._takes(key):
+                is_one = key in OPTION_NAMES
+                raise ValueError(
+                    f"{_NAME}: {key} is {value!r:.200}, which is not {'accepted' if is_one else 'supported'} beside "
+                    f"num_beams={self.num_beams} and do_sample={self.do_sample}"
+                )
+
+    def _takes(self, key: str) -> bool:
+        """Whether a key of generation_config.json has an effect beside the other options."""
+        if key in _OF_SAMPLING:
+            return self.do_sample
+        if key in _OF_BEAMS:
+            return self.num_beams > 1
+        if key == "dola_layers":
+            return self.num_beams == 1
+        return key != "penalty_alpha" or (self.num_beams == 1 and not self.do_sample and self.top_k > 1)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "GenerationOptions":
-        """The options in a Hugging Face generation_config.json.
+    def from_dict(cls, values: Mapping[str, Any], **changes: Any) -> "GenerationOptions":
+        """The options in a Hugging Face generation_config.json; `changes` are options by name, instead of those there.
 
-        eos_token_id becomes stop_tokens; bad_words_ids of one token each become suppress_tokens. What is absent or null
-        has transformers' default: of top_k, 50. Keys that tell nothing about the choice of tokens are ignored (of
-        caches, outputs, speculation, the prompt's own tokens, and those of a model's own code).
+        eos_token_id becomes stop_tokens. What is absent or null has transformers' default: of top_k, 50. Keys that tell
+        nothing about the choice of tokens are ignored (of caches, outputs, speculation, the prompt's own tokens, and
+        those of a model's own code), and so are values without effect: those of sampling without do_sample, those of
+        beams without beams, token ids below 0; top_k -1 keeps all, as 0 does.
 
         Raises:
             TypeError, ValueError: a value is wrong, or would change results in a way that is not supported.
 
         Example:
 
-            >>> options = GenerationOptions.from_dict({"eos_token_id": 2, "num_beams": 4, "use_cache": True})
-            >>> options.stop_tokens, options.num_beams
-            ((2,), 4)
+            >>> options = GenerationOptions.from_dict({"eos_token_id": 2, "num_beams": 4, "temperature": 0.0})
+            >>> options.stop_tokens, options.num_beams, options.temperature
+            ((2,), 4, 1.0)
         """
-        given = {key: value for key, value in values.items() if value is not None}
-        for key, neutral in _UNSUPPORTED.items():
-            if key in given and given[key] not in neutral:
-                raise ValueError(f"{_NAME}: {key} of generation_config.json is not supported; it is {given[key]!r}")
-        options = {key: given[key] for key in _SAME if key in given}
-        options["top_k"] = given.get("top_k", 50)
+        given = {"top_k": 50} | {key: value for key, value in values.items() if value is not None}
+        options = {key: given[key] for key in (*_SAME, "top_k") if key in given}
         options["stop_tokens"] = given.get("eos_token_id", ())
-        for key in ("forced_bos_token_id", "forced_eos_token_id"):
-            if isinstance(options.get(key), list) and len(options[key]) == 1:
-                options[key] = options[key][0]
-        if bad := given.get("bad_words_ids"):
-            if not isinstance(bad, list) or any(not isinstance(word, list) or len(word) != 1 for word in bad):
-                raise ValueError(f"{_NAME}: bad_words_ids must be lists of one token id each, not {bad!r}")
-            stops = np.atleast_1d(options["stop_tokens"]).tolist()
-            # transformers never rules out the end of a sequence in this way
-            words = [word[0] for word in bad if word[0] not in stops]
-            options["suppress_tokens"] = [*options.get("suppress_tokens", ()), *words]
-        return cls(**options)
+        for key in ("stop_tokens", "suppress_tokens", "begin_suppress_tokens"):
+            if key in options:
+                options[key] = _not_negative(options[key])
+        for key in ("min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "top_k"):
+            if type(options.get(key)) is int and options[key] < 0 and (key != "top_k" or options[key] == -1):
+                options[key] = 0
+        unread = [(key, given[key]) for key, none in _UNSUPPORTED.items() if key in given and given[key] not in none]
+        mode = options | changes
+        least, most = options.get("min_new_tokens"), mode.get("max_new_tokens")
+        if type(least) is int and type(most) is int:  # the end is ruled out up to the greatest length, and then reached
+            options["min_new_tokens"] = min(least, most)
+        for key in sorted({*_OF_SAMPLING, *_OF_BEAMS} & options.keys() - changes.keys()):
+            idle = not mode.get("do_sample") if key in _OF_SAMPLING else mode.get("num_beams", 1) == 1
+            try:
+                cls(**{key: options[key]})
+            except (TypeError, ValueError):
+                if idle:
+                    unread.append((key, options.pop(key)))
+        return cls(**(options | {"unread": tuple(unread)} | changes))
 
 
-OPTION_NAMES = tuple(field.name for field in fields(GenerationOptions))
+OPTION_NAMES = tuple(field.name for field in fields(GenerationOptions) if field.name != "unread")
+
+
+def with_changes(options: GenerationOptions, changes: Mapping[str, Any]) -> GenerationOptions:
+    """The options with others instead of some, which may be those that could not be read."""
+    return replace(options, unread=tuple(x for x in options.unread if x[0] not in changes), **changes)
+
+
+def _not_negative(ids: Any) -> Any:
+    """Token ids of a file, without those that stand for none."""
+    given = ids if isinstance(ids, list | tuple) else [ids]
+    return [x for x in given if not (type(x) is int and x < 0)]
+
+
+def _forced(name: str, given: Any) -> Any:
+    if given is None or isinstance(given, int | np.integer):
+        return None if given is None else count(_NAME, name, given)
+    ids = tuple(dict.fromkeys(token_ids(_NAME, name, given).tolist()))
+    if not ids:
+        raise ValueError(f"{_NAME}: {name} must be a token id, or several, not an empty list")
+    return ids[0] if len(ids) == 1 else ids
+
+
+def _words(name: str, given: Any) -> list[tuple[int, ...]]:
+    if not isinstance(given, list | tuple):
+        raise TypeError(f"{_NAME}: {name} must be a list of lists of token ids, not {type(given).__name__}")
+    words = [tuple(token_ids(_NAME, f"{name}[{i}]", x).tolist()) for i, x in enumerate(given)]
+    if () in words:
+        raise ValueError(f"{_NAME}: {name}[{words.index(())}] is empty; it must be a list of token ids")
+    return words
+
+
+def _biases(given: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
+    pairs = given if isinstance(given, list | tuple) else [given]
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        raise TypeError(f"{_NAME}: sequence_bias must be a list of pairs of token ids and a number, not {given!r:.200}")
+    words = _words("sequence_bias", [pair[0] for pair in pairs])
+    numbers = [real(_NAME, "sequence_bias", pair[1], -np.inf, 1e30) for pair in pairs]
+    return tuple(dict(zip(words, numbers, strict=True)).items())
+
+
+def _decay(given: Any) -> tuple[int, float] | None:
+    if given is None:
+        return None
+    if not isinstance(given, list | tuple) or len(given) != 2:
+        raise TypeError(f"{_NAME}: exponential_decay_length_penalty must be (start, factor), not {given!r:.200}")
+    name = "exponential_decay_length_penalty"
+    return count(_NAME, name, given[0]), real(_NAME, name, given[1], 0, 1e6)
 
 
 def _seeds(seed: Any) -> tuple[int, ...]:

@@ -111,9 +111,10 @@ def first_logits(function: str, continuation: Continuation, rows: Rows, options:
     tokens[np.arange(rows.begin) < lengths[:, None]] = given[given >= 0]  # padding moves to the end
     logits = continuation.step(tokens, None if (lengths == rows.begin).all() else lengths)
     logits = _checked(function, logits, len(lengths))
-    several = (options.stop_tokens, options.suppress_tokens, options.begin_suppress_tokens)
+    several = [options.stop_tokens, options.suppress_tokens, options.begin_suppress_tokens, *options.bad_words_ids]
+    several += [x for x in (options.forced_bos_token_id, options.forced_eos_token_id) if x is not None]
+    several += [word for word, _ in options.sequence_bias]
     named = [token for tokens in several for token in np.ravel(tokens)]
-    named += [token for token in (options.forced_bos_token_id, options.forced_eos_token_id) if token is not None]
     if named and max(named) >= logits.shape[1]:
         raise ValueError(f"{function}: the options name token {max(named)}; the vocabulary has {logits.shape[1]}")
     return logits

@@ -116,7 +116,28 @@ def candidates(logits: Array, options: GenerationOptions) -> tuple[Array, Array]
         best = _first(count, weights, falling[count - 1])
         kept, weights = kept[best], weights[best]
     probable = weights >= options.min_p  # the greatest weight is 1
-    return ids[kept[probable]], weights[probable].astype(np.float64)
+    return _cut(ids[kept[probable]], weights[probable].astype(np.float64), options)
+
+
+def _cut(ids: Array, weights: Array, options: GenerationOptions) -> tuple[Array, Array]:
+    """Of tokens and their weights, those that typical_p, epsilon_cutoff and eta_cutoff leave, one after the other."""
+    if options.typical_p < 1:
+        surprise = np.log(weights.sum()) - np.log(weights)
+        strange = np.abs(surprise - (np.exp(-surprise) * surprise).sum())
+        order = np.argsort(strange, kind="stable")
+        place = min(np.count_nonzero(np.cumsum(np.exp(-surprise[order])) < options.typical_p), order.size - 1)
+        kept = strange <= strange[order[place]]
+        ids, weights = ids[kept], weights[kept]
+    if options.epsilon_cutoff > 0:
+        kept = (weights >= options.epsilon_cutoff * weights.sum()) | (weights == weights.max())
+        ids, weights = ids[kept], weights[kept]
+    if options.eta_cutoff > 0:
+        shares = weights / weights.sum()
+        entropy = -(shares * np.log(shares)).sum()
+        least = min(options.eta_cutoff, np.sqrt(options.eta_cutoff) * np.exp(-entropy))
+        kept = (shares >= least) | (weights == weights.max())
+        ids, weights = ids[kept], weights[kept]
+    return ids, weights
 
 
 def greatest(x: Array, k: int) -> Array:

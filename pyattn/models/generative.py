@@ -30,14 +30,20 @@ from pyattn.positional import relative_position_buckets
 from pyattn.precision import values_of
 
 NEW_TOKENS = 20  # at most, unless something else is said
+_OPTION_OF = {"eos_token_id": "stop_tokens"}  # keys of files, where they have other names than the options
+_TOGETHER = ("num_return_sequences", "min_new_tokens")  # options that others make right or wrong
 
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """What an encoder has made of its inputs: hidden (B, S, E), of which lengths (B,) rows are real."""
+    """What an encoder has made of its inputs: hidden (B, S, E), of which lengths (B,) rows are real.
+
+    tokens are those that it has read, an array for each sample; of frames and images, and if not given, none.
+    """
 
     hidden: NDArray[np.float32]
     lengths: NDArray[np.int64]
+    tokens: tuple[Array, ...] = ()
 
 
 class Continuation:
@@ -103,8 +109,10 @@ class GenerativeModel(Pretrained):
 
     Attributes:
         config: the `GenerativeConfig`.
-        options: the `GenerationOptions` that generate and stream use unless they are given others; may be set.
-        start_token: that which a text begins with behind an encoder; None if the files name none.
+        options: the `GenerationOptions` that generate and stream use unless they are given others; may be set. Until
+            then they are those of generation_config.json, and a ValueError names what in it is not supported.
+        start_token: that which a text begins with behind an encoder; None if the files name none, ValueError if they
+            name none of the vocabulary.
         weight_dtypes: in what the weight of each matrix product is held and multiplied, by its name.
         encoder, decoder: the stacks of layers; their check_finite, set to True, finds the layer that makes NaN.
     """
@@ -123,16 +131,54 @@ class GenerativeModel(Pretrained):
         strict: bool = True,
         generation: Mapping[str, Any] | None = None,
     ) -> None:
-        self._generation = generation
-        told = config.source if generation is None else generation
-        file = "config.json" if generation is None else "generation_config.json"
-        try:
-            self.options = GenerationOptions.from_dict(told)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"load: {source}: {file} beside it: {error}") from error
-        told_first = [told, config.source] if config.encoder_layers else []
-        self.start_token = _start_token(told_first, config.vocab_size, source)
+        self._generation, self._source = generation, source
+        self._options: GenerationOptions | None = None  # those that were set
         super().__init__(config, tensors, source, dtype, strict)
+
+    @property
+    def options(self) -> GenerationOptions:
+        return self._options_with(f"{type(self).__name__}.options", None, {})
+
+    @options.setter
+    def options(self, options: GenerationOptions) -> None:
+        self._options = _options(f"{type(self).__name__}.options", options, {})
+
+    @property
+    def start_token(self) -> int | None:
+        told = [self._told()[1], self.config.source] if self.config.encoder_layers else []
+        return _start_token(f"{type(self).__name__}.start_token", told, self.config.vocab_size, self._source)
+
+    def _told(self) -> tuple[str, Mapping[str, Any]]:
+        """What says how tokens are chosen: which file, and its contents."""
+        if self._generation is not None:
+            return "generation_config.json", self._generation
+        told = self.config.source
+        if told.get("force_bos_token_to_be_generated"):  # as the first BARTs say it
+            told = {"forced_bos_token_id": told.get("bos_token_id")} | told
+        return "config.json", told
+
+    def _options_with(
+        self, function: str, options: GenerationOptions | None, changes: Mapping[str, Any]
+    ) -> GenerationOptions:
+        """The options, or else those of the directory, with changes, which may stand for what a file has wrong."""
+        if options is not None or self._options is not None:
+            return _options(function, self._options if options is None else options, dict(changes))
+        _options(function, None, {key: x for key, x in changes.items() if key not in _TOGETHER})
+        file, told = self._told()
+        told = {key: x for key, x in told.items() if _OPTION_OF.get(key, key) not in changes}
+        size = self.config.vocab_size
+        for key in ("eos_token_id", "suppress_tokens", "begin_suppress_tokens"):
+            ids = told.get(key)
+            if isinstance(ids, int | list):  # those that the vocabulary lacks have no effect
+                ids = ids if isinstance(ids, list) else [ids]
+                told[key] = [x for x in ids if not (type(x) is int and x >= size)]
+        try:
+            return GenerationOptions.from_dict(told, **changes)
+        except (TypeError, ValueError) as error:
+            _options(function, None, dict(changes))  # of which alone may be the fault
+            raise ValueError(
+                f"{function}: {file} beside {self._source}: {error}; options in the call take the place of the file's"
+            ) from error
 
     @classmethod
     def _from_other_files(cls, directory: Path) -> dict[str, Any]:
@@ -247,7 +293,7 @@ class GenerativeModel(Pretrained):
         x = self.encoder_embeddings.apply(self._parameters["words"], tokens[live], sequences.positions())
         hidden = np.zeros((*tokens.shape, self.config.hidden_size), np.float32)
         hidden[live] = self.encoder._forward_rows(x, sequences)
-        return Memory(hidden, counts)
+        return Memory(hidden, counts, tuple(np.split(tokens[live], starts[1:-1])))
 
     def start(self, memory: Memory | None = None, *, batch_size: int | None = None, capacity: int) -> Continuation:
         """Sequences without tokens, for pyattn.generation.
@@ -300,7 +346,8 @@ class GenerativeModel(Pretrained):
         given, options = self._checked(name, prompts, options, memory, changes)
         if not given:
             return []
-        return generate(self._caches(given, options, memory), given, options, prefixes=prefixes, adjust=adjust)
+        caches, sources = self._caches(given, options, memory), self._sources(name, options, memory)
+        return generate(caches, given, options, prefixes=prefixes, adjust=adjust, sources=sources)
 
     def stream(
         self,
@@ -321,7 +368,8 @@ class GenerativeModel(Pretrained):
         given, options = self._checked(name, prompts, options, memory, changes)
         if not given:
             return iter(())
-        return stream(self._caches(given, options, memory), given, options, prefixes=prefixes, adjust=adjust)
+        caches, sources = self._caches(given, options, memory), self._sources(name, options, memory)
+        return stream(caches, given, options, prefixes=prefixes, adjust=adjust, sources=sources)
 
     def _checked(
         self,
@@ -332,14 +380,15 @@ class GenerativeModel(Pretrained):
         changes: dict[str, Any],
     ) -> tuple[list[Array], GenerationOptions]:
         """Prompts, and options that bound the length by the model's positions."""
-        options = _options(function, self.options if options is None else options, changes)
+        options = self._options_with(function, options, changes)
         if options.max_new_tokens is None and options.max_length is None:
             options = replace(options, max_new_tokens=NEW_TOKENS)
         if prompts is None:
-            if memory is None or self.start_token is None:
+            start = None if memory is None else self.start_token
+            if memory is None or start is None:
                 missing = "an encoder" if memory is None else "a decoder_start_token_id"
                 raise ValueError(f"{function}: prompts are needed by a model without {missing}")
-            prompts = [[self.start_token]] * len(memory.hidden)
+            prompts = [[start]] * len(memory.hidden)
         given = _checks.token_sequences(function, "prompts", prompts)
         self._check_memory(function, memory, len(given))
         most = self.config.max_position_embeddings
@@ -363,6 +412,17 @@ class GenerativeModel(Pretrained):
         if memory is None:
             continuation.reorder(np.arange(len(prompts)))
         return continuation
+
+    def _sources(
+        self, function: str, options: GenerationOptions, memory: Memory | None
+    ) -> tuple[Array, ...] | None:
+        """The tokens that the encoder has read, for each sample; None without an encoder."""
+        if memory is None:
+            return None
+        asked = options.encoder_no_repeat_ngram_size or options.encoder_repetition_penalty != 1
+        if asked and self.config.encoder_input == "tokens" and len(memory.tokens) != len(memory.hidden):
+            raise ValueError(f"{function}: options of the encoder's tokens need a memory that has them, as encode's has")
+        return memory.tokens or (np.zeros(0, np.int64),) * len(memory.hidden)
 
     def _check_memory(self, function: str, memory: Memory | None, samples: int | None = None) -> None:
         kind = self.config.model_type
@@ -409,12 +469,14 @@ class GenerativeModel(Pretrained):
         return [(self, "_parameters", made)]
 
 
-def _start_token(told: Sequence[Mapping[str, Any]], vocab_size: int, source: str) -> int | None:
+def _start_token(function: str, told: Sequence[Mapping[str, Any]], vocab_size: int, source: str) -> int | None:
     """The first of what files say, as transformers takes it."""
     for key in ("decoder_start_token_id", "bos_token_id"):
         for values in told:
             if (token := values.get(key)) is not None:
                 if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
-                    raise ValueError(f"load: {source}: {key} must be a token, 0 to {vocab_size - 1}, not {token!r}")
+                    raise ValueError(
+                        f"{function}: beside {source}: {key} must be a token, 0 to {vocab_size - 1}, not {token!r:.200}"
+                    )
                 return token
     return None

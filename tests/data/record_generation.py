@@ -26,6 +26,10 @@ def tables(number):
     return (values / 2**20).astype(np.float32)  # in [-4, 5)
 
 
+def some(ids):
+    return [int(x) for x in ids]
+
+
 def random_case(rng):
     """The number of a model, a prompt, and transformers' options."""
     options = {"max_new_tokens": int(rng.integers(1, 14))}
@@ -34,7 +38,7 @@ def random_case(rng):
     prompt = rng.integers(0, VOCABULARY, rng.choice([1, 1, 2, 5, 9])).tolist()
     if rng.random() < 0.7:
         options["num_beams"] = int(rng.integers(2, 6))
-        options["length_penalty"] = float(rng.choice([-1.0, 0.0, 0.6, 1.0, 2.0]))
+        options["length_penalty"] = float(rng.choice([-1.0, 0.0, 0.6, 1.0, 2.0, 10.0]))
         options["early_stopping"] = [False, True, "never"][rng.integers(3)]
         options["num_return_sequences"] = int(rng.integers(1, options["num_beams"] + 1))
         if rng.random() < 0.2:
@@ -48,9 +52,16 @@ def random_case(rng):
         "forced_eos_token_id": STOP,
         "suppress_tokens": rng.integers(5, VOCABULARY, 3).tolist(),
         "begin_suppress_tokens": rng.integers(4, VOCABULARY, 9).tolist(),
-        "bad_words_ids": [[int(x)] for x in (STOP, *rng.integers(5, VOCABULARY, 2))],
+        "bad_words_ids": [[STOP], *(some(rng.integers(5, VOCABULARY, k)) for k in (1, 1, 2, 2, 2, 2, 3))],
+        "sequence_bias": [[some(rng.integers(4, VOCABULARY, k)), float(rng.normal(0, 3))] for k in (1, 1, 2, 2, 2, 3)],
+        "encoder_repetition_penalty": float(rng.choice([0.7, 1.5])),
+        "encoder_no_repeat_ngram_size": int(rng.integers(1, 3)),
         "max_length": len(prompt) + int(rng.integers(1, 14)),
     }
+    if rng.random() < 0.3 and "num_beams" not in options:  # beams would meet in ties
+        extra |= {"forced_bos_token_id": [4, 9], "forced_eos_token_id": [7, STOP]}
+    if "eos_token_id" in options:
+        extra["exponential_decay_length_penalty"] = [int(rng.integers(0, 5)), float(rng.choice([0.7, 1.2, 1.9]))]
     for name, value in extra.items():
         if rng.random() < 0.2:
             options[name] = value
@@ -126,6 +137,14 @@ SAMPLED = [
     {"temperature": 1.7, "top_k": 12, "top_p": 0.8},
     {"temperature": 0.6, "top_p": 0.95, "min_p": 0.05},
     {"temperature": 1.4, "top_k": 9, "top_p": 0.97, "min_p": 0.02},
+    {"temperature": 1e-7},
+    {"typical_p": 0.2},
+    {"typical_p": 0.9, "top_k": 15},
+    {"epsilon_cutoff": 0.03},
+    {"epsilon_cutoff": 0.9},
+    {"eta_cutoff": 0.05},
+    {"eta_cutoff": 0.3, "temperature": 1.5},
+    {"temperature": 1.2, "top_p": 0.99, "typical_p": 0.95, "epsilon_cutoff": 0.002, "eta_cutoff": 0.01},
 ]
 
 
@@ -140,6 +159,9 @@ def probabilities(options, logits):
         ("top_k", logits_process.TopKLogitsWarper),
         ("top_p", logits_process.TopPLogitsWarper),
         ("min_p", logits_process.MinPLogitsWarper),
+        ("typical_p", logits_process.TypicalLogitsWarper),
+        ("epsilon_cutoff", logits_process.EpsilonLogitsWarper),
+        ("eta_cutoff", logits_process.EtaLogitsWarper),
     ):
         if name in options:
             scores = warper(options[name])(None, scores)
@@ -167,7 +189,7 @@ def main():
         {"options": options, "probabilities": [[float(f"{x:.6g}") for x in row] for row in rows]}
         for options, rows in ((x, probabilities(x, tables(i)[0][:4])) for i, x in enumerate(SAMPLED))
     ]
-    lines = [json.dumps(case, separators=(",", ":")) for case in record(seed=0, number=300)]
+    lines = [json.dumps(case, separators=(",", ":")) for case in record(seed=0, number=400)]
     FILE.write_text(
         '{"cases": [\n' + ",\n".join(lines) + '\n],\n"sampled": ' + json.dumps(sampled, separators=(",", ":")) + "}\n"
     )
