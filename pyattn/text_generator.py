@@ -13,6 +13,7 @@ import numpy as np
 from pyattn import _checks
 from pyattn.generation import Generated, GenerationOptions
 from pyattn.models._files import find_directory, import_extra
+from pyattn.models._pieces import Decoder
 from pyattn.models._sentencepiece import MarianTokenizer
 from pyattn.models._tokenizer import errors_of_library, read_tokenizer
 from pyattn.models.generative import GenerativeModel
@@ -20,7 +21,6 @@ from pyattn.models.pretrained import WeightDtypes
 
 NEW_TOKENS = 256  # at most, where neither the directory nor the caller says a greatest length
 MOST_TOKENS = 2**30  # of a text, which the model may refuse
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character are decoded to
 
 
 class TextGenerator:
@@ -102,6 +102,7 @@ class TextGenerator:
         seeds = _seeds(name, options, len(given))
         bounded = [self._bounded(options, len(ids)) for ids in tokens]
         results = [""] * len(given)
+        decoder = Decoder(self.tokenizer, name, self._file)
         order = sorted(range(len(given)), key=lambda i: -len(tokens[i]))
         bar = None if show_progress is False else _progress_bar(len(given), show_progress)
         with nullcontext() if bar is None else bar:
@@ -111,7 +112,7 @@ class TextGenerator:
                 order = order[len(batch) :]
                 chosen = first if seeds is None else replace(first, seed=[seeds[i] for i in batch])
                 for i, result in zip(batch, self._generate([tokens[i] for i in batch], chosen), strict=True):
-                    results[i] = self._written(tokens[i], _without_stop(result))
+                    results[i] = "".join(self._pieces(decoder, tokens[i], result.tokens.tolist(), chosen))
                 if bar is not None:
                     bar.update(len(batch))
         return results
@@ -137,21 +138,16 @@ class TextGenerator:
             chosen = self.model.stream([tokens], options)
         else:
             chosen = self.model.stream(None, options, memory=self.model.encode(tokens[None]))
-        return self._pieces(tokens, chosen, options)
+        decoder = Decoder(self.tokenizer, name, self._file)
+        return self._pieces(decoder, tokens, (token for _, token in chosen), options)
 
-    def _pieces(self, prompt: Any, chosen: Iterator[tuple[int, int]], options: GenerationOptions) -> Iterator[str]:
-        tokens: list[int] = []
-        done = ""
-        for _, token in chosen:
-            if token in options.stop_tokens:  # type: ignore[operator]
-                break
-            tokens.append(token)
-            text = self._written(prompt, tokens)
-            if len(text) > len(done) and not text.endswith(_INCOMPLETE):
-                yield text[len(done) :]
-                done = text
-        if rest := self._written(prompt, tokens)[len(done) :]:
-            yield rest
+    def _pieces(
+        self, decoder: Decoder, prompt: Any, chosen: Iterable[int], options: GenerationOptions
+    ) -> Iterator[str]:
+        """The text of what is written behind a prompt, up to a stop token; an encoder's prompt is no part of it."""
+        before = prompt.tolist() if self.model.encoder is None else []
+        stops = set(np.ravel(options.stop_tokens).tolist())
+        return decoder.pieces(before, takewhile(lambda token: token not in stops, chosen))
 
     def _generate(self, prompts: list[Any], options: GenerationOptions) -> list[Generated]:
         if self.model.encoder is None:
@@ -178,17 +174,6 @@ class TextGenerator:
             return options
         room = self.model.config.max_position_embeddings - (length if self.model.encoder is None else 1)
         return replace(options, max_new_tokens=min(NEW_TOKENS, room))
-
-    def _written(self, prompt: Any, tokens: Any) -> str:
-        """The text of new tokens. Behind a prompt: a tokenizer may drop the space in front of a text."""
-        front = prompt.tolist() if self.model.encoder is None else []
-        with errors_of_library("TextGenerator", self._file):
-            before, whole = self.tokenizer.decode(front), self.tokenizer.decode([*front, *tokens])
-        return str(whole[len(before) :])
-
-
-def _without_stop(result: Generated) -> Any:
-    return result.tokens[:-1] if result.reason == "stop" else result.tokens
 
 
 def _checked(function: str, texts: Iterable[str]) -> list[str]:

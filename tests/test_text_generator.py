@@ -4,6 +4,7 @@ import pytest
 from tiny_generator import write_generator
 
 import pyattn
+from pyattn.generation import GenerationOptions
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
@@ -156,3 +157,35 @@ def test_directories_that_are_refused(tmp_path):
         load(write_generator(tmp_path / "c", "latex-ocr"))
     with pytest.raises(ValueError, match="model_type must be one of"):
         load(write_generator(tmp_path / "d", "bart", model_type="bert"))
+
+
+def test_a_model_that_fails_while_it_streams_is_not_the_tokenizer_s_fault(tmp_path):
+    generator = pyattn.TextGenerator.from_pretrained(write_generator(tmp_path, "llama"))
+
+    def chosen(prompts, options):
+        yield 0, 9
+        raise ValueError("the model is at fault")
+
+    generator.model.stream = chosen
+    with pytest.raises(ValueError, match="^the model is at fault"):
+        list(generator.stream("w7"))
+
+
+def test_bytes_behind_a_prompt_that_ends_with_bytes(tmp_path):
+    """Two bytes of a character are two marks, in a stream and in a call, whatever the prompt ends with."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    smile, lost = "\N{SLIGHTLY SMILING FACE}", "\N{REPLACEMENT CHARACTER}"
+    names = ["▁the", *(f"<0x{i:02X}>" for i in smile.encode()), "▁"]
+    model = models.BPE({name: i + 3 for i, name in enumerate(names)}, [], byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=False)
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    generator = pyattn.TextGenerator.from_pretrained(write_generator(tmp_path, "llama"))
+    generator.tokenizer = tokenizer
+    assert tokenizer.encode(smile).ids == [8, 4, 5, 6, 7]
+    others = [i for i in range(40) if i not in (4, 5)]
+    generator.model.options = GenerationOptions(max_new_tokens=2, suppress_tokens=others)
+    assert generator([smile]) == [lost * 2]
+    assert list(generator.stream(smile)) == [lost * 2]
