@@ -16,7 +16,8 @@ PORTABLE = tests/test_audio.py tests/test_cli.py tests/test_docs.py tests/test_f
   tests/test_speech.py tests/test_text_generator.py tests/test_threads.py tests/models/test_files.py \
   tests/models/test_keys.py tests/models/test_layouts.py tests/models/test_tokenizer.py \
   tests/models/test_tokenizer_settings.py \
-  tests/models/test_generation_keys.py
+  tests/models/test_generation_keys.py \
+  tests/models/test_pieces.py
 # The tests that reach every kernel, for builds and machines on which all would take hours
 KERNEL_TESTS ?= tests/test_functional.py tests/test_same_bits.py tests/test_layers.py tests/test_decoder.py \
   tests/test_precision.py tests/test_statistics.py tests/models/test_families.py

@@ -90,7 +90,7 @@ Without any, each line of --file or of standard input does.
 
 examples:
   pyattn translate "Wo ist der Bahnhof?" --model ./marian-de-en
-  pyattn translate --file letter.txt --model ./mbart-de --target en_XX --beams 5 > letter.en.txt
+  pyattn translate --file letter.txt --model ./mbart --source de_DE --target en_XX > letter.en.txt
   pyattn translate "translate English to German: Good morning." --model google-t5/t5-small
 """
 
@@ -217,7 +217,10 @@ def _parser() -> _Parser:
     )
     translate.add_argument("texts", metavar="TEXT", nargs="*", help="what to translate")
     translate.add_argument("--file", metavar="FILE", help="translate the lines of a text file")
-    translate.add_argument("--target", metavar="TOKEN", help="the token that translations begin with, as en_XX")
+    translate.add_argument("--source", metavar="LANGUAGE", help="what the texts are in, as de_DE, for models that ask")
+    translate.add_argument(
+        "--target", metavar="LANGUAGE", help="what to translate to, as en_XX, or the token that translations begin with"
+    )
     translate.set_defaults(run=_translate)
     for command in (generate, translate):
         command.add_argument("--model", metavar="MODEL", required=True, help="model directory, or an id on the hub")
@@ -332,12 +335,13 @@ def _translate(arguments: argparse.Namespace) -> None:
     if generator.model.encoder is None:
         raise ValueError(f"{arguments.model} has no encoder: `pyattn generate` continues texts with it")
     options = _options_of_search(arguments)
-    if arguments.target is not None:
-        token = generator.tokenizer.token_to_id(arguments.target)
+    languages = {"source": arguments.source, "target": arguments.target}
+    if arguments.target is not None and not generator.languages:  # any token may begin what is written
+        token = generator.tokenizer.token_to_id(languages.pop("target"))
         if token is None:
             raise ValueError(f"{arguments.model} has no token {arguments.target!r} for --target")
         options["forced_bos_token_id"] = token
-    written = iter(generator([text for text in texts if text.strip()], **options))
+    written = iter(generator([text for text in texts if text.strip()], **languages, **options))
     for text in texts:
         print(_printable(next(written)) if text.strip() else "")
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import numpy as np
 from pyattn import _checks
 from pyattn.generation import Generated, GenerationOptions
 from pyattn.models._files import find_directory, import_extra
+from pyattn.models._languages import Languages
 from pyattn.models._pieces import Decoder
 from pyattn.models._sentencepiece import MarianTokenizer
-from pyattn.models._tokenizer import errors_of_library, read_tokenizer
+from pyattn.models._tokenizer import check_tokens, errors_of_library, read_tokenizer
 from pyattn.models.generative import GenerativeModel
 from pyattn.models.pretrained import WeightDtypes
 
@@ -47,6 +49,15 @@ class TextGenerator:
             )
         self.model, self.tokenizer, self._file = model, tokenizer, file
 
+    @property
+    def languages(self) -> list[str]:
+        """The languages that `source` and `target` may name; none of most models."""
+        return sorted(self._languages.codes)
+
+    @cached_property
+    def _languages(self) -> Languages:
+        return Languages(self.tokenizer, self.model.config.vocab_size, self._file)
+
     @classmethod
     def from_pretrained(
         cls, path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32", strict: bool = True
@@ -54,8 +65,8 @@ class TextGenerator:
         """The model and the tokenizer of a directory, or of a repository on the Hugging Face hub.
 
         Args:
-            path_or_hub_id: holds config.json, model.safetensors, perhaps generation_config.json, and tokenizer.json, or
-                else source.spm, target.spm and vocab.json, as Marian's do.
+            path_or_hub_id: holds config.json, model.safetensors, perhaps generation_config.json, and tokenizer.json
+                with tokenizer_config.json, or else source.spm, target.spm and vocab.json, as Marian's do.
             dtype, strict: as in `pyattn.models.load`.
 
         Raises:
@@ -73,6 +84,8 @@ class TextGenerator:
         texts: Iterable[str],
         options: GenerationOptions | None = None,
         *,
+        source: str | None = None,
+        target: str | None = None,
         show_progress: bool | None = None,
         batch_size: int = 16,
         **changes: Any,
@@ -83,6 +96,10 @@ class TextGenerator:
             texts: strings; no single one.
             options: how tokens are chosen; None: as the directory says. Where they say no greatest length, 256 new
                 tokens, or as many as the model has positions for. `seed` is one for all texts, or one for each.
+            source: the texts' language, as "de_DE", for models that have tokens for it (mBART); None: that which
+                tokenizer_config.json or tokenizer.json says.
+            target: the language to write, as "en_XX" (mBART), or "fra" (Marian, of those that know several); None:
+                that which the directory says. `languages` lists them.
             show_progress: whether to draw a bar on standard error. None: on a terminal, when the work takes longer than
                 a second.
             batch_size: so many texts, of like lengths, are written at once. The result does not depend on it.
@@ -90,15 +107,16 @@ class TextGenerator:
 
         Raises:
             TypeError: texts is a str, or holds something else; an option is of a wrong type.
-            ValueError: a text has no tokens, or more than the model has positions for; an option is wrong.
+            ValueError: a text has no tokens, or more than the model has positions for, or one that the model lacks; an
+                option is wrong; a language is not one of the model's, or it has none.
         """
         name = "TextGenerator"
         given = _checked(name, texts)
         size = _checks.size(name, "batch_size", batch_size)
-        options = self.model._options_with(name, options, changes)
+        options = self.model._options_with(name, options, self._to_language(name, target, changes))
         if options.num_return_sequences > 1:
             raise ValueError(f"{name}: num_return_sequences must be 1, not {options.num_return_sequences}")
-        tokens = [self._tokens(name, f"texts[{i}]", text) for i, text in enumerate(given)]
+        tokens = [self._tokens(name, f"texts[{i}]", text, source, target) for i, text in enumerate(given)]
         seeds = _seeds(name, options, len(given))
         bounded = [self._bounded(options, len(ids)) for ids in tokens]
         results = [""] * len(given)
@@ -117,11 +135,19 @@ class TextGenerator:
                     bar.update(len(batch))
         return results
 
-    def stream(self, text: str, options: GenerationOptions | None = None, **changes: Any) -> Iterator[str]:
+    def stream(
+        self,
+        text: str,
+        options: GenerationOptions | None = None,
+        *,
+        source: str | None = None,
+        target: str | None = None,
+        **changes: Any,
+    ) -> Iterator[str]:
         """What is written for a text, piece by piece as it is chosen, without beams.
 
         Args:
-            text, options, **changes: as in a call; num_beams is 1 unless changes say otherwise.
+            text, options, source, target, **changes: as in a call; num_beams is 1 unless changes say otherwise.
 
         Yields:
             Pieces that are not empty; one after the other they are what a call gives.
@@ -131,8 +157,9 @@ class TextGenerator:
         """
         name = "TextGenerator.stream"
         (given,) = _checked(name, [text])
-        options = self.model._options_with(name, options, {"num_beams": 1} | changes)
-        tokens = self._tokens(name, "text", given)
+        changes = {"num_beams": 1} | self._to_language(name, target, changes)
+        options = self.model._options_with(name, options, changes)
+        tokens = self._tokens(name, "text", given, source, target)
         options = replace(self._bounded(options, len(tokens)), seed=_seeds(name, options, 1))
         if self.model.encoder is None:
             chosen = self.model.stream([tokens], options)
@@ -157,10 +184,20 @@ class TextGenerator:
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(prompts)
         return self.model.generate(None, options, memory=self.model.encode(padded, lengths))
 
-    def _tokens(self, function: str, what: str, text: str) -> Any:
+    def _to_language(self, function: str, target: str | None, changes: dict[str, Any]) -> dict[str, Any]:
+        """The changes of options, with those that a language asks for."""
+        asked = {} if target is None else self._languages.options(function, target)
+        if both := sorted(asked.keys() & changes.keys()):
+            raise ValueError(f"{function}: {both[0]} and target={target!r} exclude one another")
+        return changes | asked
+
+    def _tokens(self, function: str, what: str, text: str, source: str | None, target: str | None) -> Any:
         text = text.encode(errors="replace").decode()  # the tokenizer refuses lone surrogates
         with errors_of_library(function, self._file):
             ids = np.array(self.tokenizer.encode(text).ids, np.int64)
+        check_tokens(function, ids, self.model.config.vocab_size, self._file)
+        if source is not None or target is not None:
+            ids = self._languages.target(function, target, self._languages.source(function, source, ids))
         most = self.model.config.max_position_embeddings
         if self.model.encoder is None:
             most -= 1  # there is room for a token

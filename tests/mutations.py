@@ -233,7 +233,12 @@ TOKEN = {"content": "the", "lstrip": True, "normalized": False, "special": True}
 TOKENIZER_SETTINGS = [
     {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "strip_accents": None, "truncation_side": "left"},
     {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True, "added_tokens_decoder": {"5": TOKEN}},
-    {"tokenizer_class": "AlbertTokenizer", "keep_accents": True, "extra_special_tokens": ["the"], "mask_token": "[SEP]"},
+    {
+        "tokenizer_class": "AlbertTokenizer",
+        "keep_accents": True,
+        "extra_special_tokens": ["the"],
+        "mask_token": "[SEP]",
+    },
 ]
 LISTS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}
 

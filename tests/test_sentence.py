@@ -308,7 +308,7 @@ def test_a_length_without_room_for_text_is_refused(tmp_path):
 def test_tokens_that_the_model_lacks_are_refused_where_a_text_has_them(tmp_path):
     encoder = SentenceEncoder.from_pretrained(write_model(tmp_path, config=CONFIG | {"vocab_size": 20}))
     assert encoder.encode(["the cat"]).shape == (1, 24)
-    with pytest.raises(ValueError, match=r"^encode: .*tokenizer\.json gives the token 43; config\.json has vocab_size 20"):
+    with pytest.raises(ValueError, match=r"^encode: .*tokenizer\.json gives the token 43; .* vocab_size 20"):
         encoder.encode(["the cat", "the cat ."])
 
 

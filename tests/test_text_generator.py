@@ -189,3 +189,79 @@ def test_bytes_behind_a_prompt_that_ends_with_bytes(tmp_path):
     generator.model.options = GenerationOptions(max_new_tokens=2, suppress_tokens=others)
     assert generator([smile]) == [lost * 2]
     assert list(generator.stream(smile)) == [lost * 2]
+
+
+def write_mbart(folder, template):
+    """A model of three languages, whose tokens are w30, w31 and w32 otherwise."""
+    from tokenizers import Tokenizer, processors
+
+    write_generator(folder, "mbart")
+    text = (folder / "tokenizer.json").read_text()
+    for word, code in (("w30", "de_DE"), ("w31", "en_XX"), ("w32", "fr_XX")):
+        text = text.replace(f'"{word}"', f'"{code}"')
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.add_special_tokens(["de_DE", "en_XX", "fr_XX"])
+    special = [("<2>", 2), ("en_XX", 31)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.parametrize("template", ["$A <2> en_XX", "en_XX $A <2>"])
+def test_languages_of_mbart(template, tmp_path):
+    generator = pyattn.TextGenerator.from_pretrained(write_mbart(tmp_path, template))
+    assert generator.languages == ["de_DE", "en_XX", "fr_XX"]
+
+    def written(source, **options):
+        ids = [7, 9, 2, source] if template.startswith("$A") else [source, 7, 9, 2]
+        memory = generator.model.encode([ids])
+        [result] = generator.model.generate(memory=memory, max_new_tokens=6, num_beams=1, **options)
+        return generator.tokenizer.decode(result.tokens.tolist())
+
+    options = {"max_new_tokens": 6, "num_beams": 1}
+    results = [generator(["w7 w9"], source=code, target="fr_XX", **options) for code in ("de_DE", "en_XX")]
+    assert results == [[written(source, forced_bos_token_id=32)] for source in (30, 31)]
+    assert len({*map(str, results)}) == 2
+    assert "".join(generator.stream("w7 w9", source="de_DE", target="fr_XX", **options)) == results[0][0]
+    assert generator(["w7 w9"], **options) == [written(31)]  # and 33 first, as the directory says
+    assert "".join(generator.stream("w7 w9", source="de_DE", **options)) == written(30)
+
+
+def test_languages_that_are_refused(tmp_path):
+    generator = pyattn.TextGenerator.from_pretrained(write_mbart(tmp_path, "$A <2> en_XX"))
+    for call, text in ((generator, ["w7"]), (generator.stream, "w7")):
+        for error, message, given in (
+            (ValueError, "source must be one of de_DE, en_XX, fr_XX, not 'xx_XX'", {"source": "xx_XX"}),
+            (ValueError, "target must be one of de_DE, en_XX, fr_XX, not 'German'", {"target": "German"}),
+            (TypeError, "source must be a language's code, not int", {"source": 3}),
+            (ValueError, "forced_bos.* and target='de_DE' exclude", {"target": "de_DE", "forced_bos_token_id": 5}),
+        ):
+            with pytest.raises(error, match=f"^TextGenerator.*: {message}"):
+                call(text, **given)
+
+
+def test_a_language_of_the_text_where_none_is_marked(tmp_path):
+    generator = pyattn.TextGenerator.from_pretrained(write_mbart(tmp_path, "$A <2>"))
+    with pytest.raises(ValueError, match=r"source is 'de_DE', but .*tokenizer\.json marks no text with its language"):
+        generator(["w7"], source="de_DE")
+
+
+def test_models_without_languages_refuse_them(generator):
+    assert generator.languages == []
+    for name in ("source", "target"):
+        with pytest.raises(ValueError, match=rf"^TextGenerator: {name} is 'de_DE', but .* has no tokens for languages"):
+            generator(["w7"], **{name: "de_DE"})
+
+
+def test_tokens_that_the_model_lacks_are_named(tmp_path):
+    from tokenizers import Tokenizer
+
+    folder = write_generator(tmp_path, "llama")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens(["one_more"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    generator = pyattn.TextGenerator.from_pretrained(folder)
+    assert len(generator(["w7"], max_new_tokens=2)) == 1
+    for call in (lambda: generator(["w7", "w8 one_more"]), lambda: generator.stream("one_more")):
+        with pytest.raises(ValueError, match=r"^TextGenerator.*tokenizer\.json gives the token 40; .*vocab_size 40"):
+            call()

@@ -129,7 +129,8 @@ def stream(
     are still there.
 
     Args:
-        continuation, prompts, options, prefixes, adjust, sources, **changes: as generate's; num_return_sequences must be 1.
+        continuation, prompts, options, prefixes, adjust, sources, **changes: as generate's; num_return_sequences must
+            be 1.
 
     Yields:
         The number of a prompt, and its next token.

@@ -83,10 +83,10 @@ class GenerationOptions:
         temperature, top_k, top_p, min_p: of sampling, in this order: logits are divided by temperature; the top_k
             greatest are kept (0: all; of equal ones, lower ids); of those, the fewest that together have a probability
             of top_p; of those, the ones at least min_p times as probable as the most probable.
-        typical_p, epsilon_cutoff, eta_cutoff: of what is left then: the tokens whose surprise is nearest to the expected
-            one that together have a probability of typical_p (Meister et al. 2022, arXiv:2202.00666); of those, the ones
-            at least as probable as epsilon_cutoff; and as the lesser of eta_cutoff and sqrt(eta_cutoff) exp(-entropy)
-            (Hewitt et al. 2022, arXiv:2210.15191). The most probable one is kept by both cutoffs.
+        typical_p, epsilon_cutoff, eta_cutoff: of what is left then: the tokens whose surprise is nearest to the
+            expected one that together have a probability of typical_p (Meister et al. 2022, arXiv:2202.00666); of
+            those, the ones at least as probable as epsilon_cutoff; and as the lesser of eta_cutoff and
+            sqrt(eta_cutoff) exp(-entropy) (Hewitt et al. 2022, arXiv:2210.15191). Both keep the most probable one.
         seed: of sampling: None for a new one each time, an int, or an int for each prompt. Prompt i draws from a
             stream of its own, that of (seed, i), or, given a seed for each, that of (its seed, 0): what it gets does
             not depend on the other prompts.

@@ -32,7 +32,8 @@ class Rules:
         self._suppressed_first = np.array(options.begin_suppress_tokens, np.int64)
         self._has_least = bool(self._stops.size and (options.min_new_tokens or options.min_length))
         # a single stop token is never ruled out as a bad word
-        self._bad = [(word, -np.inf) for word in options.bad_words_ids if word not in {(x,) for x in options.stop_tokens}]
+        stops = {(stop,) for stop in self._stops.tolist()}
+        self._bad = [(word, -np.inf) for word in options.bad_words_ids if word not in stops]
         self.active = bool(
             adjust is not None
             or options.sequence_bias

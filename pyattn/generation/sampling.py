@@ -125,7 +125,7 @@ def _cut(ids: Array, weights: Array, options: GenerationOptions) -> tuple[Array,
         surprise = np.log(weights.sum()) - np.log(weights)
         strange = np.abs(surprise - (np.exp(-surprise) * surprise).sum())
         order = np.argsort(strange, kind="stable")
-        place = min(np.count_nonzero(np.cumsum(np.exp(-surprise[order])) < options.typical_p), order.size - 1)
+        place = min(int(np.count_nonzero(np.cumsum(np.exp(-surprise[order])) < options.typical_p)), order.size - 1)
         kept = strange <= strange[order[place]]
         ids, weights = ids[kept], weights[kept]
     if options.epsilon_cutoff > 0:

@@ -6,9 +6,9 @@ that stands for all before them: a whole word, whose text does not change with w
 """
 
 import json
-import os.path
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Decoder:
     def __init__(self, tokenizer: Any, function: str, file: Path) -> None:
         self._tokenizer, self._function, self._file = tokenizer, function, file
         self._words: dict[int, bool] = {}
-        self._open = _characters_that_may_change(getattr(tokenizer, "decoder", None))
+        self._open = getattr(tokenizer, "unsettled", 0) or _unsettled(getattr(tokenizer, "decoder", None))
 
     def pieces(self, before: Iterable[int], tokens: Iterable[int]) -> Iterator[str]:
         """The text of tokens that follow others, piece by piece: none is empty, and none ends within a character."""
@@ -57,7 +57,10 @@ class Decoder:
 
     def _text(self, anchor: list[int], tokens: list[int]) -> str:
         whole = self._decode([*anchor, *tokens])
-        return whole[len(os.path.commonprefix([self._decode(anchor), whole])) :] if anchor else whole
+        before = self._decode(anchor) if anchor else ""
+        if not whole.startswith(before):  # a decoder that changes even words by what follows
+            before = before[: next(i for i, (x, y) in enumerate(zip_longest(before, whole)) if x != y)]
+        return whole[len(before) :]
 
     def _decode(self, tokens: list[int]) -> str:
         with errors_of_library(self._function, self._file):
@@ -75,7 +78,7 @@ class Decoder:
         return self._words[token]
 
 
-def _characters_that_may_change(decoder: Any) -> int:
+def _unsettled(decoder: Any) -> int:
     """How many of a text's last characters may still change as tokens follow: those that a rule could find."""
     if decoder is None or not hasattr(decoder, "__getstate__"):
         return 0

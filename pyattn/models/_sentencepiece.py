@@ -11,6 +11,8 @@ from typing import Any
 
 from pyattn.models._files import MARIAN_FILES, import_extra, read_json, require_file
 from pyattn.models._tokenizer import check_growth, growth_of_charsmap
+from pyattn.models._tokenizer_classes import CLEANED
+from pyattn.models._tokenizer_settings import content_of
 
 _END, _UNKNOWN, _PADDING, _SPACE = "</s>", "<unk>", "<pad>", "\N{LOWER ONE EIGHTH BLOCK}"
 
@@ -24,20 +26,27 @@ class Encoding:
 
 
 class MarianTokenizer:
-    """What a TextGenerator asks of a tokenizer."""
+    """What a TextGenerator asks of a tokenizer.
+
+    Attributes:
+        unsettled: how many of a text's last characters may still change as tokens follow.
+    """
 
     def __init__(self, directory: Path, vocab_size: int) -> None:
         file = directory / "vocab.json"
         self._vocabulary = read_json(file, dict)
+        if missing := {_END, _UNKNOWN} - self._vocabulary.keys():
+            raise ValueError(f"load: {file} lacks {' and '.join(sorted(missing))}")
         numbers = list(self._vocabulary.values())
-        if not all(type(number) is int and 0 <= number < vocab_size for number in numbers):
+        needed = [self._vocabulary[piece] for piece in (_END, _UNKNOWN)]  # of the others a text may have none
+        if not all(type(number) is int and number >= 0 for number in numbers) or max(needed) >= vocab_size:
             raise ValueError(
                 f"load: {file} numbers tokens otherwise than 0 to {vocab_size - 1}, as config.json has them"
             )
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"load: {file} has a number twice")
-        if missing := {_END, _UNKNOWN} - self._vocabulary.keys():
-            raise ValueError(f"load: {file} lacks {' and '.join(sorted(missing))}")
+        self._cleans = _cleans(directory / "tokenizer_config.json")
+        self.unsettled = max(map(len, CLEANED)) - 1 if self._cleans else 0
         self._source, self._target = (_processor(directory / name) for name in MARIAN_FILES[:2])
         self._pieces = {number: piece for piece, number in self._vocabulary.items()}
 
@@ -49,10 +58,42 @@ class MarianTokenizer:
         unknown = self._vocabulary[_UNKNOWN]
         return Encoding([*(self._vocabulary.get(piece, unknown) for piece in pieces), self._vocabulary[_END]])
 
+    def get_vocab(self) -> dict[str, int]:
+        return dict(self._vocabulary)
+
+    def token_to_id(self, token: str) -> int | None:
+        return self._vocabulary.get(token)
+
     def decode(self, ids: Sequence[int]) -> str:
         pieces = [self._pieces.get(int(number), _UNKNOWN) for number in ids]
         text = self._target.decode([piece for piece in pieces if piece not in (_END, _UNKNOWN, _PADDING)])
-        return str(text).replace(_SPACE, " ").strip()  # pieces of the source alone keep their mark
+        text = str(text).replace(_SPACE, " ").strip()  # pieces of the source alone keep their mark
+        for old, new in CLEANED.items() if self._cleans else ():
+            text = text.replace(old, new)
+        return text
+
+
+def _cleans(file: Path) -> bool:
+    """Whether a tokenizer_config.json takes away spaces in front of punctuation; what is not supported is refused."""
+    told = read_json(file, dict) if file.exists() else {}
+    tokens = {_END, _UNKNOWN, _PADDING}
+    added = told.get("added_tokens_decoder") or {}
+    contents = [content_of(x) for x in (added.values() if isinstance(added, dict) else added)]
+    accepted = {
+        "separate_vocabs": not told.get("separate_vocabs"),
+        "sp_model_kwargs": not told.get("sp_model_kwargs"),
+        "added_tokens_decoder": all(content in tokens for content in contents),
+        "additional_special_tokens": not told.get("additional_special_tokens"),
+        "extra_special_tokens": not told.get("extra_special_tokens"),
+    }
+    for name, token in (("eos_token", _END), ("unk_token", _UNKNOWN), ("pad_token", _PADDING)):
+        accepted[name] = content_of(told.get(name, token)) == token
+    for key, is_so in accepted.items():
+        if not is_so:
+            raise ValueError(
+                f"load: {file}: {key} is {told[key]!r:.200}, which is not supported of Marian's tokenizers"
+            )
+    return told.get("clean_up_tokenization_spaces") is True
 
 
 def _check_rules(content: bytes, file: Path) -> None:

@@ -51,7 +51,7 @@ def errors_of_library(function: str, file: Path) -> Iterator[None]:
 
 
 def read_tokenizer(file: Path, vocab_size: int, max_seq_length: int) -> Any:
-    """The `tokenizers.Tokenizer` in a file, as tokenizer_config.json beside it has it, set to cut texts and to pad none.
+    """The `tokenizers.Tokenizer` in a file, as tokenizer_config.json beside it has it, set to cut texts, to pad none.
 
     It may have more tokens than the model: those that it gives for a text are the caller's to check, as `check_tokens`
     does.

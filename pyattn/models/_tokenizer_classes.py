@@ -1,7 +1,7 @@
 """tokenizer_config.json: what it, and the class that it names, make of the tokenizer in tokenizer.json.
 
-Transformers takes of tokenizer.json what its class does not make itself: BertTokenizer, say, takes the vocabulary alone,
-and makes the normalizer from `do_lower_case`. Here as there, a directory's settings win over tokenizer.json, so that a
+Transformers takes of tokenizer.json what its class does not make itself: BertTokenizer, say, takes the vocabulary
+alone, and makes the normalizer from `do_lower_case`. Here as there, a directory's settings win over tokenizer.json: a
 text becomes the tokens that AutoTokenizer (transformers 5.24) makes of it. Where there is no tokenizer_config.json,
 nothing is told: tokenizer.json is then taken as it stands.
 """
@@ -13,23 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from pyattn.models._files import import_extra, read_json
+from pyattn.models._tokenizer_settings import TOKEN_NAMES, Settings, content_of
 
 MOST_ADDED = 50_000  # tokens that settings may add, for each costs a comparison with all others
 
 # Codes of mBART's languages; the first 25 are those of its first models, the others came with mBART-50.
-LANGUAGES = (
-    "ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX "
-    "ro_RO ru_RU si_LK tr_TR vi_VN zh_CN af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN "
-    "pl_PL ps_AF pt_XX sv_SE sw_KE ta_IN te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI"
-).split()
+LANGUAGES = [
+    "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX",
+    "kk_KZ", "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN",
+    "zh_CN", "af_ZA", "az_AZ", "bn_IN", "fa_IR", "he_IL", "hr_HR", "id_ID", "ka_GE", "km_KH", "mk_MK", "ml_IN",
+    "mn_MN", "mr_IN", "pl_PL", "ps_AF", "pt_XX", "sv_SE", "sw_KE", "ta_IN", "te_IN", "th_TH", "tl_XX", "uk_UA",
+    "ur_PK", "xh_ZA", "gl_ES", "sl_SI",
+]  # fmt: skip
 
-_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _TOKEN = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 _QWEN_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_CLEANED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't"}
-_CLEANED |= {f" '{end}": f"'{end}" for end in ("m", "s", "ve", "re")}
+# What clean_up_tokenization_spaces replaces in a decoded text, in this order.
+CLEANED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't"}
+CLEANED |= {f" '{end}": f"'{end}" for end in ("m", "s", "ve", "re")}
 _MARK = "\N{LOWER ONE EIGHTH BLOCK}"
 _RARE = "\U0010fffd"  # for private use: no vocabulary has it
 
@@ -53,76 +56,6 @@ _OF_MODELS = {
 }
 _AS_IT_STANDS = ("mistral", "modernbert")  # whatever class their directories name
 _ALIASES = {"DistilBert": "Bert", "Electra": "Bert", "Bart": "Roberta"}
-
-
-class Settings:
-    """The settings beside a tokenizer.json, as transformers merges them from up to three files."""
-
-    def __init__(self, directory: Path) -> None:
-        self.file = directory / "tokenizer_config.json"
-        told = read_json(self.file, dict) if self.file.exists() else {}
-        told.pop("add_bos_token", None)  # beside a tokenizer.json, whose post_processor adds tokens
-        told.pop("add_eos_token", None)
-        self.values = told
-        self.name = told.get("tokenizer_class")
-        if "additional_special_tokens" in told and not told.get("extra_special_tokens"):
-            told["extra_special_tokens"] = told.pop("additional_special_tokens")
-        self.placed: dict[int, Any] = {}  # added tokens by their numbers
-        if "added_tokens_decoder" in told:
-            decoder = self.checked("added_tokens_decoder", dict, "an object")
-            try:
-                self.placed = {int(number): token for number, token in decoder.items()}
-            except ValueError as error:
-                raise self.error("added_tokens_decoder", "an object whose keys are numbers") from error
-            self.is_legacy = False
-        else:
-            self.is_legacy = True
-            self._merge_special(directory / "special_tokens_map.json")
-            self._merge_added(directory / "added_tokens.json")
-
-    def _merge_special(self, file: Path) -> None:
-        for key, value in (read_json(file, dict) if file.exists() else {}).items():
-            if isinstance(value, dict) and key != "extra_special_tokens":
-                value = value | {"__type": "AddedToken", "special": True}
-            elif key == "extra_special_tokens" and isinstance(value, list):
-                before = self.values.get(key) or []
-                value = [*before, *(token for token in value if token not in before)]
-            self.values[key] = value
-
-    def _merge_added(self, file: Path) -> None:
-        named = {_content(self.values[key]) for key in _NAMES if self.values.get(key)}
-        extra = self.values.get("extra_special_tokens") or ()
-        named |= {_content(token) for token in extra}
-        for token, number in (read_json(file, dict) if file.exists() else {}).items():
-            if type(number) is not int:
-                raise ValueError(f"load: {file}: {token!r} must have a number, not {number!r}")
-            self.placed[number] = {"content": token, "normalized": token not in named, "special": token in named}
-
-    def error(self, key: str, wanted: str) -> ValueError:
-        return ValueError(f"load: {self.file}: {key} must be {wanted}, not {self.values.get(key)!r:.200}")
-
-    def checked(self, key: str, kind: type, wanted: str, default: Any = None) -> Any:
-        value = self.values.get(key, default)
-        if type(value) is not kind:
-            raise self.error(key, wanted)
-        return value
-
-    def flag(self, key: str, default: bool, null: bool | None = None) -> bool:
-        """A boolean; null where the key may be null is the value that it has then."""
-        if null is not None and self.values.get(key, default) is None:
-            return null
-        return bool(self.checked(key, bool, "true or false", default))
-
-    def words(self, key: str) -> list[Any]:
-        """A list of tokens; empty where it is absent or null."""
-        value = self.values.get(key)
-        if not isinstance(value or [], list):
-            raise self.error(key, "a list of tokens")
-        return list(value or [])
-
-
-def _content(token: Any) -> str:
-    return str(token.get("content") if isinstance(token, dict) else token)
 
 
 @dataclass(frozen=True)
@@ -244,7 +177,7 @@ def _t5_extra(settings: Settings) -> list[Any]:
     if number > MOST_ADDED:
         raise settings.error("extra_ids", f"{MOST_ADDED} at most")
     given = settings.words("additional_special_tokens")
-    own = sum("<extra_id_" in _content(token) for token in given)
+    own = sum("<extra_id_" in content_of(token) for token in given)
     if own and number > 0 and own != number:
         raise settings.error("additional_special_tokens", f"{number} of <extra_id_...>, as extra_ids says,")
     return given + ([] if own else [f"<extra_id_{i}>" for i in range(number)])
@@ -265,7 +198,7 @@ def _mbart50_extra(settings: Settings) -> list[Any]:
 
 
 _BRACKETS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
-_ANGLES = dict(zip(_NAMES, ("<s>", "</s>", "<unk>", "</s>", "<pad>", "<s>", "<mask>"), strict=True))
+_ANGLES = dict(zip(TOKEN_NAMES, ("<s>", "</s>", "<unk>", "</s>", "<pad>", "<s>", "<mask>"), strict=True))
 _ENDS = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
 _PLAIN_BPE = {"unk_token": None, "fuse_unk": False, "byte_fallback": False, "dropout": None, "ignore_merges": False}
 _WORDS = {"max_input_chars_per_word": 100, "continuing_subword_prefix": "##"}
@@ -372,15 +305,15 @@ def _tokens(t: Any, settings: Settings, found: Iterable[Any], made: _Class | Non
             added.append(_token(t, settings, token, placed=True))
     contents |= {token.content for token in added}
     for name, token in named.items():
-        if token is not None and _content(token) not in contents:
+        if token is not None and content_of(token) not in contents:
             flags = made.flags.get(name, {}) if made is not None and isinstance(token, str) else {}
-            added.append(_token(t, settings, {"content": token, "special": True} | flags if flags else token))
-            contents.add(_content(token))
+            added.append(_token(t, settings, {"content": token, "special": True, **flags} if flags else token))
+            contents.add(content_of(token))
     for token in extra:
-        if _content(token) not in contents:
+        if content_of(token) not in contents:
             added.append(_token(t, settings, token))
-            contents.add(_content(token))
-    special = {_content(token) for token in named.values() if token is not None}
+            contents.add(content_of(token))
+    special = {content_of(token) for token in named.values() if token is not None}
     for token in added:
         token.special = token.special or token.content in special
     return added
@@ -389,9 +322,12 @@ def _tokens(t: Any, settings: Settings, found: Iterable[Any], made: _Class | Non
 def _named(settings: Settings, made: _Class | None) -> dict[str, Any]:
     """Special tokens by name: those that all classes know, and what else ends in _token."""
     named = {} if made is None else dict(made.named)
-    named |= {key: value for key, value in settings.values.items() if key in _NAMES}
-    is_token = lambda key, x: key.endswith("_token") and (isinstance(x, str) or _is_token(x))  # noqa: E731
-    others = {key: x for key, x in settings.values.items() if key not in _NAMES and is_token(key, x)}
+    named |= {key: value for key, value in settings.values.items() if key in TOKEN_NAMES}
+    others = {
+        key: x
+        for key, x in settings.values.items()
+        if key.endswith("_token") and key not in TOKEN_NAMES and (isinstance(x, str) or _is_token(x))
+    }
     more = settings.values.get("extra_special_tokens")
     return named | others | (more if isinstance(more, dict) else {})
 
@@ -427,7 +363,7 @@ def _rebuilt(t: Any, old: Any, content: bytes, settings: Settings, made: _Class)
     for key, value in made.model_options.items():
         setattr(old.model, key, value)
     if made.model == "WordPiece":
-        old.model.unk_token = _content(named["unk_token"])
+        old.model.unk_token = content_of(named["unk_token"])
     tokenizer = t.Tokenizer(_with_unknown(t, old.model, content, made, named))
     parts = made.parts(t, settings, _rules(t, old.normalizer), old)
     tokenizer.normalizer, tokenizer.pre_tokenizer = parts.normalizer, parts.pre_tokenizer
@@ -435,7 +371,7 @@ def _rebuilt(t: Any, old: Any, content: bytes, settings: Settings, made: _Class)
     tokenizer.add_tokens(_tokens(t, settings, (), made))
     if made.plain:
         special = [*named.values(), *_extra(settings, made)]
-        tokenizer.add_tokens([t.AddedToken(_content(x), special=True) for x in special if x is not None])
+        tokenizer.add_tokens([t.AddedToken(content_of(x), special=True) for x in special if x is not None])
     if parts.template is None:
         tokenizer.post_processor = old.post_processor or t.processors.TemplateProcessing(single="$A")
     else:
@@ -446,9 +382,9 @@ def _rebuilt(t: Any, old: Any, content: bytes, settings: Settings, made: _Class)
 
 def _around(settings: Settings, tokenizer: Any, name: str, named: Mapping[str, Any]) -> str:
     token = (settings.values.get(name) or "en_XX") if name == "src_lang" else named.get(name)
-    if token is None or tokenizer.token_to_id(_content(token)) is None:
+    if token is None or tokenizer.token_to_id(content_of(token)) is None:
         raise ValueError(f"load: {settings.file}: {name} must be a token, not {token!r:.200}")
-    return _content(token)
+    return content_of(token)
 
 
 def template_of(t: Any, tokenizer: Any, around: list[str]) -> Any:
@@ -463,11 +399,11 @@ def _with_unknown(t: Any, model: Any, content: bytes, made: _Class, named: Mappi
         return model
     unknown = made.unknown
     if isinstance(unknown, str):
-        unknown = model.token_to_id(_content(named[unknown])) or 0
+        unknown = model.token_to_id(content_of(named[unknown])) or 0
     try:
         if [token.id for token in model.tokenize(_RARE)] == [unknown]:
             return model
-    except Exception:  # noqa: S110  # it has none: the library raises no other kind
+    except Exception:  # it has none: the library raises no other kind
         pass
     vocabulary = json.loads(content)["model"]["vocab"]
     return t.models.Unigram([tuple(piece) for piece in vocabulary], unk_id=unknown, byte_fallback=False)
@@ -482,17 +418,11 @@ def _rules(t: Any, normalizer: Any) -> Any:
 
 
 def _clean_up(t: Any, tokenizer: Any, settings: Settings) -> None:
-    """Lets decode take away spaces in front of punctuation; that of BPE's pieces is left alone, as transformers does."""
+    """Lets decode take away spaces in front of punctuation; BPE's are left alone, as transformers does."""
     key = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
     if type(tokenizer.model).__name__ == "BPE" and not settings.flag(key, False, null=False):
         return
     if tokenizer.decoder is None:
         raise settings.error("clean_up_tokenization_spaces", "false: tokenizer.json has no decoder")
-    steps = [t.decoders.Replace(old, new) for old, new in _CLEANED.items()]
+    steps = [t.decoders.Replace(old, new) for old, new in CLEANED.items()]
     tokenizer.decoder = t.decoders.Sequence([tokenizer.decoder, t.decoders.Fuse(), *steps])
-
-
-def languages_of(tokenizer: Any, vocab_size: int) -> list[str]:
-    """The codes of mBART's languages that are tokens of a model."""
-    numbers = {code: tokenizer.token_to_id(code) for code in LANGUAGES}
-    return [code for code, number in numbers.items() if number is not None and number < vocab_size]

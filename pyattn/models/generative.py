@@ -20,6 +20,7 @@ from pyattn.layers import (
 from pyattn.layers.base import Setting
 from pyattn.layers.sequences import Sequences
 from pyattn.models._files import read_json, write_json
+from pyattn.models._told_options import ToldOptions
 from pyattn.models.config import GenerativeConfig
 from pyattn.models.generative_families import GENERATIVE_FAMILIES
 from pyattn.models.inputs import FrameEmbeddings, PatchEmbeddings, TokenEmbeddings
@@ -30,8 +31,6 @@ from pyattn.positional import relative_position_buckets
 from pyattn.precision import values_of
 
 NEW_TOKENS = 20  # at most, unless something else is said
-_OPTION_OF = {"eos_token_id": "stop_tokens"}  # keys of files, where they have other names than the options
-_TOGETHER = ("num_return_sequences", "min_new_tokens")  # options that others make right or wrong
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +130,8 @@ class GenerativeModel(Pretrained):
         strict: bool = True,
         generation: Mapping[str, Any] | None = None,
     ) -> None:
-        self._generation, self._source = generation, source
+        self._generation = generation
+        self._told = ToldOptions(config, generation, source)
         self._options: GenerationOptions | None = None  # those that were set
         super().__init__(config, tensors, source, dtype, strict)
 
@@ -145,40 +145,15 @@ class GenerativeModel(Pretrained):
 
     @property
     def start_token(self) -> int | None:
-        told = [self._told()[1], self.config.source] if self.config.encoder_layers else []
-        return _start_token(f"{type(self).__name__}.start_token", told, self.config.vocab_size, self._source)
-
-    def _told(self) -> tuple[str, Mapping[str, Any]]:
-        """What says how tokens are chosen: which file, and its contents."""
-        if self._generation is not None:
-            return "generation_config.json", self._generation
-        told = self.config.source
-        if told.get("force_bos_token_to_be_generated"):  # as the first BARTs say it
-            told = {"forced_bos_token_id": told.get("bos_token_id")} | told
-        return "config.json", told
+        return self._told.start_token(f"{type(self).__name__}.start_token") if self.config.encoder_layers else None
 
     def _options_with(
         self, function: str, options: GenerationOptions | None, changes: Mapping[str, Any]
     ) -> GenerationOptions:
-        """The options, or else those of the directory, with changes, which may stand for what a file has wrong."""
+        """The options, or else those that were set, or else those of the directory; with changes."""
         if options is not None or self._options is not None:
             return _options(function, self._options if options is None else options, dict(changes))
-        _options(function, None, {key: x for key, x in changes.items() if key not in _TOGETHER})
-        file, told = self._told()
-        told = {key: x for key, x in told.items() if _OPTION_OF.get(key, key) not in changes}
-        size = self.config.vocab_size
-        for key in ("eos_token_id", "suppress_tokens", "begin_suppress_tokens"):
-            ids = told.get(key)
-            if isinstance(ids, int | list):  # those that the vocabulary lacks have no effect
-                ids = ids if isinstance(ids, list) else [ids]
-                told[key] = [x for x in ids if not (type(x) is int and x >= size)]
-        try:
-            return GenerationOptions.from_dict(told, **changes)
-        except (TypeError, ValueError) as error:
-            _options(function, None, dict(changes))  # of which alone may be the fault
-            raise ValueError(
-                f"{function}: {file} beside {self._source}: {error}; options in the call take the place of the file's"
-            ) from error
+        return self._told.options(function, changes)
 
     @classmethod
     def _from_other_files(cls, directory: Path) -> dict[str, Any]:
@@ -413,15 +388,15 @@ class GenerativeModel(Pretrained):
             continuation.reorder(np.arange(len(prompts)))
         return continuation
 
-    def _sources(
-        self, function: str, options: GenerationOptions, memory: Memory | None
-    ) -> tuple[Array, ...] | None:
+    def _sources(self, function: str, options: GenerationOptions, memory: Memory | None) -> tuple[Array, ...] | None:
         """The tokens that the encoder has read, for each sample; None without an encoder."""
         if memory is None:
             return None
         asked = options.encoder_no_repeat_ngram_size or options.encoder_repetition_penalty != 1
         if asked and self.config.encoder_input == "tokens" and len(memory.tokens) != len(memory.hidden):
-            raise ValueError(f"{function}: options of the encoder's tokens need a memory that has them, as encode's has")
+            raise ValueError(
+                f"{function}: options of the encoder's tokens need a memory that has them, as encode's has"
+            )
         return memory.tokens or (np.zeros(0, np.int64),) * len(memory.hidden)
 
     def _check_memory(self, function: str, memory: Memory | None, samples: int | None = None) -> None:
@@ -467,16 +442,3 @@ class GenerativeModel(Pretrained):
     def _own_made(self, values: Any) -> list[Setting]:
         made = {name: np.ascontiguousarray(values_of(x), np.float32) for name, x in values.items()}
         return [(self, "_parameters", made)]
-
-
-def _start_token(function: str, told: Sequence[Mapping[str, Any]], vocab_size: int, source: str) -> int | None:
-    """The first of what files say, as transformers takes it."""
-    for key in ("decoder_start_token_id", "bos_token_id"):
-        for values in told:
-            if (token := values.get(key)) is not None:
-                if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
-                    raise ValueError(
-                        f"{function}: beside {source}: {key} must be a token, 0 to {vocab_size - 1}, not {token!r:.200}"
-                    )
-                return token
-    return None

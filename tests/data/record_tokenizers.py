@@ -1,4 +1,4 @@
-"""Records what transformers' AutoTokenizer makes of texts beside every setting, for tests/models/test_tokenizer_settings.py.
+"""Records what transformers' AutoTokenizer makes of texts beside every setting, for test_tokenizer_settings.py.
 
 Run with transformers installed: python tests/data/record_tokenizers.py
 """
@@ -23,7 +23,10 @@ def rules():
         Path(folder, "rules.tsv").write_text("FB01\t66 69\n")
         Path(folder, "text").write_text("hello world\n" * 9)
         sentencepiece.SentencePieceTrainer.train(
-            input=f"{folder}/text", model_prefix=f"{folder}/x", vocab_size=12, normalization_rule_tsv=f"{folder}/rules.tsv"
+            input=f"{folder}/text",
+            model_prefix=f"{folder}/x",
+            vocab_size=12,
+            normalization_rule_tsv=f"{folder}/rules.tsv",
         )
         from sentencepiece import sentencepiece_model_pb2
 

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("safetensors")
 
-from data.record_generation_keys import BASES, FILE, KEYS, PROMPT, cases, write_case  # noqa: E402
+from data.record_generation_keys import BASES, FILE, KEYS, PROMPT, cases, write_case
 
-from pyattn import models  # noqa: E402
+from pyattn import models
 
 RECORD = json.loads(FILE.read_text())
 CASES = list(zip(cases(RECORD["firsts"]), RECORD["answers"], strict=True))
@@ -52,11 +52,7 @@ NAMED = (
     r"GenerativeModel\.generate: (generation_config\.json beside|beside .*_token_id must be|a prompt of 6 tokens and)|"
     "generate: the options name token"
 )
-HOSTILE = [
-    {key: value}
-    for key in KEYS
-    for value in (-1, 10**30, "x", [["x"]], {"a": [1]}, 1e300)
-]
+HOSTILE = [{key: value} for key in KEYS for value in (-1, 10**30, "x", [["x"]], {"a": [1]}, 1e300)]
 
 
 def test_whatever_the_file_says_logits_are_those_of_the_model(tmp_path):

@@ -8,7 +8,7 @@ import tiny_tokenizers as tiny
 
 pytest.importorskip("tokenizers")
 
-from pyattn.models._pieces import Decoder  # noqa: E402
+from pyattn.models._pieces import Decoder
 
 LOST = "\N{REPLACEMENT CHARACTER}"
 FILE = Path("tokenizer.json")

@@ -134,3 +134,67 @@ def test_rules_that_make_texts_long_are_refused(folder, tmp_path):
 
 def varint(number):
     return bytes([number & 127 | 128, number >> 7 & 127 | 128, number >> 14])
+
+
+def copied(folder, tmp_path, **settings):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return tmp_path
+
+
+def test_languages(folder):
+    generator = pyattn.TextGenerator.from_pretrained(folder)
+    assert generator.languages == ["fr"]
+
+    def called(text, **more):
+        return generator([text], max_new_tokens=6, num_beams=1, **more)[0]
+
+    def streamed(text, **more):
+        return "".join(generator.stream(text, max_new_tokens=6, **more))
+
+    for call in (called, streamed):
+        for target in ("fr", ">>fr<<"):
+            assert call("ab cad", target=target) == call(">>fr<< ab cad")
+        with pytest.raises(ValueError, match="target must be one of fr, not 'xx'"):
+            call("ab", target="xx")
+        with pytest.raises(ValueError, match=r"source is 'fr', but .*source\.spm marks no text with its language"):
+            call("ab", source="fr")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"separate_vocabs": True},
+        {"sp_model_kwargs": {"enable_sampling": True}},
+        {"eos_token": "<end>"},
+        {"unk_token": None},
+        {"pad_token": {"__type": "AddedToken", "content": "x"}},
+        {"added_tokens_decoder": {"3": {"content": "ab"}}},
+        {"additional_special_tokens": ["ab"]},
+        {"extra_special_tokens": ["ab"]},
+    ],
+    ids=str,
+)
+def test_settings_that_are_refused(folder, tmp_path, settings):
+    [key] = settings
+    with pytest.raises(ValueError, match=rf"^load: .*tokenizer_config\.json: {key} is .* not supported of Marian's"):
+        pyattn.TextGenerator.from_pretrained(copied(folder, tmp_path, **settings))
+
+
+def test_settings_that_are_obeyed(folder, tmp_path):
+    told = {"eos_token": {"content": "</s>"}, "added_tokens_decoder": {"0": {"content": "</s>"}}, "source_lang": "de"}
+    tokenizer = MarianTokenizer(copied(folder, tmp_path, **told), 40)
+    assert tokenizer.encode("ab").ids == MarianTokenizer(folder, 40).encode("ab").ids and not tokenizer.unsettled
+    cleaning = MarianTokenizer(copied(folder, tmp_path, clean_up_tokenization_spaces=True), 40)
+    cleaning._target = type("Target", (), {"decode": staticmethod(lambda pieces: "do n't , x")})()
+    assert cleaning.decode([5]) == "don't, x" and cleaning.unsettled == 3
+
+
+def test_tokens_that_the_model_lacks_are_named_where_a_text_has_them(folder, tmp_path):
+    vocabulary = json.loads((folder / "vocab.json").read_text()) | {">>xx<<": 40}
+    (copied(folder, tmp_path) / "vocab.json").write_text(json.dumps(vocabulary))
+    generator = pyattn.TextGenerator.from_pretrained(tmp_path)
+    assert generator.languages == ["fr"] and len(generator(["ab"], max_new_tokens=2)) == 1
+    with pytest.raises(ValueError, match=r"^TextGenerator: .*source\.spm gives the token 40; .* vocab_size 40"):
+        generator([">>xx<< ab"])

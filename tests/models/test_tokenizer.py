@@ -63,7 +63,10 @@ def sequence(name, *steps):
         ({"post_processor": template(TEXT, TEXT)}, "its post_processor repeats the text"),
         ({"post_processor": sequence("processors", BYTES, template(TEXT, TEXT))}, "its post_processor repeats"),
         ({"post_processor": template(TEXT, SEP, ids=range(13))}, "adds 13 tokens to a text; max_seq_length is only 12"),
-        ({"post_processor": template(TEXT, UNKNOWN)}, "is not a tokenizer that the tokenizers library reads"),  # a panic
+        (
+            {"post_processor": template(TEXT, UNKNOWN)},
+            "is not a tokenizer that the tokenizers library reads",
+        ),  # a panic
         ({"post_processor": template(TEXT, SEP, ids=[48])}, "gives the token 48; config.json has vocab_size 48"),
         ({"post_processor": template(TEXT, SEP, ids=[2**32 - 1])}, "gives the token 4294967295; config.json has"),
         ({"model": {**mutations.BPE, "merges": [["a", "b"]]}}, "is not a tokenizer that"),

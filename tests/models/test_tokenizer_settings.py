@@ -10,7 +10,7 @@ import tiny_tokenizers as tiny
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
 
-from pyattn.models._tokenizer import errors_of_library, read_tokenizer  # noqa: E402
+from pyattn.models._tokenizer import errors_of_library, read_tokenizer
 
 RECORD = json.loads((Path(tiny.__file__).parent / "data" / "tokenizers.json").read_text())
 CHARSMAP = base64.b64decode(RECORD["charsmap"])
@@ -28,10 +28,11 @@ def answers(folder):
 
 
 # Keys of other backends, of callers, and of files that stand beside tokenizer.json.
-WITHOUT_EFFECT = set(
-    "add_bos_token add_eos_token chat_template do_basic_tokenize errors max_len max_length model_max_length never_split "
-    "pad_token_type_id sp_model_kwargs stride tgt_lang use_default_system_prompt".split()
-)
+WITHOUT_EFFECT = {
+    "add_bos_token", "add_eos_token", "chat_template", "do_basic_tokenize", "errors", "max_len", "max_length",
+    "model_max_length", "never_split", "pad_token_type_id", "sp_model_kwargs", "stride", "tgt_lang",
+    "use_default_system_prompt",
+}  # fmt: skip
 
 # What is refused though transformers gives a result: a template with a token that is called None.
 REFUSED = [{"sep_token": None}, {"cls_token": None}]
