@@ -53,11 +53,11 @@ def _lengths(function: str, given: Any, shape: tuple[int, ...]) -> Array:
 
 def _mask(function: str, given: Any, shape: tuple[int, ...]) -> Array:
     mask = array(function, "attention_mask", given)
-    if mask.dtype.kind not in "biu":
-        raise TypeError(f"{function}: attention_mask has dtype {mask.dtype}; boolean, or integers 0 and 1 are needed")
+    if mask.dtype.kind not in "biuf":
+        raise TypeError(f"{function}: attention_mask has dtype {mask.dtype}; booleans, or numbers 0 and 1 are needed")
     if mask.shape != shape:
         raise ValueError(f"{function}: attention_mask has shape {mask.shape}; token_ids has {shape}")
-    if mask.size and not 0 <= mask.min() <= mask.max() <= 1:
+    real: Array = mask == 1
+    if not (real | (mask == 0)).all():
         raise ValueError(f"{function}: attention_mask must be 0 or 1, not from {mask.min()} to {mask.max()}")
-    real: Array = mask != 0
     return real

@@ -44,7 +44,7 @@ class Encoder(Layer):
         logits = (batch, attention.num_heads, length, length)
         combined = _checks.combined_mask(name, mask, key_mask, logits, rows.dtype)
         live = None if key_mask is None else np.asarray(key_mask).reshape(-1)
-        if live is None or mask is not None or (self._counts_positions() and _has_gaps(live.reshape(batch, length))):
+        if live is None or mask is not None or (self._counts_positions() and has_gaps(live.reshape(batch, length))):
             out = self._forward_rows(rows, Sequences(batch, np.array([0, length]), combined, is_causal))
             if live is not None:
                 out[~live] = 0
@@ -89,7 +89,7 @@ class Encoder(Layer):
         raise NotImplementedError
 
 
-def _has_gaps(live: Array) -> bool:
+def has_gaps(live: Array) -> bool:
     """Whether padding stands between real tokens of a sample."""
     begins = live & ~np.pad(live, ((0, 0), (1, 0)))[:, :-1]
     return bool((begins.sum(axis=1) > 1).any())

@@ -125,11 +125,14 @@ class TaskModel(Layer):
 
         Raises:
             TypeError, ValueError: as TextEncoder; a sequence that is to be classified has no tokens.
+
+        A sequence is classified by what its first place has, as in transformers, be that padding; unless config.json
+        says "mean", that of its tokens.
         """
         name = "TaskModel"
-        x, starts, live = self.encoder._forward(
-            name, token_ids, cu_seqlens, token_type_ids, attention_mask=attention_mask, lengths=lengths
-        )
+        padding = {"attention_mask": attention_mask, "lengths": lengths}
+        pooling = self.config.pooling if self._head.of_sequence else ""
+        x, starts, live = self.encoder._forward(name, token_ids, cu_seqlens, token_type_ids, pooling, **padding)
         if self._head.of_sequence:
             x, live = self._pooled(x, starts), None
         if self.dense is not None:
@@ -140,11 +143,8 @@ class TaskModel(Layer):
         return self.encoder._unpacked(self.out._apply(x), live)
 
     def _pooled(self, x: Array, starts: Array) -> Array:
-        lengths = np.diff(starts)
-        if (lengths == 0).any():
-            raise ValueError(f"TaskModel: sequence {int(np.argmin(lengths))} has no tokens")
-        if self.config.pooling == "mean" and len(lengths):
-            mean: Array = np.add.reduceat(x, starts[:-1]) / lengths[:, None].astype(np.float32)
+        if self.config.pooling == "mean" and len(starts) > 1:
+            mean: Array = np.add.reduceat(x, starts[:-1]) / np.diff(starts)[:, None].astype(np.float32)
             return mean
         return np.ascontiguousarray(x[starts[:-1]])
 

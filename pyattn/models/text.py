@@ -11,6 +11,7 @@ from pyattn._core import rowwise
 from pyattn._threads import threads_for
 from pyattn.layers import Layer, LayerNorm, Linear
 from pyattn.layers.base import Setting
+from pyattn.layers.encoder import has_gaps
 from pyattn.layers.sequences import Sequences
 from pyattn.models.config import EncoderConfig
 from pyattn.models.families import TEXT_FAMILIES
@@ -31,7 +32,7 @@ class TextEmbeddings(Layer):
         self.projection = Linear(width, config.hidden_size) if config.projected else None
 
     def _apply(self, words: Array, positions: Array, types: Array) -> Array:
-        """Rows of packed tokens; positions are those in their sequences."""
+        """Rows of packed tokens; positions are rows of their table."""
         rows = {"words": words, "positions": positions, "token_types": types}
         numbers = [rows[name] for name in self._tables]
         x = np.empty((len(words), self.norm.width), np.float32)
@@ -78,20 +79,23 @@ class TextEncoder(Pretrained):
         Args:
             token_ids: (total,) integers, the n sequences one after another; or (n, L), padded.
             cu_seqlens: (n + 1,) integers: sequence i is token_ids[cu_seqlens[i]:cu_seqlens[i + 1]]. Its positions
-                start at 0, every token counting, and it attends to itself alone. Of packed token_ids, unless lengths is
-                given.
+                start at 0, and it attends to itself alone. Of packed token_ids, unless lengths is given.
             token_type_ids: integers in the shape of token_ids; None means 0 for all. What a family without token types
                 is given is not used.
-            attention_mask: of padded token_ids, (n, L), 0 or False where there is padding, which is dropped before
-                anything is computed; None where there is none.
+            attention_mask: of padded token_ids, (n, L), 0 or False where there is padding, in front of tokens, between
+                or behind; None where there is none. Tokens keep their places, as in transformers: position 3 is that of
+                token_ids[:, 3], but in RoBERTa's kind and MPNet, whose positions count all but the padding token, and
+                know it by its id. Padding is dropped before anything is computed; where it stands between tokens of a
+                model with windows, rotary or relative positions, it is computed and not attended to.
             lengths: (n,) integers, instead of either: of how many tokens each sequence is, padding behind them.
 
         Returns:
             (total, hidden_size) float32; of padded token_ids (n, L, hidden_size), padding being 0.
 
         Raises:
-            TypeError: an argument is not made of integers.
-            ValueError: shapes do not fit together, an id is outside its embedding table, or a sequence is longer than
+            TypeError: an argument is not made of integers, or of real numbers in attention_mask.
+            ValueError: shapes do not fit together, an id is outside its embedding table, attention_mask has others than
+                0 and 1, or a sequence, padding in front counted where positions are learned, is longer than
                 max_position_embeddings.
         """
         x, _, live = self._forward(
@@ -105,9 +109,14 @@ class TextEncoder(Pretrained):
         token_ids: ArrayLike,
         cu_seqlens: ArrayLike | None,
         token_type_ids: ArrayLike | None,
+        pooling: str = "",
         **padding: ArrayLike | None,
     ) -> tuple[Array, Array, Array | None]:
-        """Hidden states of packed tokens, where sequences start, and which of padded tokens are real."""
+        """Hidden states of packed tokens, where sequences start, and which of padded tokens are real.
+
+        pooling: of sequences that must have tokens; "cls": by what is at their first places. If padding is at one of
+        these, the rows are those of all places.
+        """
         config = self.config
         words = _checks.indices(name, "token_ids", token_ids, config.vocab_size)
         types = None
@@ -116,24 +125,62 @@ class TextEncoder(Pretrained):
             if types.shape != words.shape:
                 raise ValueError(f"{name}: token_type_ids has shape {types.shape}; token_ids has {words.shape}")
         live, starts = _checks.packing(name, words.shape, cu_seqlens, **padding)
-        if live is not None:
-            words = words[live]
-            types = None if types is None else types[live]
-        sequences = Sequences(1, starts)
-        if (longest := sequences.longest()) > config.max_position_embeddings:
+        counts = np.diff(starts)
+        if pooling and not counts.all():
+            raise ValueError(f"{name}: sequence {int(counts.argmin())} has no tokens")
+        sequences, rows = Sequences(1, starts), live
+        if live is not None and self._computes_padding(live, pooling == "cls"):
+            sequences, rows = _masked(live, config.num_attention_heads), np.ones(live.shape, bool)
+        positions = self._positions(words, rows, sequences)
+        last = int(positions.max(initial=-1)) + 1
+        if last > config.max_position_embeddings:
+            among = " and places of padding" if last > counts.max() else ""
             raise ValueError(
-                f"{name}: a sequence has {longest} tokens; the model has positions for {config.max_position_embeddings}"
+                f"{name}: a sequence has {last} tokens{among}; the model has positions for "
+                f"{config.max_position_embeddings}"
             )
         if "relative_bias" in self._parameters:
+            longest = sequences.longest()
             distances = np.arange(1 - longest, longest) if longest else np.zeros(1, np.int64)
             buckets = relative_position_buckets(distances, config.relative_buckets)
             sequences.relative_bias = np.ascontiguousarray(self._parameters["relative_bias"][buckets].T)
-        positions = sequences.positions()
-        if config.first_position:
-            positions = positions + config.first_position
-        types = np.zeros(len(words), np.int64) if types is None else np.ascontiguousarray(types)
-        x = self.embeddings._apply(np.ascontiguousarray(words), positions, types)
-        return self.encoder._forward_rows(x, sequences), starts, live
+        types = np.zeros(words.shape, np.int64) if types is None else types
+        packed = [np.ascontiguousarray(x if rows is None else x[rows]) for x in (words, types)]
+        x = self.embeddings._apply(packed[0], positions + config.first_position, packed[1])
+        x = self.encoder._forward_rows(x, sequences)
+        if rows is not live and live is not None:
+            if pooling == "cls":
+                starts = np.arange(len(counts) + 1) * live.shape[1]
+            else:
+                x = x[live.reshape(-1)]
+        return x, starts, live
+
+    def _computes_padding(self, live: Array, first: bool) -> bool:
+        """Whether rows of padding are computed: of one that is wanted, or that tells how far apart tokens stand."""
+        if first and not live[:, :1].all():
+            return True
+        return ("relative_bias" in self._parameters or self.encoder._counts_positions()) and has_gaps(live)
+
+    def _positions(self, words: Array, rows: Array | None, sequences: Sequences) -> Array:
+        """Of the rows the positions, counted from 0.
+
+        Learned ones are places, be there padding or not. Families whose positions begin behind that of padding, such as
+        RoBERTa, know it by its id, wherever it stands and whatever the mask: others are counted, padding is at -1.
+        """
+        if "positions" not in self.embeddings._tables:
+            return sequences.positions()
+        if self.config.first_position:
+            real = words != self.config.first_position - 1
+            counted = np.cumsum(real, axis=-1)
+            if rows is None:  # from the start of each sequence
+                before = np.concatenate([[0], counted])[sequences.starts[:-1]]
+                counted -= np.repeat(before, np.diff(sequences.starts))
+            positions = np.where(real, counted - 1, -1)
+        elif rows is None:
+            return sequences.positions()
+        else:
+            positions = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
+        return positions if rows is None else positions[rows]
 
     @staticmethod
     def _unpacked(x: Array, live: Array | None) -> Array:
@@ -143,3 +190,10 @@ class TextEncoder(Pretrained):
         padded = np.zeros((*live.shape, x.shape[1]), x.dtype)
         padded[live] = x
         return padded
+
+
+def _masked(live: Array, heads: int) -> Sequences:
+    """Sequences of all places, of which those that are live are seen."""
+    batch, length = live.shape
+    mask = np.broadcast_to(live[:, None, None, :], (batch, heads, length, length))
+    return Sequences(batch, np.array([0, length]), mask)

@@ -82,16 +82,24 @@ _CLASSES = {
 }
 
 
+def classes_of(case):
+    """transformers' classes of a case's configuration and of its model."""
+    import transformers
+
+    task, family, _ = CASES[case]
+    return getattr(transformers, f"{family}Config"), getattr(transformers, family + _CLASSES[task])
+
+
 def make(case, seed):
     """config.json's contents, tensors by their names in files, inputs and outputs of one case."""
     import torch
-    import transformers
     from safetensors.numpy import load_file
 
     task, family, changes = CASES[case]
     labels = {"num_labels": 3} if task.endswith("classification") else {}
-    config = getattr(transformers, f"{family}Config")(**changes, **labels, attn_implementation="eager")
-    model = getattr(transformers, family + _CLASSES[task])(config).eval()
+    of_config, of_model = classes_of(case)
+    config = of_config(**changes, **labels, attn_implementation="eager")
+    model = of_model(config).eval()
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for parameter in dict.fromkeys(model.parameters()):
