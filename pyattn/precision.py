@@ -16,15 +16,21 @@ from pyattn._checks import Array
 
 BFLOAT16_BITS = np.dtype(np.uint16)
 INT8 = np.dtype(np.int8)
-MOST_INT8_INPUTS = 2**16  # 255 times 127 of them are below 2^31
+MOST_INT8_INPUTS = 2**16  # 255 times 128 of them are below 2^31
+_PART = 2**18  # elements that are rounded at a time
 
 
 def to_bfloat16(x: Array) -> NDArray[np.uint16]:
     """The bits of bfloat16, x rounded to the nearest, ties to even; a NaN stays one."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    rounded = bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
-    rounded = np.where(bits & np.uint32(0x7FFFFFFF) > 0x7F800000, bits | np.uint32(0x400000), rounded)
-    return (rounded >> np.uint32(16)).astype(np.uint16)
+    x = np.ascontiguousarray(x, np.float32)
+    made = np.empty(x.shape, np.uint16)
+    given, out = x.reshape(-1).view(np.uint32), made.reshape(-1)
+    for start in range(0, len(out), _PART):  # in parts, which need little memory beside x and the result
+        bits = given[start : start + _PART]
+        rounded = bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
+        rounded = np.where(bits & np.uint32(0x7FFFFFFF) > 0x7F800000, bits | np.uint32(0x400000), rounded)
+        out[start : start + _PART] = rounded >> np.uint32(16)
+    return made
 
 
 def mask_to_bfloat16(mask: Array) -> NDArray[np.uint16]:
@@ -59,6 +65,10 @@ class Quantized:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.elements.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.int8]:
+        return self.elements.dtype
 
     def __getitem__(self, rows: slice) -> "Quantized":
         return Quantized(self.elements[rows], self.scales[rows])

@@ -17,6 +17,7 @@ from pyattn._core import rowwise
 from pyattn._threads import one_ahead, rust_has_threads, threads_for
 from pyattn.models import TextEncoder
 from pyattn.models._files import find_directory, import_extra, read_json
+from pyattn.models._tensors import find_weights, weight_files
 from pyattn.models._tokenizer import errors_of_library, read_tokenizer
 from pyattn.models.pretrained import WeightDtypes
 
@@ -55,7 +56,8 @@ class SentenceEncoder:
         # without the places of tokens in the text, a third faster; older releases of the library lack it
         self._encode_batch = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)
         self._warned = False
-        self._files = [model_directory / name for name in ("config.json", "model.safetensors")] + [self._tokenizer_file]
+        weights = weight_files(find_weights(model_directory, config.source))
+        self._files = [model_directory / "config.json", *weights, self._tokenizer_file]
 
     @classmethod
     def from_pretrained(

@@ -271,7 +271,7 @@ def test_int8_without_scales_is_refused(tmp_path):
     again = pyattn.SentenceEncoder.from_pretrained(tmp_path / "saved", dtype="int8")
     np.testing.assert_allclose(again.encode(["a cat"]), encoder.encode(["a cat"]), atol=0.02)
     scales = tensors.pop(f"{name}_scale")
-    for scale in (None, scales[1:], scales[:, None], scales.astype(np.int8)):
+    for scale in (None, scales[1:], scales[None], scales.astype(np.int8)):
         wrong = {} if scale is None else {f"{name}_scale": scale}
         numpy.save_file(tensors | wrong, file)
         with pytest.raises(ValueError, match=rf"^load: .*model.safetensors: {name} is of int8 .*{name}_scale"):

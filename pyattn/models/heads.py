@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.layers import Layer, LayerNorm, Linear
-from pyattn.models._files import write_tensors
+from pyattn.models._tensors import read, write_tensors
 from pyattn.models.config import EncoderConfig
 from pyattn.models.family import ACTIVATIONS, Head
 from pyattn.models.naming import Tensors, listed, stand_ins
@@ -51,7 +51,7 @@ class TaskModel(Layer):
         of_encoder = {name: tensor for name, tensor in given.items() if name not in of_head}
         self.encoder = TextEncoder(config, of_encoder, source, dtype, strict)
         self.unused_tensors = tuple(sorted([*selection.unused, *self.encoder.unused_tensors]))
-        own = {name: values_of(given[name]) for name in {*needed, head.out_bias} & given.keys()}
+        own = {name: values_of(read(given[name])) for name in {*needed, head.out_bias} & given.keys()}
         if task == "masked-lm" and config.tied:
             own.setdefault(f"{head.out}.weight", self.encoder.embeddings._parameters["words"])
         if head.out_bias in own:  # transformers 4 wrote no other, whatever was tied

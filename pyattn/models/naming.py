@@ -2,19 +2,18 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pyattn.layers import Layer
-from pyattn.models._files import SCALES
+from pyattn.models._tensors import SCALES, Tensor, read
 from pyattn.models.config import ModelConfig
 from pyattn.precision import Quantized, concatenated, scaled, values_of
 
-Tensors = Mapping[str, NDArray[np.float32] | Quantized]
+Tensors = Mapping[str, Tensor]
 # Of tensors whose file has them in another shape than ours that shape; None of those that it lacks.
 Shapes = Mapping[str, tuple[int, ...] | None]
 
@@ -156,8 +155,11 @@ class Stored:
 
 def to_our_names(
     model: Layer, config: ModelConfig, given: Tensors, source: str
-) -> tuple[dict[str, Any], Stored, set[str]]:
-    """All of the model's parameters, how the file has them, and the names of what is none of them."""
+) -> tuple[Callable[[str], Any], Stored, set[str]]:
+    """What reads a parameter by its name, how the file has them, and the names of what is none of them.
+
+    All names and shapes are checked here; values are read when a parameter is asked for.
+    """
     shapes = model._shapes()
     instead = stand_ins(config, given)
     given, instead = _once(config, given, instead)
@@ -167,7 +169,7 @@ def to_our_names(
         names = their_names(config, ours) or ()
         for name, rows in zip(names, part_rows(config, ours, shape[0], len(names)), strict=True):
             name = instead.get(name, name)
-            turned = _is_transposed(config, ours) and not isinstance(given.get(name), Quantized)
+            turned = _is_transposed(config, ours) and not _is_int8(given.get(name))
             expected[name] = (*shape[1:], rows) if turned else (rows, *shape[1:])
         if (factor := factor_name(config, ours)) is not None:
             expected[factor] = shape[:1]
@@ -177,33 +179,41 @@ def to_our_names(
     stored |= dict.fromkeys(lacking)
     if missing := expected.keys() - given.keys() - lacking:
         raise ValueError(f"load: {source}: missing tensors: {listed(missing)}")
-    values = {}
-    for name, shape in expected.items():
-        tensor: Any = np.zeros(shape, np.float32) if name in lacking else given[name]
-        if tensor.shape != shape:
-            if not _fits(tensor.shape, shape):
-                raise ValueError(f"load: {source}: {name} has shape {tensor.shape}; config.json asks for {shape}")
-            stored[name] = tensor.shape
-            tensor = values_of(tensor)
-            tensor = (tensor.swapaxes(1, 2) if _is_convolution(tensor.shape, shape) else tensor).reshape(shape)
-        values[name] = tensor
-    state: dict[str, Any] = {}
-    for ours, shape in shapes.items():
+    for name in expected.keys() - lacking:
+        seen = given[name].shape
+        if seen != expected[name]:
+            if not _fits(seen, expected[name]):
+                raise ValueError(f"load: {source}: {name} has shape {seen}; config.json asks for {expected[name]}")
+            stored[name] = seen
+
+    def tensor(name: str) -> Any:
+        shape = expected[name]
+        if name in lacking:
+            return np.zeros(shape, np.float32)
+        values = read(given[name])
+        if values.shape == shape:
+            return values
+        values = values_of(values)
+        return (values.swapaxes(1, 2) if _is_convolution(values.shape, shape) else values).reshape(shape)
+
+    def parameter(ours: str) -> Any:
         names = their_names(config, ours) or ()
         if not names:
-            state[ours] = np.zeros(shape, np.float32)
-            continue
+            return np.zeros(shapes[ours], np.float32)
         turned = _is_transposed(config, ours)
-        read = (values[instead.get(name, name)] for name in names)
-        parts = [x.T if turned and isinstance(x, np.ndarray) else x for x in read]
-        state[ours] = parts[0] if len(parts) == 1 else concatenated(parts)
+        parts = [
+            x.T if turned and isinstance(x, np.ndarray) else x
+            for x in (tensor(instead.get(name, name)) for name in names)
+        ]
+        value = parts[0] if len(parts) == 1 else concatenated(parts)
         module, number, _ = _split(ours)
         if module in config.family.scales:  # of biases as well
-            state[ours] = scaled(state[ours], values[config.family.scales[module].format(number)])
-    kept = (
-        {} if config.family.heads else instead
-    )  # an encoder is saved without the head under whose name its words stood
-    return state, Stored(stored, kept), set(given.keys() - expected.keys())
+            value = scaled(value, tensor(config.family.scales[module].format(number)))
+        return value
+
+    # an encoder is saved without the head under whose name its words stood
+    kept = {} if config.family.heads else instead
+    return parameter, Stored(stored, kept), set(given.keys() - expected.keys())
 
 
 def _once(config: ModelConfig, given: Tensors, instead: dict[str, str]) -> tuple[Tensors, dict[str, str]]:
@@ -213,8 +223,14 @@ def _once(config: ModelConfig, given: Tensors, instead: dict[str, str]) -> tuple
     return {name: x for name, x in given.items() if name not in alike}, {**instead, **alike}
 
 
-def _is_same(first: Any, second: Any) -> bool:
-    return isinstance(first, np.ndarray) and isinstance(second, np.ndarray) and np.array_equal(first, second)
+def _is_same(first: Tensor, second: Tensor) -> bool:
+    if first.shape != second.shape or _is_int8(first) or _is_int8(second):
+        return False
+    return np.array_equal(values_of(read(first)), values_of(read(second)))
+
+
+def _is_int8(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.dtype == np.int8
 
 
 def part_rows(config: ModelConfig, ours: str, rows: int, parts: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import repeat
 from pathlib import Path
@@ -15,7 +15,9 @@ from pyattn import _checks
 from pyattn._checks import weight_dtype_name
 from pyattn.layers import Layer, LayerNorm, Linear, TransformerEncoder, TransformerEncoderLayer
 from pyattn.layers.block import Block
-from pyattn.models._files import read_json, read_tensors, write_json, write_tensors
+from pyattn.models._files import WEIGHTS, read_json, write_json
+from pyattn.models._quantized import QUANTIZATION_KEYS
+from pyattn.models._tensors import find_weights, stored_tensors, write_tensors
 from pyattn.models.config import EncoderConfig, ModelConfig
 from pyattn.models.family import Family
 from pyattn.models.naming import (
@@ -47,8 +49,9 @@ class Pretrained(Layer):
 
     Args:
         config: sizes and choices; its family says how tensors are named and how the encoder computes.
-        tensors: float32 arrays under Hugging Face's names, with or without the prefix of the model ("bert.") and those
-            of wrappers ("module.", "_orig_mod.", "model.", "0.auto_model."). An encoder's heads are not used.
+        tensors: float32 arrays under Hugging Face's names, or tensors of files, read as they are used; with or without
+            the prefix of the model ("bert.") and those of wrappers ("module.", "_orig_mod.", "model.",
+            "0.auto_model."). An encoder's heads are not used.
         source: where the tensors come from, for messages.
         dtype, strict: as in `pyattn.models.load`.
 
@@ -99,7 +102,7 @@ class Pretrained(Layer):
     def from_directory(
         cls: type[_Model], directory: Path, dtype: WeightDtypes = "float32", strict: bool = True
     ) -> _Model:
-        """The model of a directory that holds config.json and model.safetensors; errors as in `pyattn.models.load`."""
+        """The model of a directory that holds config.json and weights; errors as in `pyattn.models.load`."""
         config, more = read_config(Path(directory), cls._configs), cls._from_other_files(Path(directory))
         tensors, unused, source = read_selected(Path(directory), config, strict)
         model = cls(config, tensors, source, dtype, strict, **more)
@@ -126,23 +129,30 @@ class Pretrained(Layer):
 
     def _fill(self, given: Tensors, source: str, dtype: WeightDtypes) -> set[str]:
         """Sets all parameters from tensors under the family's names; the names of what is none of them."""
-        state, self._stored_as, strange = to_our_names(self, self.config, given, source)
+        parameter, self._stored_as, strange = to_our_names(self, self.config, given, source)
         modules = self._products()
         if isinstance(dtype, Mapping):
             self.weight_dtypes = _by_pattern(modules, dtype)
         else:
             self.weight_dtypes = dict.fromkeys(modules, _dtype_name(dtype))
-            for name in modules if _dtype_name(dtype) == "int8" else ():
-                full = self._products_of + weight_name(name)
-                weight = state[full] = quantized_if_near(state[full], MOST_ROUNDING)
-                self.weight_dtypes[name] = "int8" if isinstance(weight, Quantized) else "bfloat16"
-        for name, linears in modules.items():
-            for linear in linears:
-                if self.weight_dtypes[name] == "int8" and linear.in_features > MOST_INT8_INPUTS:
-                    raise ValueError(f"load: {source}: {name} has {linear.in_features} inputs: too many for int8")
-                linear.weight_dtype = _checks.weight_dtype("load", self.weight_dtypes[name])
-        self._load(state)
+        products = {self._products_of + weight_name(name): name for name in modules}
+        for prefix, layer in _layers_of(self):  # what is read for one is let go before the next
+            values = {name: parameter(prefix + name) for name in layer._own_shapes()}
+            for name in values:
+                if (module := products.get(prefix + name)) is not None:
+                    if self.weight_dtypes[module] == "int8" and not isinstance(dtype, Mapping):
+                        values[name] = quantized_if_near(values[name], MOST_ROUNDING)
+                        self.weight_dtypes[module] = "int8" if isinstance(values[name], Quantized) else "bfloat16"
+                    self._set_dtype(module, modules[module], source)
+            for owner, attribute, value in layer._own_made(values):
+                setattr(owner, attribute, value)
         return strange
+
+    def _set_dtype(self, module: str, linears: list[Linear], source: str) -> None:
+        for linear in linears:
+            if self.weight_dtypes[module] == "int8" and linear.in_features > MOST_INT8_INPUTS:
+                raise ValueError(f"load: {source}: {module} has {linear.in_features} inputs: too many for int8")
+            linear.weight_dtype = _checks.weight_dtype("load", self.weight_dtypes[module])
 
     def _products(self) -> dict[str, list[Linear]]:
         """The matrix products whose weights dtype is about, by their names behind _products_of."""
@@ -159,7 +169,7 @@ class Pretrained(Layer):
         """
         folder = Path(directory)
         write_config(folder, self.config)
-        write_tensors(folder / "model.safetensors", self._stored())
+        write_tensors(folder / WEIGHTS, self._stored())
 
     def _stored(self) -> dict[str, Any]:
         """All parameters under the family's names, as they are held."""
@@ -170,6 +180,13 @@ class Pretrained(Layer):
             if (factor := factor_name(self.config, ours)) is not None:
                 tensors[factor] = np.ones(value.shape[0], np.float32)
         return tensors
+
+
+def _layers_of(layer: Layer, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+    """A layer and all those in it, with what the names of their own parameters begin with."""
+    yield prefix, layer
+    for name, child in layer._children().items():
+        yield from _layers_of(child, f"{prefix}{name}.")
 
 
 def products_of(layers: Sequence[Block], prefix: str = "layers") -> dict[str, list[Linear]]:
@@ -208,16 +225,16 @@ def read_selected(
     directory: Path, config: ModelConfig, strict: bool, head: Mapping[str, Collection[str]] | None = None
 ) -> tuple[Tensors, list[str], str]:
     """The tensors that a model is made of, the names of the others, and where they come from."""
-    file = directory / "model.safetensors"
+    file = find_weights(directory, config.source)
     names: list[str] = []
 
     def listen(name: str) -> bool:
         names.append(name)
         return False
 
-    read_tensors(file, listen)
+    stored_tensors(file, listen)
     selection = select(config, names, str(file), strict, head)
-    return read_tensors(file, selection.wanted.__contains__), selection.unused, str(file)
+    return stored_tensors(file, selection.wanted.__contains__), selection.unused, str(file)
 
 
 def _check_sizes(config: ModelConfig, tensors: Tensors, source: str) -> None:
@@ -231,7 +248,8 @@ def _check_sizes(config: ModelConfig, tensors: Tensors, source: str) -> None:
 
 def write_config(folder: Path, config: ModelConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", config.source)
+    told = {key: value for key, value in config.source.items() if key not in QUANTIZATION_KEYS}
+    write_json(folder / "config.json", told)  # weights are written in a way of their own
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from pyattn.models._files import find_directory, import_extra, read_json, read_tensors
+from pyattn.models._files import find_directory, import_extra, read_json
+from pyattn.models._tensors import read_tensors
 
 pytest.importorskip("safetensors")
 
@@ -153,7 +154,7 @@ def test_a_hub_id_is_fetched_without_pickles(tmp_path, monkeypatch):
     assert find_directory("someone/some-model.v2") == tmp_path
     [(repository, patterns)] = calls
     assert repository == "someone/some-model.v2"
-    assert {"config.json", "model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/*"} <= set(patterns)
+    assert {"config.json", "model.safetensors", "tokenizer.json", "modules.json"} <= set(patterns)
     assert not any("bin" in pattern or pattern.startswith("*") for pattern in patterns)
 
 
