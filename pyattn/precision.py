@@ -51,8 +51,13 @@ def to_int8(weight: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     weight = np.asarray(weight, np.float32)
     with np.errstate(invalid="ignore"):  # a row that is not finite has a scale that is not
         scales = np.maximum(weight.max(axis=1, initial=0), -weight.min(axis=1, initial=0)) / np.float32(127)
-        quotients = weight / np.where(scales > 0, scales, np.float32(1))[:, None]
-        return np.rint(quotients, out=quotients).astype(np.int8), scales
+        divisors = np.where(scales > 0, scales, np.float32(1))[:, None]
+        elements = np.empty(weight.shape, np.int8)
+        rows = max(1, _PART // max(1, weight.shape[1]))
+        for part in (slice(start, start + rows) for start in range(0, len(weight), rows)):
+            quotients = weight[part] / divisors[part]
+            elements[part] = np.rint(quotients, out=quotients)
+    return elements, scales
 
 
 @dataclass(frozen=True, eq=False)
