@@ -158,7 +158,9 @@ def stored_tensors(file: Path, wanted: Callable[[str], bool]) -> dict[str, Store
         for name, shard_name in _weight_map(file).items():
             if wanted(name) and name not in found:
                 raise ValueError(f"load: {file}: {name} is not in {shard_name}, nor in another shard")
-    return _checked(file, _with_scales(file, found))
+    found = _with_scales(file, found)
+    _check(found)
+    return found
 
 
 def _header(path: Path) -> list[Stored]:
@@ -211,12 +213,14 @@ def _are_scales(tensor: Stored | None, rows: int) -> bool:
     return tensor is not None and tensor.kind in _REALS and tensor.shape in ((rows,), (rows, 1))
 
 
-def _checked(file: Path, tensors: dict[str, Stored]) -> dict[str, Stored]:
+def _check(tensors: Mapping[str, Stored]) -> None:
+    """That all are read."""
+    for name, tensor in tensors.items():
+        if tensor.scales is None and (tool := tool_of(name, tensor.kind)) is not None:
+            raise ValueError(f"load: {tensor.path}: {name}: quantized by {tool}: {ACCEPTED}")
     for name, tensor in tensors.items():
         what = f"load: {tensor.path}: {name}"
         if tensor.scales is None:
-            if (tool := tool_of(name, tensor.kind)) is not None:
-                raise ValueError(f"{what}: quantized by {tool}: {ACCEPTED}")
             if tensor.kind == "I8":
                 raise ValueError(
                     f"{what} is of int8 and {tensor.shape}; such a tensor must be a matrix, with one float for each of "
@@ -228,7 +232,6 @@ def _checked(file: Path, tensors: dict[str, Stored]) -> dict[str, Stored]:
             np.broadcast_to(np.float32(0), tensor.shape)
         except (ValueError, OverflowError) as error:  # many axes, or a long one beside one of length 0
             raise ValueError(f"{what} has a shape that no array has ({error})") from error
-    return tensors
 
 
 def read_tensors(file: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray[np.float32] | Quantized]:

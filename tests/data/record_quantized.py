@@ -73,7 +73,11 @@ def eight_bits(folder):
     from transformers import BitsAndBytesConfig, LlamaForCausalLM
 
     plain().save_pretrained(folder / "plain")
-    options = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": "cpu", "dtype": torch.float32}
+    options = {
+        "quantization_config": BitsAndBytesConfig(load_in_8bit=True),
+        "device_map": "cpu",
+        "dtype": torch.float32,
+    }
     model = LlamaForCausalLM.from_pretrained(folder / "plain", **options)
     model.save_pretrained(folder)
     return dict(model.dequantize(torch.float32).named_parameters())
