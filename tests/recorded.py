@@ -8,6 +8,8 @@ from safetensors.numpy import load_file, save_file
 
 from pyattn import models
 
+INDEX = "model.safetensors.index.json"
+
 
 def recorded(case, directory=FOLDER):
     """The configuration, tensors, inputs and transformers' outputs of a case."""
@@ -34,3 +36,23 @@ def write(folder, config, tensors):
 def load(folder, case, **options):
     task = CASES[case][0]
     return models.load_task(folder, task, **options) if task else models.load(folder, **options)
+
+
+def split(folder, count=3):
+    """Puts the tensors of a directory's model.safetensors into shards, as transformers names them."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    file.unlink()
+    names, shards = sorted(tensors), {}
+    for number in range(count):
+        shard = f"model-{number + 1:05}-of-{count:05}.safetensors"
+        part = {name: tensors[name] for name in names[number::count]}
+        save_file(part, folder / shard, {"format": "pt"})
+        shards |= dict.fromkeys(part, shard)
+    total = sum(x.nbytes for x in tensors.values())
+    write_index(folder, dict(sorted(shards.items())), {"metadata": {"total_parameters": 1, "total_size": total}})
+    return folder
+
+
+def write_index(folder, shards, others=None):
+    (folder / INDEX).write_text(json.dumps({**(others or {}), "weight_map": shards}))

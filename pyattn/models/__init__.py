@@ -1,4 +1,34 @@
-"""Pretrained models from a model directory: config.json + model.safetensors, the Hugging Face layout."""
+"""Pretrained models from a model directory, as transformers, sentence-transformers and the Hugging Face hub lay it out.
+
+What may change a result, and is read if it is there; * stands for anything, [0-9] for a digit:
+
+    config.json: the family, the sizes and the choices of the model, and the labels of a task
+    model.safetensors: the weights
+    model.safetensors.index.json: in which files the weights are, where there is no model.safetensors
+    model-*-of-*.safetensors: the weights in shards
+    model.safetensors-*-of-*.safetensors: the same under another name
+    adapter_config.json: that an adapter changes the weights, which is refused
+    generation_config.json: how tokens are chosen; without it, config.json says so
+    tokenizer.json: how texts become tokens, and tokens texts
+    tokenizer_config.json: what the tokenizer does otherwise than tokenizer.json, and the longest text
+    special_tokens_map.json: which tokens are special, where tokenizer_config.json does not
+    added_tokens.json: further tokens, of older tokenizers
+    chat_template.*: that texts are put into a template of chats
+    additional_chat_templates/*: the same
+    source.spm: how Marian takes texts of the source language to pieces
+    target.spm: how Marian joins pieces of the target language
+    vocab.json: the numbers of Marian's pieces
+    preprocessor_config.json: what spectrograms a speech model hears
+    processor_config.json: the same, of newer libraries
+    modules.json: of what modules a sentence encoder consists, and in what folders they are
+    config_sentence_transformers.json: the prompts of a sentence encoder
+    sentence_*_config.json: the longest text of a sentence encoder, and whether texts are lower-cased
+    [0-9]*_*/*.json: what a module in a folder of its own does, such as 1_Pooling/config.json
+    [0-9]*_*/*.safetensors: its weights, such as 2_Dense/model.safetensors
+    [0-9]*_*/*.jinja: its template of chats
+
+Nothing else is read, and nothing is unpickled or run. Of the hub these files alone are fetched.
+"""
 
 import os
 
@@ -44,8 +74,11 @@ def load(
     needs one, under the name of any; where it has several that differ, each is used.
 
     Args:
-        path_or_hub_id: a local directory that holds config.json and model.safetensors (float32, float16, bfloat16,
-            float64, or int8 as save_pretrained writes it), else the id of a repository on the Hugging Face hub.
+        path_or_hub_id: a local directory that holds config.json and model.safetensors, or model.safetensors.index.json
+            and the shards that it names; else the id of a repository on the Hugging Face hub. Weights are float32,
+            float16, bfloat16, float64, or int8 with a scale for each row, as save_pretrained, compressed-tensors
+            (llm-compressor) and bitsandbytes write it: what other tools quantize is refused by their name. They are
+            read one after another: beside the model as it is held, memory is taken for no more than a shard of them.
         dtype: "float32", "bfloat16" or "int8": in what the layers' weights are held and multiplied, and those that give
             a generative model's logits. Embeddings, norms, sums and other heads are float32. bfloat16 without dot
             products of it takes the time of float32. Of "int8", weights that rounding would move by more than 2 % of

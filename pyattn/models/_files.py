@@ -11,30 +11,33 @@ from typing import Any, TypeVar
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MARIAN_FILES = ("source.spm", "target.spm", "vocab.json")
 
-# Every file that changes a result, and what is read from it: what is fetched from the hub. Elsewhere a repository may
-# hold the same model again, for other libraries (onnx/, openvino/, original/): none of it is read.
+# Every file that may change a result, as patterns of the hub's, and what it says: what is fetched from there. A
+# repository may hold the same model again for other libraries (onnx/, openvino/, original/): none of that is read.
 FILES = {
-    "config.json": "the family, sizes and choices of the model, and the labels of a task",
+    "config.json": "the family, the sizes and the choices of the model, and the labels of a task",
     WEIGHTS: "the weights",
-    INDEX: "in which shards the weights are, where there is no model.safetensors",
-    "model-*-of-*.safetensors": "the shards that the index names",
-    "model.safetensors-*-of-*.safetensors": "the same, as other tools name them",
-    "adapter_config.json": "that weights are to be changed by an adapter, which is refused",
-    "generation_config.json": "how tokens are chosen, where it is there; else config.json says it",
+    INDEX: "in which files the weights are, where there is no model.safetensors",
+    "model-*-of-*.safetensors": "the weights in shards",
+    "model.safetensors-*-of-*.safetensors": "the same under another name",
+    "adapter_config.json": "that an adapter changes the weights, which is refused",
+    "generation_config.json": "how tokens are chosen; without it, config.json says so",
     "tokenizer.json": "how texts become tokens, and tokens texts",
-    "tokenizer_config.json": "settings of the tokenizer that win over tokenizer.json, and the longest text",
-    "special_tokens_map.json": "the special tokens of older tokenizers",
-    "added_tokens.json": "tokens that were added to older tokenizers",
-    MARIAN_FILES[0]: "Marian's pieces of the language that is translated",
-    MARIAN_FILES[1]: "Marian's pieces of the language that is translated to",
-    MARIAN_FILES[2]: "Marian's tokens",
-    "preprocessor_config.json": "what Whisper hears: rate, frames and bins of the spectrogram",
-    "processor_config.json": "the same, as newer files have it",
-    "modules.json": "the modules of a sentence encoder, and their folders",
-    "config_sentence_transformers.json": "prompts of a sentence encoder",
-    "sentence_*_config.json": "the longest text of a sentence encoder, and whether it is lower-cased",
-    "[0-9]*_*/*.json": "settings of a module in a folder of its own: 1_Pooling/config.json, 2_Dense/config.json",
-    "[0-9]*_*/*.safetensors": "the weights of such a module",
+    "tokenizer_config.json": "what the tokenizer does otherwise than tokenizer.json, and the longest text",
+    "special_tokens_map.json": "which tokens are special, where tokenizer_config.json does not",
+    "added_tokens.json": "further tokens, of older tokenizers",
+    "chat_template.*": "that texts are put into a template of chats",
+    "additional_chat_templates/*": "the same",
+    MARIAN_FILES[0]: "how Marian takes texts of the source language to pieces",
+    MARIAN_FILES[1]: "how Marian joins pieces of the target language",
+    MARIAN_FILES[2]: "the numbers of Marian's pieces",
+    "preprocessor_config.json": "what spectrograms a speech model hears",
+    "processor_config.json": "the same, of newer libraries",
+    "modules.json": "of what modules a sentence encoder consists, and in what folders they are",
+    "config_sentence_transformers.json": "the prompts of a sentence encoder",
+    "sentence_*_config.json": "the longest text of a sentence encoder, and whether texts are lower-cased",
+    "[0-9]*_*/*.json": "what a module in a folder of its own does, such as 1_Pooling/config.json",
+    "[0-9]*_*/*.safetensors": "its weights, such as 2_Dense/model.safetensors",
+    "[0-9]*_*/*.jinja": "its template of chats",
 }
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 

@@ -44,7 +44,7 @@ _REMEDY = (
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class FileTensor:
     """A tensor in a file: float32 once it is read, or Quantized if it has scales.
 
     Of int8 packed into I32 the shape is that of the elements, not of the integers.
@@ -55,7 +55,7 @@ class Stored:
     kind: str  # the type in safetensors
     shape: tuple[int, ...]
     offset: int
-    scales: "Stored | None" = None
+    scales: "FileTensor | None" = None
     largest: int = 1  # by which the scales are divided
 
     @property
@@ -94,12 +94,12 @@ class Stored:
         return stored.reshape(shape)
 
 
-Tensor: TypeAlias = NDArray[np.float32] | Quantized | Stored
+Tensor: TypeAlias = NDArray[np.float32] | Quantized | FileTensor
 
 
 def read(tensor: Tensor) -> NDArray[np.float32] | Quantized:
     """The values of a tensor, wherever it is."""
-    return tensor.read() if isinstance(tensor, Stored) else tensor
+    return tensor.read() if isinstance(tensor, FileTensor) else tensor
 
 
 def find_weights(directory: Path, config: Mapping[str, Any]) -> Path:
@@ -141,29 +141,34 @@ def _weight_map(file: Path) -> dict[str, str]:
     return shards
 
 
-def stored_tensors(file: Path, wanted: Callable[[str], bool]) -> dict[str, Stored]:
-    """The tensors whose names `wanted` accepts, in a safetensors file or in the shards of an index; not yet read."""
-    found: dict[str, Stored] = {}
+def stored_tensors(file: Path, wanted: Callable[[str], bool]) -> dict[str, FileTensor]:
+    """The tensors whose names `wanted` accepts, in a safetensors file or in the shards of an index; not yet read.
+
+    It is asked for each tensor of a model: what holds the scales of int8 is none.
+    """
+    found: dict[str, FileTensor] = {}
     for shard in weight_files(file):
         if not shard.is_file() and shard != file:
             raise FileNotFoundError(f"load: {shard} is missing; {file.name} names it")
         for tensor in _header(shard):
-            if wanted(tensor.name):
-                if tensor.name in found:
-                    raise ValueError(
-                        f"load: {file}: {tensor.name} is in {found[tensor.name].path.name} and {shard.name}"
-                    )
-                found[tensor.name] = tensor
-    if file.name == INDEX:
-        for name, shard_name in _weight_map(file).items():
-            if wanted(name) and name not in found:
-                raise ValueError(f"load: {file}: {name} is not in {shard_name}, nor in another shard")
+            if tensor.name in found:
+                places = f"{found[tensor.name].path.name} and {shard.name}"
+                raise ValueError(f"load: {file}: {tensor.name} is in {places}")
+            found[tensor.name] = tensor
+    for name, place in _weight_map(file).items() if file.name == INDEX else ():
+        if name not in found and wanted(name):
+            raise ValueError(f"load: {file}: {name} is not in {place}, nor in another shard")
     found = _with_scales(file, found)
-    _check(found)
+    for name, tensor in found.items():
+        if tensor.scales is None and (tool := tool_of(name, tensor.kind)) is not None:
+            raise ValueError(f"load: {tensor.path}: {name}: quantized by {tool}: {ACCEPTED}")
+    found = {name: tensor for name, tensor in found.items() if wanted(name)}
+    for tensor in found.values():
+        _check(tensor)
     return found
 
 
-def _header(path: Path) -> list[Stored]:
+def _header(path: Path) -> list[FileTensor]:
     """All tensors of a safetensors file."""
     safetensors = import_extra("safetensors", f"load: reading {path}")
     require_file(path)
@@ -178,12 +183,12 @@ def _header(path: Path) -> list[Stored]:
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
     return [
-        Stored(path, name, x["dtype"], tuple(x["shape"]), 8 + length + x["data_offsets"][0])
+        FileTensor(path, name, x["dtype"], tuple(x["shape"]), 8 + length + x["data_offsets"][0])
         for name, x in header.items()
     ]
 
 
-def _with_scales(file: Path, found: dict[str, Stored]) -> dict[str, Stored]:
+def _with_scales(file: Path, found: dict[str, FileTensor]) -> dict[str, FileTensor]:
     """The tensors, those of int8 with the scales of their rows; what holds these is none of the model's."""
     for name, tensor in list(found.items()):
         if name.endswith(PACKED) and tensor.kind == "I32":  # compressed-tensors, weights only: four in an integer
@@ -208,30 +213,25 @@ def _with_scales(file: Path, found: dict[str, Stored]) -> dict[str, Stored]:
     return found
 
 
-def _are_scales(tensor: Stored | None, rows: int) -> bool:
+def _are_scales(tensor: FileTensor | None, rows: int) -> bool:
     """Whether they are one for each of so many rows."""
     return tensor is not None and tensor.kind in _REALS and tensor.shape in ((rows,), (rows, 1))
 
 
-def _check(tensors: Mapping[str, Stored]) -> None:
-    """That all are read."""
-    for name, tensor in tensors.items():
-        if tensor.scales is None and (tool := tool_of(name, tensor.kind)) is not None:
-            raise ValueError(f"load: {tensor.path}: {name}: quantized by {tool}: {ACCEPTED}")
-    for name, tensor in tensors.items():
-        what = f"load: {tensor.path}: {name}"
-        if tensor.scales is None:
-            if tensor.kind == "I8":
-                raise ValueError(
-                    f"{what} is of int8 and {tensor.shape}; such a tensor must be a matrix, with one float for each of "
-                    f"its rows in {name}{SCALES}"
-                )
-            if tensor.kind not in _REALS:
-                raise ValueError(f"{what} has type {tensor.kind}; accepted are {', '.join(_REALS)}, I8")
-        try:
-            np.broadcast_to(np.float32(0), tensor.shape)
-        except (ValueError, OverflowError) as error:  # many axes, or a long one beside one of length 0
-            raise ValueError(f"{what} has a shape that no array has ({error})") from error
+def _check(tensor: FileTensor) -> None:
+    """That it can be read."""
+    what = f"load: {tensor.path}: {tensor.name}"
+    if tensor.scales is None and tensor.kind == "I8":
+        raise ValueError(
+            f"{what} is of int8 and {tensor.shape}; such a tensor must be a matrix, with one float for each of its "
+            f"rows in {tensor.name}{SCALES}"
+        )
+    if tensor.scales is None and tensor.kind not in _REALS:
+        raise ValueError(f"{what} has type {tensor.kind}; accepted are {', '.join(_REALS)}, I8")
+    try:
+        np.broadcast_to(np.float32(0), tensor.shape)
+    except (ValueError, OverflowError) as error:  # many axes, or a long one beside one of length 0
+        raise ValueError(f"{what} has a shape that no array has ({error})") from error
 
 
 def read_tensors(file: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray[np.float32] | Quantized]:

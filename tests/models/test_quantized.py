@@ -212,7 +212,6 @@ def test_types_of_tensors_that_are_not_wanted_do_not_matter(tmp_path):
     others = {
         "embeddings.position_ids": np.arange(16)[None],
         "cls.predictions.mask": np.zeros(3, bool),
-        "cls.seq_relationship.qweight": np.zeros((3, 3), np.int32),
         "pooler.dense.weight": np.zeros((24, 24), np.int8),
     }
     plain = models.load(write(tmp_path / "plain", CONFIG, random_tensors()))

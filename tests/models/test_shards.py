@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from data.record_generative import FOLDER as GENERATIVE
 from data.record_quantized import FOLDER as QUANTIZED
-from recorded import load, recorded, write
+from recorded import INDEX, load, recorded, split, write, write_index
 from tiny_model import CONFIG, random_tensors, write_model
 
 import pyattn
@@ -17,28 +17,6 @@ from pyattn.models._tensors import find_weights, read_tensors, stored_tensors, w
 
 pytest.importorskip("safetensors.numpy")
 from safetensors.numpy import load_file, save_file
-
-INDEX = "model.safetensors.index.json"
-
-
-def split(folder, count=3):
-    """Puts the tensors of a directory's model.safetensors into shards, as transformers names them."""
-    file = folder / "model.safetensors"
-    tensors = load_file(file)
-    file.unlink()
-    names, shards = sorted(tensors), {}
-    for number in range(count):
-        shard = f"model-{number + 1:05}-of-{count:05}.safetensors"
-        part = {name: tensors[name] for name in names[number::count]}
-        save_file(part, folder / shard, {"format": "pt"})
-        shards |= dict.fromkeys(part, shard)
-    total = sum(x.nbytes for x in tensors.values())
-    write_index(folder, dict(sorted(shards.items())), {"metadata": {"total_parameters": 1, "total_size": total}})
-    return folder
-
-
-def write_index(folder, shards, others=None):
-    (folder / INDEX).write_text(json.dumps({**(others or {}), "weight_map": shards}))
 
 
 def shards_of(folder):
