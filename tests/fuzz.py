@@ -32,6 +32,9 @@ import numpy as np
 import safetensors
 import tiny_model
 from data.record_families import CASES, FOLDER
+from data.record_quantized import CASES as QUANTIZED
+from data.record_quantized import FOLDER as QUANTIZED_FOLDER
+from recorded import recorded, split, write
 from tqdm import tqdm
 
 import pyattn
@@ -75,7 +78,9 @@ def run(model):
         unexpected(lambda: model(np.zeros((1, config.num_channels, *sides), np.float32)))
     else:
         length = min(5, config.max_position_embeddings)
-        unexpected(lambda: model(np.arange(length) % config.vocab_size, lengths=[length]))
+        ids = np.arange(length) % config.vocab_size
+        generates = isinstance(model, models.GenerativeModel)
+        unexpected(lambda: model(ids[None]) if generates else model(ids, lengths=[length]))
 
 
 class UnexpectedError(Exception):
@@ -143,6 +148,11 @@ def sound_inputs():
         tensors = {name.removeprefix("state."): x for name, x in state if name.startswith("state.")}
         files = {"config.json": config, "model.safetensors": mutations.tensors_file(tensors)}
         sound["task" if task else "model"].append(files | ({"task": json.dumps(task).encode()} if task else {}))
+    for case, directory in [*((case, QUANTIZED_FOLDER) for case in QUANTIZED), ("bert", FOLDER), ("vit", FOLDER)]:
+        config, tensors, *_ = recorded(case, directory)
+        with tempfile.TemporaryDirectory() as folder:
+            folder = split(write(Path(folder), config, tensors), 2)
+            sound["model"] += [{x.name: x.read_bytes() for x in folder.iterdir()}] * 3
     return sound
 
 
@@ -162,7 +172,7 @@ def make_input(sound, seed, number):
     return Input(number, target, kind, dtype, files)
 
 
-def write(files, folder):
+def write_files(files, folder):
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -229,7 +239,7 @@ def work(pipe, sound, seed, numbers, top):
         pipe.send((number, None))
         given = make_input(sound, seed, number)
         folder = top / str(number)
-        write(given.files, folder)
+        write_files(given.files, folder)
         result = outcome(given, folder)
         shutil.rmtree(folder)
         pipe.send((number, (given.target, given.kind, *result)))
@@ -308,7 +318,7 @@ def fuzz(arguments):
 def keep(given, folder, why):
     folder = Path(folder) / str(given.number)
     shutil.rmtree(folder, ignore_errors=True)
-    write(given.files, folder / "files")
+    write_files(given.files, folder / "files")
     about = {"number": given.number, "target": given.target, "kind": given.kind, "dtype": given.dtype, "why": why}
     (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
 

@@ -193,8 +193,8 @@ def _with_scales(file: Path, found: dict[str, FileTensor]) -> dict[str, FileTens
     for name, tensor in list(found.items()):
         if name.endswith(PACKED) and tensor.kind == "I32":  # compressed-tensors, weights only: four in an integer
             stem = name.removesuffix(PACKED)
-            sizes = found.get(stem + "_shape")
-            rows, columns = sizes.integers() if sizes is not None and sizes.shape == (2,) else (0, 0)
+            sizes = found[stem + "_shape"].integers() if stem + "_shape" in found else []
+            rows, columns = sizes if len(sizes) == 2 else (0, 0)
             if tensor.shape == (rows, -(-columns // 4)) and _are_scales(found.get(stem + SCALES), rows):
                 del found[name], found[stem + "_shape"]
                 found[stem] = replace(tensor, name=stem, shape=(rows, columns), scales=found.pop(stem + SCALES))

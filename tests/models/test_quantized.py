@@ -194,7 +194,9 @@ def test_rows_in_another_order_are_refused(order, tmp_path):
         models.load(write(tmp_path, CONFIG, tensors))
 
 
-@pytest.mark.parametrize("shape", [[24], [24, 41], [25, 40], [0, 0], [-24, -40], [2**62, 2**62]])
+@pytest.mark.parametrize(
+    "shape", [[24], [24.0, 40.0], [24, 40, 1], [24, 41], [25, 40], [0, 0], [-24, -40], [2**62, 2**62]]
+)
 def test_a_packed_shape_that_does_not_fit_is_refused(shape, tmp_path):
     tensors = {name: x for name, x in random_tensors().items() if name != WEIGHT}
     tensors |= {
