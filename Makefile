@@ -14,8 +14,9 @@ FUZZ_INPUTS ?= 50000
 PORTABLE = tests/test_audio.py tests/test_cli.py tests/test_docs.py tests/test_fuzz.py tests/test_generation.py \
   tests/test_passages.py tests/test_processes.py tests/test_search_index.py tests/test_server.py \
   tests/test_speech.py tests/test_text_generator.py tests/test_threads.py tests/models/test_files.py \
-  tests/models/test_generation_keys.py tests/models/test_keys.py tests/models/test_layouts.py \
-  tests/models/test_pieces.py tests/models/test_tokenizer.py tests/models/test_tokenizer_settings.py
+  tests/models/test_generation_keys.py tests/models/test_hub.py tests/models/test_keys.py \
+  tests/models/test_layouts.py tests/models/test_masks.py tests/models/test_pieces.py tests/models/test_quantized.py \
+  tests/models/test_shards.py tests/models/test_tokenizer.py tests/models/test_tokenizer_settings.py
 # The tests that reach every kernel, for builds and machines on which all would take hours
 KERNEL_TESTS ?= tests/test_functional.py tests/test_same_bits.py tests/test_layers.py tests/test_decoder.py \
   tests/test_precision.py tests/test_statistics.py tests/models/test_families.py
