@@ -37,6 +37,7 @@ cdef extern from *:
     const bint PYATTN_SANITIZED
     const bint PYATTN_DEBUG
     const int pyattn_orphaned
+    const int pyattn_running
     size_t pyattn_stack_size
     int pyattn_guard_forks() nogil
     int omp_get_max_threads() nogil
@@ -189,8 +190,13 @@ def thread_limit():
     return most if now == threads_at_import else min(now, most)
 
 
+def calls_running():
+    """How many calls of drivers have begun and have not ended."""
+    return pyattn_running
+
+
 def granted(int threads):
-    """How many of so many further threads the system grants now, some of them by no means forever."""
+    """How many of so many further threads the system would grant now."""
     cdef int count
     with nogil:
         count = pyattn_granted(threads)
