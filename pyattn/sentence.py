@@ -1,10 +1,10 @@
 """Sentence embeddings: texts -> tokens -> encoder -> one vector per text."""
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyattn import _checks
-from pyattn._core import rowwise
-from pyattn._threads import one_ahead, rust_has_threads, threads_for
-from pyattn.models import TextEncoder
-from pyattn.models._files import find_directory, import_extra, read_json
-from pyattn.models._tensors import find_weights, weight_files
-from pyattn.models._tokenizer import errors_of_library, read_tokenizer
+from pyattn.models._files import find_directory, import_extra
 from pyattn.models.pretrained import WeightDtypes
-
-# The switches of a pooling's config.json, of which exactly one is on -> the names used here.
-_POOLING = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
-}
+from pyattn.sentence_directory import digest_of, read_directory, write_directory
+from pyattn.sentence_inputs import Tokenized
+from pyattn.sentence_modules import SENTENCE, Dropout, Module, Normalize, Pooling, unit
 
 # Texts that are tokenized and sorted together, while those before are encoded: enough to fill a batch.
 _WINDOW = 128
@@ -36,43 +26,59 @@ _FEW = 8  # texts that are encoded within a second everywhere
 
 
 class SentenceEncoder:
-    """Texts to vectors, with the encoder, the tokenizer and the pooling of a model directory; see `from_pretrained`.
+    """Texts to vectors, with the modules of a sentence-transformers directory; see `from_pretrained`.
 
     Attributes:
-        model: the `TextEncoder`.
-        pooling: "mean", "cls", "max" or "mean_sqrt_len".
+        prompts: name -> text that is put in front of texts; may be changed. "query" and "document" are always there.
+        default_prompt_name: the prompt of encode and encode_stream that are given none; None: no prompt. May be set.
+        truncate_dim: to how many numbers vectors are cut, None: not at all. May be set.
+        similarity_fn_name: by what the vectors are to be compared, as the directory says: "cosine" (where it says
+            nothing), "dot", "euclidean" or "manhattan".
     """
 
-    def __init__(self, directory: Path, dtype: WeightDtypes = "float32") -> None:
-        model_directory, pooling_directory = _read_modules(directory / "modules.json")
-        self.pooling = _read_pooling(pooling_directory / "config.json")
-        self.model = TextEncoder.from_directory(model_directory, dtype)
-        self._dtypes = sorted(self.model.weight_dtypes.items())
-        config = self.model.config
-        settings_file = model_directory / "sentence_bert_config.json"
-        self._longest, self._lower_case = _read_settings(settings_file, config.max_position_embeddings)
-        self._tokenizer_file = model_directory / "tokenizer.json"
-        self._tokenizer = read_tokenizer(self._tokenizer_file, config.vocab_size, self._longest)
-        # without the places of tokens in the text, a third faster; older releases of the library lack it
-        self._encode_batch = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)
+    def __init__(
+        self, directory: Path, dtype: WeightDtypes = "float32", *, truncate_dim: int | None = None
+    ) -> None:
+        if truncate_dim is not None:
+            _checks.size("SentenceEncoder", "truncate_dim", truncate_dim)
+        found = read_directory(directory, dtype)
+        self._first, self._all_modules, self._files = found.first, found.modules, found.files
+        self.prompts, self.default_prompt_name = found.prompts, found.default_prompt_name
+        self.truncate_dim = found.truncate_dim if truncate_dim is None else truncate_dim
+        self.similarity_fn_name = found.similarity_fn_name
+        # Vectors are made unit vectors at the end, all at once, or not at all, as the caller wants it.
+        self._modules = list(found.modules)
+        self._is_unit = False
+        while self._modules and _is_last_step(self._modules[-1]):
+            self._is_unit = isinstance(self._modules.pop(), Normalize) or self._is_unit
+        self._width = found.width
         self._warned = False
-        weights = weight_files(find_weights(model_directory, config.source))
-        self._files = [model_directory / "config.json", *weights, self._tokenizer_file]
+        self._digest: bytes | None = None
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32"
+        cls,
+        path_or_hub_id: str | os.PathLike[str],
+        *,
+        dtype: WeightDtypes = "float32",
+        truncate_dim: int | None = None,
     ) -> "SentenceEncoder":
-        """The sentence encoder in a model directory as sentence-transformers writes it.
+        """The sentence encoder in a model directory as sentence-transformers writes it, before release 5.4 and since.
+
+        modules.json lists a first module: a Transformer (config.json, model.safetensors, tokenizer.json; families of
+        encoders of texts as in `pyattn.models.load`, and GPT-2, Llama, Mistral, Qwen2 and T5's encoder), StaticEmbedding
+        or WordEmbeddings; then any of Pooling, Dense, LayerNorm, Normalize and Dropout in any order, each with a folder
+        of its own. config_sentence_transformers.json may set prompts, default_prompt_name, similarity_fn_name and
+        truncate_dim; sentence_bert_config.json, or that of another family's name, and tokenizer_config.json the length
+        to which texts are cut. A directory without modules.json has its tokens' mean, or the last token's vector where
+        it is a model of language. Whatever these files say is obeyed, or refused by name.
 
         Args:
-            path_or_hub_id: a local directory, else the id of a repository on the Hugging Face hub. It holds
-                config.json, model.safetensors and tokenizer.json; modules.json, which lists a Transformer, a Pooling
-                and perhaps a Normalize; the pooling's own config.json; and perhaps sentence_bert_config.json, which
-                sets max_seq_length.
+            path_or_hub_id: a local directory, else the id of a repository on the Hugging Face hub.
             dtype: "float32", "bfloat16" or "int8", or patterns, as in `pyattn.models.load`: in what the layers' weights
                 are held and multiplied. Where the CPU has dot products of them (pyattn info), bfloat16 halves the time
-                of float32 at best, int8 quarters it.
+                of float32 at best, int8 quarters it. Other modules are float32.
+            truncate_dim: instead of the directory's: vectors are cut to so many numbers behind all modules.
 
         Raises:
             TypeError: dtype is none of these.
@@ -80,164 +86,247 @@ class SentenceEncoder:
             ValueError: a file is damaged or describes something that is not supported; the message names both.
             ImportError: an optional package is not installed; the message says how to install it.
         """
-        return cls(find_directory(path_or_hub_id), dtype)
+        return cls(find_directory(path_or_hub_id), dtype, truncate_dim=truncate_dim)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Writes a model directory that `from_pretrained` reads, the weights as they are held (see TextEncoder).
+        """Writes a directory that `from_pretrained` reads, and sentence-transformers (5.4 or later) to the same vectors.
+
+        The weights are written as they are held (see `Pretrained.save_pretrained`): others can read float32 and bfloat16,
+        but not int8. Prompts, lengths and truncate_dim are written as they are set.
 
         Raises:
             OSError: a file cannot be written.
         """
-        folder = Path(directory)
-        self.model.save_pretrained(folder)
-        (folder / "1_Pooling").mkdir(exist_ok=True)
-        for name, value in {
-            "modules.json": [
-                {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-                for i, (path, kind) in enumerate((("", "Transformer"), ("1_Pooling", "Pooling"), ("", "Normalize")))
-            ],
-            "1_Pooling/config.json": {
-                "word_embedding_dimension": self.model.config.hidden_size,
-                **{mode: name == self.pooling for mode, name in _POOLING.items()},
-            },
-            "sentence_bert_config.json": {"max_seq_length": self._longest, "do_lower_case": self._lower_case},
-        }.items():
-            (folder / name).write_text(json.dumps(value, indent=2) + "\n")
-        self._tokenizer.save(str(folder / "tokenizer.json"))
+        settings: dict[str, Any] = {
+            "prompts": self.prompts,
+            "default_prompt_name": self.default_prompt_name,
+            "similarity_fn_name": self.similarity_fn_name,
+        }
+        if self.truncate_dim is not None:
+            settings["truncate_dim"] = self.truncate_dim
+        write_directory(Path(directory), self._first, self._all_modules, settings)
 
     @property
-    def max_seq_length(self) -> int:
-        """Texts are cut to that many tokens, special tokens included; may be set, up to the model's positions."""
-        return self._longest
+    def model(self) -> Any:
+        """The `TextEncoder`, or what else gives the hidden states of tokens; None where a table of words does."""
+        return getattr(self._first, "model", None)
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        self._first.model = model
+
+    @property
+    def pooling(self) -> str | tuple[str, ...] | None:
+        """"cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean" or "lasttoken"; several side by side in a tuple.
+
+        None where there is no Pooling.
+        """
+        modes = next((module.modes for module in self._modules if isinstance(module, Pooling)), None)
+        return modes[0] if modes is not None and len(modes) == 1 else modes
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Texts are cut to that many tokens, special tokens and prompt included; may be set, up to the model's positions.
+
+        None for tables of words whose directory does not say any.
+        """
+        return self._first.max_seq_length
 
     @max_seq_length.setter
     def max_seq_length(self, tokens: int) -> None:
-        least = self._tokenizer.num_special_tokens_to_add(is_pair=False)
-        most = self.model.config.max_position_embeddings
-        if not least <= _checks.size("SentenceEncoder", "max_seq_length", tokens) <= most:
-            raise ValueError(f"SentenceEncoder: max_seq_length must be from {least} to {most}, not {tokens}")
-        self._longest = tokens
-        self._tokenizer.enable_truncation(tokens)
+        self._first.set_length(tokens)
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the model's files and settings: encoders with the same fingerprint make the same vectors."""
+        """A digest of the directory's files and of the settings: encoders of the same make the same vectors.
+
+        Files are read at the first access.
+        """
         import hashlib  # here, as below, since it takes a part of the time to the first embedding
 
-        digest = hashlib.sha256(repr((self.pooling, self._longest, self._lower_case, self._dtypes)).encode())
-        for file in self._files:
-            digest.update(file.read_bytes())
-        return digest.hexdigest()
+        if self._digest is None:
+            self._digest = digest_of(self._files)
+        prompts = (sorted(self.prompts.items()), self.default_prompt_name)
+        modules = [(module.type, module.config()) for module in self._all_modules]
+        settings = (self._first.settings, self.max_seq_length, modules, prompts, self.truncate_dim)
+        return hashlib.sha256(self._digest + repr((settings, self.similarity_fn_name)).encode()).hexdigest()
 
     def encode(
         self,
         texts: Iterable[str],
-        normalize: bool = True,
+        normalize: bool | None = None,
         show_progress: bool | None = None,
         batch_tokens: int = 2048,
         truncate: bool = True,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        truncate_dim: int | None = None,
     ) -> NDArray[np.float32]:
         """One vector for each text.
 
         Args:
             texts: n strings; no single one.
-            normalize: True gives unit vectors, whose dot products are cosines. False gives what the pooling gives, even
-                where the directory's modules.json ends in Normalize.
+            normalize: None gives what the directory's modules give, as sentence-transformers does: unit vectors, whose
+                dot products are cosines, where they end in Normalize. True gives unit vectors in any case, also of those
+                that truncate_dim has cut; False what the modules in front of a Normalize at the end give.
             show_progress: whether to draw a progress bar on standard error. None means: on a terminal, when the work
                 takes longer than a second.
             batch_tokens: at most that many tokens are computed at once, though never less than one text. It bounds the
                 memory; the result does not depend on it.
             truncate: whether texts of more than max_seq_length tokens are cut, with a warning the first time; an error
                 otherwise.
+            prompt: what is put in front of each text. Its tokens count for max_seq_length; a Pooling whose
+                include_prompt is false leaves them out.
+            prompt_name: the prompt of that name in `prompts`, if prompt is None. If both are None, that of
+                default_prompt_name, if there is one.
+            truncate_dim: to how many numbers vectors are cut, behind all modules; None: as the attribute says. Cut
+                vectors are no unit vectors any more, unless normalize is True.
 
         Returns:
-            (n, hidden_size) float32, in the order of the texts. A text without a single token gives zeros.
+            (n, width) float32, in the order of the texts. A text without a single token gives zeros to a Pooling, and so
+            does one that was cut within a prompt that the Pooling leaves out ("cls": its first token).
 
         Raises:
-            TypeError: texts is a str, or holds something else than str; the message names its index and type.
-            ValueError: batch_tokens is not a positive integer; a text is too long and truncate is False.
+            TypeError: texts is a str, or holds something else than str; the message names its index and type. prompt is
+                not a str.
+            ValueError: batch_tokens or truncate_dim is not a positive integer; there is no prompt of that name; a text
+                is too long and truncate is False.
         """
         texts = list(_checked_texts("encode", texts))
-        _checks.size("encode", "batch_tokens", batch_tokens)
-        vectors = np.empty((len(texts), self.model.config.hidden_size), np.float32)
+        run = self._run("encode", normalize, batch_tokens, truncate, prompt, prompt_name, truncate_dim)
+        vectors = np.empty((len(texts), run.width), np.float32)
         if show_progress is None and len(texts) <= _FEW:  # making a bar would take longer than to encode one text
             show_progress = False
         bar = None if show_progress is False else _progress_bar(len(texts), show_progress)
         with nullcontext() if bar is None else bar:
             done = 0
-            for window in self._tokenized("encode", texts, truncate):
+            for window in self._tokenized(run, texts):
                 part = vectors[done : done + len(window)]
-                self._encode_window(window, normalize, batch_tokens, part, bar.update if bar is not None else None)
+                self._encode_window(run, window, part, bar.update if bar is not None else None)
                 done += len(window)
         return vectors
 
+    def encode_query(
+        self, texts: Iterable[str], *, prompt: str | None = None, prompt_name: str | None = None, **options: Any
+    ) -> NDArray[np.float32]:
+        """encode of what is looked for: unless prompt or prompt_name is given, with the prompt "query".
+
+        That is "" where the directory has none: default_prompt_name is not asked then, as in sentence-transformers.
+        Options, results and errors are encode's.
+        """
+        name = "query" if prompt is None and prompt_name is None and "query" in self.prompts else prompt_name
+        return self.encode(texts, prompt=prompt, prompt_name=name, **options)
+
+    def encode_document(
+        self, texts: Iterable[str], *, prompt: str | None = None, prompt_name: str | None = None, **options: Any
+    ) -> NDArray[np.float32]:
+        """encode of what is found: unless prompt or prompt_name is given, with the prompt "document".
+
+        Where that has been taken out of `prompts`, with "passage" or "corpus". Otherwise as encode_query.
+        """
+        if prompt is None and prompt_name is None:
+            prompt_name = next((name for name in ("document", "passage", "corpus") if name in self.prompts), None)
+        return self.encode(texts, prompt=prompt, prompt_name=prompt_name, **options)
+
     def encode_stream(
-        self, texts: Iterable[str], normalize: bool = True, batch_tokens: int = 2048, truncate: bool = True
+        self,
+        texts: Iterable[str],
+        normalize: bool | None = None,
+        batch_tokens: int = 2048,
+        truncate: bool = True,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        truncate_dim: int | None = None,
     ) -> Iterator[NDArray[np.float32]]:
         """encode for any number of texts, such as a generator's, in memory that does not grow with it.
 
         Args:
             texts: strings, taken as they are needed: at most 256 ahead of the vectors.
-            normalize, batch_tokens, truncate: as in encode.
+            normalize, batch_tokens, truncate, prompt, prompt_name, truncate_dim: as in encode.
 
         Yields:
-            For each text, in order, its vector (hidden_size,), the same bits that encode gives.
+            For each text, in order, its vector (width,), the same bits that encode gives.
 
         Raises:
             TypeError, ValueError: as encode; for a text when it is taken.
         """
         texts = _checked_texts("encode_stream", texts)
-        _checks.size("encode_stream", "batch_tokens", batch_tokens)
-        return self._stream(texts, normalize, batch_tokens, truncate)
+        run = self._run("encode_stream", normalize, batch_tokens, truncate, prompt, prompt_name, truncate_dim)
+        return self._stream(run, texts)
 
-    def _stream(
-        self, texts: Iterable[str], normalize: bool, batch_tokens: int, truncate: bool
-    ) -> Iterator[NDArray[np.float32]]:
-        for window in self._tokenized("encode_stream", texts, truncate):
-            vectors = np.empty((len(window), self.model.config.hidden_size), np.float32)
-            self._encode_window(window, normalize, batch_tokens, vectors, None)
+    def _stream(self, run: "_Run", texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
+        for window in self._tokenized(run, texts):
+            vectors = np.empty((len(window), run.width), np.float32)
+            self._encode_window(run, window, vectors, None)
             yield from vectors
 
-    def _tokenized(self, function: str, texts: Iterable[str], truncate: bool) -> Iterator[list[list[int]]]:
+    def _run(
+        self,
+        function: str,
+        normalize: bool | None,
+        batch_tokens: int,
+        truncate: bool,
+        prompt: str | None,
+        prompt_name: str | None,
+        truncate_dim: int | None,
+    ) -> "_Run":
+        """The checked options of a call."""
+        _checks.size(function, "batch_tokens", batch_tokens)
+        cut = self.truncate_dim if truncate_dim is None else truncate_dim
+        width = self._width if cut is None else min(self._width, _checks.size(function, "truncate_dim", cut))
+        for name, value in (("prompt", prompt), ("prompt_name", prompt_name)):
+            if not isinstance(value, str | None):
+                raise TypeError(f"{function}: {name} must be a str or None, not {type(value).__name__}")
+        if prompt is None and (name := self.default_prompt_name if prompt_name is None else prompt_name) is not None:
+            if name not in self.prompts:
+                raise ValueError(
+                    f"{function}: there is no prompt {name!r}; the names are {', '.join(map(repr, self.prompts))}"
+                )
+            prompt = self.prompts[name]
+        prompt = _without_surrogates(prompt or "")
+        is_left_out = any(isinstance(module, Pooling) and not module.include_prompt for module in self._modules)
+        length = self._first.prompt_length(prompt) if prompt and is_left_out else 0
+        if normalize is not None:
+            normalize = _checks.flag(function, "normalize", normalize)
+        return _Run(function, prompt, length, normalize, batch_tokens, truncate, width)
+
+    def _tokenized(self, run: "_Run", texts: Iterable[str]) -> Iterator[list[list[int]]]:
         """The tokens of windows of texts; those of the next window are made while the caller computes with the last."""
         windows = _windows(texts)
         first = next(windows, None)
         if first is None:
             return
-        tokens = self._checked_length(function, self._tokenize(first), 0, truncate)
+        tokens = self._checked_length(run, self._tokenize(run, first), 0)
         second = next(windows, None)
         if second is None:  # most calls: no thread
             yield tokens
             return
-        with one_ahead() as begin:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as pool:
             done = len(first)
             for window in chain([second], windows):
-                coming = begin(self._tokenize, window)
+                coming = pool.submit(self._tokenize, run, window)
                 yield tokens
-                tokens = self._checked_length(function, coming(), done, truncate)
+                tokens = self._checked_length(run, coming.result(), done)
                 done += len(window)
         yield tokens
 
-    def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], int | None]:
+    def _tokenize(self, run: "_Run", texts: list[str]) -> Tokenized:
         """The tokens of each text, and the first text that was cut."""
-        texts = [text.encode(errors="replace").decode() for text in texts]  # the tokenizer refuses lone surrogates
-        if self._lower_case:
-            texts = [text.lower() for text in texts]
-        with errors_of_library("encode", self._tokenizer_file):
-            batch = rust_has_threads()
-            encodings = self._encode_batch(texts) if batch else [self._tokenizer.encode(text) for text in texts]
-        longest = self.max_seq_length
-        cut = (i for i, encoding in enumerate(encodings) if len(encoding) == longest and encoding.overflowing)
-        return [encoding.ids for encoding in encodings], next(cut, None)
+        texts = [_without_surrogates(text) for text in texts]
+        if run.prompt:
+            texts = [run.prompt + text for text in texts]
+        return self._first.tokenize(texts)
 
-    def _checked_length(
-        self, function: str, tokenized: tuple[list[list[int]], int | None], before: int, truncate: bool
-    ) -> list[list[int]]:
+    def _checked_length(self, run: "_Run", tokenized: Tokenized, before: int) -> list[list[int]]:
         """The tokens, unless a text was cut that must not be; before: how many texts there were in front of these."""
         tokens, cut = tokenized
-        if cut is not None and not (truncate and self._warned):
-            what = f"{function}: texts[{before + cut}] has more than {self.max_seq_length} tokens"
-            if not truncate:
+        if cut is not None and not (run.truncate and self._warned):
+            what = f"{run.function}: texts[{before + cut}] has more than {self.max_seq_length} tokens"
+            if not run.truncate:
                 raise ValueError(f"{what}; truncate=True cuts it")
             self._warned = True
             warnings.warn(f"{what}; such texts are cut (said once)", stacklevel=4)  # where encode is called
@@ -245,27 +334,54 @@ class SentenceEncoder:
 
     def _encode_window(
         self,
+        run: "_Run",
         sequences: list[list[int]],
-        normalize: bool,
-        batch_tokens: int,
         vectors: NDArray[np.float32],
         progress: Callable[[int], object] | None,
     ) -> None:
         """Fills vectors, one for each sequence of tokens; tells progress how many more are done."""
-        for batch in _batches(sequences, batch_tokens):
+        whole = vectors if run.width == self._width else np.empty((len(sequences), self._width), np.float32)
+        for batch in _batches(sequences, run.batch_tokens):
             cu_seqlens = np.array([0, *accumulate(len(sequences[i]) for i in batch)], np.int64)
             token_ids = np.array(list(chain.from_iterable(sequences[i] for i in batch)), np.int64)
-            if token_ids.size and token_ids.max() >= self.model.config.vocab_size:
+            if token_ids.size and token_ids.max() >= self._first.vocab_size:
                 raise ValueError(
-                    f"encode: {self._tokenizer_file} gives the token {token_ids.max()}; config.json has vocab_size "
-                    f"{self.model.config.vocab_size}"
+                    f"encode: {self._first.folder / 'tokenizer.json'} gives the token {token_ids.max()}; the model has "
+                    f"{self._first.vocab_size}"
                 )
-            vectors[batch] = _pool(self.model(token_ids, cu_seqlens), cu_seqlens, self.pooling)
+            features = self._first.features(token_ids, cu_seqlens)
+            features.prompt = run.prompt_length
+            for module in self._modules:
+                module(features)
+            whole[batch] = features.of(SENTENCE)
             if progress is not None:
                 progress(len(batch))
-        if normalize:
-            norms = np.sqrt(np.einsum("nh,nh->n", vectors, vectors))
-            vectors /= np.maximum(norms, np.float32(1e-30))[:, None]  # zeros stay zeros
+        if run.normalize or (run.normalize is None and self._is_unit and whole is vectors):
+            vectors[:] = unit(whole[:, : run.width])
+        elif whole is not vectors:
+            whole = unit(whole) if run.normalize is None and self._is_unit else whole
+            vectors[:] = whole[:, : run.width]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The options of a call, checked: which function it is of, what stands in front of texts, the width of vectors."""
+
+    function: str
+    prompt: str
+    prompt_length: int  # in tokens that poolings leave out
+    normalize: bool | None
+    batch_tokens: int
+    truncate: bool
+    width: int
+
+
+def _is_last_step(module: Module) -> bool:
+    return isinstance(module, Dropout) or (isinstance(module, Normalize) and module.name == SENTENCE)
+
+
+def _without_surrogates(text: str) -> str:
+    return text.encode(errors="replace").decode()  # the tokenizer refuses lone ones
 
 
 def _progress_bar(total: int, show: bool | None) -> Any:
@@ -308,55 +424,3 @@ def _batches(sequences: list[list[int]], batch_tokens: int) -> Iterator[list[int
             start, tokens = place, 0
         tokens += len(sequences[index])
     yield order[start:]
-
-
-def _pool(hidden: NDArray[np.float32], cu_seqlens: NDArray[np.int64], pooling: str) -> NDArray[np.float32]:
-    """One vector per sequence of packed rows, (total, width) -> (n, width); zeros for a sequence without tokens."""
-    lengths = cu_seqlens[1:] - cu_seqlens[:-1]
-    pooled = np.zeros((lengths.size, hidden.shape[1]), np.float32)
-    if pooling in ("cls", "max"):
-        filled = lengths > 0  # reduceat takes an empty segment for one row
-        starts = cu_seqlens[:-1][filled]
-        pooled[filled] = hidden[starts] if pooling == "cls" else np.maximum.reduceat(hidden, starts)
-    else:
-        rowwise.sum_sequences(hidden, cu_seqlens, pooled, threads_for(hidden.size))
-        divisor = np.maximum(lengths, 1)[:, None].astype(np.float32)
-        pooled /= np.sqrt(divisor) if pooling == "mean_sqrt_len" else divisor
-    return pooled
-
-
-def _read_modules(file: Path) -> tuple[Path, Path]:
-    """The directories of the transformer and of the pooling that a modules.json names."""
-    modules = read_json(file, list)
-    try:
-        kinds = [module["type"].rpartition(".")[2] for module in modules]
-        paths = [Path(module["path"]) for module in modules]
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f'load: {file}: each module must be an object with strings "type" and "path"') from error
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise ValueError(
-            f"load: {file}: the modules are {', '.join(kinds) or 'none'}; "
-            "supported is Transformer, Pooling and optionally Normalize, in this order"
-        )
-    if wrong := [path for path in paths if path.is_absolute() or ".." in path.parts]:
-        raise ValueError(f"load: {file}: the path of a module must be inside the directory, not {str(wrong[0])!r}")
-    return file.parent / paths[0], file.parent / paths[1]
-
-
-def _read_pooling(file: Path) -> str:
-    config = read_json(file, dict)
-    modes = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
-    if len(modes) != 1 or modes[0] not in _POOLING:
-        raise ValueError(
-            f"load: {file}: switched on are {', '.join(modes) or 'no pooling modes'}; "
-            f"supported is exactly one of {', '.join(_POOLING)}"
-        )
-    return _POOLING[modes[0]]
-
-
-def _read_settings(file: Path, max_positions: int) -> tuple[int, bool]:
-    """The longest sequence in tokens, and whether texts are lower-cased before the tokenizer sees them."""
-    settings = read_json(file, dict) if file.exists() else {}
-    length = settings.get("max_seq_length")
-    length = max_positions if length is None else _checks.size("load", f"{file}: max_seq_length", length)
-    return min(length, max_positions), bool(settings.get("do_lower_case"))

@@ -1,0 +1,156 @@
+"""A sentence-transformers directory: its modules, its settings, and a digest of its files."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from pyattn import _checks
+from pyattn.models._files import read_json, write_json
+from pyattn.models.pretrained import WeightDtypes
+from pyattn.sentence_inputs import Input, StaticEmbedding, Transformer, WordEmbeddings
+from pyattn.sentence_modules import MODULES, SENTENCE, TOKENS, Module, Pooling
+
+_FIRST = {kind.type.rpartition(".")[2]: kind for kind in (Transformer, StaticEmbedding, WordEmbeddings)}
+_OURS = "sentence_transformers."
+SETTINGS = "config_sentence_transformers.json"
+_SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+# What a module's folder may hold that changes a result.
+_PATTERNS = ("*.json", "model*.safetensors", "*.jinja")
+
+
+@dataclass
+class Directory:
+    """What a directory holds: the first module, those behind it, and the settings of config_sentence_transformers.json.
+
+    width: of the vectors. files: every file that may change one, by its path in the directory.
+    """
+
+    first: Input
+    modules: list[Module]
+    width: int
+    files: dict[str, Path]
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    similarity_fn_name: str
+    truncate_dim: int | None
+
+
+def read_directory(directory: Path, dtype: WeightDtypes) -> Directory:
+    """Everything that a directory says; without a modules.json, what sentence-transformers makes of a plain model."""
+    listed = directory / "modules.json"
+    folders = [directory]
+    if not listed.exists():
+        first = Transformer(directory, dtype, with_modules=False)
+        width = first.widths[TOKENS]
+        modules: list[Module] = [Pooling(width, (_usual_pooling(first),))]
+        settings: dict[str, Any] = {}
+    else:
+        settings = _read_settings(directory / SETTINGS)
+        (kind, folder), *others = _listed_modules(listed)
+        folders += [folder for _, folder in ((kind, folder), *others)]
+        if kind == "Transformer":
+            first = Transformer(folder, dtype, with_modules=True)
+        else:
+            first = _FIRST[kind](folder)
+        widths = dict(first.widths)
+        modules = [MODULES[kind].read(folder, widths) for kind, folder in others]
+        if SENTENCE not in widths:
+            raise ValueError(f"load: {listed}: no module makes one vector of a text's tokens; a Pooling does")
+        width = widths[SENTENCE]
+    files = {file for folder in folders for pattern in _PATTERNS for file in folder.glob(pattern) if file.is_file()}
+    names = {str(file.relative_to(directory)): file for file in files}
+    sorted_files = dict(sorted(names.items()))
+    return Directory(first, modules, width, sorted_files, **_checked_settings(settings, directory / SETTINGS))
+
+
+def _usual_pooling(first: Transformer) -> str:
+    """The last token's for models of language that see what is before alone, else the mean."""
+    names = first.config.get("architectures") or [""]
+    causal = isinstance(names, list) and str(names[0]).endswith("ForCausalLM")
+    return "lasttoken" if causal and first.config.get("is_causal", True) else "mean"
+
+
+def _listed_modules(file: Path) -> list[tuple[str, Path]]:
+    """The kinds and the folders of the modules that a modules.json names: one that reads texts, and what follows it."""
+    modules = read_json(file, list)
+    if not all(isinstance(x, dict) and isinstance(x.get(key), str) for x in modules for key in ("type", "path")):
+        raise ValueError(f'load: {file}: each module must be an object with strings "type" and "path"')
+    known = [module["type"].rpartition(".")[2] for module in modules]
+    for number, (module, kind) in enumerate(zip(modules, known, strict=True)):
+        accepted = MODULES if number else _FIRST
+        if not module["type"].startswith(_OURS) or kind not in accepted:
+            which = "behind the first" if number else "first"
+            raise ValueError(
+                f"load: {file}: the module {module['type']} is not supported {which}; those that are: "
+                f"{', '.join(accepted)} of sentence_transformers"
+            )
+    if not modules:
+        raise ValueError(f"load: {file}: the modules are none; a Transformer and a Pooling are usual")
+    names = [repr(module["name"]) for module in modules if "name" in module]
+    if len(set(names)) < len(names):  # of which sentence-transformers would keep the last
+        raise ValueError(f"load: {file}: two modules have the same name")
+    for module in modules:
+        path = PureWindowsPath(module["path"])  # knows the separators of both kinds
+        if path.anchor or ".." in path.parts or "\0" in module["path"]:
+            raise ValueError(
+                f"load: {file}: the path of a module must be inside the directory, not {module['path']!r}"
+            )
+    return [(kind, file.parent / module["path"]) for kind, module in zip(known, modules, strict=True)]
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    settings = read_json(file, dict) if file.exists() else {}
+    if (kind := settings.get("model_type", "SentenceTransformer")) != "SentenceTransformer":
+        raise ValueError(f"load: {file}: model_type {kind!r} is not supported; 'SentenceTransformer' is")
+    return settings
+
+
+def _checked_settings(settings: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The fields of a Directory that config_sentence_transformers.json sets."""
+    prompts = {} if settings.get("prompts") is None else settings["prompts"]
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, str | None) for prompt in prompts.values()):
+        raise ValueError(f"load: {file}: prompts must be an object of strings, not {prompts!r}")
+    prompts = {name: prompt or "" for name, prompt in ({"query": "", "document": ""} | prompts).items()}
+    default = settings.get("default_prompt_name")
+    if default is not None:
+        _checks.choice("load", f"{file}: default_prompt_name", default, prompts)
+    similarity = settings.get("similarity_fn_name")
+    if similarity is not None:
+        _checks.choice("load", f"{file}: similarity_fn_name", similarity, _SIMILARITIES)
+    cut = settings.get("truncate_dim")
+    return {
+        "prompts": prompts,
+        "default_prompt_name": default,
+        "similarity_fn_name": similarity or "cosine",
+        "truncate_dim": None if cut is None else _checks.size("load", f"{file}: truncate_dim", cut),
+    }
+
+
+def write_directory(folder: Path, first: Input, modules: Sequence[Module], settings: dict[str, Any]) -> None:
+    """Writes modules and settings as today's sentence-transformers does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first.save(folder)
+    listed = [{"idx": 0, "name": "0", "path": "", "type": first.type}]
+    for number, module in enumerate(modules, start=1):
+        path = f"{number}_{module.type.rpartition('.')[2]}"
+        (folder / path).mkdir(exist_ok=True)
+        module.save(folder / path)
+        listed.append({"idx": number, "name": str(number), "path": path, "type": module.type})
+    (folder / "modules.json").write_text(json.dumps(listed, indent=2) + "\n")
+    write_json(folder / SETTINGS, {"model_type": "SentenceTransformer", **settings})
+
+
+def digest_of(files: dict[str, Path]) -> bytes:
+    """Of the names of files and of what they hold."""
+    import hashlib  # here, since it takes a part of the time to the first embedding
+
+    digest = hashlib.sha256()
+    for name, file in files.items():
+        content = hashlib.sha256()
+        with file.open("rb") as opened:
+            while part := opened.read(1 << 20):
+                content.update(part)
+        digest.update(repr((name, content.hexdigest())).encode())
+    return digest.digest()
