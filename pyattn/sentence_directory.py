@@ -1,7 +1,7 @@
 """A sentence-transformers directory: its modules, its settings, and a digest of its files."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -9,10 +9,12 @@ from typing import Any
 from pyattn import _checks
 from pyattn.models._files import read_json, write_json
 from pyattn.models.pretrained import WeightDtypes
-from pyattn.sentence_inputs import Input, StaticEmbedding, Transformer, WordEmbeddings
+from pyattn.sentence_inputs import Input, Transformer
 from pyattn.sentence_modules import MODULES, SENTENCE, TOKENS, Module, Pooling
+from pyattn.sentence_tables import StaticEmbedding, WordEmbeddings
 
-_FIRST = {kind.type.rpartition(".")[2]: kind for kind in (Transformer, StaticEmbedding, WordEmbeddings)}
+_TABLES: dict[str, Callable[[Path], Input]] = {"StaticEmbedding": StaticEmbedding, "WordEmbeddings": WordEmbeddings}
+_FIRST = ("Transformer", *_TABLES)
 _OURS = "sentence_transformers."
 SETTINGS = "config_sentence_transformers.json"
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
@@ -42,9 +44,10 @@ def read_directory(directory: Path, dtype: WeightDtypes) -> Directory:
     listed = directory / "modules.json"
     folders = [directory]
     if not listed.exists():
-        first = Transformer(directory, dtype, with_modules=False)
+        plain = Transformer(directory, dtype, with_modules=False)
+        first: Input = plain
         width = first.widths[TOKENS]
-        modules: list[Module] = [Pooling(width, (_usual_pooling(first),))]
+        modules: list[Module] = [Pooling(width, (_usual_pooling(plain),))]
         settings: dict[str, Any] = {}
     else:
         settings = _read_settings(directory / SETTINGS)
@@ -53,7 +56,7 @@ def read_directory(directory: Path, dtype: WeightDtypes) -> Directory:
         if kind == "Transformer":
             first = Transformer(folder, dtype, with_modules=True)
         else:
-            first = _FIRST[kind](folder)
+            first = _TABLES[kind](folder)
         widths = dict(first.widths)
         modules = [MODULES[kind].read(folder, widths) for kind, folder in others]
         if SENTENCE not in widths:
@@ -79,7 +82,7 @@ def _listed_modules(file: Path) -> list[tuple[str, Path]]:
         raise ValueError(f'load: {file}: each module must be an object with strings "type" and "path"')
     known = [module["type"].rpartition(".")[2] for module in modules]
     for number, (module, kind) in enumerate(zip(modules, known, strict=True)):
-        accepted = MODULES if number else _FIRST
+        accepted = tuple(MODULES) if number else _FIRST
         if not module["type"].startswith(_OURS) or kind not in accepted:
             which = "behind the first" if number else "first"
             raise ValueError(
@@ -94,9 +97,7 @@ def _listed_modules(file: Path) -> list[tuple[str, Path]]:
     for module in modules:
         path = PureWindowsPath(module["path"])  # knows the separators of both kinds
         if path.anchor or ".." in path.parts or "\0" in module["path"]:
-            raise ValueError(
-                f"load: {file}: the path of a module must be inside the directory, not {module['path']!r}"
-            )
+            raise ValueError(f"load: {file}: the path of a module must be inside the directory, not {module['path']!r}")
     return [(kind, file.parent / module["path"]) for kind, module in zip(known, modules, strict=True)]
 
 

@@ -1,7 +1,7 @@
 """What stands behind the first module of a sentence-transformers directory: poolings, Dense, LayerNorm, Normalize.
 
-Each has a folder with a config.json, and those with weights a model.safetensors. Every key of these is obeyed or refused
-by name, and nothing that a file names is ever imported.
+Each has a folder with a config.json, and those with weights a model.safetensors. Every key of these is obeyed, or
+refused by name, and nothing that a file names is ever imported.
 """
 
 from collections.abc import Callable, Mapping
@@ -60,7 +60,8 @@ class Features:
 def unit(vectors: Array) -> Array:
     """Each row divided by its length."""
     norms = np.sqrt(np.einsum("nh,nh->n", vectors, vectors))
-    return vectors / np.maximum(norms, _SMALLEST_NORM)[:, None]
+    divided: Array = vectors / np.maximum(norms, _SMALLEST_NORM)[:, None]
+    return divided
 
 
 def pool(hidden: Array, starts: Array, modes: tuple[str, ...], prompt: int = 0) -> NDArray[np.float32]:
@@ -137,14 +138,14 @@ class Pooling(Module):
         _known(file, config, {*dimensions, "pooling_mode", "include_prompt", *_SWITCHES})
         switched = [mode for switch, mode in _SWITCHES.items() if _flag(file, config, switch, False)]
         modes = config.get("pooling_mode", switched or "mean")
-        modes = [modes] if isinstance(modes, str) else modes
-        if not isinstance(modes, list) or not 0 < len(modes) <= len(MODES) or any(mode not in MODES for mode in modes):
+        given = [modes] if isinstance(modes, str) else modes
+        if not isinstance(given, list) or not 0 < len(given) <= len(MODES) or any(mode not in MODES for mode in given):
             raise ValueError(
                 f"load: {file}: pooling_mode must be one of {', '.join(MODES)}, or a list of some, not {modes!r}"
             )
         width = _input_width(file, widths, TOKENS)
-        widths[SENTENCE] = len(modes) * width
-        return cls(width, tuple(modes), _flag(file, config, "include_prompt", True))
+        widths[SENTENCE] = len(given) * width
+        return cls(width, tuple(given), _flag(file, config, "include_prompt", True))
 
     def __call__(self, features: Features) -> None:
         prompt = 0 if self.include_prompt else features.prompt
@@ -164,7 +165,7 @@ def _softplus(x: Array) -> Array:
 
 
 # torch's, with the arguments that they have unless others are given: what Linear computes itself, or a function.
-_ACTIVATIONS: dict[str, str | None | Callable[[Array], Array]] = {
+_ACTIVATIONS: dict[str, str | Callable[[Array], Array] | None] = {
     "torch.nn.modules.linear.Identity": None,
     "torch.nn.modules.activation.ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
     "torch.nn.modules.activation.GELU": "gelu",
@@ -340,21 +341,26 @@ _NAMES = ("module_input_name", "module_output_name")
 
 def read_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """The tensors of a module's model.safetensors, which are these and no others."""
-    file, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
-    if not file.exists() and pickled.exists():
-        raise ValueError(
-            f"load: {pickled} is a pickle, which may run code, and is not opened; model.safetensors is needed"
-        )
+    file = folder / "model.safetensors"
+    refuse_pickle(file)
     tensors = read_tensors(file, lambda name: True)
     if tensors.keys() != shapes.keys():
         raise ValueError(f"load: {file} has the tensors {', '.join(sorted(tensors))}; needed: {', '.join(shapes)}")
     for name, shape in shapes.items():
         if not isinstance(tensors[name], np.ndarray) or tensors[name].shape != shape:
             raise ValueError(
-                f"load: {file}: {name} must be floats of shape {shape}, as config.json says, not "
-                f"{tensors[name].shape}"
+                f"load: {file}: {name} must be floats of shape {shape}, as config.json says, not {tensors[name].shape}"
             )
     return tensors
+
+
+def refuse_pickle(file: Path) -> None:
+    """Says what is wrong where older releases have left the weights in a form that may run code."""
+    pickled = file.with_name("pytorch_model.bin")
+    if not file.exists() and pickled.exists():
+        raise ValueError(
+            f"load: {pickled} is a pickle, which may run code, and is not opened; model.safetensors is needed"
+        )
 
 
 def _known(file: Path, config: Mapping[str, Any], keys: set[str]) -> None:

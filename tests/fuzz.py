@@ -35,6 +35,7 @@ from data.record_families import CASES, FOLDER
 from data.record_quantized import CASES as QUANTIZED
 from data.record_quantized import FOLDER as QUANTIZED_FOLDER
 from recorded import recorded, split, write
+from safetensors.numpy import load_file
 from tqdm import tqdm
 
 import pyattn
@@ -140,6 +141,7 @@ def sound_inputs():
         sound["sentence"].append(files | {"tokenizer.json": json.dumps(tokenizer | parts).encode()})
     for given, settings in zip(sound["sentence"][:], mutations.TOKENIZER_SETTINGS, strict=True):
         sound["sentence"].append(given | {"tokenizer_config.json": json.dumps(settings).encode()})
+    sound["sentence"] += [files for files in directories().values() for _ in range(2)]
     for case, (task, *_) in CASES.items():
         path = FOLDER / f"{case}.safetensors"
         with safetensors.safe_open(path, "numpy") as file:
@@ -154,6 +156,24 @@ def sound_inputs():
             folder = split(write(Path(folder), config, tensors), 2)
             sound["model"] += [{x.name: x.read_bytes() for x in folder.iterdir()}] * 3
     return sound
+
+
+def directories():
+    """Those that sentence-transformers wrote, by name, with further files of settings."""
+    record = json.loads((FOLDER.parent / "sentence.json").read_text())
+    weights = load_file(FOLDER.parent / "sentence.safetensors")
+    more = {"config_sentence_transformers.json": {"prompts": {"query": "the "}, "default_prompt_name": "query"}}
+    more |= {"sentence_bert_config.json": {"max_seq_length": 9, "do_lower_case": True, "processor_kwargs": {}}}
+    written = {}
+    for name, contents in record["files"].items():
+        given = contents if name in ("static", "words") else more | contents
+        written[name] = {}
+        for path, content in given.items():
+            if path.endswith(".json"):
+                written[name][path] = json.dumps(content).encode()
+            else:
+                written[name][path] = safetensors.numpy.save({key: weights[x] for key, x in content.items()})
+    return written
 
 
 def make_input(sound, seed, number):

@@ -94,6 +94,45 @@ def test_a_saved_index_gives_what_the_files_give(run, folder, model):
     assert run("search", "a dog", "--index", "docs.npz", "--model", model) == from_files
 
 
+def with_settings(directory, **settings):
+    (directory / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    return str(directory)
+
+
+def test_queries_and_passages_get_the_prompts_of_the_model(run, folder, tmp_path):
+    """Of the same text, only that which stands in front of both is alike."""
+    scores = {}
+    prompts_of = {"none": {}, "same": {"query": "dog ", "document": "dog "}, "query": {"query": "dog "}}
+    for name, prompts in prompts_of.items():
+        model = with_settings(write_model(tmp_path / name), prompts=prompts)
+        _, output, _ = run("search", "find the root of a function", "docs", "--model", model, "--json")
+        scores[name] = json.loads(output)["results"][0]["score"]
+    assert scores["none"] == pytest.approx(1, abs=1e-5) and scores["same"] == pytest.approx(1, abs=1e-5)
+    assert scores["query"] < 0.999
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_the_model_says_how_vectors_are_compared(run, folder, tmp_path, similarity):
+    directory = write_model(tmp_path / "model")
+    modules = json.loads((directory / "modules.json").read_text())
+    (directory / "modules.json").write_text(json.dumps(modules[:2]))  # without Normalize
+    model = with_settings(directory, similarity_fn_name=similarity)
+    assert run("embed", "docs", "-o", "docs.npz", "--model", model)[0] == 0
+    lengths = np.linalg.norm(SearchIndex.load("docs.npz").vectors, axis=1)
+    assert (abs(lengths - 1) < 1e-5).all() == (similarity == "cosine")
+    _, output, _ = run("search", "find the root of a function", "--index", "docs.npz", "--model", model, "--json")
+    score = json.loads(output)["results"][0]["score"]
+    assert score == pytest.approx(1 if similarity == "cosine" else (lengths**2).max(), rel=0.5)
+    assert (abs(score - 1) < 1e-5) == (similarity == "cosine")
+
+
+def test_distances_are_refused(run, folder, tmp_path):
+    model = with_settings(write_model(tmp_path / "model"), similarity_fn_name="euclidean")
+    for command in (["search", "cat", "docs"], ["embed", "docs", "-o", "docs.npz"]):
+        result = run(*command, "--model", model)
+        assert_one_line_error(result, f"pyattn {command[0]}: the model's vectors are to be compared by their distances")
+
+
 def test_an_index_of_another_model_is_refused(run, folder, model, tmp_path):
     run("embed", "docs", "-o", "docs.npz", "--model", model)
     other = str(write_model(tmp_path / "other", seed=1))
@@ -159,7 +198,7 @@ def test_files_that_cannot_be_read_are_counted(run, folder, model):
         (["search", "cat", "--index", "gone.npz"], "pyattn search: gone.npz: No such file or directory"),
         (["search", "cat", "--index", "binary"], "pyattn search: load: binary is not an index"),
         (["search", "cat", "docs", "--model", "./gone"], "pyattn search: load: there is no directory gone"),
-        (["search", "cat", "docs", "--model", "empty"], "pyattn search: load: empty/modules.json is missing"),
+        (["search", "cat", "docs", "--model", "empty"], "pyattn search: load: empty/config.json is missing"),
         (["embed", "gone", "-o", "x.npz"], "pyattn embed: gone: No such file or directory"),
         (["embed", "docs", "-o", "gone/x.npz"], "pyattn embed: cannot write gone/x.npz: it must be"),
         (["embed", "docs", "-o", "docs/animals.md"], "pyattn embed: cannot write docs/animals.md: it must be"),

@@ -68,7 +68,7 @@ REFUSED = {
 READ = {
     "pooling {'embedding_dimension': 'ABSENT'}",
     "settings prompts None",
-    "first module_output_name ABSENT",
+    "first module_output_name 'ABSENT'",
     "first max_seq_length 1000000000000000000000000000000",
     "tokenizer 7.0",
 }
@@ -95,13 +95,14 @@ def test_every_directory_gives_the_recorded_vectors_or_is_refused(tmp_path, name
             np.testing.assert_allclose(vectors, TENSORS[f"answer/{answer}"], atol=1e-5, rtol=0)
 
 
-def test_refused_cases_are_refused(tmp_path):
-    """No entry of REFUSED is there in vain."""
-    for start in REFUSED:
-        names = [name for name in CASES if name.startswith(start)]
-        with pytest.raises(ValueError):
-            for name in names:
-                SentenceEncoder.from_pretrained(write_case(tmp_path / str(len(start)) / name[-9:].strip("/}'] "), CASES[name]))
+@pytest.mark.parametrize("start", REFUSED)
+def test_no_case_is_said_to_be_refused_in_vain(tmp_path, start):
+    for number, name in enumerate(name for name in CASES if name.startswith(start)):
+        try:
+            SentenceEncoder.from_pretrained(write_case(tmp_path / str(number), CASES[name]))
+        except ValueError:
+            return
+    raise AssertionError(start)
 
 
 def test_streams_take_the_same_options(tmp_path):
@@ -134,7 +135,7 @@ def test_wrong_options_are_refused(tmp_path, method):
     encoder = SentenceEncoder.from_pretrained(write_case(tmp_path, CASES["many"]))
     encode = getattr(encoder, method)
     name = "encode_stream" if method == "encode_stream" else "encode"
-    with pytest.raises(ValueError, match=f"^{name}: there is no prompt 'x'; the names are 'query', 'document', 'passage'"):
+    with pytest.raises(ValueError, match=f"^{name}: there is no prompt 'x'; the names are 'query', 'document', 'pas"):
         encode(TEXTS, prompt_name="x")
     for options in ({"prompt": 1}, {"prompt_name": b"query"}, {"normalize": "yes"}):
         with pytest.raises(TypeError, match=f"^{name}: {next(iter(options))} must be"):
@@ -175,7 +176,8 @@ def test_vectors_are_cut_behind_all_modules(tmp_path):
 def test_settings_are_kept(tmp_path):
     encoder = SentenceEncoder.from_pretrained(write_case(tmp_path, CASES["tokens"]))
     assert (encoder.similarity_fn_name, encoder.pooling) == ("dot", "weightedmean")
-    assert SentenceEncoder.from_pretrained(write_case(tmp_path / "many", CASES["many"])).pooling == ("cls", "mean", "max")
+    many = SentenceEncoder.from_pretrained(write_case(tmp_path / "many", CASES["many"]))
+    assert many.pooling == ("cls", "mean", "max")
     static = SentenceEncoder.from_pretrained(write_case(tmp_path / "static", CASES["static"]))
     assert (static.pooling, static.model, static.max_seq_length) == (None, None, 7)
     with pytest.raises(ValueError, match="^SentenceEncoder: a StaticEmbedding has no max_seq_length that may be set"):
@@ -204,8 +206,9 @@ def test_what_is_saved_is_what_sentence_transformers_writes(tmp_path, name):
     theirs = dict(RECORD["files"][name])
     if "tokenizer_config.json" in theirs:
         said = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
-        ours = {"tokenizer_class", "model_input_names", "truncation_side"}
-        assert {key: value for key, value in said.items() if key not in ours}.items() <= theirs["tokenizer_config.json"].items()
+        for key in ("tokenizer_class", "model_input_names", "truncation_side"):
+            del said[key]
+        assert said.items() <= theirs["tokenizer_config.json"].items()
     written = {str(x.relative_to(tmp_path / "saved")) for x in (tmp_path / "saved").rglob("*") if x.is_file()}
     assert written == theirs.keys()
     for file, content in theirs.items():
@@ -319,7 +322,7 @@ def test_modules_stay_inside_the_directory(tmp_path, path):
 
 
 def test_model2vec_tables_are_folded(tmp_path):
-    """embeddings, a mapping of tokens to rows, and a weight for each token, as newer releases of model2vec save them."""
+    """embeddings, a mapping of tokens to rows, and a weight for each token, as newer releases of model2vec save."""
     write_case(tmp_path / "plain", CASES["static"])
     file = tmp_path / "plain" / "model.safetensors"
     [table] = load_file(file).values()

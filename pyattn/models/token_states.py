@@ -51,6 +51,7 @@ class StateConfig(GenerativeConfig):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "StateConfig":
         config = super().from_dict(values, source)
+        assert isinstance(config, cls)
         causal = _checks.choice("load", f"{source}: is_causal", values.get("is_causal", True), (True, False))
         if not causal and any(window is not None for window in config.windows):
             raise ValueError(f"load: {source}: is_causal false is not supported together with sliding_window")

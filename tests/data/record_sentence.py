@@ -44,7 +44,10 @@ def make_bases(top):
     kinds = {
         "llama": (transformers.LlamaForCausalLM, transformers.LlamaConfig(**sizes, num_key_value_heads=1)),
         "mistral": (transformers.MistralForCausalLM, transformers.MistralConfig(**(sizes | near))),
-        "qwen2": (transformers.Qwen2Model, transformers.Qwen2Config(**(sizes | {"vocab_size": 32}), num_key_value_heads=2)),
+        "qwen2": (
+            transformers.Qwen2Model,
+            transformers.Qwen2Config(**(sizes | {"vocab_size": 32}), num_key_value_heads=2),
+        ),
         "gpt2": (
             transformers.GPT2LMHeadModel,
             transformers.GPT2Config(vocab_size=20, initializer_range=0.4, eos_token_id=0, **gpt2),
@@ -136,7 +139,7 @@ ACTIVATIONS = ("ELU", "GELU", "Hardtanh", "LeakyReLU", "Mish", "ReLU", "ReLU6", 
 
 
 def changes():
-    """name -> base, changes of its files (None: not there; a dict: of its keys, ABSENT without it; a list: all of it)."""
+    """name -> base, changes of its files: None, not there; a dict, of its keys, or without them; a list, all of it."""
     new, old = [], []
     for mode in MODES:
         for include in (True, False):
@@ -160,16 +163,30 @@ def changes():
     found = {f"pooling {value}": ("mean", {POOLING: value}) for value in [*new, *old]}
 
     names = [f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling", "Normalize")]
-    listed = [{"idx": i, "name": str(i), "path": p, "type": t} for i, (p, t) in enumerate(zip(("", "1_Pooling", "2_Normalize"), names, strict=True))]
+    listed = [
+        {"idx": i, "name": str(i), "path": p, "type": t}
+        for i, (p, t) in enumerate(zip(("", "1_Pooling", "2_Normalize"), names, strict=True))
+    ]
     found["old modules"] = ("mean", {"modules.json": [listed], FIRST: [{"max_seq_length": 7, "do_lower_case": False}]})
     found["module of others"] = ("mean", {"modules.json": [[*listed[:1], {**listed[1], "type": "custom.Pooling"}]]})
     found["normalize, pooling"] = ("mean", {"modules.json": [[listed[0], listed[2], listed[1]]]})
     found["pooling twice"] = ("mean", {"modules.json": [[*listed, {**listed[1], "idx": 3, "name": "3"}]]})
-    found["same names"] = ("mean", {"modules.json": [[listed[0], {**listed[1], "name": "1"}, {**listed[2], "name": "1"}]]})
+    found["same names"] = (
+        "mean",
+        {"modules.json": [[listed[0], {**listed[1], "name": "1"}, {**listed[2], "name": "1"}]]},
+    )
     found["no pooling"] = ("mean", {"modules.json": [listed[:1]]})
 
     values = {
-        "prompts": ["ABSENT", None, {}, {"query": "the "}, {"passage": "the cat "}, {"document": "a ", "query": None}, {"x": 1}],
+        "prompts": [
+            "ABSENT",
+            None,
+            {},
+            {"query": "the "},
+            {"passage": "the cat "},
+            {"document": "a ", "query": None},
+            {"x": 1},
+        ],
         "default_prompt_name": ["ABSENT", None, "query", "passage", "document", "nobody", 1],
         "similarity_fn_name": ["ABSENT", None, "dot", "euclidean", "manhattan", "maxsim"],
         "truncate_dim": ["ABSENT", None, 3, 100, "3"],
@@ -192,9 +209,17 @@ def changes():
         ],
         "module_output_name": ["ABSENT", "sentence_embedding"],
         "unpad_inputs": [None, True, False],
-        "processing_kwargs": [None, {}, {"text": {"max_length": 5}}, {"text": {"truncation": True, "padding": "longest"}}]
-        + [{"text": {"add_special_tokens": False}}, {"text": {"truncation": False}}, {"common": {"return_tensors": "pt"}}]
-        + [{"chat_template": {"add_generation_prompt": True}}, {"image": {"do_resize": False}}],
+        "processing_kwargs": [
+            None,
+            {},
+            {"text": {"max_length": 5}},
+            {"text": {"truncation": True, "padding": "longest"}},
+            {"text": {"add_special_tokens": False}},
+            {"text": {"truncation": False}},
+            {"common": {"return_tensors": "pt"}},
+            {"chat_template": {"add_generation_prompt": True}},
+            {"image": {"do_resize": False}},
+        ],
         "query_length": [None, 4],
         "document_length": [4],
         "query_expansion": [None],
@@ -219,7 +244,12 @@ def changes():
 
     values = {
         "activation_function": ["ABSENT", None, "torch.nn.modules.linear.Identity", "torch.nn.Tanh", "torch.nn.ReLU"]
-        + ["torch.tanh", "custom.Tanh", "transformers.activations.GELUActivation", "torch.nn.modules.activation.Softmin"]
+        + [
+            "torch.tanh",
+            "custom.Tanh",
+            "transformers.activations.GELUActivation",
+            "torch.nn.modules.activation.Softmin",
+        ]
         + [f"{DENSE}{name}" for name in (*ACTIVATIONS, "Softsign", "Tanh")],
         "bias": ["ABSENT", None, False],
         "in_features": ["ABSENT", 47],

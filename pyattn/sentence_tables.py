@@ -1,0 +1,169 @@
+"""First modules of a sentence-transformers directory that are tables: StaticEmbedding and WordEmbeddings."""
+
+import string
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyattn import _checks
+from pyattn._core import rowwise
+from pyattn._threads import threads_for
+from pyattn.models._files import import_extra, read_json, read_tensors, require_file, write_json, write_tensors
+from pyattn.models._tokenizer import errors_of_library, read_tokenizer
+from pyattn.sentence_inputs import Input, Tokenized, tokens_of
+from pyattn.sentence_modules import SENTENCE, TOKENS, Features, pool, refuse_pickle
+
+_OURS = "sentence_transformers."
+
+
+class StaticEmbedding(Input):
+    """The mean of a table's rows, one for each token, special tokens left out; also as model2vec saves it."""
+
+    type = "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._file = folder, folder / "tokenizer.json"
+        file = folder / "model.safetensors"
+        refuse_pickle(file)
+        tensors = read_tensors(file, lambda name: name != "mapping")
+        mapping = _integers(file, "mapping")
+        name = next((name for name in ("embedding.weight", "embeddings") if name in tensors), "embedding.weight")
+        self.table = _table(file, name, tensors.get(name))
+        weights = tensors.get("weights")
+        if name == "embedding.weight":  # the others are model2vec's
+            mapping, weights = None, None
+        rows = len(self.table) if mapping is None else len(mapping)
+        if mapping is not None and (mapping.ndim != 1 or not np.all((mapping >= 0) & (mapping < len(self.table)))):
+            raise ValueError(f"load: {file}: mapping must be of rows of the table, 0 to {len(self.table) - 1}")
+        if weights is not None and (not isinstance(weights, np.ndarray) or weights.shape != (rows,)):
+            raise ValueError(f"load: {file}: weights must be {rows} floats, one for each token")
+        self._mapping, self._weights, self.vocab_size = mapping, weights, rows
+        self.widths = {SENTENCE: self.table.shape[1]}
+        require_file(self._file)
+        self.tokenizer = read_tokenizer(self._file, sys.maxsize, 2**31 - 1)
+        self._restore_truncation()
+
+    def _restore_truncation(self) -> None:
+        """Texts are cut only where tokenizer.json itself says so."""
+        truncation = read_json(self._file, dict).get("truncation")
+        self.max_seq_length = None
+        with errors_of_library("load", self._file):
+            self.tokenizer.no_truncation()
+            if truncation is not None:
+                given = {key: truncation[key] for key in ("max_length", "stride") if key in truncation}
+                self.tokenizer.enable_truncation(**given, direction=truncation.get("direction", "Right").lower())
+                self.max_seq_length = self.tokenizer.truncation["max_length"]
+
+    def tokenize(self, texts: list[str]) -> Tokenized:
+        batch = getattr(self.tokenizer, "encode_batch_fast", self.tokenizer.encode_batch)
+        with errors_of_library("encode", self._file):
+            return tokens_of(batch(texts, add_special_tokens=False), self.max_seq_length)
+
+    def features(self, token_ids: NDArray[np.int64], starts: NDArray[np.int64]) -> Features:
+        numbers = token_ids if self._mapping is None else np.ascontiguousarray(self._mapping[token_ids], np.int64)
+        rows = _rows(self.table, numbers)
+        if self._weights is not None:
+            rows *= self._weights[token_ids][:, None]
+        return Features(starts, sentence=pool(rows, starts, ("mean",)))
+
+    def save(self, folder: Path) -> None:
+        table = self.table if self._mapping is None else self.table[self._mapping]
+        table = table if self._weights is None else table * self._weights[:, None]
+        write_tensors(folder / "model.safetensors", {"embedding.weight": np.ascontiguousarray(table, np.float32)})
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _table(file: Path, name: str, table: Any) -> NDArray[np.float32]:
+    if not isinstance(table, np.ndarray) or table.ndim != 2 or not table.size:
+        raise ValueError(f"load: {file}: {name} must be floats of shape (tokens, width), and be there")
+    return table
+
+
+def _rows(table: NDArray[Any], numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+    rows = np.empty((len(numbers), table.shape[1]), np.float32)
+    rowwise.embed([np.ascontiguousarray(table)], [numbers], rows, threads_for(20.0 * rows.size))
+    return rows
+
+
+def _integers(file: Path, name: str) -> NDArray[np.int64] | None:
+    """A tensor of integers of a file that read_tensors has read; None if it is not there."""
+    safetensors = import_extra("safetensors", f"load: reading {file}")
+    with safetensors.safe_open(file, framework="numpy") as tensors:
+        if name not in tensors.keys():  # noqa: SIM118  # it is no mapping
+            return None
+        if tensors.get_slice(name).get_dtype() not in ("I64", "I32"):
+            raise ValueError(f"load: {file}: {name} must be of integers")
+        return np.asarray(tensors.get_tensor(name)).astype(np.int64)
+
+
+class WordEmbeddings(Input):
+    """A table's rows, one for each known word of sentence-transformers' WhitespaceTokenizer."""
+
+    type = "sentence_transformers.sentence_transformer.modules.word_embeddings.WordEmbeddings"
+
+    def __init__(self, folder: Path) -> None:
+        file = folder / "wordembedding_config.json"
+        self.folder, self._settings = folder, read_json(file, dict)
+        if unknown := sorted(self._settings.keys() - {"tokenizer_class", "update_embeddings", "max_seq_length"}):
+            raise ValueError(f"load: {file}: {', '.join(unknown)} is not supported")
+        kind = self._settings.get("tokenizer_class")
+        if not isinstance(kind, str) or not kind.startswith(_OURS) or not kind.endswith(".WhitespaceTokenizer"):
+            raise ValueError(f"load: {file}: tokenizer_class {kind!r} is not supported; WhitespaceTokenizer is")
+        length = self._settings.get("max_seq_length", 1_000_000)
+        self.max_seq_length = None if length is None else _checks.size("load", f"{file}: max_seq_length", length)
+        self._read_words(folder / "whitespacetokenizer_config.json")
+        tensors_file = folder / "model.safetensors"
+        refuse_pickle(tensors_file)
+        tensors = read_tensors(tensors_file, lambda name: name == "emb_layer.weight")
+        self.table = _table(tensors_file, "emb_layer.weight", tensors.get("emb_layer.weight"))
+        self.vocab_size = len(self.table)
+        self.widths = {TOKENS: self.table.shape[1]}
+
+    def _read_words(self, file: Path) -> None:
+        config = read_json(file, dict)
+        if unknown := sorted(config.keys() - {"vocab", "stop_words", "do_lower_case"}):
+            raise ValueError(f"load: {file}: {', '.join(unknown)} is not supported")
+        for key in ("vocab", "stop_words"):
+            words = config.get(key)
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise ValueError(f"load: {file}: {key} must be a list of strings")
+        lower = config.get("do_lower_case", False)
+        self._lower = _checks.choice("load", f"{file}: do_lower_case", lower, (True, False))
+        self._words = {word: number for number, word in enumerate(config["vocab"])}
+        self._stop_words = frozenset(config["stop_words"])
+        self._tokenizer_config = config
+
+    def set_length(self, tokens: int) -> None:
+        self.max_seq_length = _checks.size("SentenceEncoder", "max_seq_length", tokens)
+
+    def tokenize(self, texts: list[str]) -> Tokenized:
+        found = [self._numbers(text.lower() if self._lower else text) for text in texts]
+        most = self.max_seq_length
+        cut = (number for number, tokens in enumerate(found) if most is not None and len(tokens) > most)
+        return [tokens[:most] for tokens in found], next(cut, None)
+
+    def _numbers(self, text: str) -> list[int]:
+        """Words as they stand, without punctuation around them, then in lower case; what is unknown is left out."""
+        numbers = []
+        for word in text.split():
+            stripped = word.strip(string.punctuation)
+            for form in (word, stripped or word, stripped.lower()):
+                if form in self._stop_words:
+                    break
+                if form in self._words:
+                    numbers.append(self._words[form])
+                    break
+        return numbers
+
+    def features(self, token_ids: NDArray[np.int64], starts: NDArray[np.int64]) -> Features:
+        return Features(starts, tokens=_rows(self.table, token_ids))
+
+    def save(self, folder: Path) -> None:
+        name = "sentence_transformers.sentence_transformer.modules.tokenizer.whitespace.WhitespaceTokenizer"
+        settings = {"tokenizer_class": name, "update_embeddings": False, "max_seq_length": self.max_seq_length}
+        write_json(folder / "wordembedding_config.json", settings)
+        write_json(folder / "whitespacetokenizer_config.json", self._tokenizer_config)
+        write_tensors(folder / "model.safetensors", {"emb_layer.weight": np.ascontiguousarray(self.table, np.float32)})
