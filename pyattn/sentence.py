@@ -184,7 +184,8 @@ class SentenceEncoder:
 
         Returns:
             (n, width) float32, in the order of the texts. A Pooling makes zeros of a text without a single token, and
-            of one that was cut within a prompt that it leaves out ("cls": its first token).
+            of one that a prompt which it leaves out fills ("cls": its first token). There alone sentence-transformers
+            may give others: -inf for "max".
 
         Raises:
             TypeError: texts is a str, or holds something else than str; the message names its index and type. prompt is

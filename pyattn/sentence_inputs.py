@@ -120,7 +120,7 @@ class Transformer(Input):
             self._lower_case()
         # without the places of tokens in the text, a third faster; older releases of the library lack it
         self._encode_batch = getattr(self.tokenizer, "encode_batch_fast", self.tokenizer.encode_batch)
-        self._named = _named_tokens(folder)
+        self._named, self._more_special, self._is_plain = _special_names(folder)
         self._special = self._special_tokens()
 
     def _lower_case(self) -> None:
@@ -129,14 +129,19 @@ class Transformer(Input):
         self.tokenizer.normalizer = normalizers.Sequence(steps)
 
     def _special_tokens(self) -> frozenset[int]:
-        """Tokens that are no part of a prompt if one ends in them."""
+        """Tokens that are no part of a prompt if one ends in them: those that transformers knows by what they are for.
+
+        Its classes have names of their own where the files give none: then those of the template are meant.
+        """
+        names = set(self._named.values()) | self._more_special
         with errors_of_library("load", self._file):
             empty = self.tokenizer.encode("")
             if any(empty.type_ids) and getattr(self.model.config, "type_vocab_size", 0) > 1:
                 raise ValueError(f"load: {self._file}: token types other than 0 are not supported")
-            added = [number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special]
-            named = map(self.tokenizer.token_to_id, {*self._named.values(), _unknown(self.tokenizer)} - {None})
-            return frozenset([*empty.ids, *added, *(number for number in named if number is not None)])
+            if not self._is_plain and isinstance(unknown := getattr(self.tokenizer.model, "unk_token", None), str):
+                names.add(unknown)
+            found = [self.tokenizer.token_to_id(name) for name in names]
+        return frozenset([number for number in found if number is not None] + empty.ids * (not self._is_plain))
 
     def set_length(self, tokens: int) -> None:
         least = self.tokenizer.num_special_tokens_to_add(is_pair=False)
@@ -212,20 +217,24 @@ def _lower_cases(tokenizer: Any) -> bool:
     return any(step["type"] == "Lowercase" for step in steps)
 
 
-def _unknown(tokenizer: Any) -> str | None:
-    token = getattr(tokenizer.model, "unk_token", None)
-    return token if isinstance(token, str) else None
+def _special_names(folder: Path) -> tuple[dict[str, str], set[str], bool]:
+    """A tokenizer's special tokens by what they are for, others, and whether its class has no such names itself."""
+    files = [folder / name for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    config, older = (read_json(file, dict) if file.exists() else {} for file in files)
+    said = config if "added_tokens_decoder" in config else config | older
+    found = {name: text for name, token in said.items() if name.endswith("_token") and (text := _text(token))}
+    others: list[Any] = []
+    for listed in (said.get("additional_special_tokens"), said.get("extra_special_tokens")):
+        others += listed.values() if isinstance(listed, dict) else listed if isinstance(listed, list) else ()
+    named = {name: text for name, text in found.items() if name in _SPECIAL}
+    plain = config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
+    return named, {text for token in [*others, *found.values()] if (text := _text(token))}, plain
 
 
-def _named_tokens(folder: Path) -> dict[str, str]:
-    """A tokenizer's special tokens by what they are for."""
-    named: dict[str, str] = {}
-    for file in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
-        for name, token in (read_json(file, dict) if file.exists() else {}).items():
-            text = token.get("content") if isinstance(token, dict) else token
-            if name in _SPECIAL and isinstance(text, str):
-                named[name] = text
-    return named
+def _text(token: Any) -> str | None:
+    """What a token is, which files give as it is or with its properties."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
 
 
 def _refuse_chat_template(folder: Path) -> None:

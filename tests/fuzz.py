@@ -54,7 +54,9 @@ DTYPES = ["float32", "bfloat16", "int8"]
 
 
 def use_sentence(folder, dtype):
-    SentenceEncoder.from_pretrained(folder, dtype=dtype).encode(TEXTS, show_progress=False)
+    encoder = SentenceEncoder.from_pretrained(folder, dtype=dtype)
+    encoder.encode(TEXTS, show_progress=False)
+    encoder.encode_query(TEXTS[:1], prompt="the cat: ", truncate_dim=3)
 
 
 def use_model(folder, dtype):

@@ -37,6 +37,7 @@ def write_case(folder, case):
         if change is None:
             file.unlink()
         elif isinstance(change, list):
+            file.parent.mkdir(exist_ok=True)
             file.write_text(json.dumps(change[0]))
         else:
             values = json.loads(file.read_text()) | change
@@ -319,6 +320,23 @@ def test_modules_stay_inside_the_directory(tmp_path, path):
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ValueError, match=r"modules\.json: the path of a module must be inside the directory"):
         SentenceEncoder.from_pretrained(tmp_path)
+
+
+def test_the_transformer_may_have_a_folder_of_its_own(tmp_path):
+    """As in the first releases."""
+    case = CASES["old modules"]
+    encoder = SentenceEncoder.from_pretrained(write_case(tmp_path / "root", case))
+    folder = write_case(tmp_path / "model", case)
+    (folder / "0_Transformer").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).rename(folder / "0_Transformer" / name)
+    (folder / "sentence_bert_config.json").rename(folder / "0_Transformer" / "sentence_bert_config.json")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    moved = SentenceEncoder.from_pretrained(folder)
+    assert (moved.max_seq_length, encoder.max_seq_length) == (7, 7)
+    np.testing.assert_array_equal(moved.encode(TEXTS), encoder.encode(TEXTS))
 
 
 def test_model2vec_tables_are_folded(tmp_path):

@@ -286,6 +286,10 @@ def changes():
     for name in ("llama", "qwen2", "gpt2"):
         found[f"{name} both ways"] = (name, {CONFIG: {"is_causal": False}})
         found[f"{name} named"] = (name, {CONFIG: {"architectures": [f"{name.title()}ForCausalLM"]}})
+    for name in ("llama", "qwen2", "plain"):
+        for mode in ("lasttoken", "weightedmean"):
+            pooling = [{"embedding_dimension": 16, "pooling_mode": mode, "include_prompt": False}]
+            found[f"prompt {name} {mode}"] = (name, {"modules.json": [listed[:2]], POOLING: pooling})
     found["static cut from the left"] = ("static", {"tokenizer.json": {"truncation": truncation("Left", 5)}})
     found["static whole"] = ("static", {"tokenizer.json": {"truncation": None}})
     return found
@@ -376,6 +380,8 @@ def main():
     for i, (name, (base, differences)) in enumerate(changes().items()):
         asked = [("encode", {}), ("encode_query", {}), ("encode_document", {})]
         asked += [("encode", {"prompt": "find the "})] * ("pooling" in name or "first" in name)
+        if name.startswith("prompt "):
+            asked += [("encode", {"prompt": x}) for x in ("  ", "find [SEP]", "find zzz", "[MASK]", "the", "cat: ")]
         folder = changed(bases[base], top / f"changed{i}", differences)
         given = answers(folder, asked)
         cases[name] = {"base": base, "changes": differences, "calls": list(map(list, asked))}
