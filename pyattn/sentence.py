@@ -22,6 +22,9 @@ from pyattn.sentence_modules import SENTENCE, Dropout, Module, Normalize, Poolin
 # Texts that are tokenized and sorted together, while those before are encoded: enough to fill a batch.
 _WINDOW = 128
 
+# Their files do not say that poolings leave out the prompt, but sentence-transformers knows it.
+_INSTRUCTORS = ("hkunlp/instructor-base", "hkunlp/instructor-large", "hkunlp/instructor-xl")
+
 _FEW = 8  # texts that are encoded within a second everywhere
 
 
@@ -85,7 +88,12 @@ class SentenceEncoder:
             ValueError: a file is damaged or describes something that is not supported; the message names both.
             ImportError: an optional package is not installed; the message says how to install it.
         """
-        return cls(find_directory(path_or_hub_id), dtype, truncate_dim=truncate_dim)
+        encoder = cls(find_directory(path_or_hub_id), dtype, truncate_dim=truncate_dim)
+        if path_or_hub_id in _INSTRUCTORS:
+            for module in encoder._all_modules:
+                if isinstance(module, Pooling):
+                    module.include_prompt = False
+        return encoder
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes a directory that `from_pretrained` reads, and sentence-transformers from 5.4 on, to the same vectors.

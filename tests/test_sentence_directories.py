@@ -304,6 +304,45 @@ def test_a_chat_template_is_named_where_it_would_be_used(tmp_path):
         np.testing.assert_array_equal(again.encode(["dog"]), with_modules.encode(["dog"]))
 
 
+def test_the_pooling_of_instructors_leaves_out_the_prompt(tmp_path, monkeypatch):
+    """sentence-transformers goes by the name: their files do not say it."""
+    folder = write_case(tmp_path / "model", CASES["mean"])
+    monkeypatch.setattr("pyattn.sentence.find_directory", lambda name: folder)
+    plain = SentenceEncoder.from_pretrained("someone/else").encode(TEXTS, prompt="find the ")
+    vectors = SentenceEncoder.from_pretrained("hkunlp/instructor-base").encode(TEXTS, prompt="find the ")
+    assert abs(vectors - plain).max() > 1e-3
+    left_out = write_case(tmp_path / "other", CASES["pooling {'pooling_mode': 'mean', 'include_prompt': False}"])
+    monkeypatch.setattr("pyattn.sentence.find_directory", lambda name: left_out)
+    wanted = SentenceEncoder.from_pretrained("someone/else").encode(TEXTS, prompt="find the ")
+    np.testing.assert_array_equal(vectors, wanted)
+
+
+def test_token_types_are_refused(tmp_path):
+    write_case(tmp_path, CASES["mean"])
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError, match=r"^load: .*tokenizer\.json: token types other than 0 are not supported"):
+        SentenceEncoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", [*SAVED, "first do_lower_case True", "old modules", "llama both ways"])
+def test_sentence_transformers_reads_what_is_saved(tmp_path, name):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    encoder = SentenceEncoder.from_pretrained(write_case(tmp_path / "model", CASES[name]))
+    encoder.save_pretrained(tmp_path / "saved")
+    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu", local_files_only=True)
+    for method, options in CASES[name]["calls"]:
+        said = {"normalize_embeddings" if key == "normalize" else key: value for key, value in options.items()}
+        vectors = getattr(encoder, method)(TEXTS, **options)
+        np.testing.assert_allclose(getattr(theirs, method)(TEXTS, **said), vectors, atol=2e-6, rtol=0)
+
+
 def test_weights_that_are_pickled_are_named(tmp_path):
     for name, folder in (("many", "2_Dense"), ("static", ".")):
         write_case(tmp_path / name, CASES[name])
