@@ -355,8 +355,8 @@ class SentenceEncoder:
             token_ids = np.array(list(chain.from_iterable(sequences[i] for i in batch)), np.int64)
             if token_ids.size and token_ids.max() >= self._first.vocab_size:
                 raise ValueError(
-                    f"encode: {self._first.folder / 'tokenizer.json'} gives the token {token_ids.max()}; the model has "
-                    f"{self._first.vocab_size}"
+                    f"encode: {self._first.folder / 'tokenizer.json'} gives the token {token_ids.max()}; "
+                    f"{self._first.whose_vocabulary} {self._first.vocab_size}"
                 )
             features = self._first.features(token_ids, cu_seqlens)
             features.prompt = run.prompt_length

@@ -60,7 +60,7 @@ class Input:
         folder: where it was read.
         widths: the names of what `features` gives, and how wide that is.
         max_seq_length: texts are cut to so many tokens; None if they never are.
-        vocab_size: tokens must be below.
+        vocab_size: tokens must be below. whose_vocabulary: where that is said.
         settings: what changes its vectors beside its files.
         model: what gives hidden states, if it has one.
     """
@@ -70,6 +70,7 @@ class Input:
     widths: dict[str, int]
     max_seq_length: int | None
     vocab_size: int
+    whose_vocabulary = "the table's rows are"
     settings: tuple[Any, ...] = ()
     model: Any = None
 
@@ -98,6 +99,7 @@ class Transformer(Input):
     """
 
     type = "sentence_transformers.base.modules.transformer.Transformer"
+    whose_vocabulary = "config.json has vocab_size"
 
     def __init__(self, folder: Path, dtype: WeightDtypes, with_modules: bool) -> None:
         self.folder = folder
@@ -121,6 +123,8 @@ class Transformer(Input):
         # without the places of tokens in the text, a third faster; older releases of the library lack it
         self._encode_batch = getattr(self.tokenizer, "encode_batch_fast", self.tokenizer.encode_batch)
         self._named, self._more_special, self._is_plain = _special_names(folder)
+        if kind == "gpt2":
+            _refuse_types(folder / "tokenizer_config.json")
         self._special = self._special_tokens()
 
     def _lower_case(self) -> None:
@@ -235,6 +239,13 @@ def _text(token: Any) -> str | None:
     """What a token is, which files give as it is or with its properties."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
+
+
+def _refuse_types(file: Path) -> None:
+    """GPT-2 adds the embeddings of token types, words of its own, if its tokenizer makes them."""
+    names = read_json(file, dict).get("model_input_names") if file.exists() else None
+    if isinstance(names, list) and "token_type_ids" in names:
+        raise ValueError(f"load: {file}: model_input_names: token_type_ids are not supported for GPT-2")
 
 
 def _refuse_chat_template(folder: Path) -> None:

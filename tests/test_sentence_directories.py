@@ -327,8 +327,15 @@ def test_token_types_are_refused(tmp_path):
         "special_tokens": {"[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}},
     }
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     with pytest.raises(ValueError, match=r"^load: .*tokenizer\.json: token types other than 0 are not supported"):
         SentenceEncoder.from_pretrained(tmp_path)
+    folder = write_case(tmp_path / "gpt2", CASES["gpt2"])
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"^load: .*tokenizer_config\.json: model_input_names: token_type_ids are not"):
+        SentenceEncoder.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("name", [*SAVED, "first do_lower_case True", "old modules", "llama both ways"])
