@@ -406,6 +406,18 @@ def test_model2vec_tables_are_folded(tmp_path):
             SentenceEncoder.from_pretrained(folder)
 
 
+def test_a_static_embedding_reads_tokenizer_json_alone(tmp_path):
+    """As sentence-transformers: what stands beside it is for others."""
+    write_case(tmp_path, CASES["static"])
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    tokenizer["model"] |= {"type": "WordPiece", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    vectors = SentenceEncoder.from_pretrained(tmp_path).encode(TEXTS)
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "truncation_side": "left"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    np.testing.assert_array_equal(SentenceEncoder.from_pretrained(tmp_path).encode(TEXTS), vectors)
+
+
 def test_tensors_of_modules_must_fit(tmp_path):
     for folder, key in (("2_Dense", "linear.weight"), ("5_LayerNorm", "norm.bias")):
         write_case(tmp_path / folder, CASES["many"])
