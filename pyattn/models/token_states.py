@@ -36,7 +36,11 @@ def _without(family: Family, *parts: str, **changes: Any) -> Family:
 STATE_FAMILIES = {name: _without(GENERATIVE_FAMILIES[name]) for name in ("gpt2", "llama", "mistral", "qwen2")}
 _T5 = GENERATIVE_FAMILIES["t5"]
 STATE_FAMILIES["t5"] = _without(
-    _T5, "decoder.", "relative_bias", keys={**_T5.keys, "num_hidden_layers": _T5.keys["encoder_layers"]}
+    _T5,
+    "decoder.",
+    "relative_bias",
+    keys={**_T5.keys, "num_hidden_layers": _T5.keys["encoder_layers"]},
+    supported={key: values for key, values in _T5.supported.items() if key != "is_encoder_decoder"},  # either way
 )
 
 
@@ -72,7 +76,7 @@ class TokenStates(Pretrained):
 
     def _make(self, config: StateConfig, dtype: WeightDtypes) -> None:
         kind = any_dtype(dtype)
-        self._parameters = {"words": np.zeros((0, config.hidden_size), np.float32)}
+        self._parameters = {name: np.zeros((0, shape[1]), np.float32) for name, shape in self._own_shapes().items()}
         if config.encoder_layers:
             self.encoder_embeddings = TokenEmbeddings(config, "encoder_embeddings")
             self.encoder = encoder_of(config, kind)
@@ -103,7 +107,7 @@ class TokenStates(Pretrained):
             raise ValueError(
                 f"{name}: a sequence has {longest} tokens; the model has positions for {config.max_position_embeddings}"
             )
-        words = self._parameters["words"]
+        words = self._parameters.get("words", np.zeros((0, config.hidden_size), np.float32))  # if not the embeddings'
         if not config.encoder_layers:
             x = self.embeddings.apply(words, tokens, sequences.positions())
             return self.decoder._forward_rows(x, [sequences] * len(self.decoder.layers))
@@ -120,9 +124,11 @@ class TokenStates(Pretrained):
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
         config = self.config
-        shapes: dict[str, tuple[int, ...]] = {"words": (config.vocab_size, config.hidden_size)}
-        biases = [name for name in ("encoder_relative_bias",) if name in config.family.names]
-        return shapes | dict.fromkeys(biases, (config.relative_buckets, config.num_attention_heads))
+        shapes = {
+            "words": (config.vocab_size, config.hidden_size),
+            "encoder_relative_bias": (config.relative_buckets, config.num_attention_heads),
+        }
+        return {name: shape for name, shape in shapes.items() if name in config.family.names}
 
     def _own_made(self, values: Any) -> list[Setting]:
         made = {name: np.ascontiguousarray(values_of(x), np.float32) for name, x in values.items()}
