@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyattn import _checks
+from pyattn._threads import one_ahead
 from pyattn.models._files import find_directory, import_extra
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.sentence_directory import digest_of, read_directory, write_directory
@@ -303,23 +305,21 @@ class SentenceEncoder:
 
     def _tokenized(self, run: "_Run", texts: Iterable[str]) -> Iterator[list[list[int]]]:
         """The tokens of windows of texts; those of the next window are made while the caller computes with the last."""
-        windows = _windows(texts)
+        windows, tokenize = _windows(texts), partial(self._tokenize, run)
         first = next(windows, None)
         if first is None:
             return
-        tokens = self._checked_length(run, self._tokenize(run, first), 0)
+        tokens = self._checked_length(run, tokenize(first), 0)
         second = next(windows, None)
         if second is None:  # most calls: no thread
             yield tokens
             return
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(1) as pool:
+        with one_ahead() as begin:
             done = len(first)
             for window in chain([second], windows):
-                coming = pool.submit(self._tokenize, run, window)
+                coming = begin(tokenize, window)
                 yield tokens
-                tokens = self._checked_length(run, coming.result(), done)
+                tokens = self._checked_length(run, coming(), done)
                 done += len(window)
         yield tokens
 

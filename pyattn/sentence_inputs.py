@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyattn import _checks
+from pyattn._threads import rust_has_threads
 from pyattn.models import TextEncoder
 from pyattn.models._files import import_extra, read_json, write_json
 from pyattn.models._tokenizer import errors_of_library, read_tokenizer
@@ -120,8 +121,6 @@ class Transformer(Input):
         self.tokenizer = read_tokenizer(self._file, self.vocab_size, self.max_seq_length)
         if settings.get("do_lower_case") and not _lower_cases(self.tokenizer):
             self._lower_case()
-        # without the places of tokens in the text, a third faster; older releases of the library lack it
-        self._encode_batch = getattr(self.tokenizer, "encode_batch_fast", self.tokenizer.encode_batch)
         self._named, self._more_special, self._is_plain = _special_names(folder)
         if kind == "gpt2":
             _refuse_types(folder / "tokenizer_config.json")
@@ -156,8 +155,7 @@ class Transformer(Input):
 
     def tokenize(self, texts: list[str]) -> Tokenized:
         with errors_of_library("encode", self._file):
-            encodings = self._encode_batch(texts)
-        return tokens_of(encodings, self.max_seq_length)
+            return tokens_of(self.tokenizer, texts, self.max_seq_length)
 
     def prompt_length(self, prompt: str) -> int:
         [ids], _ = self.tokenize([prompt])
@@ -209,7 +207,13 @@ _USUAL = {
 }
 
 
-def tokens_of(encodings: Any, longest: int | None) -> Tokenized:
+def tokens_of(tokenizer: Any, texts: list[str], longest: int | None, **options: Any) -> Tokenized:
+    """What a tokenizer of the library, which cuts texts to `longest`, makes of them."""
+    if rust_has_threads():
+        # without the places of tokens in the text, a third faster; older releases of the library lack it
+        encodings = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)(texts, **options)
+    else:
+        encodings = [tokenizer.encode(text, **options) for text in texts]
     cut = (i for i, encoding in enumerate(encodings) if len(encoding) == longest and encoding.overflowing)
     return [encoding.ids for encoding in encodings], next(cut, None)
 

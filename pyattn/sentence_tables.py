@@ -58,9 +58,8 @@ class StaticEmbedding(Input):
                 self.max_seq_length = self.tokenizer.truncation["max_length"]
 
     def tokenize(self, texts: list[str]) -> Tokenized:
-        batch = getattr(self.tokenizer, "encode_batch_fast", self.tokenizer.encode_batch)
         with errors_of_library("encode", self._file):
-            return tokens_of(batch(texts, add_special_tokens=False), self.max_seq_length)
+            return tokens_of(self.tokenizer, texts, self.max_seq_length, add_special_tokens=False)
 
     def features(self, token_ids: NDArray[np.int64], starts: NDArray[np.int64]) -> Features:
         numbers = token_ids if self._mapping is None else np.ascontiguousarray(self._mapping[token_ids], np.int64)
