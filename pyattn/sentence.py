@@ -41,10 +41,17 @@ class SentenceEncoder:
             nothing), "dot", "euclidean" or "manhattan".
     """
 
-    def __init__(self, directory: Path, dtype: WeightDtypes = "float32", *, truncate_dim: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        dtype: WeightDtypes = "float32",
+        *,
+        truncate_dim: int | None = None,
+        strict: bool = True,
+    ) -> None:
         if truncate_dim is not None:
             _checks.size("SentenceEncoder", "truncate_dim", truncate_dim)
-        found = read_directory(directory, dtype)
+        found = read_directory(directory, dtype, strict)
         self._first, self._all_modules, self._files = found.first, found.modules, found.files
         self.prompts, self.default_prompt_name = found.prompts, found.default_prompt_name
         self.truncate_dim = found.truncate_dim if truncate_dim is None else truncate_dim
@@ -65,6 +72,7 @@ class SentenceEncoder:
         *,
         dtype: WeightDtypes = "float32",
         truncate_dim: int | None = None,
+        strict: bool = True,
     ) -> "SentenceEncoder":
         """The sentence encoder in a model directory as sentence-transformers writes it, before release 5.4 and since.
 
@@ -83,14 +91,15 @@ class SentenceEncoder:
                 are held and multiplied. Where the CPU has dot products of them (pyattn info), bfloat16 halves the time
                 of float32 at best, int8 quarters it. Other modules are float32.
             truncate_dim: instead of the directory's: vectors are cut to so many numbers behind all modules.
+            strict: of the Transformer's tensors, as in `pyattn.models.load`.
 
         Raises:
-            TypeError: dtype is none of these.
+            TypeError: dtype is none of these, or strict is not a boolean.
             OSError: a file is missing (FileNotFoundError) or cannot be read or fetched.
             ValueError: a file is damaged or describes something that is not supported; the message names both.
             ImportError: an optional package is not installed; the message says how to install it.
         """
-        encoder = cls(find_directory(path_or_hub_id), dtype, truncate_dim=truncate_dim)
+        encoder = cls(find_directory(path_or_hub_id), dtype, truncate_dim=truncate_dim, strict=strict)
         if path_or_hub_id in _INSTRUCTORS:
             for module in encoder._all_modules:
                 if isinstance(module, Pooling):

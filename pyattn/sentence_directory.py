@@ -39,12 +39,15 @@ class Directory:
     truncate_dim: int | None
 
 
-def read_directory(directory: Path, dtype: WeightDtypes) -> Directory:
-    """Everything that a directory says; without a modules.json, what sentence-transformers makes of a plain model."""
+def read_directory(directory: Path, dtype: WeightDtypes, strict: bool) -> Directory:
+    """Everything that a directory says; without a modules.json, what sentence-transformers makes of a plain model.
+
+    dtype, strict: of a Transformer's weights.
+    """
     listed = directory / "modules.json"
     folders = [directory]
     if not listed.exists():
-        plain = Transformer(directory, dtype, with_modules=False)
+        plain = Transformer(directory, dtype, strict, with_modules=False)
         first: Input = plain
         width = first.widths[TOKENS]
         modules: list[Module] = [Pooling(width, (_usual_pooling(plain),))]
@@ -54,7 +57,7 @@ def read_directory(directory: Path, dtype: WeightDtypes) -> Directory:
         (kind, folder), *others = _listed_modules(listed)
         folders += [folder for _, folder in ((kind, folder), *others)]
         if kind == "Transformer":
-            first = Transformer(folder, dtype, with_modules=True)
+            first = Transformer(folder, dtype, strict, with_modules=True)
         else:
             first = _TABLES[kind](folder)
         widths = dict(first.widths)

@@ -102,7 +102,7 @@ class Transformer(Input):
     type = "sentence_transformers.base.modules.transformer.Transformer"
     whose_vocabulary = "config.json has vocab_size"
 
-    def __init__(self, folder: Path, dtype: WeightDtypes, with_modules: bool) -> None:
+    def __init__(self, folder: Path, dtype: WeightDtypes, strict: bool, with_modules: bool) -> None:
         self.folder = folder
         self.config = read_json(folder / "config.json", dict)
         kind = self.config.get("model_type")
@@ -111,7 +111,7 @@ class Transformer(Input):
         if not with_modules:
             _refuse_chat_template(folder)
         model = TokenStates if kind in STATE_FAMILIES else TextEncoder
-        self.model = model.from_directory(folder, dtype)
+        self.model = model.from_directory(folder, dtype, strict)
         self.widths = {TOKENS: self.model.config.hidden_size}
         self.vocab_size = self.model.config.vocab_size
         self.settings = (sorted(self.model.weight_dtypes.items()), bool(settings.get("do_lower_case")))

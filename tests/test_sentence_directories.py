@@ -432,6 +432,19 @@ def test_tensors_of_modules_must_fit(tmp_path):
                 SentenceEncoder.from_pretrained(tmp_path / folder)
 
 
+def test_tensors_of_others_are_passed_over_on_request(tmp_path):
+    for name in ("mean", "llama", "t5"):
+        write_case(tmp_path / name, CASES[name])
+        vectors = SentenceEncoder.from_pretrained(tmp_path / name).encode(TEXTS)
+        file = tmp_path / name / "model.safetensors"
+        save_file(load_file(file) | {"linear.weight": np.ones((2, 2), np.float32)}, file)
+        with pytest.raises(ValueError, match=r"^load: .*model\.safetensors: tensors that .* not have: linear\.weight"):
+            SentenceEncoder.from_pretrained(tmp_path / name)
+        encoder = SentenceEncoder.from_pretrained(tmp_path / name, strict=False)
+        assert "linear.weight" in encoder.model.unused_tensors
+        np.testing.assert_array_equal(encoder.encode(TEXTS), vectors)
+
+
 def test_other_families_are_named(tmp_path):
     write_case(tmp_path, CASES["plain"])
     config = json.loads((tmp_path / "config.json").read_text())

@@ -12,7 +12,7 @@ from pyattn.layers import Linear
 from pyattn.layers.base import Setting
 from pyattn.layers.sequences import Sequences
 from pyattn.models.config import GenerativeConfig
-from pyattn.models.families import Family
+from pyattn.models.family import Family
 from pyattn.models.generative_families import GENERATIVE_FAMILIES
 from pyattn.models.inputs import TokenEmbeddings
 from pyattn.models.pretrained import Pretrained, WeightDtypes, any_dtype, products_of
@@ -27,7 +27,7 @@ def _without(family: Family, *parts: str, **changes: Any) -> Family:
     return replace(
         family,
         names={name: x for name, x in family.names.items() if not name.startswith(("head.", *parts))},
-        tied={name: x for name, x in family.tied.items() if not name.startswith(absent)},
+        tied=tuple(name for name in family.tied if not name.startswith(absent)),
         ignored=(*family.ignored, *absent),
         **changes,
     )
@@ -39,6 +39,7 @@ STATE_FAMILIES["t5"] = _without(
     _T5,
     "decoder.",
     "relative_bias",
+    "words",
     keys={**_T5.keys, "num_hidden_layers": _T5.keys["encoder_layers"]},
     supported={key: values for key, values in _T5.supported.items() if key != "is_encoder_decoder"},  # either way
 )
@@ -107,7 +108,7 @@ class TokenStates(Pretrained):
             raise ValueError(
                 f"{name}: a sequence has {longest} tokens; the model has positions for {config.max_position_embeddings}"
             )
-        words = self._parameters.get("words", np.zeros((0, config.hidden_size), np.float32))  # if not the embeddings'
+        words = self._parameters.get("words", np.zeros((0, config.hidden_size), np.float32))  # T5's are the encoder's
         if not config.encoder_layers:
             x = self.embeddings.apply(words, tokens, sequences.positions())
             return self.decoder._forward_rows(x, [sequences] * len(self.decoder.layers))
