@@ -24,9 +24,14 @@ from pyattn.precision import values_of
 def _without(family: Family, *parts: str, **changes: Any) -> Family:
     """A family whose files may have tensors of a head and of these parts, which its models have not."""
     absent = ("lm_head.", *parts)
+    names, gated = (
+        {name: x for name, x in table.items() if not name.startswith(("head.", *parts))}
+        for table in (family.names, family.names_if_gated)
+    )
     return replace(
         family,
-        names={name: x for name, x in family.names.items() if not name.startswith(("head.", *parts))},
+        names=names,
+        names_if_gated=gated,
         tied=tuple(name for name in family.tied if not name.startswith(absent)),
         ignored=(*family.ignored, *absent),
         **changes,

@@ -52,6 +52,19 @@ def make_bases(top):
             transformers.GPT2LMHeadModel,
             transformers.GPT2Config(vocab_size=20, initializer_range=0.4, eos_token_id=0, **gpt2),
         ),
+        "t5 with decoder": (
+            transformers.T5ForConditionalGeneration,
+            transformers.T5Config(
+                vocab_size=20,
+                d_model=16,
+                d_kv=8,
+                d_ff=20,
+                num_layers=1,
+                num_heads=2,
+                relative_attention_num_buckets=8,
+                feed_forward_proj="gated-gelu",
+            ),
+        ),
         "t5": (
             transformers.T5EncoderModel,
             transformers.T5Config(
@@ -69,7 +82,7 @@ def make_bases(top):
         tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(BERT_WORDS)}, unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="$A [SEP]" if name == "t5" else "[CLS] $A", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+            single="$A [SEP]" if name.startswith("t5") else "[CLS] $A", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )
         fast = transformers.PreTrainedTokenizerFast(
             tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", eos_token="[SEP]", model_max_length=24
