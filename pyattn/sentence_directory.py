@@ -19,7 +19,7 @@ _OURS = "sentence_transformers."
 SETTINGS = "config_sentence_transformers.json"
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 # What a module's folder may hold that changes a result.
-_PATTERNS = ("*.json", "model*.safetensors", "*.jinja")
+_PATTERNS = ("*.json", "model.safetensors", "*.jinja")
 
 
 @dataclass
@@ -66,6 +66,7 @@ def read_directory(directory: Path, dtype: WeightDtypes, strict: bool) -> Direct
             raise ValueError(f"load: {listed}: no module makes one vector of a text's tokens; a Pooling does")
         width = widths[SENTENCE]
     files = {file for folder in folders for pattern in _PATTERNS for file in folder.glob(pattern) if file.is_file()}
+    files |= set(first.weights)
     names = {str(file.relative_to(directory)): file for file in files}
     sorted_files = dict(sorted(names.items()))
     return Directory(first, modules, width, sorted_files, **_checked_settings(settings, directory / SETTINGS))

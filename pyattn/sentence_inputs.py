@@ -4,7 +4,7 @@ Its settings may stand in files of several names. Every key of these is obeyed o
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pyattn import _checks
 from pyattn._threads import rust_has_threads
 from pyattn.models import TextEncoder
 from pyattn.models._files import import_extra, read_json, write_json
+from pyattn.models._tensors import find_weights, weight_files
 from pyattn.models._tokenizer import errors_of_library, read_tokenizer
 from pyattn.models.families import TEXT_FAMILIES
 from pyattn.models.pretrained import WeightDtypes
@@ -62,7 +63,7 @@ class Input:
         widths: the names of what `features` gives, and how wide that is.
         max_seq_length: texts are cut to so many tokens; None if they never are.
         vocab_size: tokens must be below. whose_vocabulary: where that is said.
-        settings: what changes its vectors beside its files.
+        settings: what changes its vectors beside its files. weights: those of these that have its weights.
         model: what gives hidden states, if it has one.
     """
 
@@ -73,6 +74,7 @@ class Input:
     vocab_size: int
     whose_vocabulary = "the table's rows are"
     settings: tuple[Any, ...] = ()
+    weights: Sequence[Path] = ()
     model: Any = None
 
     def set_length(self, tokens: int) -> None:
@@ -112,6 +114,7 @@ class Transformer(Input):
             _refuse_chat_template(folder)
         model = TokenStates if kind in STATE_FAMILIES else TextEncoder
         self.model = model.from_directory(folder, dtype, strict)
+        self.weights = weight_files(find_weights(folder, self.config))
         self.widths = {TOKENS: self.model.config.hidden_size}
         self.vocab_size = self.model.config.vocab_size
         self.settings = (sorted(self.model.weight_dtypes.items()), bool(settings.get("do_lower_case")))

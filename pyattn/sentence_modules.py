@@ -16,7 +16,8 @@ from pyattn import _checks
 from pyattn._core import rowwise
 from pyattn._threads import threads_for
 from pyattn.layers import LayerNorm, Linear
-from pyattn.models._files import read_json, read_tensors, write_json, write_tensors
+from pyattn.models._files import read_json, write_json
+from pyattn.models._tensors import read_tensors, write_tensors
 
 Array = NDArray[Any]
 

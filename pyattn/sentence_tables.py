@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pyattn import _checks
 from pyattn._core import rowwise
 from pyattn._threads import threads_for
-from pyattn.models._files import import_extra, read_json, read_tensors, require_file, write_json, write_tensors
+from pyattn.models._files import import_extra, read_json, require_file, write_json
+from pyattn.models._tensors import read_tensors, write_tensors
 from pyattn.models._tokenizer import errors_of_library, read_tokenizer
 from pyattn.sentence_inputs import Input, Tokenized, tokens_of
 from pyattn.sentence_modules import SENTENCE, TOKENS, Features, pool, refuse_pickle
@@ -43,7 +44,7 @@ class StaticEmbedding(Input):
         self._mapping, self._weights, self.vocab_size = mapping, weights, rows
         self.widths = {SENTENCE: self.table.shape[1]}
         require_file(self._file)
-        self.tokenizer = read_tokenizer(self._file, sys.maxsize, 2**31 - 1)
+        self.tokenizer = read_tokenizer(self._file, sys.maxsize, 2**31 - 1, alone=True)
         self._restore_truncation()
 
     def _restore_truncation(self) -> None:

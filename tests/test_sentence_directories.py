@@ -279,6 +279,23 @@ def test_fingerprints_differ_where_vectors_do(tmp_path):
     assert SentenceEncoder.from_pretrained(tmp_path / "0").fingerprint != encoders[0].fingerprint
 
 
+def test_fingerprints_know_shards(tmp_path):
+    """Of any name."""
+    write_case(tmp_path, CASES["mean"])
+    whole = SentenceEncoder.from_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    names = {name: ("words.safetensors" if "word" in name else "others.safetensors") for name in tensors}
+    for file in set(names.values()):
+        save_file({name: x for name, x in tensors.items() if names[name] == file}, tmp_path / file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    sharded = SentenceEncoder.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(sharded.encode(TEXTS), whole.encode(TEXTS))
+    first = sharded.fingerprint
+    save_file({name: x * 2 for name, x in tensors.items() if "word" in name}, tmp_path / "words.safetensors")
+    assert SentenceEncoder.from_pretrained(tmp_path).fingerprint != first
+
+
 def test_the_fingerprint_reads_the_files_once(tmp_path):
     encoder = SentenceEncoder.from_pretrained(write_case(tmp_path / "model", CASES["many"]))
     first = encoder.fingerprint

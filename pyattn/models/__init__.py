@@ -23,6 +23,8 @@ What may change a result, and is read if it is there; * stands for anything, [0-
     modules.json: of what modules a sentence encoder consists, and in what folders they are
     config_sentence_transformers.json: the prompts of a sentence encoder
     sentence_*_config.json: the longest text of a sentence encoder, and whether texts are lower-cased
+    wordembedding_config.json: which words a sentence encoder made of a table knows, and the longest text
+    whitespacetokenizer_config.json: these words, and those that are passed over
     [0-9]*_*/*.json: what a module in a folder of its own does, such as 1_Pooling/config.json
     [0-9]*_*/*.safetensors: its weights, such as 2_Dense/model.safetensors
     [0-9]*_*/*.jinja: its template of chats

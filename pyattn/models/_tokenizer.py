@@ -50,11 +50,11 @@ def errors_of_library(function: str, file: Path) -> Iterator[None]:
         ) from error
 
 
-def read_tokenizer(file: Path, vocab_size: int, max_seq_length: int) -> Any:
+def read_tokenizer(file: Path, vocab_size: int, max_seq_length: int, alone: bool = False) -> Any:
     """The `tokenizers.Tokenizer` in a file, as tokenizer_config.json beside it has it, set to cut texts, to pad none.
 
-    It may have more tokens than the model: those that it gives for a text are the caller's to check, as `check_tokens`
-    does.
+    alone: whatever stands beside it. It may have more tokens than the model: those that it gives for a text are the
+    caller's to check, as `check_tokens` does.
     """
     tokenizers = import_extra("tokenizers", f"load: reading {file}")
     require_file(file)
@@ -66,7 +66,7 @@ def read_tokenizer(file: Path, vocab_size: int, max_seq_length: int) -> Any:
     if any(_texts_in(step) > 1 for step in _steps_of(tokenizer.post_processor)):
         raise ValueError(f"load: {file}: its post_processor repeats the text")
     with errors_of_library("load", file):
-        tokenizer, side = with_settings(tokenizer, content, file.parent)
+        tokenizer, side = (tokenizer, "right") if alone else with_settings(tokenizer, content, file.parent)
         special = tokenizer.num_special_tokens_to_add(is_pair=False)
     if max_seq_length < special:  # the library would not cut at all
         raise ValueError(f"load: {file} adds {special} tokens to a text; max_seq_length is only {max_seq_length}")
