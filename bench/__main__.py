@@ -41,7 +41,7 @@ benchmarks:
   import      what `import pyattn` costs over `import numpy`, ms
   picture     time and memory against the sequence length
 
-Every peer that is installed takes part (pip install 'pyattn[bench]' brings them); all run with the same number of
+Every peer that is installed takes part (pip install --group bench brings them); all run with the same number of
 threads, take turns within one run, and are timed only after their answers have been checked. options, padding,
 precision, decode and memory have goals, which stand beside what was measured.
 

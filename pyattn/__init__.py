@@ -88,14 +88,18 @@ __all__ = [
 ]
 
 
+# What loads at first use, so that `import pyattn` stays as cheap as its kernels: modules, and classes with theirs.
+_MODULES = ("audio", "generation", "models")
+_CLASSES = {"SentenceEncoder": "sentence", "SpeechRecognizer": "speech", "TextGenerator": "text_generator"}
+
+
 def __getattr__(name: str) -> Any:
-    """Models load at first use: `import pyattn` stays as cheap as its kernels."""
-    if name in ("audio", "generation", "models"):
+    if name in _MODULES:
         return import_module(f"pyattn.{name}")
-    if name == "SentenceEncoder":
-        return import_module("pyattn.sentence").SentenceEncoder
-    if name == "SpeechRecognizer":
-        return import_module("pyattn.speech").SpeechRecognizer
-    if name == "TextGenerator":
-        return import_module("pyattn.text_generator").TextGenerator
+    if name in _CLASSES:
+        return getattr(import_module(f"pyattn.{_CLASSES[name]}"), name)
     raise AttributeError(f"module 'pyattn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -14,10 +14,12 @@ PIECE = 1024  # keys that are made reals at a time
 
 
 class KVCache:
-    """Keys and values of sequences that grow: preallocated, appended to in place, attended to where they lie.
+    """Keys and values of sequences that grow: preallocated, appended to in place.
 
     Incremental decoding: Vaswani et al. 2017 (arXiv:1706.03762), section 3.1; Shazeer 2019 (arXiv:1911.02150), section
-    2.4. B sequences, H heads of keys, D features of a head. Memory is taken once: 2 B H capacity D elements.
+    2.4. B sequences, H heads of keys, D features of a head. Memory is taken once: 2 B H capacity D elements. float32
+    and float64 are attended to where they lie; bfloat16 and int8 are made float32 at each call of `attend`, 1,024 keys
+    at a time.
 
     Args:
         batch_size: B, sequences; each has a length of its own.
@@ -43,6 +45,8 @@ class KVCache:
         >>> cache.lengths
         array([8, 8])
     """
+
+    _branched = False  # whether another cache's tokens stand in the same memory
 
     def __init__(
         self,
@@ -74,6 +78,14 @@ class KVCache:
         """From now on the sequences are the first so many."""
         self._keys, self._values = self._stored[:, :rows]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copy and pickle: without views, which would become arrays of their own."""
+        return {name: value for name, value in vars(self).items() if name not in ("_keys", "_values")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._keep(len(self.lengths))
+
     @property
     def keys(self) -> Array:
         """(B, H, longest, D), reals: what is stored, made out where it is not float32 or float64."""
@@ -99,9 +111,10 @@ class KVCache:
                 raise ValueError(
                     f"{name}: {what} has shape {x.shape}; accepted: {(batch, heads, 'L', width)}, both alike"
                 )
-            if x.dtype.kind != "f" and x.dtype.name != "bfloat16":
+            if not _checks.is_real(x.dtype):
                 raise TypeError(f"{name}: {what} has dtype {x.dtype}; real floating numbers are needed")
-        until = self._until(name, arrays[0].shape[2], lengths)
+        length = arrays[0].shape[2]
+        until = self._until(name, length, self._more(name, length, lengths))
         if self._dtype == INT8:
             shape = arrays[0].shape
             rounded = [to_int8(x.reshape(-1, shape[3])) for x in arrays]
@@ -112,32 +125,70 @@ class KVCache:
         self._write(self._stored[:, : len(until)], elements, until)
         self.lengths = until
 
-    def attend(self, query: Array, **options: Any) -> Array:
+    def attend(self, query: Array, **options: Any) -> Any:
         """scaled_dot_product_attention of query (B, Hq, L, D) to the sequences, Hq a multiple of H.
 
-        The last query stands at the last key; options are the function's, masks and biases for (B, Hq, L, longest).
+        The last query stands at the last key; options and results are the function's but for kv_lengths, which are the
+        cache's. Masks and biases are for (B, Hq, L, longest). Where bfloat16 or int8 are stored, query is float32; a
+        sparse mask and return_weights, which are of all keys at once, make all keys float32 at once.
 
         Raises:
-            TypeError, ValueError: as scaled_dot_product_attention.
+            TypeError, ValueError: as scaled_dot_product_attention; kv_lengths are given.
         """
-        if self._dtype == self._real:
-            out: Array = scaled_dot_product_attention(query, self.keys, self.values, kv_lengths=self.lengths, **options)
-            return out
+        if options.get("kv_lengths") is not None:
+            raise TypeError("KVCache.attend: kv_lengths are the cache's; truncate makes sequences shorter")
+        options["kv_lengths"] = self.lengths
         longest = int(self.lengths.max(initial=0))
-        offset = options.pop("query_offset", self.lengths - np.shape(query)[-2])
-        sliced = {name: np.asarray(options.pop(name)) for name in ("mask", "bias") if options.get(name) is not None}
+        at_once = any(hasattr(options.get(name), "tocsr") for name in ("mask", "bias")) or options.get("return_weights")
+        if self._dtype == self._real or longest <= PIECE or at_once:
+            return scaled_dot_product_attention(query, self.keys, self.values, **options)
+        return self._attend_in_pieces(query, longest, **options)
+
+    def _attend_in_pieces(
+        self,
+        query: Array,
+        longest: int,
+        *,
+        kv_lengths: Array,
+        query_offset: Any = None,
+        return_lse: bool = False,
+        out: Array | None = None,
+        **options: Any,
+    ) -> Any:
+        """attend, over some keys after the other; what is given is checked as for all of them."""
+        name = "scaled_dot_product_attention"
+        every = np.broadcast_to(self._real.type(0), (*self._keys.shape[:2], longest, self._keys.shape[3]))
+        query, _ = _checks.attention_arrays(name, query=query, key=every)
+        _checks.attention_shapes(name, query, every, every)
+        inputs = {"query": query, "query_offset": query_offset, **options}
+        masks = {x: options.pop(x) for x in ("mask", "bias") if options.get(x) is not None}
+        logits = (*query.shape[:3], longest)
+        masks = {x: _checks.aligned_mask(name, mask, logits, query.dtype, x) for x, mask in masks.items()}
+        offsets = kv_lengths - query.shape[2]
+        if query_offset is not None:
+            accepted = f"a scalar or what broadcasts to {offsets.shape} = query.shape[:-3]"
+            offsets = _checks.query_offsets(name, query_offset, offsets.shape, accepted)
+        return_lse = _checks.flag(name, "return_lse", return_lse)
+        result = _checks.output(name, out, query.shape, query.dtype, inputs)
         outs: list[Array] = []
         lses: list[Array] = []
-        for first in range(0, max(1, longest), PIECE):
+        for first in range(0, longest, PIECE):
             last = min(longest, first + PIECE)
-            options |= {name: x[..., first:last] if x.shape[-1] == longest else x for name, x in sliced.items()}
-            options |= {"kv_lengths": np.clip(self.lengths - first, 0, last - first), "query_offset": offset - first}
-            keys, values = self._reals(0, first, last), self._reals(1, first, last)
-            part, lse = scaled_dot_product_attention(query, keys, values, return_lse=True, **options)
+            part, lse = scaled_dot_product_attention(
+                query,
+                self._reals(0, first, last),
+                self._reals(1, first, last),
+                kv_lengths=np.clip(kv_lengths - first, 0, last - first),
+                query_offset=offsets - first,
+                return_lse=True,
+                **options,
+                **{x: mask[..., first:last] for x, mask in masks.items()},
+            )
             options.pop("sinks", None)  # count once
             outs.append(part)
             lses.append(lse)
-        return merge_attention(outs, lses)[0] if len(outs) > 1 else outs[0]
+        result[...], lse = merge_attention(outs, lses)
+        return (result, lse) if return_lse else result
 
     def truncate(self, lengths: ArrayLike) -> None:
         """Forgets what stands behind the first lengths (B,) of each sequence's tokens.
@@ -159,18 +210,23 @@ class KVCache:
             TypeError: rows are not integers.
             ValueError: there are more rows than batch_size, or one is none of the sequences.
         """
+        rows = self._rows(rows)
+        moved = np.flatnonzero(rows != np.arange(len(rows)))
+        live = int(self.lengths[rows[moved]].max(initial=0))
+        for x in self._arrays():
+            for part in x:
+                part[moved, :, :live] = part[rows[moved], :, :live]
+        self.lengths, self.begins = self.lengths[rows], self.begins[rows]
+        self._keep(len(rows))
+
+    def _rows(self, rows: ArrayLike) -> Array:
+        """What reorder is given, as int64."""
         rows = _checks.indices("KVCache.reorder", "rows", rows, len(self.lengths))
         if rows.ndim != 1 or len(rows) > self._stored.shape[1]:
             raise ValueError(
                 f"KVCache.reorder: rows has shape {rows.shape}; accepted: at most {self._stored.shape[1]} numbers"
             )
-        moved = np.flatnonzero(rows != np.arange(len(rows)))
-        live = int(self.lengths[rows[moved]].max(initial=0))
-        for x in (self._stored, self._scales) if self._dtype == INT8 else (self._stored,):
-            for part in x:
-                part[moved, :, :live] = part[rows[moved], :, :live]
-        self.lengths, self.begins = self.lengths[rows], self.begins[rows]
-        self._keep(len(rows))
+        return rows
 
     def _take(self, rows: Array) -> None:
         """reorder into new memory: there may be any number of rows."""
@@ -178,33 +234,63 @@ class KVCache:
         self.lengths, self.begins = self.lengths[rows], self.begins[rows]
         self._keep(len(rows))
 
-    def _until(self, function: str, length: int, lengths: ArrayLike | None) -> Array:
-        """The sequences' lengths with so many tokens more, or those lengths; room is made for them or refused."""
+    def _more(self, function: str, length: int, lengths: ArrayLike | None) -> Array:
+        """By how many of `length` tokens each sequence becomes longer: by lengths, or by all."""
         count = self.lengths.shape
-        more = np.full(count, length)
-        if lengths is not None:
-            more = _checks.integers(function, "lengths", lengths, count, f"{count}, one for each sequence")
-            _checks.within(function, "lengths", more, 0, np.full(count, length), "the number of tokens")
-        if length and ((until := self.lengths + more) > self.capacity).any():
+        if lengths is None:
+            return np.full(count, length, np.int64)
+        more = _checks.integers(function, "lengths", lengths, count, f"{count}, one for each sequence")
+        _checks.within(function, "lengths", more, 0, np.full(count, length), "the number of tokens")
+        return more.astype(np.int64)
+
+    def _until(self, function: str, length: int, more: Array) -> Array:
+        """The sequences' lengths with so many tokens more, of `length` at most; room is made for them or refused."""
+        if ((until := self.lengths + more) > self.capacity).any():
             most = self.capacity if self.window is None else self.capacity - self.window + 1
             if self.window is None or length > most:
                 raise ValueError(
                     f"{function}: a sequence would have {until.max()} tokens, "
                     + (f"of {length} at a time; at most {most} fit" if self.window else f"the cache holds {most}")
                 )
-            self._drop(np.flatnonzero(until > self.capacity), self.window - 1)
+            self._drop(more, self.window - 1)
         room: Array = self.lengths + more
         return room
 
-    def _drop(self, rows: Array, kept: int) -> None:
-        """Of the sequences `rows`, which are full, all but the last so many tokens."""
-        for row in rows:
-            first = self.lengths[row] - kept
-            for x in (self._stored, self._scales) if self._dtype == INT8 else (self._stored,):
+    def _drop(self, more: Array, kept: int) -> None:
+        """Of the sequences that have not room for so many tokens more, all but the last `kept` tokens."""
+        rows = np.flatnonzero(self.lengths + more > self.capacity)
+        firsts = self.lengths[rows] - kept
+        if self._branched and (kept + more[rows] > firsts).any():
+            self._own()  # the tokens that are kept, or the new ones, would stand where the other cache's are
+        for row, first in zip(rows, firsts, strict=True):
+            for x in self._arrays():
                 x[:, row, :, :kept] = x[:, row, :, first : first + kept]
-            self.begins[row] += first
-        self.lengths = self.lengths.copy()
-        self.lengths[rows] = kept
+        lengths, begins = self.lengths.copy(), self.begins.copy()
+        lengths[rows] = kept
+        begins[rows] += firsts
+        self.lengths, self.begins = lengths, begins
+
+    def _branch(self, apart: bool) -> "KVCache":
+        """This cache for a step that may fail: its tokens, dropped ones apart, stay here until then.
+
+        apart: in memory of its own, for several steps. Otherwise what the step appends or moves stands where this cache
+        has nothing that is still needed.
+        """
+        branch = object.__new__(KVCache)
+        vars(branch).update(vars(self))
+        branch._branched = True
+        if apart and self.window is not None and self.lengths.any():
+            branch._own()
+        return branch
+
+    def _own(self) -> None:
+        self._stored, self._scales = self._stored.copy(), self._scales.copy()
+        self._keep(len(self.lengths))
+        self._branched = False
+
+    def _arrays(self) -> tuple[Array, ...]:
+        """What a token has a part of."""
+        return (self._stored, self._scales) if self._dtype == INT8 else (self._stored,)
 
     def _write(self, to: Array, arrays: list[Array], until: Array) -> None:
         """Writes arrays (B, H, L, ...) behind what keys and values of the sequences, to[0] and to[1], have."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyattn._checks import Array
+from pyattn._checks import Array, array
 
 BFLOAT16_BITS = np.dtype(np.uint16)
 INT8 = np.dtype(np.int8)
@@ -62,10 +62,28 @@ def to_int8(weight: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A weight as it is held: elements (outputs, inputs), int8, times scales (outputs,), float32."""
+    """A weight as it is held: elements (outputs, inputs), int8, times scales (outputs,), float32.
+
+    Raises:
+        TypeError: an array is none, or of another dtype.
+        ValueError: shapes are others.
+    """
 
     elements: NDArray[np.int8]
     scales: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("elements", INT8), ("scales", np.dtype(np.float32))):
+            x = array("Quantized", name, getattr(self, name))
+            if x.dtype != dtype:
+                raise TypeError(f"Quantized: {name} has dtype {x.dtype}; {dtype} is needed")
+            object.__setattr__(self, name, x)
+        if self.elements.ndim != 2 or self.scales.shape != self.elements.shape[:1]:
+            raise ValueError(
+                f"Quantized: elements have shape {self.elements.shape}, scales {self.scales.shape}; (outputs, inputs) "
+                "and (outputs,) are needed"
+            )
+        object.__setattr__(self, "scales", np.ascontiguousarray(self.scales))
 
     @property
     def shape(self) -> tuple[int, ...]:

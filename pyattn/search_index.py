@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pyattn import _checks
+from pyattn.generation.sampling import greatest
 from pyattn.passages import Passage
 
 _FORMAT = "pyattn search index 1"
@@ -34,12 +36,30 @@ class SearchIndex:
         vectors: (n, width) float32, one for each passage.
         model: what the user calls the encoder that made the vectors.
         fingerprint: `SentenceEncoder.fingerprint` of that encoder: another one's vectors cannot be compared with these.
+
+    Raises:
+        TypeError: vectors are not float32; model or fingerprint is no string.
+        ValueError: vectors are not one for each passage, or not all finite.
     """
 
     passages: Sequence[Passage]
     vectors: NDArray[np.float32]
     model: str
     fingerprint: str
+
+    def __post_init__(self) -> None:
+        name = "SearchIndex"
+        vectors = _checks.array(name, "vectors", self.vectors)
+        if vectors.dtype != np.float32:
+            raise TypeError(f"{name}: vectors have dtype {vectors.dtype}; float32 is needed")
+        if vectors.ndim != 2 or len(vectors) != len(self.passages):
+            raise ValueError(f"{name}: {len(self.passages)} passages, but vectors of shape {vectors.shape}")
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"{name}: vectors are not all finite")
+        for what, text in (("model", self.model), ("fingerprint", self.fingerprint)):
+            if not isinstance(text, str):
+                raise TypeError(f"{name}: {what} must be a string, not {type(text).__name__}")
+        object.__setattr__(self, "vectors", vectors)
 
     def search(self, vector: ArrayLike, k: int) -> list[Hit]:
         """The passages with the greatest dot products with a vector.
@@ -52,17 +72,22 @@ class SearchIndex:
             The hits, best first; of equal ones, the earlier passage first.
 
         Raises:
-            ValueError: vector has another shape, or k is less than 1.
+            TypeError: vector is not of real numbers; k is not an integer.
+            ValueError: vector has another shape, or a product with it is not finite; k is less than 1.
         """
-        query = np.asarray(vector, np.float32)
+        query = _checks.array("search", "vector", vector)
+        if query.dtype.kind not in "fiu":
+            raise TypeError(f"search: vector has dtype {query.dtype}; real numbers are needed")
         if query.shape != self.vectors.shape[1:]:
             raise ValueError(f"search: vector has shape {query.shape}; the index's have {self.vectors.shape[1:]}")
+        k = _checks.integer("search", "k", k)
         if k < 1:
             raise ValueError(f"search: k must be at least 1, not {k}")
-        scores = self.vectors @ query
-        best = np.argpartition(-scores, k - 1)[:k] if k < scores.size else np.arange(scores.size)
-        best = best[np.lexsort((best, -scores[best]))]
-        return [Hit(float(scores[i]), self.passages[i]) for i in best]
+        with np.errstate(all="ignore"):  # what is not finite is refused
+            scores = self.vectors @ query.astype(np.float32)
+        if not np.isfinite(scores).all():
+            raise ValueError("search: a product of vector with one of the index is not finite")
+        return [Hit(float(scores[i]), self.passages[i]) for i in greatest(scores, k)]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the index to a file, in one step: whoever reads it sees the old file or the whole new one.
@@ -106,7 +131,7 @@ class SearchIndex:
 
     @classmethod
     def _from_arrays(cls, header: Any, vectors: NDArray[Any]) -> "SearchIndex":
-        """The index of a file's decoded header and its vectors, everything about them checked."""
+        """The index of a file's decoded header and its vectors."""
         if not isinstance(header, dict) or header.get("format") != _FORMAT:
             raise ValueError(f"its header does not say {_FORMAT!r}")
         model, fingerprint, rows = (header.get(key) for key in ("model", "fingerprint", "passages"))
@@ -115,10 +140,6 @@ class SearchIndex:
         passages = [Passage(*row) for row in rows]
         if not all(all(map(isinstance, passage, (str, str, int, str))) for passage in passages):
             raise ValueError("a passage is not [text, file, line, name]")
-        if vectors.ndim != 2 or len(vectors) != len(passages):
-            raise ValueError(f"{len(passages)} passages, but vectors of shape {vectors.shape}")
-        if not np.isfinite(vectors).all():
-            raise ValueError("its vectors are not all finite")
         return cls(passages, vectors, model, fingerprint)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import oracle
 import pytest
+from scipy import sparse
 
 import pyattn
 from pyattn import KVCache
@@ -53,6 +54,77 @@ def test_masks_and_biases_are_of_all_keys():
         found = cache.attend(query, mask=mask, bias=bias)
         expected = pyattn.scaled_dot_product_attention(query, key, value, mask, bias=bias)
         np.testing.assert_allclose(found, expected, atol=TOLERANCE[dtype])
+
+
+RNG = np.random.default_rng(3)
+EVERY_OPTION = {
+    "plain": {},
+    "causal": {"is_causal": True},
+    "offsets": {"is_causal": True, "query_offset": [2000, 5, 1024]},
+    "an offset": {"window": (50, 10), "query_offset": np.int8(100)},
+    "lse": {"return_lse": True, "sinks": [0.5, -np.inf, 9.0, 0.0]},
+    "weights": {"return_weights": True, "softcap": 2.0},
+    "both": {"return_weights": True, "return_lse": True, "sinks": [3.0]},
+    "mask": {"mask": RNG.random((5, 3000)) < 0.5},
+    "masks": {"mask": RNG.random((3, 5, 3000)) < 0.5},
+    "a mask that is a list": {"mask": (RNG.random((5, 3000)) < 0.5).tolist()},
+    "a mask of each row": {"mask": RNG.random((5, 1)) < 0.5},
+    "floating mask": {"mask": normal((1, 4, 5, 3000))},
+    "bias": {"bias": normal((3, 1, 1, 3000)), "alibi_slopes": [0.01, 0.0, 1.0, 0.1]},
+    "sparse": {"mask": sparse.random(5, 3000, 0.1, "csr", np.float32, rng=3)},
+    "sparse bias": {"mask": (m := sparse.random(5, 3000, 0.1, "csr", np.float32, rng=3)), "bias": m},
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", EVERY_OPTION)
+@pytest.mark.parametrize("into", [False, True])
+def test_every_option_is_the_functions(dtype, name, into):
+    """More keys than one piece; what is stored is made reals, and so the function's results are these."""
+    cache, _, _ = filled(dtype, (3000, 7, 1500), 3000, parts=(3000,))
+    real = cache.keys.dtype
+    query, options = normal((3, 4, 5, 16), real, 5), dict(EVERY_OPTION[name])
+    for key in {"mask", "bias"} & options.keys():
+        if getattr(options[key], "dtype", None) == np.float32:
+            options[key] = options[key].astype(real)
+    expected = pyattn.scaled_dot_product_attention(query, cache.keys, cache.values, kv_lengths=cache.lengths, **options)
+    out = np.full((2, *query.shape), 7, real)[1] if into else None
+    found = cache.attend(query, out=out, **options)
+    expected, found = (x if isinstance(x, tuple) else (x,) for x in (expected, found))
+    assert len(found) == len(expected)
+    assert out is None or found[0] is out
+    for x, y in zip(found, expected, strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_allclose(x, y, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"kv_lengths": [1, 2, 3]}, TypeError, "^KVCache.attend: kv_lengths are the cache's; truncate makes"),
+        ({"query_offset": [1, 2]}, ValueError, r"query_offset has shape \(2,\)"),
+        ({"query_offset": np.uint64(2**64 - 1)}, ValueError, "query_offset must be below"),
+        ({"query_offset": [0.5, 1, 2]}, TypeError, "query_offset has dtype float64"),
+        ({"mask": np.ones((5, 1024), bool)}, ValueError, r"mask has shape \(5, 1024\)"),
+        ({"mask": np.ones((5, 3000), int)}, TypeError, "an integer mask"),
+        ({"bias": np.ones((5, 3000))}, TypeError, "bias has dtype float64"),
+        ({"out": np.zeros((3, 4, 5, 15), np.float32)}, ValueError, "out has shape"),
+        ({"out": np.zeros((3, 4, 5, 16))}, TypeError, "out must be an array of dtype float32"),
+        ({"return_lse": 3}, TypeError, "return_lse must be True or False"),
+        ({"scale": 0}, ValueError, "scale must be finite"),
+        ({"query": np.zeros((3, 4, 5, 16))}, TypeError, "dtypes are mixed"),
+        ({"query": np.zeros((3, 3, 5, 16), np.float32)}, ValueError, "heads must be a multiple"),
+        ({"query": np.zeros((5, 16), np.float32)}, ValueError, "the same number of axes"),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_options_that_are_refused(dtype, options, error, message):
+    cache, _, _ = filled(dtype, (3000, 7, 1500), 3000, parts=(3000,))
+    out = np.full((3, 4, 5, 16), 7, np.float32)
+    with pytest.raises(error, match=message) as raised:
+        cache.attend(**{"query": normal((3, 4, 5, 16)), "out": out} | options)
+    assert (out == 7).all()
+    assert str(raised.value).startswith(("scaled_dot_product_attention: ", "KVCache.attend: "))
 
 
 def test_float32_is_attended_to_where_it_lies():

@@ -773,12 +773,12 @@ def test_what_had_no_effect_is_named_once_it_has():
     ("changes", "error", "message"),
     [
         ({"max_new_tokens": 0}, ValueError, "max_new_tokens must be an integer, 1 or more, not 0"),
-        ({"max_new_tokens": 1.5}, ValueError, "max_new_tokens must be an integer"),
+        ({"max_new_tokens": 1.5}, TypeError, "max_new_tokens must be an integer"),
         ({"max_length": -1}, ValueError, "max_length must be"),
         ({"min_new_tokens": -1}, ValueError, "min_new_tokens must be"),
         ({"min_new_tokens": 4, "max_new_tokens": 3}, ValueError, "min_new_tokens=4 is more than max_new_tokens=3"),
         ({"num_beams": 0}, ValueError, "num_beams must be"),
-        ({"num_beams": True}, ValueError, "num_beams must be"),
+        ({"num_beams": True}, TypeError, "num_beams must be"),
         ({"num_return_sequences": 2}, ValueError, "num_return_sequences=2 needs do_sample"),
         ({"num_return_sequences": 4, "num_beams": 3}, ValueError, "num_return_sequences=4 needs"),
         ({"num_beams": 2, "do_sample": True}, ValueError, "do_sample does not go with num_beams=2"),
@@ -808,7 +808,7 @@ def test_what_had_no_effect_is_named_once_it_has():
         ({"forced_bos_token_id": -2}, ValueError, "forced_bos_token_id must be"),
         ({"seed": -1}, ValueError, "seed must be"),
         ({"seed": 1.5}, TypeError, "seed must be"),
-        ({"seed": [1, "a"]}, ValueError, r"seed\[1\] must be"),
+        ({"seed": [1, "a"]}, TypeError, r"seed\[1\] must be"),
     ],
     ids=str,
 )

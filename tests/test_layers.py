@@ -262,6 +262,20 @@ def test_mask_and_key_mask_together():
         assert not out[~live].any()
 
 
+@pytest.mark.parametrize("width", [None, 6])
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}])
+@pytest.mark.parametrize(("queries", "keys"), [(5, 9), (9, 5), (7, 7), (1, 6)])
+def test_rotary_positions_are_those_of_masks(queries, keys, options, width):
+    """The last query stands at the last key, for windows, causality and rotary positions alike."""
+    layer = MultiHeadAttention(16, 2, head_dim=width, window=(4, 2), rotary_base=10.0, rng=0)
+    whole = normal((2, max(queries, keys), 16))
+    query, key = whole[:, len(whole[0]) - queries :], whole[:, len(whole[0]) - keys :]
+    found = layer(query, key, **options)
+    # as rows of one sequence that attend to what key has
+    mask = np.broadcast_to(np.arange(whole.shape[1]) >= whole.shape[1] - keys, (whole.shape[1],) * 2)
+    np.testing.assert_allclose(found, layer(whole, mask=mask, **options)[:, -queries:], atol=2e-6)
+
+
 @pytest.mark.parametrize("loaded", [False, True])
 def test_copies_and_pickles_keep_the_parameters(loaded):
     layer = TransformerEncoderLayer(16, 2, 24, rng=0)
@@ -348,7 +362,7 @@ def test_load_state_dict_takes_other_dtypes_and_not_strict():
     ("call", "error", "message"),
     [
         (lambda: Linear(0, 3), ValueError, "^Linear: in_features must be a positive integer, not 0"),
-        (lambda: Linear(3, 2.5), ValueError, "^Linear: out_features must be a positive integer, not 2.5"),
+        (lambda: Linear(3, 2.5), TypeError, "^Linear: out_features must be a positive integer, not 2.5"),
         (
             lambda: Linear(3, 3, activation="tanh"),
             ValueError,

@@ -41,6 +41,60 @@ def test_equal_scores_keep_the_order_of_the_passages():
     assert [(hit.score, hit.passage.line) for hit in hits] == [(1, 1), (1, 3), (1, 4)]
 
 
+@pytest.mark.parametrize("k", [1, 2, 7, 50, 99, 100, 250])
+def test_ties_at_the_last_place_keep_the_order_of_the_passages(k):
+    rng = np.random.default_rng(k)
+    for values in (rng.integers(0, 4, 100), rng.integers(0, 40, 100), np.zeros(100)):
+        hits = make(values[:, None]).search([1.0], k)
+        best = sorted(range(100), key=lambda i: (-values[i], i))[:k]
+        assert [hit.passage.line - 1 for hit in hits] == best
+
+
+def test_k_and_vectors_of_any_numbers(index):
+    expected = index.search(np.arange(8.0), 3)
+    for vector in (list(range(8)), np.arange(8, dtype=">i2"), np.arange(8, dtype=np.float16)):
+        assert index.search(vector, np.int8(3)) == expected
+
+
+@pytest.mark.parametrize(
+    ("vector", "k", "error", "message"),
+    [
+        (np.zeros(8), 1.0, TypeError, "search: k must be an integer, not 1.0"),
+        (np.zeros(8), True, TypeError, "search: k must be an integer, not True"),
+        (np.zeros(8), "1", TypeError, "search: k must be an integer, not '1'"),
+        (np.full(8, np.nan), 3, ValueError, "search: a product of vector with one of the index is not finite"),
+        (np.full(8, 3e38), 3, ValueError, "search: a product of vector with one of the index is not finite"),
+        (np.full(8, 1e300), 3, ValueError, "search: a product of vector with one of the index is not finite"),
+        (np.zeros(8, complex), 3, TypeError, "search: vector has dtype complex128; real numbers"),
+        (np.zeros(8, bool), 3, TypeError, "search: vector has dtype bool"),
+        (["a"] * 8, 3, TypeError, "search: vector has dtype <U1"),
+        (np.ma.masked_equal(np.zeros(8), 0), 3, TypeError, r"search: vector is a masked array; vector.filled\("),
+    ],
+)
+def test_searches_that_are_refused(vector, k, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        make(np.ones((50, 8))).search(vector, k)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "error", "message"),
+    [
+        (np.zeros((3, 8)), TypeError, "vectors have dtype float64; float32 is needed"),
+        (np.zeros((3, 8), np.int8), TypeError, "vectors have dtype int8"),
+        (np.zeros((4, 8), np.float32), ValueError, r"3 passages, but vectors of shape \(4, 8\)"),
+        (np.zeros(3, np.float32), ValueError, r"3 passages, but vectors of shape \(3,\)"),
+        (np.full((3, 8), np.nan, np.float32), ValueError, "vectors are not all finite"),
+        (np.ma.masked_less(np.zeros((3, 8), np.float32), 1), TypeError, "vectors is a masked array"),
+    ],
+)
+def test_an_index_made_by_hand_is_checked(vectors, error, message):
+    passages = [Passage("text", "file", 1, "name")] * 3
+    with pytest.raises(error, match=f"^SearchIndex: {message}"):
+        SearchIndex(passages, vectors, "model", "print")
+    with pytest.raises(TypeError, match="^SearchIndex: fingerprint must be a string, not int"):
+        SearchIndex(passages, np.zeros((3, 8), np.float32), "model", 3)
+
+
 def test_an_empty_index_has_no_hits():
     assert make(np.zeros((0, 4))).search(np.zeros(4), 5) == []
 

@@ -11,8 +11,10 @@ from pyattn._checks.basics import (
     attention_arrays,
     first_wrong,
     flag,
+    integer,
     integers,
     is_real,
+    number,
     statistics_dtype,
     within,
 )
@@ -123,7 +125,7 @@ def attention_options(
             within(function, "kv_lengths", lengths, 0, np.broadcast_to(shape[-1], batch), "S")
             options["kv_lengths"] = _for_heads(lengths, leading)
         if query_offset is not None:
-            offsets = _offsets(function, query_offset, batch, needed)
+            offsets = query_offsets(function, query_offset, batch, needed)
             options["offsets"] = _for_heads(offsets, leading)
     if len(shape) == 2:  # the axis of heads, which lengths and offsets have already
         for name in ("mask", "bias", "slopes", "sinks"):
@@ -156,8 +158,8 @@ def packed_options(
         options["kv_lengths"] = np.broadcast_to(lengths.astype(np.int64), (heads, sequences))
     if query_offset is not None:
         needed = f"a scalar or one for each sequence, {(sequences,)}"
-        offsets = _offsets(function, query_offset, (sequences,), needed)
-        options["offsets"] = np.broadcast_to(offsets.astype(np.int64), (heads, sequences))
+        offsets = query_offsets(function, query_offset, (sequences,), needed)
+        options["offsets"] = np.broadcast_to(offsets, (heads, sequences))
     return options
 
 
@@ -206,9 +208,8 @@ def logit_options(
 
 
 def _softcap(function: str, softcap: Any, dtype: np.dtype[Any]) -> float:
-    if isinstance(softcap, bool | np.bool_) or not isinstance(softcap, int | float | np.floating | np.integer):
-        raise TypeError(f"{function}: softcap must be a real number or None, not {type(softcap).__name__}")
     limits = np.finfo(dtype)
+    number(function, "softcap", softcap, "a real number or None")
     if not float(limits.tiny) <= softcap <= float(limits.max) / 2:  # so that 1 / softcap is finite as well
         raise ValueError(
             f"{function}: softcap must be positive and finite in {dtype}, not {softcap}; None switches it off"
@@ -259,14 +260,15 @@ def _per_head(function: str, name: str, x: Any, leading: tuple[int, ...], dtype:
         raise ValueError(f"{function}: {name} has shape {x.shape}; accepted: {accepted}") from None
 
 
-def _offsets(function: str, query_offset: Any, shape: tuple[int, ...], needed: str) -> Array:
+def query_offsets(function: str, query_offset: Any, shape: tuple[int, ...], needed: str) -> Array:
+    """query_offset as int64, seen as `shape`."""
     offsets = integers(function, "query_offset", query_offset, shape, needed)
     wrong = (offsets >= MOST_ROWS) | (offsets <= -MOST_ROWS)
     if wrong.any():
         raise ValueError(
             f"{function}: query_offset must be below 2**30 in magnitude, not {first_wrong(offsets, wrong)}"
         )
-    return offsets
+    return offsets.astype(np.int64)
 
 
 def _for_heads(x: Array, leading: tuple[int, ...]) -> Array:
@@ -278,8 +280,7 @@ def finite_scale(function: str, scale: Any, width: int, dtype: np.dtype[Any]) ->
     """The scale, 1 / sqrt(width) for None."""
     if scale is None:
         return 1 / math.sqrt(max(1, width))
-    if isinstance(scale, bool | np.bool_) or not isinstance(scale, int | float | np.floating | np.integer):
-        raise TypeError(f"{function}: scale must be a real number or None, not {type(scale).__name__}")
+    number(function, "scale", scale, "a real number or None")
     largest = float(np.finfo(dtype).max) / 2  # logits are in units of log2: larger by log2(e)
     if not (-largest <= scale < 0 or 0 < scale <= largest):
         raise ValueError(f"{function}: scale must be finite in {dtype} and not zero, not {scale}")
@@ -343,9 +344,7 @@ def most_keys(function: str, top_k: Any, keys: int) -> int:
     """top_k, 0 for None."""
     if top_k is None:
         return 0
-    if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer):
-        raise TypeError(f"{function}: top_k must be an integer or None, not {top_k!r}")
-    if not 1 <= top_k <= keys:
+    if not 1 <= integer(function, "top_k", top_k, "an integer or None") <= keys:
         raise ValueError(f"{function}: top_k must be from 1 to S ({keys}), not {top_k}")
     return int(top_k)
 

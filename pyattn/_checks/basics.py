@@ -15,7 +15,13 @@ FLOAT32, FLOAT64 = FLOATING
 
 
 def array(function: str, name: str, x: Any) -> Array:
-    """x as an array; a ragged list is an error."""
+    """x as an array; a ragged list is an error, and so is a masked array, whose masked elements would count."""
+    if type(x) is np.ndarray:
+        return x
+    if (masked := getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)) is not None and (
+        isinstance(x, masked) or (isinstance(x, list | tuple) and any(isinstance(part, masked) for part in x))
+    ):
+        raise TypeError(f"{function}: {name} is a masked array; {name}.filled(value) makes an ordinary one")
     try:
         return np.asarray(x)
     except ValueError as error:
@@ -101,9 +107,28 @@ def first_wrong(x: Array, wrong: Array) -> str:
     return f"{x[place]}" + (f" (at index {', '.join(map(str, place))})" if place else "")
 
 
+def integer(function: str, name: str, value: Any, accepted: str = "an integer") -> int:
+    """An integer, NumPy's as well, but no bool."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise _wrong_type(function)(f"{function}: {name} must be {accepted}, not {value!r}")
+    return int(value)
+
+
+def number(function: str, name: str, value: Any, accepted: str = "a real number") -> float | int:
+    """A real number, NumPy's as well, but no bool."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.floating | np.integer):
+        raise _wrong_type(function)(f"{function}: {name} must be {accepted}, not {type(value).__name__}")
+    return value  # type: ignore[return-value]  # of NumPy's numbers
+
+
+def _wrong_type(function: str) -> type[Exception]:
+    """TypeError for an argument; what a file says is a value, whatever its type."""
+    return ValueError if function.split(":")[0] == "load" else TypeError
+
+
 def size(function: str, name: str, value: Any) -> int:
     """A layer's size: a positive integer that C can hold."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+    if integer(function, name, value, "a positive integer") < 1:
         raise ValueError(f"{function}: {name} must be a positive integer, not {value!r}")
     if value > sys.maxsize:
         raise ValueError(f"{function}: {name} must be at most {sys.maxsize}, not {value}")
@@ -112,15 +137,15 @@ def size(function: str, name: str, value: Any) -> int:
 
 def count(function: str, name: str, value: Any, lowest: int = 0) -> int:
     """An integer, `lowest` or more."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < lowest:
-        raise ValueError(f"{function}: {name} must be an integer, {lowest} or more, not {value!r}")
+    accepted = f"an integer, {lowest} or more"
+    if integer(function, name, value, accepted) < lowest:
+        raise ValueError(f"{function}: {name} must be {accepted}, not {value!r}")
     return int(value)
 
 
 def positive(function: str, name: str, value: Any) -> float:
     """A positive finite number."""
-    real = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
-    if not real or not 0 < value < math.inf:
+    if not 0 < number(function, name, value, "positive and finite") < math.inf:
         raise ValueError(f"{function}: {name} must be positive and finite, not {value!r}")
     return float(value)
 
@@ -129,7 +154,7 @@ def rotary_base(function: str, base: Any, width: int) -> float | None:
     """The base of rotary positions of heads of so many features, or None."""
     if base is None:
         return None
-    if isinstance(base, bool) or not isinstance(base, int | float | np.floating) or not 0 < base < 1e300:
+    if not 0 < number(function, "rotary_base", base, "positive and finite, or None") < 1e300:
         raise ValueError(f"{function}: rotary_base must be positive and finite, or None; not {base!r}")
     if width % 2:
         raise ValueError(f"{function}: rotary positions need heads of an even width, not {width}")
@@ -193,18 +218,19 @@ def output(function: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
         seen = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
         raise TypeError(f"{function}: out must be an array of dtype {dtype}, not {seen}")
-    if out.shape != shape:
-        raise ValueError(f"{function}: out has shape {out.shape}; the result has {shape}")
-    if not out.flags.writeable:
+    result = array(function, "out", out)  # a view, where it is of a subclass
+    if result.shape != shape:
+        raise ValueError(f"{function}: out has shape {result.shape}; the result has {shape}")
+    if not result.flags.writeable:
         raise ValueError(f"{function}: out is read-only")
-    if _overlaps_itself(out):
-        raise ValueError(f"{function}: out overlaps itself: strides {out.strides} for shape {out.shape}")
+    if _overlaps_itself(result):
+        raise ValueError(f"{function}: out overlaps itself: strides {result.strides} for shape {result.shape}")
     for name, x in inputs.items():
         # a sparse matrix is its arrays; what is no array yet is copied when it becomes one
         parts = list(vars(x).values()) if hasattr(x, "tocsr") and hasattr(x, "__dict__") else [x]
-        if any(isinstance(part, np.ndarray) and _overlap(out, part) for part in parts):
+        if any(isinstance(part, np.ndarray) and _overlap(result, part) for part in parts):
             raise ValueError(f"{function}: out shares memory with {name}, which is read while out is written")
-    return out
+    return result
 
 
 def _overlaps_itself(x: Array) -> bool:

@@ -4,14 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from pyattn._checks.basics import Array, array, integers
+from pyattn._checks.basics import Array, array, integers, number
 
 
 def real(function: str, name: str, value: Any, lowest: float, highest: float) -> float:
     """value as a float from lowest to highest."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.floating | np.integer):
-        raise TypeError(f"{function}: {name} must be a real number, not {type(value).__name__}")
-    if not lowest <= value <= highest:
+    if not lowest <= number(function, name, value) <= highest:
         raise ValueError(f"{function}: {name} must be from {lowest:g} to {highest:g}, not {value}")
     return float(value)
 
@@ -36,4 +34,6 @@ def token_sequences(function: str, name: str, values: Any) -> list[Array]:
         raise TypeError(
             f"{function}: {name} must be a list of arrays of token ids, or an array of two axes, not {seen}"
         )
+    if isinstance(values, np.ndarray):
+        values = array(function, name, values)
     return [token_ids(function, f"{name}[{i}]", x) for i, x in enumerate(values)]

@@ -1,4 +1,5 @@
 """Layers of the Transformer, each one call. Arguments are trusted; what they mean is said where layers/ makes them.
+Only whether the parts of a layer fit each other is looked at: each of them is public, and may have been replaced.
 
 Rows stand in a contiguous array (n, E). `threads` are the most that an operation uses, one where it is of fewer than
 `small` floating-point operations.
@@ -48,6 +49,9 @@ cdef class Workspace:
 
     def __init__(self):
         self.buffers = [None] * BUFFERS
+
+    def __reduce__(self):
+        return Workspace, ()  # a copy begins with none
 
     cdef cnp.ndarray rows(self, int buffer, int kind, Py_ssize_t count, Py_ssize_t width):
         """Rows of elements of NumPy's type number, with any content; valid until the buffer is asked for again."""
@@ -127,6 +131,27 @@ cdef class Attention:
         self.query_starts, self.key_starts, self.options = query_starts, key_starts, options
         self.query_rotation, self.key_rotation = query_rotation, key_rotation
         self.keys, self.values, self.past, self.until = keys, values, past, until
+        self.check()
+
+    cdef int check(self) except -1:
+        """Refuses parts that were not made for each other."""
+        cdef list widths = [self.key_heads * self.width] * len(self.projections)
+        cdef list cached = [self.batch, self.key_heads, self.width, kind_for(self.out_proj)]
+        if len(widths) != 2:
+            widths[0] = self.heads * self.width
+        made = [(<Packed> part).outputs for part in self.projections]
+        if min(self.heads, self.key_heads, self.width) < 1 or self.heads % self.key_heads or made != widths or \
+                self.out_proj.inputs != self.heads * self.width:
+            raise ValueError(f"MultiHeadAttention: {self.heads} heads and {self.key_heads} of keys, of {self.width} "
+                             f"features each, do not fit projections to {made} features and one from "
+                             f"{self.out_proj.inputs}; layers or sizes were replaced")
+        for cache in (self.keys, self.values):
+            if cache is not None:
+                seen = [cache.shape[0], cache.shape[1], cache.shape[3], cnp.PyArray_TYPE(cache)]
+                if seen != cached:
+                    raise ValueError(f"MultiHeadAttention: a cache of (sequences, heads, features, number of the type) "
+                                     f"{seen} does not fit a layer that needs {cached}")
+        return 0
 
 
 cdef turn(cnp.ndarray rows, tuple rotation, Py_ssize_t width, const Team *team):

@@ -1,4 +1,7 @@
-"""Drives the packed matmul over blocks of rows and panels of output features. Arguments are trusted."""
+"""Drives the packed matmul over blocks of rows and panels of output features.
+
+Arguments are trusted but for their sizes: a layer's parts are public, and so may be replaced by others that do not fit.
+"""
 
 cimport numpy as cnp
 from cython.parallel cimport prange, threadid
@@ -39,12 +42,18 @@ cdef class Packed:  # linear.pxd names its fields
         self, cnp.ndarray weight not None, cnp.ndarray bias=None, cnp.ndarray scales=None, bint whole=False
     ):
         cdef Py_ssize_t size
+        if weight.ndim != 2:
+            raise ValueError(f"Linear: a weight has two axes, not {weight.ndim}")
         self.kernels = kernels_of(weight.dtype)
         self.dtype = weight.dtype
         self.bias = bias
         self.outputs, self.inputs = weight.shape[0], weight.shape[1]
         if (self.outputs + MOST_PANEL) * 8.0 * (self.inputs + MOST_STEP) > MOST_BYTES:
             raise MemoryError(f"Linear: no memory holds a weight ({self.outputs}, {self.inputs})")
+        check_vector("bias", bias, self.outputs, np.float64 if self.kernels.real_bytes == 8 else np.float32)
+        check_vector("scales", scales, self.outputs, np.float32)
+        if (scales is None) != (weight.dtype != np.int8):
+            raise ValueError(f"Linear: scales are for int8, and needed there; the weight is {weight.dtype}")
         if weight.dtype == np.uint16 and self.kernels.step == 1:
             self.held = PYATTN_BFLOAT16
         elif weight.dtype == np.float32 and not whole:
@@ -109,6 +118,38 @@ def narrowest(cnp.ndarray weight not None, bint float16=True):
     return PYATTN_BFLOAT16 if bfloat16 else PYATTN_FLOAT16 if float16 else PYATTN_WHOLE
 
 
+cdef int check_vector(str name, cnp.ndarray x, Py_ssize_t size, dtype) except -1:
+    """Refuses what a kernel would read as so many contiguous numbers of dtype, but is something else; None is fine."""
+    if x is not None and (x.ndim != 1 or x.shape[0] != size or x.dtype != dtype or not cnp.PyArray_IS_C_CONTIGUOUS(x)):
+        raise ValueError(f"Linear: {name} of {size} outputs must be contiguous {np.dtype(dtype)} ({size},), "
+                         f"not {x.dtype} {(<object> x).shape}")
+    return 0
+
+
+cdef int check_sizes(cnp.ndarray input, list parts, cnp.ndarray residual, cnp.ndarray out) except -1:
+    """Refuses rows that the weights were not made for."""
+    cdef Packed first = parts[0], part
+    cdef Py_ssize_t rows = input.shape[0], outputs = 0
+    cdef int real = first.kernels.real_bytes, read = cnp.PyArray_ITEMSIZE(input), written = cnp.PyArray_ITEMSIZE(out)
+    cdef bint fits = len(parts) <= MOST_PARTS
+    for part in parts:
+        outputs += part.outputs
+        fits = fits and part.kernels == first.kernels and part.inputs == input.shape[1]
+    fits = fits and out.shape[0] == rows and out.shape[1] == outputs
+    if first.dtype.itemsize < 4:  # may read and write bits of bfloat16
+        fits = fits and (read == real or read == 2) and (written == real or written == 2)
+    else:
+        fits = fits and read == written == real
+    if residual is not None:
+        fits = fits and cnp.PyArray_ITEMSIZE(residual) == real
+        fits = fits and residual.shape[0] == rows and residual.shape[1] == outputs
+    if not fits:
+        weights = ", ".join([f"{weight.dtype} ({weight.outputs}, {weight.inputs})" for weight in parts])
+        raise ValueError(f"Linear: a weight {weights} does not make {out.dtype} ({rows}, {out.shape[1]}) of "
+                         f"{input.dtype} ({rows}, {input.shape[1]})")
+    return 0
+
+
 cdef struct Job:
     const pyattn_kernels *kernels
     pyattn_linear parts[MOST_PARTS]
@@ -133,6 +174,7 @@ cpdef linear(
     input (rows, inputs), residual and out (rows, sum of outputs) with contiguous rows any distance apart; input and out
     are of reals or, where weights are bfloat16 or int8, uint16 (the bits of bfloat16). residual may be None, or out.
     """
+    check_sizes(input, parts, residual, out)
     cdef Job job
     cdef Watch watch = begin_watch()
     cdef Packed part = parts[0]

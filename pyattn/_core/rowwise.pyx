@@ -1,4 +1,7 @@
-"""Drives the kernels that run along rows. Arguments are trusted: contiguous, of one dtype, checked by the callers."""
+"""Drives the kernels that run along rows. Arguments are trusted: contiguous, of one dtype, checked by the callers.
+
+A norm's sizes are not: it is a part of layers that may be replaced by one that does not fit.
+"""
 
 cimport numpy as cnp
 from cython.parallel cimport prange
@@ -18,6 +21,16 @@ cdef enum:
     MOST_TABLES = 3
 
 
+cdef int check_part(cnp.ndarray part, cnp.ndarray rows, bint centred) except -1:
+    """Refuses a weight or bias that is not of rows' features."""
+    if part is None or part.shape[0] == rows.shape[1] and cnp.PyArray_TYPE(part) == cnp.PyArray_TYPE(rows):
+        return 0
+    name = "LayerNorm" if centred else "RMSNorm"
+    raise ValueError(
+        f"{name}: a norm of {part.shape[0]} {part.dtype} does not fit rows of {rows.shape[1]} {rows.dtype}"
+    )
+
+
 cpdef normalise(
     cnp.ndarray input, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray out, double eps, bint centred, int threads
 ):
@@ -25,6 +38,8 @@ cpdef normalise(
 
     centred: the mean is taken away first.
     """
+    check_part(weight, input, centred)
+    check_part(bias, input, centred)
     cdef const pyattn_kernels *kernels = kernels_for(input.itemsize)
     cdef Py_ssize_t rows = input.shape[0], width = input.shape[1], stride = width * input.itemsize, i
     cdef const char *source = <const char *> cnp.PyArray_DATA(input)

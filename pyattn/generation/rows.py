@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from pyattn._checks import Array, token_ids, token_sequences
+from pyattn._checks import Array, array, token_ids, token_sequences
 from pyattn.generation.options import GenerationOptions
 
 Adjust: TypeAlias = Callable[[list[Array], Array], Array]
@@ -93,7 +93,8 @@ def make_rows(function: str, prompts: Any, prefixes: Any, options: GenerationOpt
 def _prefixes(function: str, prefixes: Any, prompts: int) -> list[Array]:
     if prefixes is None:
         return [np.zeros(0, np.int64)] * prompts
-    if isinstance(prefixes, Sequence | np.ndarray) and all(np.ndim(x) == 0 for x in prefixes):
+    one = isinstance(prefixes, Sequence) and all(np.ndim(x) == 0 for x in prefixes)
+    if one or (isinstance(prefixes, np.ndarray) and prefixes.ndim < 2):
         return [token_ids(function, "prefixes", prefixes)] * prompts
     sequences = token_sequences(function, "prefixes", prefixes)
     if len(sequences) != prompts:
@@ -126,7 +127,8 @@ def next_logits(function: str, continuation: Continuation, tokens: Array) -> Arr
 
 
 def _checked(function: str, logits: Array, rows: int) -> Array:
-    logits = np.ascontiguousarray(logits, np.float32)  # sums over a row of any other layout depend on its batch mates
+    # sums over a row of any other layout depend on its batch mates
+    logits = np.ascontiguousarray(array(function, "logits", logits), np.float32)
     if logits.ndim != 2 or len(logits) != rows:
         raise ValueError(f"{function}: step must return ({rows}, vocabulary) logits, not {logits.shape}")
     return logits

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pyattn._checks import Array
+from pyattn._checks import Array, array
 from pyattn.generation.options import GenerationOptions
 from pyattn.generation.rows import Adjust, Rows
 
@@ -99,6 +99,9 @@ class Rules:
         if not isinstance(adjusted, np.ndarray) or adjusted.shape != logits.shape:
             seen = f"shape {adjusted.shape}" if isinstance(adjusted, np.ndarray) else type(adjusted).__name__
             raise ValueError(f"{self._function}: adjust must return logits of shape {logits.shape}, not {seen}")
+        adjusted = array(self._function, "logits", adjusted)
+        if adjusted.dtype.kind not in "fiu":
+            raise TypeError(f"{self._function}: adjust must return real numbers, not {adjusted.dtype}")
         return adjusted.astype(np.float32, copy=False)
 
 

@@ -7,10 +7,11 @@ or "int8" (precision.py); inputs and outputs are float64 where that is float64, 
 
 from pyattn.layers.attention import MultiHeadAttention
 from pyattn.layers.base import Layer
-from pyattn.layers.decoder import DecoderState, TransformerDecoder, TransformerDecoderLayer
+from pyattn.layers.decoder import TransformerDecoder, TransformerDecoderLayer
 from pyattn.layers.encoder import TransformerEncoder, TransformerEncoderLayer
 from pyattn.layers.linear import Linear
 from pyattn.layers.norm import LayerNorm, RMSNorm
+from pyattn.layers.state import DecoderState
 from pyattn.layers.transformer import Transformer
 
 __all__ = [

@@ -35,8 +35,8 @@ class MultiHeadAttention(Layer):
     Masks are pyattn's: True = may attend. torch's boolean masks say the opposite: pass ~attn_mask, ~key_padding_mask.
 
     window: (left, right) as in scaled_dot_product_attention, or None. rotary_base: None, or the base of the rotary
-    positions that turn queries and keys, each counted from the start of its sequence; feature i of a head is paired
-    with i + E / 2H (see rotary_tables).
+    positions that turn queries and keys; feature i of a head is paired with i + head_dim / 2 (see rotary_tables).
+    Positions are those of is_causal and window: the last query stands at the last key.
 
     Example:
         >>> attention = MultiHeadAttention(384, 12)
@@ -124,7 +124,10 @@ class MultiHeadAttention(Layer):
         mask = _checks.combined_mask(name, mask, key_mask, logits, dtype)
         same = arrays[1] is query and arrays[2] is query
         rows = [pairs[0][0]] if same else [x for x, _ in pairs]
-        queries, keys = (Sequences(batch, np.array([0, length]), mask, is_causal) for length in lengths)
+        # the last query and the last key have the same position, and none is negative
+        queries, keys = (
+            Sequences(batch, np.array([0, length]), mask, is_causal, max(lengths) - length) for length in lengths
+        )
         block = self._block(queries, queries if same else keys)
         out = _layer.multi_head_attention(block, rows, get_num_threads(), _threads.SMALL_WORK)
         return out.reshape(*shapes[0], self.embed_dim)
@@ -158,6 +161,11 @@ class MultiHeadAttention(Layer):
             queries.past if own and cache is not None else None,
             queries.until if own and cache is not None else None,
         )
+
+    def _layout(self) -> tuple[Any, ...]:
+        """What keys and values in a cache depend on, apart from parameters."""
+        shape = self.embed_dim, self.num_heads, self.num_key_value_heads, self.head_dim
+        return *shape, self.scale, self.left, self.right, self.rotary, self.out_proj.computes_in_halves
 
     def _cache(self, batch_size: int, capacity: int) -> KVCache:
         """For the keys of sequences to themselves, of the element type that attention reads."""

@@ -26,6 +26,23 @@ def check_numbers(stack: Layer, what: str, x: Array) -> None:
         raise FloatingPointError(f"{type(stack).__name__}: {what} has NaN or infinity {where}")
 
 
+def check_layers(stack: Layer, layers: list[Any], kind: "type[Block]") -> None:
+    """Refuses layers of a stack, a list that may be changed, of another kind or of other sizes than the first."""
+    name = type(stack).__name__
+    if not layers:
+        raise ValueError(f"{name}: layers is empty")
+    for number, layer in enumerate(layers):
+        if not isinstance(layer, kind):
+            raise TypeError(f"{name}: layers.{number} must be a {kind.__name__}, not {type(layer).__name__}")
+        if (seen := layer._sizes()) != (needed := layers[0]._sizes()):
+            raise ValueError(f"{name}: layers.{number} has {_named(seen)}; layers.0 has {_named(needed)}")
+
+
+def _named(sizes: tuple[Any, ...]) -> str:
+    width, heads, dtype, attentions = sizes
+    return f"width {width}, {heads} heads, dtype {dtype} and {attentions} attention layers"
+
+
 def last_norm(stack: Layer, norm: Norm, x: Array, check_finite: bool) -> Array:
     """Rows x of a stack through the norm behind its layers, in place."""
     norm._apply(x, out=x)
@@ -73,6 +90,11 @@ class Block(Layer):
         _checks.choice(type(self).__name__, "norm", norm, ("layer", "rms"))
         width, dtype = self.linear2.out_features, self.linear2.dtype
         return LayerNorm(width, eps, bias, dtype=dtype) if norm == "layer" else RMSNorm(width, eps, dtype=dtype)
+
+    def _sizes(self) -> tuple[Any, ...]:
+        """What is the same in all layers of a stack: width, heads, dtype, and how often a layer attends."""
+        attention = self.self_attn
+        return attention.embed_dim, attention.num_heads, attention.out_proj.dtype, 1
 
     def _counts_positions(self) -> bool:
         attention = self.self_attn

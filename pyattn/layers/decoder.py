@@ -1,7 +1,8 @@
-"""Layers of the decoder, a stack of them, and the state of sequences that it makes longer."""
+"""Layers of the decoder, and a stack of them."""
 
 import copy
-from collections.abc import Callable
+import os
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -12,10 +13,10 @@ from pyattn._core import layer as _layer
 from pyattn.cache import KVCache
 from pyattn.layers.attention import MultiHeadAttention
 from pyattn.layers.base import Layer, Seed
-from pyattn.layers.block import Block, check_numbers, last_norm
+from pyattn.layers.block import Block, check_layers, check_numbers, last_norm
 from pyattn.layers.norm import Norm
-from pyattn.layers.sequences import Sequences, Tables
-from pyattn.positional.relative import by_distance
+from pyattn.layers.sequences import Sequences
+from pyattn.layers.state import DecoderState
 
 
 class TransformerDecoderLayer(Block):
@@ -84,94 +85,15 @@ class TransformerDecoderLayer(Block):
     def _last_norm(self) -> Norm:
         return self.norm3
 
+    def _sizes(self) -> tuple[Any, ...]:
+        return *super()._sizes()[:-1], 1 if self.multihead_attn is None else 2
+
     def _cross(
         self, sequences: Sequences, memory: Sequences | None, cache: KVCache | None = None
     ) -> _layer.Attention | None:
         if self.multihead_attn is None or memory is None:
             return None
         return self.multihead_attn._block(sequences, memory, self.norm2, cache)
-
-
-class DecoderState:
-    """Sequences that a TransformerDecoder makes longer: keys and values of their tokens and of what they attend to.
-
-    `TransformerDecoder.start` makes one. A step that raises leaves all sequences as they were.
-    """
-
-    def __init__(self, caches: list[KVCache], memory: Sequences | None, cross: list[KVCache]) -> None:
-        self._caches, self._cross = caches, cross
-        self._memory = memory
-        self._samples = np.arange(len(caches[0].lengths) if memory is None else memory.batch)
-        self._workspace = _layer.Workspace()
-        self._tables: Tables = {}
-        # Where a model has them: (H, last - first) biases of keys that stand first ... last - 1 behind the query.
-        self.bias_by_distance: Callable[[int, int], Array] | None = None
-
-    @property
-    def lengths(self) -> Array:
-        """(B,), in tokens."""
-        return self._caches[0].lengths + self._caches[0].begins
-
-    def reorder(self, rows: ArrayLike) -> None:
-        """Makes sequence i what sequence rows[i] was, as KVCache.reorder: beams, or those that have not ended.
-
-        Raises:
-            TypeError, ValueError: as KVCache.reorder; nothing has changed then.
-        """
-        for cache in self._caches:
-            cache.reorder(rows)
-        if self._memory is None:
-            return
-        samples = self._samples[np.asarray(rows)]
-        # Neighbours that attend to one sample read its keys together, if all samples have as many.
-        firsts = samples[np.flatnonzero(np.diff(samples, prepend=-1))]
-        each = len(samples) // max(1, len(firsts))
-        if not np.array_equal(np.repeat(firsts, each), samples):
-            firsts, each = samples, 1
-        if not np.array_equal(firsts, np.arange(self._memory.batch)):
-            for cache in self._cross:
-                cache._take(firsts)
-            self._memory = Sequences(len(firsts), self._memory.starts, until=self._cross[0].lengths)
-        self._samples = np.repeat(np.arange(len(firsts)), each)
-
-    def _most(self) -> int:
-        """Tokens of each sequence that a step may add at once."""
-        return min(cache.capacity - cache.window + 1 if cache.window else cache.capacity for cache in self._caches)
-
-    def _next(self, function: str, length: int, lengths: ArrayLike | None) -> list[Sequences]:
-        """For each layer the rows of the next `length` tokens of every sequence, or of the first lengths of them."""
-        seen: dict[int | None, Sequences] = {}
-        for cache in self._caches:
-            until = cache._until(function, length, lengths)
-            if cache.window not in seen:
-                seen[cache.window] = Sequences(
-                    len(until),
-                    np.array([0, length]),
-                    is_causal=True,
-                    past=cache.lengths,
-                    until=until,
-                    begins=cache.begins,
-                    workspace=self._workspace,
-                    tables=self._tables,
-                    bias=self._biases(cache.lengths, length, until),
-                )
-        return [seen[cache.window] for cache in self._caches]
-
-    def _biases(self, past: Array, length: int, until: Array) -> Array | None:
-        """(B, H, length, longest), of the new tokens to all."""
-        if self.bias_by_distance is None or not len(past):
-            return None
-        keys = int(until.max())
-        last, first = int(past.min()), int(past.max())
-        table = self.bias_by_distance(1 - first - length, keys - last)  # element first + length - 1 is of distance 0
-        places = past[:1] if first == last else past
-        views = [by_distance(table, first + length - 1 - int(here), length, keys) for here in places]
-        return np.broadcast_to(views[0], (len(past), *views[0].shape)) if len(views) == 1 else np.stack(views)
-
-    def _advance(self, sequences: list[Sequences]) -> None:
-        for cache, own in zip(self._caches, sequences, strict=True):
-            assert own.until is not None
-            cache.lengths = own.until
 
 
 class TransformerDecoder(Layer):
@@ -209,6 +131,7 @@ class TransformerDecoder(Layer):
             raise ValueError(f"{name}: norm is for {norm.width} {norm.dtype}, the layers for {width} {dtype}")
         self.layers = [copy.deepcopy(decoder_layer) for _ in range(num_layers)]
         self.norm = norm
+        self._name = os.urandom(16)  # by which states know it and its copies
 
     def __call__(
         self,
@@ -233,20 +156,20 @@ class TransformerDecoder(Layer):
             is_causal: a token sees itself and those before it.
 
         Returns:
-            The shape of tgt.
+            The shape of tgt. Unlike an encoder's, padding of tgt is computed as any token is, and not 0.
 
         Raises:
             TypeError: an input is not of the layers' dtype; a mask's dtype is unsupported.
             ValueError: shapes do not fit; memory is missing, or given to layers that have no cross-attention.
         """
         name = "TransformerDecoder"
+        self._check_memory(name, memory)
         attention = self.layers[0].self_attn
         width, dtype, heads = attention.embed_dim, attention.out_proj.dtype, attention.num_heads
         rows, shape = _checks.rows(name, tgt, width, dtype)
         batch, (length, _) = _checks.batches(name, shape, shape, shape)
         mask = _checks.combined_mask(name, tgt_mask, tgt_key_mask, (batch, heads, length, length), dtype)
         sequences = Sequences(batch, np.array([0, length]), mask, _checks.flag(name, "is_causal", is_causal))
-        self._check_memory(name, memory)
         keys, memory_rows = None, None
         if memory is not None:
             memory_rows, memory_shape = _checks.rows(name, memory, width, dtype)
@@ -299,49 +222,79 @@ class TransformerDecoder(Layer):
             if self.check_finite:
                 check_numbers(self, "memory", rows)
             cross = [layer.multihead_attn._remember(rows, keys) for layer in self.layers if layer.multihead_attn]
-        return DecoderState(caches, keys, cross)
+        return DecoderState(caches, keys, cross, self._layout())
 
     def step(self, x: Array, state: DecoderState, lengths: ArrayLike | None = None) -> Array:
         """The next tokens of a state's sequences: x (B, L, E) to (B, L, E); they see all before them.
 
         Args:
             x: of the layers' dtype.
-            state: what start made; its sequences have these tokens afterwards.
+            state: what start of this decoder, or of a copy, made; its sequences have these tokens afterwards.
             lengths: (B,) integers: how many of each sequence's tokens are real, padding behind them; None: all.
 
         Raises:
-            TypeError: x is not of the layers' dtype.
-            ValueError: shapes do not fit; a sequence would be longer than the state's capacity.
+            TypeError: x is not of the layers' dtype; state is something else.
+            ValueError: shapes do not fit; a sequence would be longer than the state's capacity; the state is another
+                decoder's, or was made before layers were replaced; another call has it.
         """
         name = "TransformerDecoder.step"
+        self._check_state(name, state)
         attention = self.layers[0].self_attn
         rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
         if len(shape) != 2 or shape[0] != len(state.lengths):
             raise ValueError(
                 f"{name}: x has shape {np.shape(x)}; ({len(state.lengths)}, L, {attention.embed_dim}) is needed"
             )
-        return self._step_rows(rows, state, shape[1], lengths).reshape(*shape, -1)
+        return self._step_rows(name, rows, state, shape[1], lengths).reshape(*shape, attention.embed_dim)
 
-    def _step_rows(self, rows: Array, state: DecoderState, length: int, lengths: ArrayLike | None = None) -> Array:
-        """step for checked rows (B L, E): in parts where a layer's window has not room for all at once."""
-        if length <= (most := state._most()):
-            return self._step_part(rows, state, length, lengths)
-        for cache in state._caches:
-            if cache.window is None:  # has room for all, or none is appended
-                cache._until("TransformerDecoder.step", length, lengths)
-        whole = rows.reshape(len(state.lengths), length, -1)
-        out = np.empty_like(whole)
-        for first in range(0, length, most):
-            part = whole[:, first : first + most]
-            here = None if lengths is None else np.clip(np.asarray(lengths) - first, 0, part.shape[1])
-            done = self._step_part(part.reshape(-1, part.shape[2]), state, part.shape[1], here)
-            out[:, first : first + most] = done.reshape(part.shape)
+    def _step_rows(
+        self, function: str, rows: Array, state: DecoderState, length: int, lengths: ArrayLike | None = None
+    ) -> Array:
+        """step for checked rows (B L, E): in parts where a layer's window has not room for all at once.
+
+        The state's caches are replaced when all is done, in one step: until then it is as it was.
+        """
+        workspace = state._take(function)
+        try:
+            more, most = state._caches[0]._more(function, length, lengths), state._most()
+            for cache in state._caches:
+                if cache.window is None:  # has room for all, or none is appended
+                    cache._until(function, length, more)
+            caches = [cache._branch(apart=length > most) for cache in state._caches]
+            if length <= most:
+                out = self._step_part(function, rows, state, caches, length, more, workspace)
+            else:
+                whole = rows.reshape(len(more), length, rows.shape[1])
+                out = np.empty_like(whole)
+                for first in range(0, length, most):
+                    part = whole[:, first : first + most]
+                    count = part.shape[1]
+                    here = np.clip(more - first, 0, count)
+                    done = self._step_part(
+                        function, part.reshape(-1, part.shape[2]), state, caches, count, here, workspace
+                    )
+                    out[:, first : first + most] = done.reshape(part.shape)
+            state._caches = caches
+        finally:
+            state._workspaces.append(workspace)
         return out.reshape(rows.shape)
 
-    def _step_part(self, rows: Array, state: DecoderState, length: int, lengths: ArrayLike | None) -> Array:
-        sequences = state._next("TransformerDecoder.step", length, lengths)
-        out = self._forward_rows(rows, sequences, state._memory, None, state)
-        state._advance(sequences)
+    def _step_part(
+        self,
+        function: str,
+        rows: Array,
+        state: DecoderState,
+        caches: list[KVCache],
+        length: int,
+        more: Array,
+        workspace: _layer.Workspace,
+    ) -> Array:
+        """The next `length` rows of each sequence, of which so many are real, into the caches of a step."""
+        sequences = state._next(function, caches, length, more, workspace)
+        out = self._forward_rows(rows, sequences, state._memory, None, caches, state._cross)
+        for cache, own in zip(caches, sequences, strict=True):
+            assert own.until is not None
+            cache.lengths = own.until
         return out
 
     def _forward_rows(
@@ -350,17 +303,19 @@ class TransformerDecoder(Layer):
         sequences: list[Sequences],
         memory: Sequences | None = None,
         memory_rows: Array | None = None,
-        state: DecoderState | None = None,
+        caches: list[KVCache] | None = None,
+        cross_caches: list[KVCache] | None = None,
     ) -> Array:
         """Checked rows through the layers, each with its own view of the sequences, and the norm behind them."""
+        check_layers(self, self.layers, TransformerDecoderLayer)
         arrays = [np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)]
         if self.check_finite:
             check_numbers(self, "the input", x)
             if memory_rows is not None:
                 check_numbers(self, "memory", memory_rows)
         for number, (layer, own) in enumerate(zip(self.layers, sequences, strict=True)):
-            cache = None if state is None else state._caches[number]
-            cross = None if state is None or memory is None else state._cross[number]
+            cache = None if caches is None else caches[number]
+            cross = cross_caches[number] if cross_caches else None
             x = layer._forward_rows(
                 x,
                 own,
@@ -373,7 +328,28 @@ class TransformerDecoder(Layer):
                 check_numbers(self, f"the output of layers.{number}", x)
         return x if self.norm is None else last_norm(self, self.norm, x, self.check_finite)
 
+    def _layout(self) -> tuple[Any, ...]:
+        """What a state is made for: this decoder or a copy, its heads, and what keys and values of its layers are."""
+        check_layers(self, self.layers, TransformerDecoderLayer)
+        layouts = [
+            [
+                None if attention is None else attention._layout()
+                for attention in (layer.self_attn, layer.multihead_attn)
+            ]
+            for layer in self.layers
+        ]
+        return self._name, self.layers[0].self_attn.num_heads, layouts
+
+    def _check_state(self, function: str, state: DecoderState) -> None:
+        if not isinstance(state, DecoderState):
+            raise TypeError(f"{function}: state must be what start returned, not {type(state).__name__}")
+        layout = self._layout()
+        if state._made_for != layout:
+            made = "before layers were replaced" if state._made_for[0] == self._name else "by another decoder"
+            raise ValueError(f"{function}: state was made {made}; start makes one that fits")
+
     def _check_memory(self, function: str, memory: Array | None) -> None:
+        check_layers(self, self.layers[:1], TransformerDecoderLayer)
         wanted = self.layers[0].multihead_attn is not None
         if wanted != (memory is not None):
             raise ValueError(

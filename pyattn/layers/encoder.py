@@ -9,7 +9,7 @@ from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.layers.attention import MultiHeadAttention
 from pyattn.layers.base import Layer, Seed
-from pyattn.layers.block import Block, check_numbers, last_norm
+from pyattn.layers.block import Block, check_layers, check_numbers, last_norm
 from pyattn.layers.norm import Norm
 from pyattn.layers.sequences import Sequences
 
@@ -188,10 +188,11 @@ class TransformerEncoder(Encoder):
         if norm is not None and (norm.width, norm.dtype) != (width, dtype):
             raise ValueError(f"{name}: norm is for {norm.width} {norm.dtype}, the layers for {width} {dtype}")
         self.layers = [copy.deepcopy(encoder_layer) for _ in range(num_layers)]
-        self._order = list(range(num_layers))  # in which they are run; models may run one more than once
+        self._order: list[int] | None = None  # in which they are run, where a model runs one more than once
         self.norm = norm
 
     def _attention(self) -> MultiHeadAttention:
+        check_layers(self, self.layers[:1], TransformerEncoderLayer)
         return self.layers[0].self_attn
 
     def _counts_positions(self) -> bool:
@@ -199,10 +200,14 @@ class TransformerEncoder(Encoder):
 
     def _forward_rows(self, x: Array, sequences: Sequences, out: Array | None = None) -> Array:
         # Layers write to one of two arrays and read the other; the last one's is out.
+        check_layers(self, self.layers, TransformerEncoderLayer)
+        order = range(len(self.layers)) if self._order is None else self._order
+        if max(order) >= len(self.layers):
+            raise ValueError(f"TransformerEncoder: there are {len(self.layers)} layers; {max(order) + 1} are needed")
         arrays = [np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype) if out is None else out]
         if self.check_finite:
             check_numbers(self, "the input", x)
-        for step, number in enumerate(self._order, len(self._order) % 2):
+        for step, number in enumerate(order, len(order) % 2):
             x = self.layers[number]._forward_rows(x, sequences, arrays[step % 2])
             if self.check_finite:
                 check_numbers(self, f"the output of layers.{number}", x)

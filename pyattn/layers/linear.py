@@ -12,7 +12,7 @@ from pyattn._core import linear as _linear
 from pyattn._threads import threads_for
 from pyattn.activations import ACTIVATIONS
 from pyattn.layers.base import Layer, Seed, Setting, initial
-from pyattn.precision import BFLOAT16_BITS, INT8, MOST_INT8_INPUTS, elements_of, held
+from pyattn.precision import INT8, MOST_INT8_INPUTS, elements_of, held
 
 
 class Linear(Layer):
@@ -63,17 +63,17 @@ class Linear(Layer):
         rows, shape = _checks.rows("Linear", x, self.in_features, self.dtype)
         return self._apply(rows).reshape(*shape, self.out_features)
 
-    def _apply(self, rows: Array, residual: Array | None = None, out: Array | None = None, half: bool = False) -> Array:
-        """__call__ for checked rows (n, in_features), each contiguous, plus residual; residual may be out.
-
-        Rows may be of bits of bfloat16 unless the weight is of reals, and the output is if half.
-        """
-        return apply_linears([self], rows, residual, out, half)
+    def _apply(self, rows: Array, residual: Array | None = None, out: Array | None = None) -> Array:
+        """__call__ for checked rows (n, in_features), each contiguous, plus residual; residual may be out."""
+        out = np.empty((len(rows), self.out_features), self.dtype) if out is None else out
+        threads = threads_for(2.0 * rows.size * self.out_features)
+        _linear.linear(rows, [self._weights()], residual, out, ACTIVATIONS[self.activation], threads)
+        return out
 
     @property
     def computes_in_halves(self) -> bool:
         """Whether what only matrix products and attention read is rounded to bfloat16."""
-        return self.weight_dtype.itemsize < 4
+        return self._weights().dtype.itemsize < 4
 
     def _weights(self) -> _linear.Packed:
         if self._packed is None:
@@ -112,17 +112,3 @@ class Linear(Layer):
         bias = np.array(values["bias"], self.dtype) if self._has_bias else None
         elements, scales = elements_of(values["weight"], self.weight_dtype)
         return _linear.Packed(elements, bias, scales)
-
-
-def apply_linears(
-    linears: list[Linear], rows: Array, residual: Array | None = None, out: Array | None = None, half: bool = False
-) -> Array:
-    """The outputs of layers of one input side by side, (n, sum of out_features), in one call of the driver."""
-    width = sum(layer.out_features for layer in linears)
-    first = linears[0]
-    if out is None:
-        out = np.empty((len(rows), width), BFLOAT16_BITS if half else first.dtype)
-    threads = threads_for(2.0 * rows.size * width)
-    parts = [layer._weights() for layer in linears]
-    _linear.linear(rows, parts, residual, out, ACTIVATIONS[first.activation], threads)
-    return out

@@ -22,7 +22,7 @@ class Norm(Layer):
     def __init__(self, width: int, eps: float, bias: bool, dtype: DTypeLike) -> None:
         name = type(self).__name__
         self.width = _checks.size(name, "normalized_shape", width)
-        if not isinstance(eps, int | float | np.floating) or not 0 <= eps < np.inf:
+        if not 0 <= _checks.number(name, "eps", eps, "a finite number, 0 or more") < np.inf:
             raise ValueError(f"{name}: eps must be a finite number, 0 or more, not {eps!r}")
         self.eps = float(eps)
         self.dtype = _checks.layer_dtype(name, dtype)

@@ -37,13 +37,14 @@ class Sequences:
 
     With past and until, int64 (batch,), each sample has one sequence, of which so many tokens are cached before the
     call and behind it: the rows are the tokens in between, with padding behind them where others have more. What is
-    cached begins at the positions `begins`, int64 (batch,), or at 0.
+    cached begins at the positions `begins`, int64 (batch,), or at 0. Without them each sequence begins at `first`.
     """
 
     batch: int
     starts: Array
     mask: Array | None = None
     is_causal: bool = False
+    first: int = 0
     relative_bias: Array | None = None
     past: Array | None = None
     until: Array | None = None
@@ -65,9 +66,11 @@ class Sequences:
         return self._key_starts
 
     def positions(self) -> Array:
-        """That of each row in its sequence, counted from 0."""
+        """That of each row in its sequence."""
         if self._positions is None:
             self._positions = rowwise.positions(self.starts, self.batch)
+            if self.first:
+                self._positions += self.first
             if self.past is not None:
                 first = self.past if self.begins is None else self.past + self.begins
                 self._positions += np.repeat(first, self.starts[-1])
@@ -77,7 +80,7 @@ class Sequences:
         """What turns heads of so many features by rotary positions, the angles of dtype."""
         if rotary is None:
             return None
-        length = self.longest() if self.past is None else int(self.positions().max(initial=-1)) + 1
+        length = self.first + self.longest() if self.past is None else int(self.positions().max(initial=-1)) + 1
         if (width, rotary) not in self.tables or len(self.tables[width, rotary][0]) < length:
             room = length if self.past is None else max(256, 2 * length)
             self.tables[width, rotary] = rotary_tables(

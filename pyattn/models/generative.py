@@ -1,8 +1,10 @@
 """Models that generate: a decoder of tokens, alone or behind an encoder of tokens, spectrograms or images."""
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,11 @@ class Continuation:
     def __init__(self, model: "GenerativeModel", state: DecoderState) -> None:
         self._model, self._state = model, state
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Continuation":
+        """Sequences that go on by themselves, of the same model."""
+        memo[id(self._model)] = self._model
+        return Continuation(self._model, copy.deepcopy(self._state, memo))
+
     @property
     def lengths(self) -> Array:
         """(rows,): tokens of each sequence."""
@@ -72,6 +79,7 @@ class Continuation:
                 caches, or than the model has positions for. Nothing has changed then.
         """
         model, name = self._model, f"{type(self._model).__name__}.step"
+        model.decoder._check_state(name, self._state)
         tokens = _checks.indices(name, "tokens", tokens, model.config.vocab_size)
         past = self._state.lengths
         if tokens.ndim != 2 or len(tokens) != len(past) or not tokens.shape[1]:
@@ -81,6 +89,7 @@ class Continuation:
         if lengths is not None:
             ends = _checks.integers(name, "lengths", lengths, past.shape, f"{past.shape}, one for each row")
             _checks.within(name, "lengths", ends, 1, np.full(len(past), length), "L")
+            ends = ends.astype(np.int64)
         if ((past + ends) > model.config.max_position_embeddings).any():
             raise ValueError(
                 f"{name}: a sequence would have {(past + ends).max()} tokens; the model has positions for "
@@ -88,7 +97,7 @@ class Continuation:
             )
         positions = np.minimum(past[:, None] + np.arange(length), model.config.max_position_embeddings - 1)
         x = model.embeddings.apply(model._parameters["words"], tokens.reshape(-1), positions.reshape(-1))
-        hidden = model.decoder._step_rows(x, self._state, length, None if lengths is None else ends)
+        hidden = model.decoder._step_rows(name, x, self._state, length, ends)
         last = hidden if length == 1 else hidden[np.arange(len(past)) * length + ends - 1]
         return model._logits(last)
 
@@ -210,7 +219,7 @@ class GenerativeModel(Pretrained):
         state = self.start(memory, batch_size=len(tokens), capacity=tokens.shape[1])._state
         positions = np.tile(np.arange(tokens.shape[1]), len(tokens))
         x = self.embeddings.apply(self._parameters["words"], tokens.reshape(-1), positions)
-        hidden = self.decoder._step_rows(x, state, tokens.shape[1])
+        hidden = self.decoder._step_rows(name, x, state, tokens.shape[1])
         return self._logits(hidden).reshape(*tokens.shape, -1)
 
     def encode(self, inputs: ArrayLike, lengths: ArrayLike | None = None) -> Memory:
@@ -290,7 +299,7 @@ class GenerativeModel(Pretrained):
                 memory.hidden, capacity=capacity, batch_size=batch_size, memory_lengths=memory.lengths
             )
         if "relative_bias" in self._parameters:
-            state.bias_by_distance = lambda first, last: self._by_distance("relative_bias", first, last, False)
+            state.bias_by_distance = partial(self._by_distance, "relative_bias", bidirectional=False)
         return Continuation(self, state)
 
     def generate(
@@ -363,6 +372,7 @@ class GenerativeModel(Pretrained):
             if memory is None or start is None:
                 missing = "an encoder" if memory is None else "a decoder_start_token_id"
                 raise ValueError(f"{function}: prompts are needed by a model without {missing}")
+            self._check_memory(function, memory)
             prompts = [[start]] * len(memory.hidden)
         given = _checks.token_sequences(function, "prompts", prompts)
         self._check_memory(function, memory, len(given))
@@ -409,8 +419,25 @@ class GenerativeModel(Pretrained):
                 if memory is None
                 else f"{function}: {kind} has no encoder, but memory is given"
             )
-        if memory is not None and samples not in (None, len(memory.hidden)):
-            raise ValueError(f"{function}: memory has {len(memory.hidden)} samples, but there are {samples} sequences")
+        if memory is None:
+            return
+        hidden, lengths = (
+            _checks.array(function, f"memory.{name}", x)
+            for name, x in (("hidden", memory.hidden), ("lengths", memory.lengths))
+        )
+        if hidden.dtype != np.float32 or lengths.dtype.kind not in "iu":
+            raise TypeError(
+                f"{function}: memory is {hidden.dtype}, its lengths {lengths.dtype}; float32 and integers are needed"
+            )
+        width = self.config.hidden_size
+        if hidden.ndim != 3 or hidden.shape[2] != width or lengths.shape != hidden.shape[:1]:
+            raise ValueError(
+                f"{function}: memory has shape {hidden.shape}, its lengths {lengths.shape}; {kind} needs "
+                f"(B, S, {width}) and (B,)"
+            )
+        _checks.within(function, "memory.lengths", lengths, 0, np.full(len(hidden), hidden.shape[1]), "S")
+        if samples not in (None, len(hidden)):
+            raise ValueError(f"{function}: memory has {len(hidden)} samples, but there are {samples} sequences")
 
     def _logits(self, hidden: Array) -> NDArray[np.float32]:
         if self.config.logits_scale != 1:

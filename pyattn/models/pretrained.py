@@ -302,6 +302,6 @@ def stack(config: EncoderConfig, dtype: WeightDtypes) -> TransformerEncoder:
             encoder.layers[i].self_attn.left = encoder.layers[i].self_attn.right = window
     if not config.first_norm:
         encoder.layers[0].norm1 = None
-    each = config.num_hidden_layers / config.distinct_layers
-    encoder._order = [int(i / each) for i in range(config.num_hidden_layers)]
+    if (each := config.num_hidden_layers / config.distinct_layers) > 1:
+        encoder._order = [int(i / each) for i in range(config.num_hidden_layers)]
     return encoder

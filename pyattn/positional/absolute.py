@@ -68,7 +68,7 @@ def sinusoidal_encoding(
 class LearnedPositionalEmbedding(Layer):
     """One learned vector for each position: Gehring et al. 2017 (arXiv:1705.03122), section 3.1; BERT's and GPT's.
 
-    Parameter `weight` (num_positions, width), as torch's nn.Embedding names it.
+    Parameter `weight` (num_positions, width), as torch's nn.Embedding names it, of dtype: float32 or float64.
 
     Example:
         >>> embedding = LearnedPositionalEmbedding(512, 384)
@@ -76,10 +76,10 @@ class LearnedPositionalEmbedding(Layer):
         (7, 384)
     """
 
-    def __init__(self, num_positions: int, width: int, *, rng: Seed = None) -> None:
+    def __init__(self, num_positions: int, width: int, *, dtype: DTypeLike = np.float32, rng: Seed = None) -> None:
         name = "LearnedPositionalEmbedding"
         shape = (_checks.size(name, "num_positions", num_positions), _checks.size(name, "width", width))
-        self._parameters = {"weight": initial(shape, width, rng)}
+        self._parameters = {"weight": initial(shape, width, rng, _checks.layer_dtype(name, dtype))}
 
     def __call__(self, positions: Any) -> Array:
         """The vectors (..., width) of integer positions (...).
@@ -89,9 +89,7 @@ class LearnedPositionalEmbedding(Layer):
             ValueError: a position is negative or num_positions or more.
         """
         weight = self._parameters["weight"]
-        positions = _checks.array("LearnedPositionalEmbedding", "positions", positions)
-        if positions.dtype.kind not in "iu":
-            raise TypeError(f"LearnedPositionalEmbedding: positions must be integers, not {positions.dtype}")
+        positions = _checks.integers("LearnedPositionalEmbedding", "positions", positions, None, "")
         if positions.size and not 0 <= positions.min() <= positions.max() < len(weight):
             raise ValueError(
                 f"LearnedPositionalEmbedding: positions {positions.min()} ... {positions.max()} are outside "

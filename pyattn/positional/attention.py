@@ -73,8 +73,8 @@ def relative_attention(
         raise TypeError(f"{name}: a sparse mask is for scaled_dot_product_attention; mask.toarray() != 0 is accepted")
     dtype = query.dtype
     wide = _checks.statistics_dtype(dtype)
-    if mask is not None and np.asarray(mask).dtype == dtype:
-        mask = np.asarray(mask).astype(wide, copy=False)
+    if mask is not None and (mask := _checks.array(name, "mask", mask)).dtype == dtype:
+        mask = mask.astype(wide, copy=False)
     query, key, value, *given = (x.astype(wide, copy=False) for x in (query, key, value, *given))
     length, keys = query.shape[-2], key.shape[-2]
     offset = keys - length if query_offset is None else query_offset

@@ -135,7 +135,8 @@ class LearnedPositionalGrid(Layer):
 
     Dosovitskiy et al. 2020 (arXiv:2010.11929), sections 3.1 and 3.2.
 
-    Parameter `weight` (height, width, features): the grid that was learned. antialias: as in interpolate_positions.
+    Parameter `weight` (height, width, features): the grid that was learned, of dtype, float32 or float64. antialias: as
+    in interpolate_positions.
 
     Example:
         >>> grid = LearnedPositionalGrid(14, 14, 384)
@@ -143,12 +144,21 @@ class LearnedPositionalGrid(Layer):
         (320, 384)
     """
 
-    def __init__(self, height: int, width: int, features: int, *, antialias: bool = False, rng: Seed = None) -> None:
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        features: int,
+        *,
+        antialias: bool = False,
+        dtype: DTypeLike = np.float32,
+        rng: Seed = None,
+    ) -> None:
         name = "LearnedPositionalGrid"
         sizes = {"height": height, "width": width, "features": features}
         shape = tuple(_checks.size(name, key, value) for key, value in sizes.items())
         self.antialias = _checks.flag(name, "antialias", antialias)
-        self._parameters = {"weight": initial(shape, shape[-1], rng)}
+        self._parameters = {"weight": initial(shape, shape[-1], rng, _checks.layer_dtype(name, dtype))}
 
     def __call__(self, height: int, width: int) -> Array:
         """The vectors (height * width, features) of a grid, row after row.

@@ -234,7 +234,7 @@ class RotaryEmbedding(Layer):
         length = _layout(name, x, num_heads)[1]
         if positions is not None:
             positions = _checks.integers(name, "positions", positions, None, "")
-            length = int(positions.max(initial=-1)) + 1
+            length = int(positions.max()) + 1 if positions.size else 0
         tables = self._tables_for(length, _checks.statistics_dtype(x.dtype))
         return _rotated(name, x, *tables, positions, self.interleaved, num_heads)
 

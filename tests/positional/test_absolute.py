@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from recorded_positions import TENSORS
 
-from pyattn import LearnedPositionalEmbedding, sinusoidal_encoding
+from pyattn import LearnedPositionalEmbedding, LearnedPositionalGrid, sinusoidal_encoding
 
 
 @pytest.mark.parametrize("width", [0, 1, 2, 5, 8])
@@ -22,8 +22,8 @@ def test_sinusoidal_encoding_options():
     assert sinusoidal_encoding(0, 4).shape == (0, 4)
     assert sinusoidal_encoding(3, 4).dtype == np.float32
     assert sinusoidal_encoding(3, 4, base=100.0, dtype=float)[1, 2] == pytest.approx(math.sin(0.1))
-    for arguments in ((-1, 4), (4, 2.5), (True, 4)):
-        with pytest.raises(ValueError, match="^sinusoidal_encoding: (length|width) must be an integer"):
+    for arguments, error in (((-1, 4), ValueError), ((4, 2.5), TypeError), ((True, 4), TypeError)):
+        with pytest.raises(error, match="^sinusoidal_encoding: (length|width) must be an integer"):
             sinusoidal_encoding(*arguments)
     with pytest.raises(ValueError, match="base must be positive"):
         sinusoidal_encoding(3, 4, base=0)
@@ -46,6 +46,16 @@ def test_whispers_positions():
     np.testing.assert_allclose(sinusoidal_encoding(6, 8, halves=True, endpoint=True), TENSORS["whisper"], atol=1e-6)
 
 
+def test_learned_positions_are_of_the_dtype_asked_for():
+    for make in (LearnedPositionalEmbedding, lambda *sizes, **options: LearnedPositionalGrid(2, *sizes, **options)):
+        assert make(5, 4, rng=0).state_dict()["weight"].dtype == np.float32
+        layer = make(5, 4, dtype="float64", rng=0)
+        layer.load_state_dict({"weight": np.full(layer.state_dict()["weight"].shape, 0.1)})
+        assert layer.state_dict()["weight"].ravel()[0] == 0.1
+        with pytest.raises(TypeError, match="dtype must be float32 or float64"):
+            make(5, 4, dtype="float16")
+
+
 def test_learned_embedding_looks_rows_up():
     embedding = LearnedPositionalEmbedding(10, 4, rng=0)
     table = np.arange(40, dtype=np.float32).reshape(10, 4)
@@ -55,7 +65,7 @@ def test_learned_embedding_looks_rows_up():
     for bad in ([10], [-1]):
         with pytest.raises(ValueError, match=r"^LearnedPositionalEmbedding: positions .* outside 0 ... 9"):
             embedding(bad)
-    with pytest.raises(TypeError, match="positions must be integers"):
+    with pytest.raises(TypeError, match="^LearnedPositionalEmbedding: positions has dtype float64; integers"):
         embedding([0.5])
     with pytest.raises(ValueError, match="positive integer"):
         LearnedPositionalEmbedding(0, 4)

@@ -33,8 +33,8 @@ def test_rotary_tables():
     np.testing.assert_allclose(sines, np.sin(angles), atol=1e-15)
     with pytest.raises(ValueError, match="^rotary_tables: width must be even, not 5"):
         rotary_tables(3, 5)
-    for arguments in ((-1, 4), (4, 2.5)):
-        with pytest.raises(ValueError, match="^rotary_tables: (length|width) must be an integer, 0 or more"):
+    for arguments, error in (((-1, 4), ValueError), ((4, 2.5), TypeError)):
+        with pytest.raises(error, match="^rotary_tables: (length|width) must be an integer, 0 or more"):
             rotary_tables(*arguments)
     with pytest.raises(ValueError, match="^rotary_tables: offset must be an integer, 0 or more"):
         rotary_tables(3, 4, offset=-1)

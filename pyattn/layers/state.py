@@ -1,0 +1,117 @@
+"""The state of sequences that a decoder makes longer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pyattn._checks import Array
+from pyattn._core import layer as _layer
+from pyattn.cache import KVCache
+from pyattn.layers.sequences import Sequences, Tables
+from pyattn.positional.relative import by_distance
+
+
+class DecoderState:
+    """Sequences that a TransformerDecoder makes longer: keys and values of their tokens and of what they attend to.
+
+    `TransformerDecoder.start` makes one, for that decoder. A step that raises leaves all sequences as they were. It
+    serves one call at a time; copies of it (copy.deepcopy) go their own ways.
+
+    Attributes:
+        bias_by_distance: None, or where a model has biases by distance, what gives those (heads, last - first) of keys
+            that stand first ... last - 1 behind the query, for (first, last).
+    """
+
+    def __init__(
+        self, caches: list[KVCache], memory: Sequences | None, cross: list[KVCache], made_for: tuple[Any, ...]
+    ) -> None:
+        self._caches, self._cross = caches, cross
+        self._memory = memory
+        self._made_for = made_for  # TransformerDecoder._layout
+        self._samples = np.arange(len(caches[0].lengths) if memory is None else memory.batch)
+        self._workspaces = [_layer.Workspace()]  # none while a call has it
+        self._tables: Tables = {}
+        self.bias_by_distance: Callable[[int, int], Array] | None = None
+
+    @property
+    def lengths(self) -> Array:
+        """(B,), in tokens."""
+        return self._caches[0].lengths + self._caches[0].begins
+
+    def reorder(self, rows: ArrayLike) -> None:
+        """Makes sequence i what sequence rows[i] was, as KVCache.reorder: beams, or those that have not ended.
+
+        Raises:
+            TypeError, ValueError: as KVCache.reorder; another call has the state; nothing has changed then.
+            MemoryError: there is no room for what moves; the state is of no use any more.
+        """
+        rows = self._caches[0]._rows(rows)
+        workspace = self._take("DecoderState.reorder")
+        for cache in self._caches:
+            cache.reorder(rows)
+        if self._memory is not None:
+            self._reorder_memory(self._memory, self._samples[rows])
+        self._workspaces.append(workspace)  # not before all has moved
+
+    def _reorder_memory(self, memory: Sequences, samples: Array) -> None:
+        # Neighbours that attend to one sample read its keys together, if all samples have as many.
+        firsts = samples[np.flatnonzero(np.diff(samples, prepend=-1))]
+        each = len(samples) // max(1, len(firsts))
+        if not np.array_equal(np.repeat(firsts, each), samples):
+            firsts, each = samples, 1
+        if not np.array_equal(firsts, np.arange(memory.batch)):
+            for cache in self._cross:
+                cache._take(firsts)
+            self._memory = Sequences(len(firsts), memory.starts, until=self._cross[0].lengths)
+        self._samples = np.repeat(np.arange(len(firsts)), each)
+
+    def _take(self, function: str) -> _layer.Workspace:
+        """What a call alone may use, until it gives it back."""
+        try:
+            return self._workspaces.pop()
+        except IndexError:
+            raise ValueError(
+                f"{function}: another call has the state, or a reorder of it was not finished; use one state for each "
+                "thread (copy.deepcopy makes another)"
+            ) from None
+
+    def _most(self) -> int:
+        """Tokens of each sequence that a step may add at once."""
+        return min(cache.capacity - cache.window + 1 if cache.window else cache.capacity for cache in self._caches)
+
+    def _next(
+        self, function: str, caches: list[KVCache], length: int, more: Array, workspace: _layer.Workspace
+    ) -> list[Sequences]:
+        """For each layer the rows of the next `length` tokens of every sequence, of which so many are real."""
+        seen: dict[int | None, Sequences] = {}
+        for cache in caches:
+            until = cache._until(function, length, more)
+            if cache.window not in seen:
+                seen[cache.window] = Sequences(
+                    len(until),
+                    np.array([0, length]),
+                    is_causal=True,
+                    past=cache.lengths,
+                    until=until,
+                    begins=cache.begins,
+                    workspace=workspace,
+                    tables=self._tables,
+                    bias=self._biases(function, cache.lengths, length, until),
+                )
+        return [seen[cache.window] for cache in caches]
+
+    def _biases(self, function: str, past: Array, length: int, until: Array) -> Array | None:
+        """(B, H, length, longest), of the new tokens to all."""
+        if self.bias_by_distance is None or not len(past):
+            return None
+        keys = int(until.max())
+        last, first = int(past.min()), int(past.max())
+        table = self.bias_by_distance(1 - first - length, keys - last)  # element first + length - 1 is of distance 0
+        needed = (self._made_for[1], keys - last + first + length - 1)
+        if table.shape != needed or table.dtype not in (np.float32, np.float64):
+            raise ValueError(f"{function}: bias_by_distance gave {table.dtype} {table.shape}; {needed} is needed")
+        places = past[:1] if first == last else past
+        views = [by_distance(table, first + length - 1 - int(here), length, keys) for here in places]
+        return np.broadcast_to(views[0], (len(past), *views[0].shape)) if len(views) == 1 else np.stack(views)
