@@ -20,7 +20,7 @@ from pyattn.models._tokenizer import errors_of_library, read_tokenizer
 from pyattn.models.families import TEXT_FAMILIES
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.models.token_states import STATE_FAMILIES, TokenStates
-from pyattn.sentence_modules import TOKENS, Features
+from pyattn.sentence.modules import TOKENS, Features
 
 Tokenized = tuple[list[list[int]], int | None]  # the tokens of each text, and the first text that was cut
 

@@ -1,0 +1,5 @@
+"""Sentence embeddings: texts to vectors, with the modules of a sentence-transformers directory."""
+
+from pyattn.sentence.encoder import SentenceEncoder
+
+__all__ = ["SentenceEncoder"]
