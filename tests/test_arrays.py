@@ -208,7 +208,7 @@ def test_masked_arrays_are_refused(calls, made):
     for name, (call, x) in calls.items():
         if name == "adjust" and isinstance(made(x), list):
             continue
-        with pytest.raises(TypeError, match=r"is a masked array; .*\.filled\(value\) makes") as raised:
+        with pytest.raises(TypeError, match=r"masked array; .*\.filled\(") as raised:
             call(made(x))
         assert re.match(r"[A-Za-z_]+(\.[a-z_]+)?: ", str(raised.value)), (name, str(raised.value))
 
