@@ -74,7 +74,7 @@ def test_threads_from_the_environment():
     code = "import pyattn; print(pyattn.get_num_threads())"
     assert run(code, PYATTN_NUM_THREADS="3", OMP_NUM_THREADS="2").stdout == "3\n"
     assert run(code, PYATTN_NUM_THREADS="", OMP_NUM_THREADS="2,1").stdout == "2\n"
-    expected = "get_num_threads: PYATTN_NUM_THREADS must be an integer from 1 to 1024, not 'x'"
+    expected = "pyattn: PYATTN_NUM_THREADS must be an integer from 1 to 1024, not 'x'"
     assert expected in run(code, PYATTN_NUM_THREADS="x").stderr
 
 

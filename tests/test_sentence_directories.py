@@ -141,8 +141,8 @@ def test_wrong_options_are_refused(tmp_path, method):
     for options in ({"prompt": 1}, {"prompt_name": b"query"}, {"normalize": "yes"}):
         with pytest.raises(TypeError, match=f"^{name}: {next(iter(options))} must be"):
             encode(TEXTS, **options)
-    for cut in (0, 1.5, True):
-        with pytest.raises(ValueError, match=f"^{name}: truncate_dim must be a positive integer"):
+    for cut, error in ((0, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match=f"^{name}: truncate_dim must be a positive integer"):
             encode(TEXTS, truncate_dim=cut)
     with pytest.raises(ValueError, match="^SentenceEncoder: truncate_dim must be a positive integer, not 0"):
         SentenceEncoder.from_pretrained(tmp_path, truncate_dim=0)
