@@ -159,6 +159,7 @@ class GenerativeConfig(ModelConfig):
     num_channels: int = 0
 
     families = GENERATIVE_FAMILIES
+    causal: ClassVar[tuple[bool, ...]] = (True,)  # what is_causal may be; transformers reads it of every decoder
 
     def least_elements(self) -> int:
         return super().least_elements() + (self.hidden_size + self.encoder_ffn_dim) * self.encoder_layers
@@ -167,6 +168,7 @@ class GenerativeConfig(ModelConfig):
     def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "GenerativeConfig":
         """Check the contents of a config.json; `source` names it in the ValueError for whatever is not supported."""
         fields = _fields(values, source, cls.families)
+        _checks.choice("load", f"{source}: is_causal", values.get("is_causal", True), cls.causal)
         config = cls(**fields)
         for heads in (config.num_attention_heads, config.encoder_attention_heads or 1):
             if not config.head_dim and config.hidden_size % heads:

@@ -57,12 +57,13 @@ class StateConfig(GenerativeConfig):
     is_causal: bool = True
 
     families = STATE_FAMILIES
+    causal = (True, False)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "StateConfig":
         config = super().from_dict(values, source)
         assert isinstance(config, cls)
-        causal = _checks.choice("load", f"{source}: is_causal", values.get("is_causal", True), (True, False))
+        causal = values.get("is_causal", True)
         if not causal and any(window is not None for window in config.windows):
             raise ValueError(f"load: {source}: is_causal false is not supported together with sliding_window")
         return replace(config, is_causal=bool(causal))

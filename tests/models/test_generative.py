@@ -57,6 +57,14 @@ def check_tokens(model, inputs, outputs):
             assert [x.tokens.tolist() for x in results] == [x.tolist() for x in expected], name
 
 
+@pytest.mark.parametrize("case", ["llama", "gpt2", "bart"])
+@pytest.mark.parametrize("is_causal", [False, None])
+def test_a_decoder_that_is_not_causal_is_refused(case, is_causal, tmp_path):
+    config, tensors, *_ = recorded(case, FOLDER)
+    with pytest.raises(ValueError, match=r"^load: .*config.json: is_causal must be one of True, not (False|None)"):
+        models.load(write(tmp_path, {**config, "is_causal": is_causal}, tensors))
+
+
 def test_every_family_is_recorded():
     families = {recorded(case, FOLDER)[0]["model_type"] for case in CASES}
     assert families == GENERATIVE_FAMILIES.keys()
