@@ -19,6 +19,12 @@ from pyattn._core import dispatch
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
+# No instruction set changes them, and they take long.
+portable = pytest.mark.skipif(
+    dispatch.isa != dispatch.isa_available[-1], reason="runs under the best instruction set alone"
+)
+
+
 @pytest.fixture(scope="module")
 def preloaded(tmp_path_factory):
     """The library of failing_malloc.c."""
@@ -95,6 +101,7 @@ print(resident() - before)
 
 
 @linux
+@portable
 def test_ragged_batches_do_not_grow_the_process():
     """The short form of tests/soak_encode.py."""
     script = Path(__file__).parent / "soak_encode.py"
@@ -136,6 +143,7 @@ assert failed == 6, failed
 
 
 @linux
+@portable
 @pytest.mark.parametrize("kind", [kind.__name__ for kind in failing_malloc.KINDS])
 def test_any_allocation_may_fail(kind, preloaded, tmp_path):
     """MemoryError, whichever it is; and what comes after works."""
@@ -179,6 +187,7 @@ while True:
 """
 
 
+@portable
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals")
 def test_an_index_whose_writer_is_killed_is_whole(tmp_path):
     """At any moment: what is there is the old file or a new one, from one write."""

@@ -1,6 +1,7 @@
 """Objects that were not made for each other, or were changed since: refused by name, before memory is touched."""
 
 import copy
+import dataclasses
 import pickle
 import re
 import subprocess
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 from mismatches import main as mismatches
+from recorded import recorded
 from tiny_generator import write_generator
 
 import pyattn
-from pyattn import KVCache, LayerNorm, Linear, TransformerDecoder, TransformerDecoderLayer
+from pyattn import KVCache, LayerNorm, Linear, TransformerDecoder, TransformerDecoderLayer, _checks
 from pyattn.models.generative import Continuation, Memory
 from pyattn.precision import Quantized
 
@@ -434,3 +437,81 @@ def test_random_mixtures_corrupt_no_memory(seed):
 
 def test_random_mixtures_of_models(models):
     mismatches(3, 300, models)
+
+
+def bert_with(**changes):
+    """A tiny BERT, some parts of which were replaced."""
+    config, tensors, *_ = recorded("bert")
+    model = pyattn.models.TextEncoder(pyattn.models.EncoderConfig.from_dict(config), tensors)
+    for name, change in changes.items():
+        setattr(model, name, change(getattr(model, name)))
+    return model
+
+
+@pytest.mark.parametrize("field", ["vocab_size", "type_vocab_size"])
+def test_numbers_beyond_tables_of_a_changed_configuration_are_refused(field):
+    model = bert_with(config=lambda config: dataclasses.replace(config, **{field: 10**9}))
+    far = np.full((2, 5), 9 * 10**8)
+    near = np.full((2, 5), 3)
+    inputs = (far, None, None) if field == "vocab_size" else (near, None, far)
+    with pytest.raises(ValueError, match="^embeddings: row 900000000 of a table of .* embeddings were"):
+        model(*inputs)
+    assert np.isfinite(bert_with()(near)).all()
+
+
+def test_a_norm_of_embeddings_of_another_width_is_refused():
+    model = bert_with()
+    model.embeddings.norm = LayerNorm(10**6)
+    with pytest.raises(ValueError, match=r"^embeddings: a table is float32 .*; float32 \(rows, 1000000\) is needed"):
+        model(np.full((1, 5), 3))
+
+
+@pytest.mark.parametrize("case", ["mpnet"])
+def test_layers_of_other_heads_than_a_relative_bias_are_refused(case):
+    config, tensors, *_ = recorded(case)
+    model = pyattn.models.TextEncoder(pyattn.models.EncoderConfig.from_dict(config), tensors)
+    width = model.config.hidden_size
+    layer = pyattn.TransformerEncoderLayer(width, width, model.config.intermediate_size)
+    model.encoder.layers = [layer] * len(model.encoder.layers)
+    with pytest.raises(
+        ValueError, match=rf"^MultiHeadAttention: bias is for 1 sequences and .* are 1 and {width}; layers"
+    ):
+        model(np.full((1, 6), 5))
+
+
+@pytest.mark.parametrize("heads", [2, 8])
+def test_cross_attention_of_other_heads_than_a_mask_is_refused(heads):
+    stack = decoder(layers=1, cross_attention=True)
+    stack.layers[0].multihead_attn = pyattn.MultiHeadAttention(16, heads)
+    mask = np.ones((3, 4, 5, 7), bool)
+    with pytest.raises(
+        ValueError, match=rf"^MultiHeadAttention: mask is for 3 sequences and 4 .* are 3 and {heads}; lay"
+    ):
+        stack(normal((3, 5, 16)), normal((3, 7, 16)), memory_mask=mask)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_biases_by_distance_of_another_dtype_are_converted(dtype):
+    outs = []
+    for given in ("float32", "float64"):
+        stack = decoder(layers=1, dtype=dtype)
+        state = stack.start(capacity=9)
+        state.bias_by_distance = lambda first, last, given=given: np.ones((4, 1), given) * (np.arange(first, last) % 3)
+        outs.append(stack.step(normal((1, 5, 16), dtype=dtype), state))
+    np.testing.assert_array_equal(*outs)
+
+
+def test_a_bias_by_distance_that_is_no_array_is_refused():
+    stack = decoder(layers=1)
+    state = stack.start(capacity=9)
+    state.bias_by_distance = lambda first, last: None
+    with pytest.raises(TypeError, match="^TransformerDecoder.step: what bias_by_distance gave must be an array"):
+        stack.step(normal((1, 5, 16)), state)
+
+
+def test_a_sparse_mask_is_taken_before_it_is_looked_at():
+    mask = scipy.sparse.csr_array(np.eye(4, dtype=np.float32))
+    indptr, indices, _ = sparse_structure("f", mask, None, (4, 4), np.dtype(np.float32))
+    assert not any(np.shares_memory(x, y) for x in (indptr, indices) for y in (mask.indptr, mask.indices))
+    starts = np.array([0, 3], np.int64)
+    assert not np.shares_memory(_checks.sequence_starts("f", starts, (3,)), starts)

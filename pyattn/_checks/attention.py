@@ -305,6 +305,7 @@ def sequence_starts(
     starts = array(function, name, cu_seqlens)
     if starts.dtype.kind not in "iu":
         raise TypeError(f"{function}: {name} must be integers, not {starts.dtype}")
+    starts = np.array(starts, order="C")  # before it is looked at: another thread may write to the caller's
     if len(shape) != 1:
         raise ValueError(f"{function}: x must have two axes, (total tokens, E), not {len(shape) + 1}")
     if shape[0] >= MOST_ROWS:
@@ -319,7 +320,7 @@ def sequence_starts(
         raise ValueError(
             f"{function}: {name} must ascend from 0 to the number of {what}, {shape[0]}; they are {starts}"
         )
-    return np.array(starts, np.int64, order="C")
+    return starts.astype(np.int64, copy=False)
 
 
 def packed_starts(function: str, query: Array, key: Array, cu_seqlens_q: Any, cu_seqlens_k: Any) -> tuple[Array, Array]:

@@ -162,7 +162,8 @@ def rotary_base(function: str, base: Any, width: int) -> float | None:
 
 
 def choice(function: str, name: str, value: Any, accepted: Iterable[Any]) -> Any:
-    if value not in tuple(accepted):  # a tuple: what cannot be hashed is compared as well
+    # a tuple: what cannot be hashed is compared as well; but an array is equal to nothing
+    if hasattr(value, "__array__") or value not in tuple(accepted):
         raise ValueError(f"{function}: {name} must be one of {', '.join(map(repr, accepted))}, not {value!r}")
     return value
 

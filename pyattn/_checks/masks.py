@@ -58,8 +58,8 @@ def _canonical_csr(function: str, name: str, x: Any, shape: tuple[int, ...]) -> 
     if x.dtype.kind not in "biuf":
         raise TypeError(f"{function}: sparse {name} has dtype {x.dtype}; real numbers or booleans are needed")
     csr = x.tocsr()
-    indptr, indices, data = csr.indptr, csr.indices, csr.data
-    # A caller may have written these arrays since scipy looked at them.
+    # A caller may have written these arrays since scipy looked at them, and may do so during the call.
+    indptr, indices, data = csr.indptr.copy(), csr.indices.copy(), csr.data
     if indptr.shape != (shape[0] + 1,) or indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any():
         raise ValueError(
             f"{function}: sparse {name} is broken: its indptr must be {shape[0] + 1} numbers from 0 upwards"

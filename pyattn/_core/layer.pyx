@@ -151,6 +151,11 @@ cdef class Attention:
                 if seen != cached:
                     raise ValueError(f"MultiHeadAttention: a cache of (sequences, heads, features, number of the type) "
                                      f"{seen} does not fit a layer that needs {cached}")
+        for name in ("mask", "bias", "kv_lengths", "offsets"):  # which a stack makes for the heads of its first layer
+            option = self.options.get(name)
+            if option is not None and (option.shape[0] != self.batch or option.shape[1] != self.heads):
+                raise ValueError(f"MultiHeadAttention: {name} is for {option.shape[0]} sequences and {option.shape[1]} "
+                                 f"heads, the layer's are {self.batch} and {self.heads}; layers were replaced")
         return 0
 
 

@@ -109,10 +109,13 @@ def positions(cnp.ndarray starts not None, Py_ssize_t batch):
 def embed(list tables not None, list numbers not None, cnp.ndarray out not None, int threads):
     """out (n, width) = the sum of row numbers[t][i] of each table t, in their order.
 
-    Tables (rows, width) are contiguous, of the dtype of out; numbers are int64 (n,), three of them at most.
+    Tables (rows, width) are contiguous, of the dtype of out; numbers are contiguous int64 (n,), three of them at most.
+
+    Raises ValueError unless that is so and the numbers are of rows: a model's configuration and embeddings are public,
+    and users replace them.
     """
     cdef const pyattn_kernels *kernels = kernels_for(out.itemsize)
-    cdef Py_ssize_t n = out.shape[0], width = out.shape[1], stride = width * out.itemsize, i
+    cdef Py_ssize_t n = out.shape[0], width = out.shape[1], stride = width * out.itemsize, i, rows
     cdef const char *table[MOST_TABLES]
     cdef const int64_t *number[MOST_TABLES]
     cdef int count = len(tables), t
@@ -121,9 +124,21 @@ def embed(list tables not None, list numbers not None, cnp.ndarray out not None,
     cdef Py_ssize_t chunk = max(1, ELEMENTS // max(1, width))
     for t in range(count):
         array = tables[t]
+        if array.ndim != 2 or array.shape[1] != width or array.dtype != out.dtype or \
+                not cnp.PyArray_IS_C_CONTIGUOUS(array):
+            raise ValueError(f"embeddings: a table is {array.dtype} {(<object> array).shape}; {out.dtype} "
+                             f"(rows, {width}) is needed; the model's embeddings were replaced")
         table[t] = <const char *> cnp.PyArray_DATA(array)
+        rows = array.shape[0]
         array = numbers[t]
+        if array.ndim != 1 or array.shape[0] != n or cnp.PyArray_TYPE(array) != cnp.NPY_INT64 or \
+                not cnp.PyArray_IS_C_CONTIGUOUS(array):
+            raise ValueError(f"embeddings: numbers are {array.dtype} {(<object> array).shape}; int64 ({n},) is needed")
         number[t] = <const int64_t *> cnp.PyArray_DATA(array)
+        for i in range(n):
+            if number[t][i] < 0 or number[t][i] >= rows:
+                raise ValueError(f"embeddings: row {number[t][i]} of a table of {rows} is needed; the model's "
+                                 f"configuration or embeddings were replaced")
     threads = begin_call(threads)
     with nogil:
         for i in prange(n, num_threads=threads, schedule="static", chunksize=chunk):

@@ -73,7 +73,8 @@ class Block(Layer):
         for argument, value in (("d_model", d_model), ("nhead", nhead), ("dim_feedforward", dim_feedforward)):
             _checks.size(name, argument, value)
         _checks.choice(name, "activation", activation, [a for a in ACTIVATIONS if a])
-        self.norm_first, self.gated = bool(norm_first), bool(gated)
+        self.norm_first = _checks.flag(name, "norm_first", norm_first)
+        self.gated = _checks.flag(name, "gated", gated)
         self._activation = ACTIVATIONS[activation]
         self.self_attn = MultiHeadAttention(d_model, nhead, bias, dtype=dtype, rng=rng, **attention)
         self.linear1 = Linear(

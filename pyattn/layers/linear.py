@@ -50,7 +50,7 @@ class Linear(Layer):
             )
         self.dtype = np.dtype(np.float64 if self.weight_dtype == np.float64 else np.float32)  # of inputs and outputs
         self.activation = _checks.choice("Linear", "activation", activation, ACTIVATIONS)
-        self._has_bias = bool(bias)
+        self._has_bias = _checks.flag("Linear", "bias", bias)
         self._seed = int(np.random.default_rng(rng).integers(2**63))
 
     def __call__(self, x: Array) -> Array:

@@ -27,7 +27,7 @@ class Norm(Layer):
         self.eps = float(eps)
         self.dtype = _checks.layer_dtype(name, dtype)
         weight, zeros = np.ones(width, self.dtype), np.zeros(width, self.dtype)
-        self._parameters = {"weight": weight, "bias": zeros} if bias else {"weight": weight}
+        self._parameters = {"weight": weight, "bias": zeros} if _checks.flag(name, "bias", bias) else {"weight": weight}
 
     def __call__(self, x: Array) -> Array:
         """x (..., width), normalised, in a new array.

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import layer as _layer
 from pyattn.cache import KVCache
@@ -108,10 +109,14 @@ class DecoderState:
             return None
         keys = int(until.max())
         last, first = int(past.min()), int(past.max())
-        table = self.bias_by_distance(1 - first - length, keys - last)  # element first + length - 1 is of distance 0
+        given = self.bias_by_distance(1 - first - length, keys - last)  # element first + length - 1 is of distance 0
+        given = _checks.array(function, "what bias_by_distance gave", given)
         needed = (self._made_for[1], keys - last + first + length - 1)
-        if table.shape != needed or table.dtype not in (np.float32, np.float64):
-            raise ValueError(f"{function}: bias_by_distance gave {table.dtype} {table.shape}; {needed} is needed")
+        if given.shape != needed or not _checks.is_real(given.dtype):
+            raise ValueError(
+                f"{function}: bias_by_distance gave {given.dtype} {given.shape}; floating numbers {needed} are needed"
+            )
+        table = np.ascontiguousarray(given, self._caches[0]._real)
         places = past[:1] if first == last else past
         views = [by_distance(table, first + length - 1 - int(here), length, keys) for here in places]
         return np.broadcast_to(views[0], (len(past), *views[0].shape)) if len(views) == 1 else np.stack(views)

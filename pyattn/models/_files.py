@@ -58,6 +58,8 @@ def import_extra(name: str, purpose: str) -> Any:
 
 def find_directory(path_or_hub_id: str | os.PathLike[str]) -> Path:
     """The local directory of that path, else the local copy of the hub's repository of that id (fetched if need be)."""
+    if not isinstance(path_or_hub_id, str | os.PathLike):
+        raise TypeError(f"load: a path or a hub id is needed, not {type(path_or_hub_id).__name__}")
     path = Path(path_or_hub_id).expanduser()
     if path.is_dir():
         return path
