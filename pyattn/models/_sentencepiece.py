@@ -4,6 +4,7 @@ Their pieces are tokens by the numbers of vocab.json (Kudo & Richardson 2018, ar
 model whose rules could make texts far longer is refused, as in tokenizer.json.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pyattn.models._tokenizer_classes import CLEANED
 from pyattn.models._tokenizer_settings import content_of
 
 _END, _UNKNOWN, _PADDING, _SPACE = "</s>", "<unk>", "<pad>", "\N{LOWER ONE EIGHTH BLOCK}"
+_SPECIAL = re.compile(f"({_END}|{_UNKNOWN}|{_PADDING})")
 
 # Numbers of fields in sentencepiece_model.proto: ModelProto's normalizer_spec and denormalizer_spec, and their rules.
 _NORMALIZERS, _CHARSMAP = (3, 5), 2
@@ -51,10 +53,18 @@ class MarianTokenizer:
         self._pieces = {number: piece for piece, number in self._vocabulary.items()}
 
     def encode(self, text: str) -> Encoding:
-        """Its pieces and the token that ends a text; >>code<< in front of it is a token of its own."""
-        end = text.find("<<") + 2 if text.startswith(">>") else 0
-        pieces = [text[:end]] if end > 1 else []
-        pieces += self._source.encode(text[end:] if end > 1 else text, out_type=str)
+        """Its pieces and the token that ends a text.
+
+        Special tokens in it are themselves, and part it; >>code<< in front of a part is a token of its own.
+        """
+        pieces: list[str] = []
+        for part in filter(None, _SPECIAL.split(text)):
+            end = part.find("<<") + 2 if part.startswith(">>") else 0
+            if end > 1:
+                pieces.append(part[:end])
+            pieces += (
+                [part] if _SPECIAL.fullmatch(part) else self._source.encode(part[end if end > 1 else 0 :], out_type=str)
+            )
         unknown = self._vocabulary[_UNKNOWN]
         return Encoding([*(self._vocabulary.get(piece, unknown) for piece in pieces), self._vocabulary[_END]])
 

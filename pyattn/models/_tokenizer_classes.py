@@ -55,7 +55,20 @@ _OF_MODELS = {
     "xlm-roberta": "XLMRoberta",
 }
 _AS_IT_STANDS = ("mistral", "modernbert")  # whatever class their directories name
-_ALIASES = {"DistilBert": "Bert", "Electra": "Bert", "Bart": "Roberta"}
+_ALIASES = dict.fromkeys(("DistilBert", "Electra", "LayoutLM", "Lxmert", "MobileBert", "SqueezeBert"), "Bert")
+_ALIASES |= dict.fromkeys(("Bart", "LED", "Longformer", "Mvp"), "Roberta")
+
+# Classes of transformers 5.24 that make parts of their own, which are not made here.
+_NOT_MADE = (
+    "Barthez Bartpho BertGeneration BertJapanese Bertweet BigBird BioGpt BlenderbotSmall Blenderbot ByT5 CLIP "
+    "CTRL Canine Clvp CodeGen Cohere CpmAnt Cpm DPRContextEncoder DPRQuestionEncoder DPRReader Deberta DebertaV2 "
+    "Dia Esm Esmc FSMT FastSpeech2Conformer Flaubert Funnel GPTNeoXJapanese GPTNeoX GPTSw3 Gemma Herbert Lasr "
+    "LayoutLMv2 LayoutLMv3 LayoutXLM Luke M2M100 MLuke MarkupLM Mgpstr MyT5 Nllb Nougat OpenAIGPT PLBart Pegasus "
+    "Perceiver Phobert ProphetNet Qwen3_5 Reformer RemBert RoCBert RoFormer SeamlessM4T Siglip2 Siglip "
+    "Speech2Text SpeechT5 Splinter Tapas Tipsv2 Udop VideoPrism Vits Wav2Vec2CTC Wav2Vec2PhonemeCTC XGLM XLM "
+    "XLNet ConvBert FNet"
+)
+_REFUSED = frozenset(_NOT_MADE.split())
 
 
 @dataclass(frozen=True)
@@ -131,6 +144,15 @@ def _llama(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> _Parts:
     return _Parts(None, words, t.decoders.Sequence(steps))
 
 
+def _code_llama(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> _Parts:
+    scheme = "first" if settings.flag("add_prefix_space", True, null=True) else "never"
+    steps = [t.decoders.Replace(_MARK, " "), t.decoders.ByteFallback(), t.decoders.Fuse()]
+    steps.append(t.decoders.Strip(content=" ", left=1))
+    template = ("",) if settings.values.get("bos_token", "") is None else ("bos_token", "")
+    words = t.pre_tokenizers.Metaspace(replacement=_MARK, prepend_scheme=scheme, split=False)
+    return _Parts(None, words, t.decoders.Sequence(steps), template)
+
+
 def _pieces(t: Any, scheme: str, template: tuple[str, ...] | None, normalizer: Any) -> _Parts:
     mark = {"replacement": _MARK, "prepend_scheme": scheme}
     words = t.pre_tokenizers.Sequence([t.pre_tokenizers.WhitespaceSplit(), t.pre_tokenizers.Metaspace(**mark)])
@@ -183,6 +205,11 @@ def _t5_extra(settings: Settings) -> list[Any]:
     return given + ([] if own else [f"<extra_id_{i}>" for i in range(number)])
 
 
+def _code_llama_extra(settings: Settings) -> list[Any]:
+    filled = (settings.values.get(name, token) for name, token in _FILLED.items())
+    return [*settings.words("additional_special_tokens"), *(token for token in filled if token is not None)]
+
+
 def _camembert_extra(settings: Settings) -> list[Any]:
     if settings.values.get("additional_special_tokens") is None:
         return ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"]
@@ -202,6 +229,8 @@ _ANGLES = dict(zip(TOKEN_NAMES, ("<s>", "</s>", "<unk>", "</s>", "<pad>", "<s>",
 _ENDS = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
 _PLAIN_BPE = {"unk_token": None, "fuse_unk": False, "byte_fallback": False, "dropout": None, "ignore_merges": False}
 _WORDS = {"max_input_chars_per_word": 100, "continuing_subword_prefix": "##"}
+_FILLED = {f"{name}_token": f"{_MARK}<{name[:3].upper()}>" for name in ("prefix", "middle", "suffix")}
+_FILLED |= {"eot_token": f"{_MARK}<EOT>", "fill_token": "<FILL_ME>"}
 _MASK = {"mask_token": {"lstrip": True}}  # with the space in front of it
 
 _CLASSES = {
@@ -213,6 +242,10 @@ _CLASSES = {
     "Camembert": _Class(
         "Unigram", _xlm_roberta, _ANGLES, unknown="unk_token", extra=_camembert_extra,
         flags=_MASK,
+    ),
+    "CodeLlama": _Class(
+        "BPE", _code_llama, {name: _ANGLES[name] for name in ("bos_token", "eos_token", "unk_token")} | _FILLED,
+        _PLAIN_BPE | {"fuse_unk": True, "byte_fallback": True}, extra=_code_llama_extra,
     ),
     "GPT2": _Class("BPE", _bytes, _ENDS, _PLAIN_BPE),
     "Llama": _Class(
@@ -286,6 +319,11 @@ def _class_of(settings: Settings, config: dict[str, Any], content: bytes) -> _Cl
         name = _OF_MODELS.get(model_type, "")
     if model_type in _AS_IT_STANDS or (name == "Llama" and b'"ByteLevel"' in content):  # LlamaTokenizer is not for both
         return None
+    if name in _REFUSED:
+        raise ValueError(
+            f"load: {settings.file}: tokenizer_class {told!r} is not supported; save the tokenizer as "
+            "PreTrainedTokenizerFast"
+        )
     return _CLASSES.get(_ALIASES.get(name, name))
 
 
@@ -323,6 +361,7 @@ def _named(settings: Settings, made: _Class | None) -> dict[str, Any]:
     """Special tokens by name: those that all classes know, and what else ends in _token."""
     named = {} if made is None else dict(made.named)
     named |= {key: value for key, value in settings.values.items() if key in TOKEN_NAMES}
+    named = dict(sorted(named.items(), key=lambda item: item[0] not in TOKEN_NAMES))  # a class's own come last
     others = {
         key: x
         for key, x in settings.values.items()

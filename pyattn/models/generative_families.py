@@ -145,7 +145,9 @@ def _t5(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
             "relative_attention_num_buckets must be 4 or more, and relative_attention_max_distance more than half of "
             f"it, not {buckets} and {farthest}"
         )
-    scaled = switch({"scale_decoder_outputs": switch(values, "tie_word_embeddings"), **values}, "scale_decoder_outputs")
+    told = values["tie_word_embeddings"]
+    tied = told is None or switch(values, "tie_word_embeddings")  # null is true here, as transformers has it
+    scaled = switch({"scale_decoder_outputs": tied, **values}, "scale_decoder_outputs")
     return {
         "encoder_attention_heads": fields["num_attention_heads"],
         "encoder_ffn_dim": fields["intermediate_size"],

@@ -255,6 +255,16 @@ def test_tensors_that_are_refused(tmp_path):
             models.load(write(tmp_path, config, tensors))
 
 
+def test_null_ties_t5_as_true_does(tmp_path):
+    config, tensors, *_ = recorded("t5", FOLDER)
+    config.pop("scale_decoder_outputs", None)
+    scales = [
+        models.load(write(tmp_path, config | {"tie_word_embeddings": value}, tensors)).config.logits_scale
+        for value in (None, True, False)
+    ]
+    assert scales[0] == scales[1] != scales[2]
+
+
 def test_each_tensor_is_needed(tmp_path):
     for case in ("bart", "t5-gated", "gpt2", "llama-biases", "latex-ocr"):
         config, tensors, *_ = recorded(case, FOLDER)

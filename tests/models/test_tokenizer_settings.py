@@ -103,6 +103,16 @@ def test_settings_that_are_refused(settings, message, tmp_path):
         read_tokenizer(tmp_path / "tokenizer.json", tiny.VOCAB_SIZE, 9)
 
 
+@pytest.mark.parametrize("name", ["HerbertTokenizer", "GemmaTokenizerFast", "PhobertTokenizer", "DebertaV2Tokenizer"])
+def test_classes_that_are_not_made_here_are_refused(name, tmp_path):
+    tiny.write_tokenizer(tmp_path, "bert", name, "WordPiece", {}, CHARSMAP)
+    message = (
+        rf"^load: {tmp_path}/tokenizer_config\.json: tokenizer_class '{name}' is not supported; save the tokenizer"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_tokenizer(tmp_path / "tokenizer.json", tiny.VOCAB_SIZE, 9)
+
+
 def test_a_language_that_is_no_token_is_refused(tmp_path):
     tiny.write_tokenizer(tmp_path, "mbart", "MBartTokenizer", "Unigram", {"src_lang": "xx_XX"}, CHARSMAP)
     with pytest.raises(ValueError, match=r"tokenizer_config\.json: src_lang must be a token, not 'xx_XX'"):
