@@ -17,6 +17,7 @@ from tiny_generator import write_generator
 
 import pyattn
 from pyattn import KVCache, LayerNorm, Linear, TransformerDecoder, TransformerDecoderLayer, _checks
+from pyattn._checks import masks
 from pyattn.models.generative import Continuation, Memory
 from pyattn.precision import Quantized
 
@@ -209,7 +210,7 @@ def test_biases_by_distance_are_looked_at():
     for wrong in (np.zeros((3, 5), np.float32), np.zeros((4, 4), np.float32), np.zeros((4, 5), int)):
         state = model.start(capacity=9)
         state.bias_by_distance = lambda first, last, wrong=wrong: wrong
-        with pytest.raises(ValueError, match=r"^TransformerDecoder.step: bias_by_distance gave .*\(4, 5\) is needed"):
+        with pytest.raises(ValueError, match=r"^TransformerDecoder.step: bias_by_distance gave .*\(4, 5\) are needed"):
             model.step(normal((1, 3, 16)), state)
 
 
@@ -505,13 +506,13 @@ def test_a_bias_by_distance_that_is_no_array_is_refused():
     stack = decoder(layers=1)
     state = stack.start(capacity=9)
     state.bias_by_distance = lambda first, last: None
-    with pytest.raises(TypeError, match="^TransformerDecoder.step: what bias_by_distance gave must be an array"):
+    with pytest.raises(ValueError, match="^TransformerDecoder.step: bias_by_distance gave object"):
         stack.step(normal((1, 5, 16)), state)
 
 
 def test_a_sparse_mask_is_taken_before_it_is_looked_at():
     mask = scipy.sparse.csr_array(np.eye(4, dtype=np.float32))
-    indptr, indices, _ = sparse_structure("f", mask, None, (4, 4), np.dtype(np.float32))
+    indptr, indices, _ = masks.structure("f", mask, None, (4, 4), np.dtype(np.float32))
     assert not any(np.shares_memory(x, y) for x in (indptr, indices) for y in (mask.indptr, mask.indices))
     starts = np.array([0, 3], np.int64)
     assert not np.shares_memory(_checks.sequence_starts("f", starts, (3,)), starts)
