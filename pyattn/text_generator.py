@@ -198,7 +198,7 @@ class TextGenerator:
         check_tokens(function, ids, self.model.config.vocab_size, self._file)
         if source is not None or target is not None:
             ids = self._languages.target(function, target, self._languages.source(function, source, ids))
-        most = self.model.config.max_position_embeddings
+        most = self.model.config.longest
         if self.model.encoder is None:
             most -= 1  # there is room for a token
         if not 0 < len(ids) <= most:
@@ -209,7 +209,7 @@ class TextGenerator:
         """The options, with a greatest length."""
         if options.max_new_tokens is not None or options.max_length is not None:
             return options
-        room = self.model.config.max_position_embeddings - (length if self.model.encoder is None else 1)
+        room = self.model.config.longest - (length if self.model.encoder is None else 1)
         return replace(options, max_new_tokens=min(NEW_TOKENS, room))
 
 

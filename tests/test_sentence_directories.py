@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,38 +11,11 @@ pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
 
 from safetensors.numpy import load_file, save_file
+from sentence_cases import CASES, RECORD, TENSORS, TEXTS, write_case
 
 from pyattn.sentence import SentenceEncoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:encode.*texts:UserWarning")  # TEXTS has one that is cut
-
-FOLDER = Path(__file__).parent / "data"
-RECORD = json.loads((FOLDER / "sentence.json").read_text())
-TENSORS = load_file(FOLDER / "sentence.safetensors")
-TEXTS, CASES = RECORD["texts"], RECORD["cases"]
-
-
-def write_case(folder, case):
-    """The directory of a case: that of its base, with its changes."""
-    for name, content in RECORD["files"][case["base"]].items():
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix == ".safetensors":
-            save_file({key: TENSORS[stored] for key, stored in content.items()}, file)
-        else:
-            file.write_text(json.dumps(content))
-    for name, change in case["changes"].items():
-        file = folder / name
-        if change is None:
-            file.unlink()
-        elif isinstance(change, list):
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(json.dumps(change[0]))
-        else:
-            values = json.loads(file.read_text()) | change
-            file.write_text(json.dumps({key: x for key, x in values.items() if x != "ABSENT"}))
-    return folder
-
 
 # What sentence-transformers reads, and pyattn does not: how the name of such a case begins -> what the message names.
 REFUSED = {

@@ -9,7 +9,7 @@ from pyattn.generation import GenerationOptions
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
 
-CASES = ("bart", "llama")
+CASES = ("bart", "gpt2")
 TEXTS = ["w7 w9 w30", "w12", "w4 w4 w5 w20 w38 w6", "w33 w8"]
 
 
@@ -90,7 +90,7 @@ def test_streams_whole_characters(tmp_path):
 def test_how_long_texts_get(tmp_path):
     """256 tokens where nothing is said, or what the model has positions for; that of a text is its own."""
     told = {"suppress_tokens": [0, 1, 2]}
-    folder = write_generator(tmp_path, "llama", generation=told, max_position_embeddings=270)
+    folder = write_generator(tmp_path, "llama-dynamic", generation=told, max_position_embeddings=270)
     generator = pyattn.TextGenerator.from_pretrained(folder)
     long = " ".join(["w9"] * 40)
     results = generator(["w9 w4", long, "w5"])

@@ -18,7 +18,8 @@ Rotation: TypeAlias = tuple[Array, Array, Array]
 class Rotary:
     """Rotary positions: their base, and how they are scaled, the items of what rotary_frequencies takes.
 
-    Types whose frequencies depend on the sequence's length have those of sequences within the original length.
+    Types whose frequencies depend on the sequence's length have those of sequences within the original length;
+    models refuse longer ones (ModelConfig.longest).
     """
 
     base: float

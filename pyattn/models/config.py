@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -12,13 +13,14 @@ from pyattn.models.defaults import DEFAULTS
 from pyattn.models.families import FAMILIES
 from pyattn.models.family import ACTIVATIONS, Family
 from pyattn.models.generative_families import GENERATIVE_FAMILIES
-from pyattn.positional.scaling import rotary_frequencies
+from pyattn.positional.scaling import BY_LENGTH, rope_type, rotary_frequencies
 
 _Config = TypeVar("_Config", bound="ModelConfig")
 
 # What keys of all families must be, if they are there: other values would make layers that differ among each other.
 _SUPPORTED: Mapping[str, tuple[Any, ...]] = {"per_layer_config": ({},), "pruned_heads": ({},)}
 MOST_LAYERS, MOST = 4096, 2**31 - 1
+UNBOUNDED = 2**30  # tokens of a sequence that nothing in the model bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,29 @@ class ModelConfig:
         apart = self.apart if self.tied or not self.family.tied else {*self.apart, self.family.tied_head}
         return tuple(name for name in self.family.tied if name not in apart)
 
+    @cached_property
+    def longest(self) -> int:
+        """The tokens of the longest sequence that can be computed.
+
+        That is max_position_embeddings where positions are rows of a table, and where the frequencies of rotary ones
+        would change with the length. Others go on for ever, as in transformers.
+        """
+        bounded = "embeddings.positions" in self.family.names or self._type_by_length
+        return self.max_position_embeddings if bounded else UNBOUNDED
+
+    @property
+    def bound(self) -> str:
+        """What bounds the length, for messages."""
+        kind = self._type_by_length
+        why = f'; rope_type "{kind}", whose frequencies change beyond them, is not supported there' if kind else ""
+        return f"the model has positions for {self.longest}{why}"
+
+    @property
+    def _type_by_length(self) -> str:
+        """The type of rotary positions whose frequencies depend on the sequence's length; "" if there are none."""
+        kinds = (rope_type("load", dict(rotary.scaling)) for rotary in set(self.rotaries))
+        return next((kind for kind in kinds if kind in BY_LENGTH), "")
+
     def value(self, key: str) -> Any:
         """What config.json says under a key, or the default of the family."""
         return self.source.get(key, DEFAULTS[self.model_type].get(key))
@@ -86,7 +111,7 @@ class ModelConfig:
 class EncoderConfig(ModelConfig):
     """Sizes and choices under one name for all families; `source` is the config.json that from_dict read them from.
 
-    hidden_act is the name of an activation of pyattn's layers, max_position_embeddings the longest sequence in tokens.
+    hidden_act is the name of an activation of pyattn's layers, longest the longest sequence in tokens.
     """
 
     # texts

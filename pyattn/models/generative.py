@@ -90,12 +90,9 @@ class Continuation:
             ends = _checks.integers(name, "lengths", lengths, past.shape, f"{past.shape}, one for each row")
             _checks.within(name, "lengths", ends, 1, np.full(len(past), length), "L")
             ends = ends.astype(np.int64)
-        if ((past + ends) > model.config.max_position_embeddings).any():
-            raise ValueError(
-                f"{name}: a sequence would have {(past + ends).max()} tokens; the model has positions for "
-                f"{model.config.max_position_embeddings}"
-            )
-        positions = np.minimum(past[:, None] + np.arange(length), model.config.max_position_embeddings - 1)
+        if ((past + ends) > model.config.longest).any():
+            raise ValueError(f"{name}: a sequence would have {(past + ends).max()} tokens; {model.config.bound}")
+        positions = np.minimum(past[:, None] + np.arange(length), model.config.longest - 1)
         x = model.embeddings.apply(model._parameters["words"], tokens.reshape(-1), positions.reshape(-1))
         hidden = model.decoder._step_rows(name, x, self._state, length, ends)
         last = hidden if length == 1 else hidden[np.arange(len(past)) * length + ends - 1]
@@ -209,11 +206,8 @@ class GenerativeModel(Pretrained):
         if tokens.ndim != 2:
             raise ValueError(f"{name}: token_ids has shape {tokens.shape}; (B, L) is needed")
         self._check_memory(name, memory, len(tokens))
-        if tokens.shape[1] > self.config.max_position_embeddings:
-            raise ValueError(
-                f"{name}: sequences have {tokens.shape[1]} tokens; the model has positions for "
-                f"{self.config.max_position_embeddings}"
-            )
+        if tokens.shape[1] > self.config.longest:
+            raise ValueError(f"{name}: sequences have {tokens.shape[1]} tokens; {self.config.bound}")
         if not tokens.size:
             return np.zeros((*tokens.shape, self.config.vocab_size), np.float32)
         state = self.start(memory, batch_size=len(tokens), capacity=tokens.shape[1])._state
@@ -264,11 +258,8 @@ class GenerativeModel(Pretrained):
             raise ValueError(f"{name}: inputs have shape {tokens.shape}; (B, S) is needed")
         live, starts = _checks.packing(name, tokens.shape, None, attention_mask=None, lengths=lengths)
         counts = np.diff(starts)
-        if counts.max(initial=0) > self.config.max_position_embeddings:
-            raise ValueError(
-                f"{name}: a sequence has {counts.max()} tokens; the model has positions for "
-                f"{self.config.max_position_embeddings}"
-            )
+        if counts.max(initial=0) > self.config.longest:
+            raise ValueError(f"{name}: a sequence has {counts.max()} tokens; {self.config.bound}")
         assert live is not None
         sequences = Sequences(1, starts)
         if "encoder_relative_bias" in self._parameters:
@@ -317,14 +308,14 @@ class GenerativeModel(Pretrained):
         Args:
             prompts: arrays of token ids; None: for each sample of memory the token that starts a text.
             options: how tokens are chosen; None: the attribute of that name. Where they say no greatest length, 20 new
-                tokens. max_length is at most the number of the model's positions.
+                tokens. max_length is at most config.longest.
             memory: what encode returned, for models with an encoder: a sample for each prompt.
             prefixes, adjust: as there.
             **changes: options by name, instead of those in `options`.
 
         Raises:
             TypeError, ValueError: as there; memory is missing, of other samples, or not wanted; a prompt and
-                max_new_tokens are more tokens than the model has positions for.
+                max_new_tokens are more tokens than config.longest.
         """
         name = f"{type(self).__name__}.generate"
         given, options = self._checked(name, prompts, options, memory, changes)
@@ -376,14 +367,14 @@ class GenerativeModel(Pretrained):
             prompts = [[start]] * len(memory.hidden)
         given = _checks.token_sequences(function, "prompts", prompts)
         self._check_memory(function, memory, len(given))
-        most = self.config.max_position_embeddings
+        most = self.config.longest
         if options.max_new_tokens is None:
             return given, replace(options, max_length=min(options.max_length or most, most))
         longest = max((len(prompt) for prompt in given), default=0)
         if longest + options.max_new_tokens > most:
             raise ValueError(
                 f"{function}: a prompt of {longest} tokens and max_new_tokens={options.max_new_tokens} more are too "
-                f"many; the model has positions for {most}"
+                f"many; {self.config.bound}"
             )
         return given, options
 

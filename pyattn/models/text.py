@@ -96,7 +96,7 @@ class TextEncoder(Pretrained):
             TypeError: an argument is not made of integers, or of real numbers in attention_mask.
             ValueError: shapes do not fit together, an id is outside its embedding table, attention_mask has others than
                 0 and 1, or a sequence, padding in front counted where positions are learned, is longer than
-                max_position_embeddings.
+                config.longest.
         """
         x, _, live = self._forward(
             "TextEncoder", token_ids, cu_seqlens, token_type_ids, attention_mask=attention_mask, lengths=lengths
@@ -133,12 +133,9 @@ class TextEncoder(Pretrained):
             sequences, rows = _masked(live, config.num_attention_heads), np.ones(live.shape, bool)
         positions = self._positions(words, rows, sequences)
         last = int(positions.max(initial=-1)) + 1
-        if last > config.max_position_embeddings:
+        if last > config.longest:
             among = " and places of padding" if last > counts.max() else ""
-            raise ValueError(
-                f"{name}: a sequence has {last} tokens{among}; the model has positions for "
-                f"{config.max_position_embeddings}"
-            )
+            raise ValueError(f"{name}: a sequence has {last} tokens{among}; {config.bound}")
         if "relative_bias" in self._parameters:
             longest = sequences.longest()
             distances = np.arange(1 - longest, longest) if longest else np.zeros(1, np.int64)

@@ -104,16 +104,14 @@ class TokenStates(Pretrained):
         Raises:
             TypeError: an argument is not made of integers.
             ValueError: shapes do not fit together, an id is outside its embedding table, or a sequence is longer than
-                max_position_embeddings.
+                config.longest.
         """
         name, config = "TokenStates", self.config
         tokens = _checks.indices(name, "token_ids", token_ids, config.vocab_size)
         _, starts = _checks.packing(name, tokens.shape, cu_seqlens, attention_mask=None, lengths=None)
         sequences = Sequences(1, starts, is_causal=not config.encoder_layers and config.is_causal)
-        if (longest := sequences.longest()) > config.max_position_embeddings:
-            raise ValueError(
-                f"{name}: a sequence has {longest} tokens; the model has positions for {config.max_position_embeddings}"
-            )
+        if (longest := sequences.longest()) > config.longest:
+            raise ValueError(f"{name}: a sequence has {longest} tokens; {config.bound}")
         words = self._parameters.get("words", np.zeros((0, config.hidden_size), np.float32))  # T5's are the encoder's
         if not config.encoder_layers:
             x = self.embeddings.apply(words, tokens, sequences.positions())

@@ -118,8 +118,9 @@ class Transformer(Input):
         self.widths = {TOKENS: self.model.config.hidden_size}
         self.vocab_size = self.model.config.vocab_size
         self.settings = (sorted(self.model.weight_dtypes.items()), bool(settings.get("do_lower_case")))
-        self._most: int = self.model.config.max_position_embeddings
-        self.max_seq_length = _length(folder, file, settings, self._most)
+        config = self.model.config
+        self._most, self._usual = config.longest, config.max_position_embeddings
+        self.max_seq_length = _length(folder, file, settings, self._most, self._usual)
         self._file = folder / "tokenizer.json"
         self.tokenizer = read_tokenizer(self._file, self.vocab_size, self.max_seq_length)
         if settings.get("do_lower_case") and not _lower_cases(self.tokenizer):
@@ -195,6 +196,8 @@ class Transformer(Input):
                 "transformer_task": "feature-extraction",
                 "modality_config": {"text": _TEXT},
                 "module_output_name": TOKENS,
+                # more than the model's usual length holds only if it stands here, not beside the tokenizer
+                **({"max_seq_length": self.max_seq_length} if self.max_seq_length > self._usual else {}),
             },
         )
 
@@ -318,8 +321,11 @@ def _object(what: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _length(folder: Path, settings_file: Path, settings: Mapping[str, Any], most: int) -> int:
-    """To how many tokens texts are cut, which may stand in four places; at most so many as there are positions."""
+def _length(folder: Path, settings_file: Path, settings: Mapping[str, Any], most: int, usual: int) -> int:
+    """To how many tokens texts are cut, which may stand in four places; at most `most`.
+
+    Where nothing is said but by the tokenizer's file it is at most `usual`, the model's max_position_embeddings.
+    """
     file = folder / "tokenizer_config.json"
     config = read_json(file, dict) if file.exists() else {}
     calls = settings.get("processing_kwargs", {}).get("text", {})
@@ -330,6 +336,8 @@ def _length(folder: Path, settings_file: Path, settings: Mapping[str, Any], most
         f"{file}: {_LENGTH}": config.get(_LENGTH, config.get("max_len")),
     }
     what, length = next(((what, length) for what, length in said.items() if length is not None), ("", None))
+    if what in ("", f"{file}: {_LENGTH}"):
+        most = usual
     if length is None or (isinstance(length, int | float) and length > _NO_LENGTH):
         return most
     if isinstance(length, float) and length.is_integer():

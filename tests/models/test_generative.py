@@ -387,7 +387,7 @@ def test_options_are_those_of_the_directory(tmp_path):
 
 def test_how_long_texts_get(tmp_path):
     """20 tokens where nothing is said; never more than the model has positions for."""
-    config, tensors, inputs, _ = recorded("llama", FOLDER)
+    config, tensors, inputs, _ = recorded("llama-dynamic", FOLDER)
     quiet = config | {"generation": {}}
     model = models.load(write(tmp_path, quiet | {"max_position_embeddings": 64}, tensors))
     prompts = prompts_of(inputs)
@@ -397,6 +397,10 @@ def test_how_long_texts_get(tmp_path):
         model.generate(prompts, max_new_tokens=55)
     with pytest.raises(ValueError, match="a prompt of 50 tokens and max_new_tokens=20 more are too many"):
         model.generate([np.zeros(50, int)])
+    config, tensors, inputs, _ = recorded("llama", FOLDER)
+    endless = models.load(write(tmp_path / "endless", config | {"generation": {}}, tensors))
+    assert [len(x.tokens) for x in endless.generate(prompts)] == [20, 20, 20]
+    assert [len(x.tokens) for x in endless.generate(prompts, max_length=50)] == [50 - len(x) for x in prompts]
 
 
 @pytest.mark.parametrize("case", ["bart", "whisper", "mistral"])
@@ -468,7 +472,7 @@ def test_nothing_gives_nothing(tmp_path):
         ("llama", lambda m, x: m.generate(x, {"num_beams": 4}), TypeError, "options must be GenerationOptions or None"),
         ("llama", lambda m, x: m.generate(x, stop_tokens=40), ValueError, "name token 40; the vocabulary has 40"),
         ("llama", lambda m, x: m.stream(x, num_beams=4), ValueError, "one result for each prompt, without beams"),
-        ("llama", lambda m, x: m(np.tile(x, 4)), ValueError, "40 tokens; the model has positions for 32"),
+        ("gpt2", lambda m, x: m(np.tile(x, 4)), ValueError, "40 tokens; the model has positions for 32"),
         ("llama", lambda m, x: m(x, object()), TypeError, "memory must be what encode returned, not object"),
         ("llama", lambda m, x: m.start(capacity=0), ValueError, "capacity must be a positive integer, not 0"),
         ("whisper", lambda m, x: m.encode(x), TypeError, "inputs have dtype int64; float32 is needed"),
@@ -489,8 +493,9 @@ def test_calls_that_are_refused(case, call, error, message, tmp_path):
         call(model, inputs["prompts"])
 
 
-def test_steps_that_are_refused_change_nothing(tmp_path):
-    model, inputs, _ = loaded("mistral", tmp_path)
+@pytest.mark.parametrize("case", ["mistral", "gpt2"])
+def test_steps_that_are_refused_change_nothing(case, tmp_path):
+    model, inputs, _ = loaded(case, tmp_path)
     tokens = inputs["prompts"]
     continuation = begun(model, None, 3, 30)
     continuation.step(tokens)
@@ -505,6 +510,8 @@ def test_steps_that_are_refused_change_nothing(tmp_path):
         (tokens, [1, 2, 11], ValueError, "lengths"),
         (np.tile(tokens, 3), None, ValueError, "would have 40 tokens; the model has positions for 32"),
     ):
+        if case == "mistral" and "positions" in message:  # which it has for ever, and its caches roll
+            continue
         with pytest.raises(error, match=message):
             continuation.step(wrong, lengths)
         np.testing.assert_array_equal(continuation.lengths, 10)
