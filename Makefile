@@ -11,14 +11,16 @@ SOURCES = setup.py pyproject.toml $(wildcard csrc/*.[ch] pyattn/_core/*.p*)
 SOAK_SECONDS ?= 600
 SOAK_BATCHES ?= 10000
 FUZZ_INPUTS ?= 50000
-# Tests of what no instruction set changes, which run under the best one alone
+# Tests of what no instruction set changes, which run under the best one alone; the others run in two processes under the
+# lesser ones, whose threads must not spin while they wait, for they share the cores
 PORTABLE = tests/test_architecture.py tests/test_arrays.py tests/test_audio.py tests/test_cli.py tests/test_docs.py \
   tests/test_fuzz.py tests/test_generation.py tests/test_passages.py tests/test_processes.py \
   tests/test_search_index.py tests/test_sentence_directories.py tests/test_server.py tests/test_speech.py \
   tests/test_states.py tests/test_text_generator.py tests/test_threads.py tests/models/test_files.py \
   tests/models/test_generation_keys.py tests/models/test_hub.py tests/models/test_keys.py \
-  tests/models/test_layouts.py tests/models/test_masks.py tests/models/test_pieces.py tests/models/test_quantized.py \
-  tests/models/test_shards.py tests/models/test_tokenizer.py tests/models/test_tokenizer_settings.py
+  tests/models/test_layouts.py tests/models/test_long.py tests/models/test_masks.py tests/models/test_pieces.py \
+  tests/models/test_quantized.py tests/models/test_shards.py tests/models/test_tokenizer.py \
+  tests/models/test_tokenizer_settings.py
 # The tests that reach every kernel, for builds and machines on which all would take hours
 KERNEL_TESTS ?= tests/test_functional.py tests/test_same_bits.py tests/test_layers.py tests/test_decoder.py \
   tests/test_precision.py tests/test_statistics.py tests/models/test_families.py
@@ -79,8 +81,9 @@ demo: build/scipy.npz
 test: .venv/built
 	@isas=$$($(BIN)/python -c 'import pyattn; print(*pyattn.info()["isa_available"])') || exit; \
 	for isa in $$isas; do \
-	  if [ $$isa = $${isas##* } ]; then without=; else without="$(PORTABLE:%=--ignore=%)"; fi; \
-	  echo "== PYATTN_ISA=$$isa"; PYATTN_ISA=$$isa $(BIN)/pytest $$without || exit; \
+	  how= policy=; \
+	  if [ $$isa != $${isas##* } ]; then how="-n 2 $(PORTABLE:%=--ignore=%)" policy=OMP_WAIT_POLICY=passive; fi; \
+	  echo "== PYATTN_ISA=$$isa"; env PYATTN_ISA=$$isa $$policy $(BIN)/pytest $$how || exit; \
 	done
 
 .venv/oracles: .venv/built
