@@ -31,10 +31,13 @@ def check_layers(stack: Layer, layers: list[Any], kind: "type[Block]") -> None:
     name = type(stack).__name__
     if not layers:
         raise ValueError(f"{name}: layers is empty")
+    needed: tuple[Any, ...] | None = None
     for number, layer in enumerate(layers):
         if not isinstance(layer, kind):
             raise TypeError(f"{name}: layers.{number} must be a {kind.__name__}, not {type(layer).__name__}")
-        if (seen := layer._sizes()) != (needed := layers[0]._sizes()):
+        seen = layer._sizes()
+        needed = needed or seen
+        if seen != needed:
             raise ValueError(f"{name}: layers.{number} has {_named(seen)}; layers.0 has {_named(needed)}")
 
 
