@@ -117,11 +117,11 @@ sanitize: .venv/built
 	cd build/sanitized; export PYTHONPATH=.; echo "Building for $$isas (minutes) ..."; \
 	PYATTN_BUILD_ISAS="$$isas" PYATTN_SANITIZE=1 ../../$(BIN)/python setup.py --quiet build_ext --inplace || exit; \
 	export LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)"; \
-	export ASAN_OPTIONS=detect_leaks=0 PYATTN_EXAMPLES=$(if $(SHORT),0.1,1); \
+	export ASAN_OPTIONS=detect_leaks=0 PYATTN_EXAMPLES=$(if $(SHORT),0.1,1) OMP_WAIT_POLICY=passive; \
 	../../$(BIN)/python -c 'import pyattn; build = pyattn.show_config("dicts")["build"]; \
 	  assert build["debug"] and build["sanitized"], build' || exit; \
 	for isa in $$isas; do \
-	  echo "== sanitized, PYATTN_ISA=$$isa"; PYATTN_ISA=$$isa ../../$(BIN)/python -m pytest $(SANITIZED) || exit; \
+	  echo "== sanitized, PYATTN_ISA=$$isa"; PYATTN_ISA=$$isa ../../$(BIN)/python -m pytest -n 2 $(SANITIZED) || exit; \
 	done
 
 aarch64: .venv/made
