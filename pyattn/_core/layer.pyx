@@ -135,27 +135,36 @@ cdef class Attention:
 
     cdef int check(self) except -1:
         """Refuses parts that were not made for each other."""
-        cdef list widths = [self.key_heads * self.width] * len(self.projections)
-        cdef list cached = [self.batch, self.key_heads, self.width, kind_for(self.out_proj)]
-        if len(widths) != 2:
-            widths[0] = self.heads * self.width
-        made = [(<Packed> part).outputs for part in self.projections]
-        if min(self.heads, self.key_heads, self.width) < 1 or self.heads % self.key_heads or made != widths or \
-                self.out_proj.inputs != self.heads * self.width:
+        cdef Py_ssize_t inner = self.heads * self.width, shared = self.key_heads * self.width, number, needed
+        cdef Py_ssize_t count = len(self.projections)
+        cdef bint fits = min(self.heads, self.key_heads, self.width) >= 1 and self.heads % self.key_heads == 0
+        cdef cnp.ndarray cache
+        fits = fits and self.out_proj.inputs == inner
+        for number in range(count):
+            needed = inner if number == 0 and count != 2 else shared
+            fits = fits and (<Packed> self.projections[number]).outputs == needed
+        if not fits:
+            made = [(<Packed> part).outputs for part in self.projections]
             raise ValueError(f"MultiHeadAttention: {self.heads} heads and {self.key_heads} of keys, of {self.width} "
                              f"features each, do not fit projections to {made} features and one from "
                              f"{self.out_proj.inputs}; layers or sizes were replaced")
-        for cache in (self.keys, self.values):
-            if cache is not None:
-                seen = [cache.shape[0], cache.shape[1], cache.shape[3], cnp.PyArray_TYPE(cache)]
-                if seen != cached:
-                    raise ValueError(f"MultiHeadAttention: a cache of (sequences, heads, features, number of the type) "
-                                     f"{seen} does not fit a layer that needs {cached}")
-        for name in ("mask", "bias", "kv_lengths", "offsets"):  # which a stack makes for the heads of its first layer
-            option = self.options.get(name)
-            if option is not None and (option.shape[0] != self.batch or option.shape[1] != self.heads):
-                raise ValueError(f"MultiHeadAttention: {name} is for {option.shape[0]} sequences and {option.shape[1]} "
-                                 f"heads, the layer's are {self.batch} and {self.heads}; layers were replaced")
+        for number in range(2):
+            cache = self.values if number else self.keys
+            if cache is not None and (
+                cache.ndim != 4 or cache.shape[0] != self.batch or cache.shape[1] != self.key_heads
+                or cache.shape[3] != self.width or cnp.PyArray_TYPE(cache) != kind_for(self.out_proj)
+            ):
+                seen = [cache.shape[i] for i in range(cache.ndim)]
+                raise ValueError(f"MultiHeadAttention: a cache of {cache.dtype} {seen} does not fit a layer that needs "
+                                 f"({self.batch}, {self.key_heads}, capacity, {self.width}), of the kind that its own "
+                                 "caches are")
+        for name, option in self.options.items():  # which a stack makes for the heads of its first layer
+            if isinstance(option, cnp.ndarray):
+                cache = option
+                if cache.shape[0] != self.batch or cache.shape[1] != self.heads:
+                    raise ValueError(f"MultiHeadAttention: {name} is for {cache.shape[0]} sequences and "
+                                     f"{cache.shape[1]} heads, the layer's are {self.batch} and {self.heads}; layers "
+                                     "were replaced")
         return 0
 
 
