@@ -174,7 +174,7 @@ def in_new_process(*arguments: Any) -> dict[str, float]:
 
 def paragraphs(folder: Path, count: int) -> list[str]:
     """``count`` different docstring paragraphs of the Python files in ``folder``, evenly spread."""
-    from pyattn.passages import read_passages
+    from pyattn.tasks.passages import read_passages
 
     docstrings, _ = read_passages([folder])
     found = (" ".join(part.split()) for docstring in docstrings for part in re.split(r"\n\s*\n", docstring.text))

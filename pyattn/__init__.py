@@ -37,9 +37,9 @@ from pyattn.statistics import AttentionStatistics, attention_statistics
 
 if TYPE_CHECKING:
     from pyattn import audio, generation, models
-    from pyattn.sentence import SentenceEncoder
-    from pyattn.speech import SpeechRecognizer
-    from pyattn.text_generator import TextGenerator
+    from pyattn.tasks.sentence import SentenceEncoder
+    from pyattn.tasks.speech import SpeechRecognizer
+    from pyattn.tasks.text_generator import TextGenerator
 
 __all__ = [
     "AttentionStatistics",
@@ -88,17 +88,22 @@ __all__ = [
 ]
 
 
-# What loads at first use, so that `import pyattn` stays as cheap as its kernels: modules, and classes with theirs.
-_MODULES = ("audio", "generation", "models")
-_CLASSES = {"SentenceEncoder": "sentence", "SpeechRecognizer": "speech", "TextGenerator": "text_generator"}
+# What loads at first use, so that `import pyattn` stays as cheap as its kernels: public names, and where they are.
+_LAZY = {
+    "SentenceEncoder": "pyattn.tasks.sentence",
+    "SpeechRecognizer": "pyattn.tasks.speech",
+    "TextGenerator": "pyattn.tasks.text_generator",
+    "audio": "pyattn",
+    "generation": "pyattn",
+    "models": "pyattn",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"pyattn.{name}")
-    if name in _CLASSES:
-        return getattr(import_module(f"pyattn.{_CLASSES[name]}"), name)
-    raise AttributeError(f"module 'pyattn' has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'pyattn' has no attribute {name!r}")
+    where = _LAZY[name]
+    return import_module(f"pyattn.{name}") if where == "pyattn" else getattr(import_module(where), name)
 
 
 def __dir__() -> list[str]:

@@ -19,9 +19,9 @@ from numpy._core import _multiarray_umath
 import pyattn
 from pyattn import _threads
 from pyattn._core import dispatch
-from pyattn.passages import Passage
 from pyattn.positional import rotary_tables, sinusoidal_encoding
-from pyattn.search_index import SearchIndex
+from pyattn.tasks.passages import Passage
+from pyattn.tasks.search_index import SearchIndex
 
 FOREVER = 2**40
 DTYPES = ("float32", "float64", "bfloat16", "int8")

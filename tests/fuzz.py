@@ -40,8 +40,8 @@ from tqdm import tqdm
 
 import pyattn
 from pyattn import SentenceEncoder, models
-from pyattn.passages import Passage
-from pyattn.search_index import SearchIndex
+from pyattn.tasks.passages import Passage
+from pyattn.tasks.search_index import SearchIndex
 
 MOST_BYTES, MOST_TIMES = 16 << 20, 64  # memory for an input: so many bytes, and so many times the size of its files
 ADDRESSES = 1 << 30  # further bytes of addresses that a worker may take: what asks for more fails at once

@@ -10,8 +10,8 @@ import pyattn
 from pyattn import KVCache, Linear, MultiHeadAttention, RotaryEmbedding, audio
 from pyattn import scaled_dot_product_attention as sdpa
 from pyattn.models.generative import Memory
-from pyattn.passages import Passage
-from pyattn.search_index import SearchIndex
+from pyattn.tasks.passages import Passage
+from pyattn.tasks.search_index import SearchIndex
 
 RNG = np.random.default_rng(0)
 

@@ -14,7 +14,7 @@ from tiny_model import write_model
 
 import pyattn
 from pyattn import cli
-from pyattn.search_index import SearchIndex
+from pyattn.tasks.search_index import SearchIndex
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")

@@ -176,8 +176,8 @@ def test_sizes_that_no_memory_holds(shape):
 WRITER = """
 import sys
 import numpy as np
-from pyattn.passages import Passage
-from pyattn.search_index import SearchIndex
+from pyattn.tasks.passages import Passage
+from pyattn.tasks.search_index import SearchIndex
 print("ready", flush=True)
 number = 0
 while True:
@@ -191,7 +191,7 @@ while True:
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals")
 def test_an_index_whose_writer_is_killed_is_whole(tmp_path):
     """At any moment: what is there is the old file or a new one, from one write."""
-    from pyattn.search_index import SearchIndex
+    from pyattn.tasks.search_index import SearchIndex
 
     rng = np.random.default_rng(0)
     path, seen = tmp_path / "index.npz", set()

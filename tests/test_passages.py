@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pyattn.passages import Passage, read_passages
+from pyattn.tasks.passages import Passage, read_passages
 
 LONG = "a paragraph that is long enough"
 

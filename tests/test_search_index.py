@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from mutations import Bomb, bomb, npy
 
-from pyattn import search_index
-from pyattn.passages import Passage
-from pyattn.search_index import Hit, SearchIndex
+from pyattn.tasks import search_index
+from pyattn.tasks.passages import Passage
+from pyattn.tasks.search_index import Hit, SearchIndex
 
 
 def make(vectors):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_model import CONFIG, VOCABULARY, random_tensors, reference_bert, write_json, write_model
 
-from pyattn.sentence import SentenceEncoder
+from pyattn.tasks.sentence import SentenceEncoder
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")

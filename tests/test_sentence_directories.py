@@ -13,7 +13,7 @@ pytest.importorskip("safetensors")
 from safetensors.numpy import load_file, save_file
 from sentence_cases import CASES, RECORD, TENSORS, TEXTS, write_case
 
-from pyattn.sentence import SentenceEncoder
+from pyattn.tasks.sentence import SentenceEncoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:encode.*texts:UserWarning")  # TEXTS has one that is cut
 
@@ -297,12 +297,12 @@ def test_a_chat_template_is_named_where_it_would_be_used(tmp_path):
 def test_the_pooling_of_instructors_leaves_out_the_prompt(tmp_path, monkeypatch):
     """sentence-transformers goes by the name: their files do not say it."""
     folder = write_case(tmp_path / "model", CASES["mean"])
-    monkeypatch.setattr("pyattn.sentence.encoder.find_directory", lambda name: folder)
+    monkeypatch.setattr("pyattn.tasks.sentence.encoder.find_directory", lambda name: folder)
     plain = SentenceEncoder.from_pretrained("someone/else").encode(TEXTS, prompt="find the ")
     vectors = SentenceEncoder.from_pretrained("hkunlp/instructor-base").encode(TEXTS, prompt="find the ")
     assert abs(vectors - plain).max() > 1e-3
     left_out = write_case(tmp_path / "other", CASES["pooling {'pooling_mode': 'mean', 'include_prompt': False}"])
-    monkeypatch.setattr("pyattn.sentence.encoder.find_directory", lambda name: left_out)
+    monkeypatch.setattr("pyattn.tasks.sentence.encoder.find_directory", lambda name: left_out)
     wanted = SentenceEncoder.from_pretrained("someone/else").encode(TEXTS, prompt="find the ")
     np.testing.assert_array_equal(vectors, wanted)
 

@@ -9,11 +9,11 @@ import pytest
 from data import record_speech
 from tiny_whisper import BEGIN, CONFIG, END, IDS, SETTINGS, STAMP, sound, tensors, tokenizer, write_whisper
 
-from pyattn import speech
 from pyattn.generation import Generated
 from pyattn.models.config import GenerativeConfig
 from pyattn.models.generative import GenerativeModel
-from pyattn.speech import Segment, SpeechRecognizer, Transcript
+from pyattn.tasks.speech import Segment, SpeechRecognizer, Transcript
+from pyattn.tasks.speech import recognizer as speech
 
 pytest.importorskip("tokenizers")
 wavfile = pytest.importorskip("scipy.io.wavfile")
@@ -471,12 +471,12 @@ def test_a_directory(tmp_path, recognizer, monkeypatch, capsys):
 
 def test_the_command_reads_each_file_once_and_before_the_model(tmp_path, monkeypatch, capsys):
     pytest.importorskip("safetensors")
-    from pyattn import _wave
     from pyattn.cli import main
+    from pyattn.tasks import wave
 
     write_whisper(tmp_path / "model", SETTINGS | {"task": "translate", "language": "de"})
-    read, decode = [], _wave.decode
-    monkeypatch.setattr(_wave, "decode", lambda data, refused: read.append(len(data)) or decode(data, refused))
+    read, decode = [], wave.decode
+    monkeypatch.setattr(wave, "decode", lambda data, refused: read.append(len(data)) or decode(data, refused))
     files = [tmp_path / "a.wav", tmp_path / "b.wav"]
     for n, file in enumerate(files, start=1):
         wavfile.write(file, 8000, (sound(n)[: 8000 * n] * 20000).astype(np.int16))

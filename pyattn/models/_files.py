@@ -1,12 +1,13 @@
 """The files of a model directory: found, fetched and read. Every error names the file and what would be accepted."""
 
-import importlib
 import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pyattn._extras import import_extra
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MARIAN_FILES = ("source.spm", "target.spm", "vocab.json")
@@ -46,14 +47,6 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _MOST_DEPTH = 64  # of JSON: what is deeper can be read, but not always shown in a message or written again
 
 _Json = TypeVar("_Json", dict[str, Any], list[Any])
-
-
-def import_extra(name: str, purpose: str) -> Any:
-    """The module `name` of the optional group "models"; ImportError with the remedy where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ImportError(f'{purpose} needs the package {name}: pip install "pyattn[models]"') from error
 
 
 def find_directory(path_or_hub_id: str | os.PathLike[str]) -> Path:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyattn.models._files import MARIAN_FILES, import_extra, read_json, require_file
+from pyattn._extras import import_extra
+from pyattn.models._files import MARIAN_FILES, read_json, require_file
 from pyattn.models._tokenizer import check_growth, growth_of_charsmap
 from pyattn.models._tokenizer_classes import CLEANED
 from pyattn.models._tokenizer_settings import content_of

@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pyattn.models._files import INDEX, WEIGHTS, import_extra, read_json, require_file
+from pyattn._extras import import_extra
+from pyattn.models._files import INDEX, WEIGHTS, read_json, require_file
 from pyattn.models._quantized import ACCEPTED, check_quantization, tool_of
 from pyattn.precision import Quantized, values_of
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyattn.models._files import import_extra, read_json
+from pyattn._extras import import_extra
+from pyattn.models._files import read_json
 from pyattn.models._tokenizer_settings import TOKEN_NAMES, Settings, content_of
 
 MOST_ADDED = 50_000  # tokens that settings may add, for each costs a comparison with all others

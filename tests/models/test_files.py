@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from pyattn.models._files import find_directory, import_extra, read_json
+from pyattn._extras import import_extra
+from pyattn.models._files import find_directory, read_json
 from pyattn.models._tensors import read_tensors
 
 pytest.importorskip("safetensors")

@@ -25,7 +25,7 @@ from recorded import recorded, write
 
 from pyattn import models
 from pyattn.models.token_states import TokenStates
-from pyattn.sentence import SentenceEncoder
+from pyattn.tasks.sentence import SentenceEncoder
 
 RECORD = json.loads(FILE.read_text())
 TOLERANCE = 1e-5

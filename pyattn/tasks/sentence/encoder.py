@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyattn import _checks
+from pyattn._extras import import_extra
 from pyattn._threads import one_ahead
-from pyattn.models._files import find_directory, import_extra
+from pyattn.models._files import find_directory
 from pyattn.models.pretrained import WeightDtypes
-from pyattn.sentence.directory import digest_of, read_directory, write_directory
-from pyattn.sentence.inputs import Tokenized
-from pyattn.sentence.modules import SENTENCE, Dropout, Module, Normalize, Pooling, unit
+from pyattn.tasks.sentence.directory import digest_of, read_directory, write_directory
+from pyattn.tasks.sentence.inputs import Tokenized
+from pyattn.tasks.sentence.modules import SENTENCE, Dropout, Module, Normalize, Pooling, unit
 
 # Texts that are tokenized and sorted together, while those before are encoded: enough to fill a batch.
 _WINDOW = 128

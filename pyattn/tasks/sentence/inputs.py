@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyattn import _checks
+from pyattn._extras import import_extra
 from pyattn._threads import rust_has_threads
 from pyattn.models import TextEncoder
-from pyattn.models._files import import_extra, read_json, write_json
+from pyattn.models._files import read_json, write_json
 from pyattn.models._tensors import find_weights, weight_files
 from pyattn.models._tokenizer import errors_of_library, read_tokenizer
 from pyattn.models.families import TEXT_FAMILIES
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.models.token_states import STATE_FAMILIES, TokenStates
-from pyattn.sentence.modules import TOKENS, Features
+from pyattn.tasks.sentence.modules import TOKENS, Features
 
 Tokenized = tuple[list[list[int]], int | None]  # the tokens of each text, and the first text that was cut
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
 from pyattn.generation.sampling import greatest
-from pyattn.passages import Passage
+from pyattn.tasks.passages import Passage
 
 _FORMAT = "pyattn search index 1"
 _LONGEST_HEADER = 256  # of an array in the file; np.savez writes 118

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from pyattn import _checks
+from pyattn._extras import import_extra
 from pyattn.generation import Generated, GenerationOptions
-from pyattn.models._files import find_directory, import_extra
+from pyattn.models._files import find_directory
 from pyattn.models._languages import Languages
 from pyattn.models._pieces import Decoder
 from pyattn.models._sentencepiece import MarianTokenizer

@@ -1,5 +1,5 @@
 """Sentence embeddings: texts to vectors, with the modules of a sentence-transformers directory."""
 
-from pyattn.sentence.encoder import SentenceEncoder
+from pyattn.tasks.sentence.encoder import SentenceEncoder
 
 __all__ = ["SentenceEncoder"]
