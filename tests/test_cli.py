@@ -13,7 +13,7 @@ from tiny_generator import write_generator
 from tiny_model import write_model
 
 import pyattn
-from pyattn import cli
+from pyattn import _info, cli
 from pyattn.tasks.search_index import SearchIndex
 
 pytest.importorskip("tokenizers")
@@ -277,6 +277,11 @@ def test_version(capsys):
     assert (exit.value.code, capsys.readouterr().out) == (0, f"pyattn {pyattn.__version__}\n")
 
 
+def test_the_package_is_the_command_as_well():
+    process = subprocess.run([sys.executable, "-m", "pyattn", "--version"], capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (0, f"pyattn {pyattn.__version__}\n", "")
+
+
 def test_optional_packages_are_imported_at_first_use():
     code = "import sys, pyattn.cli; print(*{'tokenizers', 'safetensors', 'huggingface_hub', 'tqdm'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
@@ -284,8 +289,8 @@ def test_optional_packages_are_imported_at_first_use():
 
 def test_info(run, monkeypatch):
     facts = {"version": "1.2", "isa_available": ["x", "y"], "threads": 2, "openmp": True}
-    monkeypatch.setattr(pyattn, "info", lambda: dict(facts), raising=False)
-    monkeypatch.setattr(pyattn, "measure", lambda: {"peak": 123.456}, raising=False)
+    monkeypatch.setattr(_info, "info", lambda: dict(facts))
+    monkeypatch.setattr(_info, "measure", lambda: {"peak": 123.456})
     assert run("info") == (
         0,
         "version        1.2\nisa_available  x, y\nthreads        2\nopenmp         True\n",
@@ -306,7 +311,7 @@ def test_an_interrupt_ends_the_command(run, folder, monkeypatch):
     def interrupt(paths):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "read_passages", interrupt)
+    monkeypatch.setattr(cli.indexing, "read_passages", interrupt)
     assert run("search", "cat", "docs") == (130, "", "")
 
 

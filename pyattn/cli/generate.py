@@ -1,0 +1,54 @@
+"""`pyattn generate`: what follows a prompt."""
+
+from argparse import Namespace
+
+from pyattn.cli import writing
+from pyattn.cli.arguments import Commands, add_command
+from pyattn.cli.output import safe
+from pyattn.tasks.text_generator import TextGenerator
+
+_EPILOG = f"""\
+{writing.MODEL}Families: GPT-2, Llama, Mistral, Qwen2, which go on where the prompt ends; BART and
+T5, which read it first. Without a prompt, standard input is one.
+
+examples:
+  pyattn generate "Once upon a time" --model HuggingFaceTB/SmolLM2-135M
+  pyattn generate "Once upon a time" --model ./model --sample --temperature 0.8 --seed 1
+  pyattn generate --model ./model --dtype int8 --tokens 500 < prompt.txt
+"""
+
+
+def add(commands: Commands) -> None:
+    generate = add_command(
+        commands,
+        "generate",
+        run,
+        help="write what follows a prompt",
+        description="Writes what follows a prompt, as it is chosen.",
+        epilog=_EPILOG,
+    )
+    generate.add_argument("prompt", metavar="PROMPT", nargs="?", help="the text to continue")
+    generate.add_argument(
+        "--sample", action="store_true", help="draw at random, as do the next three (default: the most probable)"
+    )
+    generate.add_argument("--temperature", metavar="T", type=float, help="above 1 more adventurous, below 1 less")
+    generate.add_argument(
+        "--top-p", metavar="P", type=float, help="draw from the most probable tokens, which make up the share P"
+    )
+    generate.add_argument("--seed", metavar="N", type=int, help="draw the same every time")
+    writing.add_options(generate)
+
+
+def run(arguments: Namespace) -> None:
+    prompt = writing.standard_input() if arguments.prompt is None else arguments.prompt
+    generator = TextGenerator.from_pretrained(arguments.model, dtype=arguments.dtype)
+    chosen = {name: getattr(arguments, name) for name in ("temperature", "top_p", "seed")}
+    options = writing.options_of(arguments) | {name: value for name, value in chosen.items() if value is not None}
+    if arguments.sample or chosen != dict.fromkeys(chosen):
+        options |= {"do_sample": True, "num_beams": 1}
+    if options.get("num_beams", 1) > 1:
+        print(safe(generator([prompt], **options)[0]))
+        return
+    for piece in generator.stream(prompt, **options):
+        print(safe(piece), end="", flush=True)
+    print()

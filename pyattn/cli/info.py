@@ -1,0 +1,50 @@
+"""`pyattn info`: the version, the machine and the build."""
+
+import json
+from argparse import Namespace
+from typing import Any
+
+from pyattn import _info
+from pyattn.cli.arguments import Commands, add_command
+
+_EPILOG = """\
+PYATTN_ISA=avx2 and PYATTN_NUM_THREADS=4 in the environment choose an instruction
+set and the number of threads.
+
+examples:
+  pyattn info
+  pyattn info --measure --json
+"""
+
+
+def add(commands: Commands) -> None:
+    info = add_command(
+        commands,
+        "info",
+        run,
+        help="show the version, the instruction sets, the threads and the build",
+        description="Shows the version, the instruction sets, the threads and the build.",
+        epilog=_EPILOG,
+    )
+    info.add_argument("--measure", action="store_true", help="measure arithmetic and memory speed, in a few seconds")
+    info.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: Namespace) -> None:
+    facts = _info.info()
+    if arguments.measure:
+        facts |= _info.measure()
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        width = max(map(len, facts))
+        for key, value in facts.items():
+            print(f"{key:{width}}  {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)

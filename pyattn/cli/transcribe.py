@@ -1,0 +1,68 @@
+"""`pyattn transcribe`: what is said in WAV files, as text, subtitles or JSON."""
+
+import json
+import sys
+from argparse import Namespace
+from dataclasses import asdict
+
+from pyattn.cli.arguments import Commands, add_command, add_model, positive
+from pyattn.cli.output import printable, safe
+from pyattn.tasks.audio import RATE, read_wave, resample
+from pyattn.tasks.speech import SpeechRecognizer
+
+_EPILOG = """\
+FILE is a WAV file of any rate and number of channels, of integers, floats, A-law
+or mu-law; others become one with: ffmpeg -i talk.mp3 -c:a pcm_s16le talk.wav
+MODEL is a Whisper: a directory that holds config.json, model.safetensors,
+tokenizer.json and generation_config.json, or an id on the Hugging Face hub.
+Those whose names end in .en know English only; larger ones make fewer mistakes.
+
+examples:
+  pyattn transcribe talk.wav
+  pyattn transcribe interview.wav --language de --translate --srt > interview.srt
+  pyattn transcribe *.wav --model openai/whisper-base --dtype int8 --json
+"""
+
+
+def add(commands: Commands) -> None:
+    transcribe = add_command(
+        commands,
+        "transcribe",
+        run,
+        help="write down what is said in WAV files, or translate it to English",
+        description="Writes down what is said in WAV files, with Whisper.",
+        epilog=_EPILOG,
+    )
+    transcribe.add_argument("files", metavar="FILE", nargs="+", help="WAV files")
+    transcribe.add_argument(
+        "--language", metavar="CODE", help="what is spoken, as de (default: the model's, or found by listening)"
+    )
+    transcribe.add_argument("--translate", action="store_true", help="to English text")
+    transcribe.add_argument(
+        "--beams", metavar="N", type=positive, help="beams of the search (default: the model's; 1 is greedy)"
+    )
+    form = transcribe.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON, with the times of each segment")
+    form.add_argument("--srt", action="store_true", help="print subtitles")
+    add_model(transcribe, default="openai/whisper-tiny", help="default: %(default)s")
+
+
+def run(arguments: Namespace) -> None:
+    # The sounds are read before the model, which may have to be fetched: an error in a file comes at once.
+    sounds = [(resample(*read_wave(file)), RATE) for file in arguments.files]
+    recognizer = SpeechRecognizer.from_pretrained(arguments.model, dtype=arguments.dtype)
+    transcripts = recognizer.transcribe(
+        sounds,
+        language=arguments.language,
+        task="translate" if arguments.translate else None,
+        num_beams=arguments.beams,
+        show_progress=sys.stderr.isatty(),
+    )
+    if arguments.json:
+        results = [{"file": file} | asdict(x) for file, x in zip(arguments.files, transcripts, strict=True)]
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+        return
+    for file, transcript in zip(arguments.files, transcripts, strict=True):
+        if len(transcripts) > 1:
+            print(f"{printable(file)}:")
+        print(safe(transcript.srt()) if arguments.srt else printable(transcript.text))

@@ -1,0 +1,59 @@
+"""`pyattn translate`: what a model with an encoder makes of texts."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from pyattn.cli import writing
+from pyattn.cli.arguments import Commands, add_command
+from pyattn.cli.output import printable
+from pyattn.tasks.text_generator import TextGenerator
+
+_EPILOG = f"""\
+{writing.MODEL}Families: BART, mBART, T5 and Marian. Each TEXT becomes a line.
+Without any, each line of --file or of standard input does.
+
+examples:
+  pyattn translate "Wo ist der Bahnhof?" --model ./marian-de-en
+  pyattn translate --file letter.txt --model ./mbart --source de_DE --target en_XX > letter.en.txt
+  pyattn translate "translate English to German: Good morning." --model google-t5/t5-small
+"""
+
+
+def add(commands: Commands) -> None:
+    translate = add_command(
+        commands,
+        "translate",
+        run,
+        help="translate texts, or do what else a model with an encoder was trained for",
+        description="Prints what a model with an encoder makes of texts: translations, summaries.",
+        epilog=_EPILOG,
+    )
+    translate.add_argument("texts", metavar="TEXT", nargs="*", help="what to translate")
+    translate.add_argument("--file", metavar="FILE", help="translate the lines of a text file")
+    translate.add_argument("--source", metavar="LANGUAGE", help="what the texts are in, as de_DE, for models that ask")
+    translate.add_argument(
+        "--target", metavar="LANGUAGE", help="what to translate to, as en_XX, or the token that translations begin with"
+    )
+    writing.add_options(translate)
+
+
+def run(arguments: Namespace) -> None:
+    if arguments.texts and arguments.file:
+        raise ValueError("give either texts or --file FILE")
+    texts = arguments.texts
+    if not texts:
+        whole = Path(arguments.file).read_text(encoding="utf-8") if arguments.file else writing.standard_input()
+        texts = whole.splitlines()
+    generator = TextGenerator.from_pretrained(arguments.model, dtype=arguments.dtype)
+    if generator.model.encoder is None:
+        raise ValueError(f"{arguments.model} has no encoder: `pyattn generate` continues texts with it")
+    options = writing.options_of(arguments)
+    languages = {"source": arguments.source, "target": arguments.target}
+    if arguments.target is not None and not generator.languages:  # then any token may begin the translation
+        token = generator.tokenizer.token_to_id(languages.pop("target"))
+        if token is None:
+            raise ValueError(f"{arguments.model} has no token {arguments.target!r} for --target")
+        options["forced_bos_token_id"] = token
+    written = iter(generator([text for text in texts if text.strip()], **languages, **options))
+    for text in texts:
+        print(printable(next(written)) if text.strip() else "")
