@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from pyattn._checks import Array, token_sequences
 from pyattn.generation.beams import beam_search
-from pyattn.generation.options import OPTION_NAMES, GenerationOptions, with_changes
+from pyattn.generation.options import GenerationOptions, changed_options
 from pyattn.generation.rows import Adjust, Continuation, Rows, make_rows
 from pyattn.generation.rules import Rules
 from pyattn.generation.sampling import one_by_one
@@ -93,7 +93,7 @@ def generate(
         >>> long.tokens, long.reason
         (array([2, 3, 4]), 'length')
     """
-    options = _options("generate", options, changes)
+    options = changed_options("generate", options, changes)
     rows = _rows("generate", prompts, prefixes, options)
     rules = Rules("generate", options, adjust, _sources("generate", sources, len(rows.number)))
     number = options.num_return_sequences
@@ -153,7 +153,7 @@ def stream(
         >>> list(stream(Counter(), [[1], [5]], max_new_tokens=3, stop_tokens=6))
         [(0, 2), (1, 6), (0, 3), (0, 4)]
     """
-    options = _options("stream", options, changes)
+    options = changed_options("stream", options, changes)
     if options.num_beams > 1 or options.num_return_sequences > 1:
         raise ValueError(
             "stream: one result for each prompt, without beams, can be streamed, not "
@@ -173,14 +173,6 @@ def _stream(
     if rows.number.size:
         for step in one_by_one("stream", continuation, rows, options, rules):
             yield from zip(step.rows.number.tolist(), step.tokens.tolist(), strict=True)
-
-
-def _options(function: str, options: GenerationOptions | None, changes: dict[str, Any]) -> GenerationOptions:
-    if options is not None and not isinstance(options, GenerationOptions):
-        raise TypeError(f"{function}: options must be GenerationOptions or None, not {type(options).__name__}")
-    if unknown := sorted(set(changes) - set(OPTION_NAMES)):
-        raise TypeError(f"{function}: there is no option {unknown[0]!r}; there are {', '.join(OPTION_NAMES)}")
-    return with_changes(options or GenerationOptions(), changes)
 
 
 def _sources(function: str, sources: Any, prompts: int) -> list[Array] | None:

@@ -1,5 +1,6 @@
 """The options of decoding, and how they are read from generation_config.json."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -270,9 +271,24 @@ class GenerationOptions:
 OPTION_NAMES = tuple(field.name for field in fields(GenerationOptions) if field.name != "unread")
 
 
-def with_changes(options: GenerationOptions, changes: Mapping[str, Any]) -> GenerationOptions:
-    """The options with others instead of some, which may be those that could not be read."""
-    return replace(options, unread=tuple(x for x in options.unread if x[0] not in changes), **changes)
+def changed_options(function: str, options: GenerationOptions | None, changes: Mapping[str, Any]) -> GenerationOptions:
+    """The options (None: the defaults) with others in place of some; they are checked again only if there are any."""
+    if options is not None and not isinstance(options, GenerationOptions):
+        raise TypeError(f"{function}: options must be GenerationOptions or None, not {type(options).__name__}")
+    if unknown := sorted(set(changes) - set(OPTION_NAMES)):
+        raise TypeError(f"{function}: there is no option {unknown[0]!r}; there are {', '.join(OPTION_NAMES)}")
+    options = options or GenerationOptions()
+    if not changes:
+        return options
+    unread = tuple(pair for pair in options.unread if pair[0] not in changes)  # a change replaces what was not read
+    return replace(options, unread=unread, **changes)
+
+
+def with_valid(options: GenerationOptions, **values: Any) -> GenerationOptions:
+    """The options with values that are known to be right beside the others: nothing is checked again."""
+    changed = copy.copy(options)
+    vars(changed).update(values)
+    return changed
 
 
 def _not_negative(ids: Any) -> Any:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pyattn.generation import GenerationOptions, _options
+from pyattn.generation import GenerationOptions
+from pyattn.generation.options import changed_options
 from pyattn.models.config import GenerativeConfig
 
 _OPTION_OF = {"eos_token_id": "stop_tokens"}  # keys of files, where they have other names than the options
@@ -32,7 +33,7 @@ class ToldOptions:
         Raises:
             TypeError, ValueError: changes are wrong, or what the file says is not supported beside them.
         """
-        _options(function, None, {key: x for key, x in changes.items() if key not in _TOGETHER})
+        changed_options(function, None, {key: x for key, x in changes.items() if key not in _TOGETHER})
         told = {key: x for key, x in self._told.items() if _OPTION_OF.get(key, key) not in changes}
         for key in ("eos_token_id", "suppress_tokens", "begin_suppress_tokens"):
             ids = told.get(key)
@@ -42,7 +43,7 @@ class ToldOptions:
         try:
             return GenerationOptions.from_dict(told, **changes)
         except (TypeError, ValueError) as error:
-            _options(function, None, dict(changes))  # of which alone may be the fault
+            changed_options(function, None, changes)  # of which alone may be the fault
             raise ValueError(
                 f"{function}: {self._file}: {error}; options in the call take the place of the file's"
             ) from error

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn.generation import Generated, GenerationOptions, _options, generate, stream
+from pyattn.generation import Generated, GenerationOptions, generate, stream
+from pyattn.generation.options import changed_options, with_valid
 from pyattn.generation.rows import Adjust
 from pyattn.layers import (
     DecoderState,
@@ -143,22 +144,22 @@ class GenerativeModel(Pretrained):
 
     @property
     def options(self) -> GenerationOptions:
-        return self._options_with(f"{type(self).__name__}.options", None, {})
+        return self.options_with(f"{type(self).__name__}.options", None, {})
 
     @options.setter
     def options(self, options: GenerationOptions) -> None:
-        self._options = _options(f"{type(self).__name__}.options", options, {})
+        self._options = changed_options(f"{type(self).__name__}.options", options, {})
 
     @property
     def start_token(self) -> int | None:
         return self._told.start_token(f"{type(self).__name__}.start_token") if self.config.encoder_layers else None
 
-    def _options_with(
+    def options_with(
         self, function: str, options: GenerationOptions | None, changes: Mapping[str, Any]
     ) -> GenerationOptions:
         """The options, or else those that were set, or else those of the directory; with changes."""
         if options is not None or self._options is not None:
-            return _options(function, self._options if options is None else options, dict(changes))
+            return changed_options(function, self._options if options is None else options, changes)
         return self._told.options(function, changes)
 
     @classmethod
@@ -355,7 +356,7 @@ class GenerativeModel(Pretrained):
         changes: dict[str, Any],
     ) -> tuple[list[Array], GenerationOptions]:
         """Prompts, and options that bound the length by the model's positions."""
-        options = self._options_with(function, options, changes)
+        options = self.options_with(function, options, changes)
         if options.max_new_tokens is None and options.max_length is None:
             options = replace(options, max_new_tokens=NEW_TOKENS)
         if prompts is None:
@@ -369,7 +370,7 @@ class GenerativeModel(Pretrained):
         self._check_memory(function, memory, len(given))
         most = self.config.longest
         if options.max_new_tokens is None:
-            return given, replace(options, max_length=min(options.max_length or most, most))
+            return given, with_valid(options, max_length=min(options.max_length or most, most))
         longest = max((len(prompt) for prompt in given), default=0)
         if longest + options.max_new_tokens > most:
             raise ValueError(

@@ -1,19 +1,18 @@
-"""Text from text: a model that generates, with the tokenizer of its directory."""
+"""Text from text: a generative model and the tokenizer of its directory."""
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
-from itertools import takewhile
+from itertools import groupby, islice, takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pyattn import _checks
-from pyattn._extras import import_extra
 from pyattn.generation import Generated, GenerationOptions
+from pyattn.generation.options import with_valid
 from pyattn.models._files import find_directory
 from pyattn.models._languages import Languages
 from pyattn.models._pieces import Decoder
@@ -21,20 +20,21 @@ from pyattn.models._sentencepiece import MarianTokenizer
 from pyattn.models._tokenizer import check_tokens, errors_of_library, read_tokenizer
 from pyattn.models.generative import GenerativeModel
 from pyattn.models.pretrained import WeightDtypes
+from pyattn.tasks.texts import checked_texts, progress, without_surrogates
 
-NEW_TOKENS = 256  # at most, where neither the directory nor the caller says a greatest length
-MOST_TOKENS = 2**30  # of a text, which the model may refuse
+MAX_NEW_TOKENS = 256  # where neither the directory nor the caller gives a greatest length
+MAX_TOKENS = 2**30  # of a text; the model's own limit is checked for each text
 
 
 class TextGenerator:
-    """Writes texts: what follows a text, or behind an encoder what a text becomes (a translation, a summary).
+    """Writes texts: a decoder continues a text, a model with an encoder turns it into another (translation, summary).
 
     `from_pretrained` makes one from a directory.
 
     Args:
-        model: a `GenerativeModel`, alone or behind an encoder of tokens.
-        tokenizer: a `tokenizers.Tokenizer`, or what encodes and decodes as it does.
-        file: where it comes from, for messages.
+        model: a `GenerativeModel`: a decoder, perhaps with an encoder of tokens.
+        tokenizer: a `tokenizers.Tokenizer`, or an object that encodes and decodes as it does.
+        file: where the tokenizer comes from; messages name it.
     """
 
     def __init__(self, model: GenerativeModel, tokenizer: Any, file: Path = Path("tokenizer.json")) -> None:
@@ -52,7 +52,7 @@ class TextGenerator:
 
     @property
     def languages(self) -> list[str]:
-        """The languages that `source` and `target` may name; none of most models."""
+        """The languages that `source` and `target` may name; most models have none."""
         return sorted(self._languages.codes)
 
     @cached_property
@@ -78,7 +78,7 @@ class TextGenerator:
         file, size = directory / "tokenizer.json", model.config.vocab_size
         if not file.exists() and (directory / "source.spm").exists():
             return cls(model, MarianTokenizer(directory, size), directory / "source.spm")
-        return cls(model, read_tokenizer(file, size, MOST_TOKENS), file)
+        return cls(model, read_tokenizer(file, size, MAX_TOKENS), file)
 
     def __call__(
         self,
@@ -91,19 +91,19 @@ class TextGenerator:
         batch_size: int = 16,
         **changes: Any,
     ) -> list[str]:
-        """What is written for each text, in their order; the text itself is no part of it.
+        """Writes one text for each given text, in their order; the given text itself is no part of it.
 
         Args:
             texts: strings; no single one.
             options: how tokens are chosen; None: as the directory says. Where they say no greatest length, 256 new
                 tokens, or as many as the model has positions for. `seed` is one for all texts, or one for each.
-            source: the texts' language, as "de_DE", for models that have tokens for it (mBART); None: that which
-                tokenizer_config.json or tokenizer.json says.
-            target: the language to write, as "en_XX" (mBART), or "fra" (Marian, of those that know several); None:
-                that which the directory says. `languages` lists them.
+            source: the texts' language, as "de_DE", for models that have tokens for it (mBART); None: the one
+                that tokenizer_config.json or tokenizer.json says.
+            target: the language to write, as "en_XX" (mBART), or "fra" (a Marian that knows several); None: the one
+                that the directory says. `languages` lists them.
             show_progress: whether to draw a bar on standard error. None: on a terminal, when the work takes longer than
                 a second.
-            batch_size: so many texts, of like lengths, are written at once. The result does not depend on it.
+            batch_size: how many texts of similar length are written at once. The result does not depend on it.
             **changes: options by name, instead of those in `options`.
 
         Raises:
@@ -112,28 +112,27 @@ class TextGenerator:
                 option is wrong; a language is not one of the model's, or it has none.
         """
         name = "TextGenerator"
-        given = _checked(name, texts)
+        given = list(checked_texts(name, texts))
         size = _checks.size(name, "batch_size", batch_size)
-        options = self.model._options_with(name, options, self._to_language(name, target, changes))
+        options = self.model.options_with(name, options, self._to_language(name, target, changes))
         if options.num_return_sequences > 1:
             raise ValueError(f"{name}: num_return_sequences must be 1, not {options.num_return_sequences}")
         tokens = [self._tokens(name, f"texts[{i}]", text, source, target) for i, text in enumerate(given)]
         seeds = _seeds(name, options, len(given))
-        bounded = [self._bounded(options, len(ids)) for ids in tokens]
+        limits = [self._limit(options, len(ids)) for ids in tokens]
+        bounded = {limit: _bounded(options, limit) for limit in dict.fromkeys(limits)}
         results = [""] * len(given)
         decoder = Decoder(self.tokenizer, name, self._file)
         order = sorted(range(len(given)), key=lambda i: -len(tokens[i]))
-        bar = None if show_progress is False else _progress_bar(len(given), show_progress)
-        with nullcontext() if bar is None else bar:
-            while order:
-                first = bounded[order[0]]
-                batch = list(takewhile(lambda i: bounded[i] == first, order[:size]))  # noqa: B023
-                order = order[len(batch) :]
-                chosen = first if seeds is None else replace(first, seed=[seeds[i] for i in batch])
-                for i, result in zip(batch, self._generate([tokens[i] for i in batch], chosen), strict=True):
-                    results[i] = "".join(self._pieces(decoder, tokens[i], result.tokens.tolist(), chosen))
-                if bar is not None:
-                    bar.update(len(batch))
+        with progress(len(given), show_progress, purpose=name, label="writing", unit="text") as done:
+            for limit, group in groupby(order, key=limits.__getitem__):
+                while batch := list(islice(group, size)):
+                    chosen = bounded[limit]
+                    if seeds is not None:
+                        chosen = with_valid(chosen, seed=tuple(seeds[i] for i in batch))
+                    for i, result in zip(batch, self._generate([tokens[i] for i in batch], chosen), strict=True):
+                        results[i] = "".join(self._pieces(decoder, tokens[i], result.tokens.tolist(), chosen))
+                    done(len(batch))
         return results
 
     def stream(
@@ -145,23 +144,25 @@ class TextGenerator:
         target: str | None = None,
         **changes: Any,
     ) -> Iterator[str]:
-        """What is written for a text, piece by piece as it is chosen, without beams.
+        """Writes for one text, piece by piece as tokens are chosen, without beams.
 
         Args:
             text, options, source, target, **changes: as in a call; num_beams is 1 unless changes say otherwise.
 
         Yields:
-            Pieces that are not empty; one after the other they are what a call gives.
+            Pieces that are not empty; joined, they are what a call gives.
 
         Raises:
             TypeError, ValueError: as a call; beams are asked for. The call raises, not the iterator.
         """
         name = "TextGenerator.stream"
-        (given,) = _checked(name, [text])
+        (given,) = checked_texts(name, [text])
         changes = {"num_beams": 1} | self._to_language(name, target, changes)
-        options = self.model._options_with(name, options, changes)
+        options = self.model.options_with(name, options, changes)
         tokens = self._tokens(name, "text", given, source, target)
-        options = replace(self._bounded(options, len(tokens)), seed=_seeds(name, options, 1))
+        seeds = _seeds(name, options, 1)
+        options = _bounded(options, self._limit(options, len(tokens)))
+        options = with_valid(options, seed=None if seeds is None else tuple(seeds))
         if self.model.encoder is None:
             chosen = self.model.stream([tokens], options)
         else:
@@ -172,7 +173,7 @@ class TextGenerator:
     def _pieces(
         self, decoder: Decoder, prompt: Any, chosen: Iterable[int], options: GenerationOptions
     ) -> Iterator[str]:
-        """The text of what is written behind a prompt, up to a stop token; an encoder's prompt is no part of it."""
+        """The text of the chosen tokens up to a stop token; without an encoder, the prompt is their context."""
         before = prompt.tolist() if self.model.encoder is None else []
         stops = set(np.ravel(options.stop_tokens).tolist())
         return decoder.pieces(before, takewhile(lambda token: token not in stops, chosen))
@@ -186,49 +187,39 @@ class TextGenerator:
         return self.model.generate(None, options, memory=self.model.encode(padded, lengths))
 
     def _to_language(self, function: str, target: str | None, changes: dict[str, Any]) -> dict[str, Any]:
-        """The changes of options, with those that a language asks for."""
+        """The changes of options, and those that the target language asks for."""
         asked = {} if target is None else self._languages.options(function, target)
         if both := sorted(asked.keys() & changes.keys()):
             raise ValueError(f"{function}: {both[0]} and target={target!r} exclude one another")
         return changes | asked
 
     def _tokens(self, function: str, what: str, text: str, source: str | None, target: str | None) -> Any:
-        text = text.encode(errors="replace").decode()  # the tokenizer refuses lone surrogates
         with errors_of_library(function, self._file):
-            ids = np.array(self.tokenizer.encode(text).ids, np.int64)
+            ids = np.array(self.tokenizer.encode(without_surrogates(text)).ids, np.int64)
         check_tokens(function, ids, self.model.config.vocab_size, self._file)
         if source is not None or target is not None:
             ids = self._languages.target(function, target, self._languages.source(function, source, ids))
         most = self.model.config.longest
         if self.model.encoder is None:
-            most -= 1  # there is room for a token
+            most -= 1  # a new token needs room
         if not 0 < len(ids) <= most:
             raise ValueError(f"{function}: {what} has {len(ids)} tokens; the model takes from 1 to {most}")
         return ids
 
-    def _bounded(self, options: GenerationOptions, length: int) -> GenerationOptions:
-        """The options, with a greatest length."""
+    def _limit(self, options: GenerationOptions, length: int) -> int | None:
+        """The greatest number of new tokens behind a text of that length; None where the options say it."""
         if options.max_new_tokens is not None or options.max_length is not None:
-            return options
+            return None
         room = self.model.config.longest - (length if self.model.encoder is None else 1)
-        return replace(options, max_new_tokens=min(NEW_TOKENS, room))
+        return min(MAX_NEW_TOKENS, room)
 
 
-def _checked(function: str, texts: Iterable[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise TypeError(f"{function}: texts must be a list of str, not a single one: [text]")
-    try:
-        given = list(texts)
-    except TypeError:
-        raise TypeError(f"{function}: texts must be a list of str, not {type(texts).__name__}") from None
-    for index, text in enumerate(given):
-        if not isinstance(text, str):
-            raise TypeError(f"{function}: texts[{index}] must be a str, not {type(text).__name__}")
-    return given
+def _bounded(options: GenerationOptions, limit: int | None) -> GenerationOptions:
+    return options if limit is None else replace(options, max_new_tokens=limit)
 
 
 def _seeds(function: str, options: GenerationOptions, texts: int) -> list[int] | None:
-    """One for each text, so that what is drawn for it does not depend on the batch that it is in."""
+    """A seed for each text, so that its draws do not depend on the batch that it is in."""
     if options.seed is None:
         return None
     if isinstance(options.seed, tuple):
@@ -237,9 +228,3 @@ def _seeds(function: str, options: GenerationOptions, texts: int) -> list[int] |
         return list(options.seed)
     words = np.random.SeedSequence(options.seed).generate_state(texts, np.uint64)
     return [int(word) for word in words]
-
-
-def _progress_bar(total: int, show: bool | None) -> Any:
-    """Drawn if show; if that is None, on a terminal when the work takes longer than a second."""
-    tqdm = import_extra("tqdm", "TextGenerator").tqdm
-    return tqdm(total=total, desc="writing", unit="text", disable=None if show is None else not show, delay=not show)
