@@ -13,7 +13,8 @@ from pyattn.generation import Generated
 from pyattn.models.config import GenerativeConfig
 from pyattn.models.generative import GenerativeModel
 from pyattn.tasks.speech import Segment, SpeechRecognizer, Transcript
-from pyattn.tasks.speech import recognizer as speech
+from pyattn.tasks.speech import windows as speech
+from pyattn.tasks.speech.timestamps import TimestampRules
 
 pytest.importorskip("tokenizers")
 wavfile = pytest.importorskip("scipy.io.wavfile")
@@ -260,11 +261,11 @@ def test_what_no_file_says_is_read_off_the_tokenizer(recognizer):
     bare = SpeechRecognizer(recognizer.model, tokenizer(), {})
     assert bare.languages == ("en", "de") and bare.is_multilingual
     assert bare._settings.tasks == SETTINGS["task_to_id"]
-    assert bare._settings.most_new_tokens("", 3, 448) == 224
+    assert bare._settings.max_new_tokens("", 3, 448) == 224
 
 
 def rules(histories, logits, latest=50):
-    rule = speech._TimestampRules(STAMP, END, latest)
+    rule = TimestampRules(STAMP, END, latest)
     return rule([np.array(tokens, np.int64) for tokens in histories], logits.copy())
 
 

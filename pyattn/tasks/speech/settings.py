@@ -1,4 +1,4 @@
-"""What the files of a Whisper say of its use: its tokens, languages, limits and thresholds."""
+"""What the files of a Whisper say about its use: tokens, languages, limits and thresholds."""
 
 import zlib
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from pyattn.models._files import read_json
 _NAME = "SpeechRecognizer"
 _FILE = "generation_config.json"
 
-# Of what is no repetition, of a token on average, and of silence: Radford et al. 2022, section 4.5.
-_MOST_COMPRESSION, _LEAST_LOG_PROBABILITY, _MOST_SILENCE = 2.4, -1.0, 0.6
+# Thresholds where the file has none: Radford et al. 2022, section 4.5.
+_MAX_COMPRESSION, _MIN_LOG_PROBABILITY, _MAX_SILENCE = 2.4, -1.0, 0.6
 
 _ENGLISH_END = 50256  # <|endoftext|> of the models of English
 
-# Keys in whose place transformers' Whisper has values of its own, or that are read here.
+# Keys that are read here, and keys whose values transformers' Whisper replaces.
 _OWN = ("max_length", "do_sample", "temperature", "num_return_sequences", "eos_token_id")
 
-# Languages' codes and names: a file may have either.
+# Codes and names of languages: a file may use either.
 _LANGUAGES = """
 en english zh chinese de german es spanish ru russian ko korean fr french ja japanese pt portuguese tr turkish pl polish
 ca catalan nl dutch ar arabic sv swedish it italian id indonesian hi hindi fi finnish vi vietnamese he hebrew
@@ -44,12 +44,12 @@ _CODES = {name.replace("_", " "): code for code, name in zip(_PAIRS[::2], _PAIRS
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Beyond which a text is doubtful, or silence; None: none is."""
+    """Limits beyond which a text is doubtful, or silence; None switches a limit off."""
 
     compression: float | None
     log_probability: float | None
     silence: float | None
-    token_bytes: int = 0  # in which compression is measured; 0: that of the text
+    token_bytes: int = 0  # compression is measured on tokens of so many bytes; 0: on the text
 
     def repeats(self, tokens: Array, text: str) -> bool:
         if self.compression is None:
@@ -69,19 +69,20 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is to be used, by generation_config.json, else by its tokenizer.
+    """How a model is to be used, as generation_config.json says, else its tokenizer.
 
     Args:
         start, no_timestamps, text_end: tokens. Those below text_end are text.
-        end: before which the rules of timestamps see text.
-        languages, tasks: their tokens; without languages the model knows English alone, and prompts name none.
+        end: the rules of timestamps take tokens below it for text.
+        languages, tasks: the tokens that name them; without languages the model knows only English, and prompts name
+            neither.
         is_multilingual: whether a caller may choose.
-        language, task: what is spoken, and to be done, unless the caller says it; None: is found out, and transcribe.
-        hold_together: that they hold only where the caller says neither.
+        language, task: those of calls that name none; None: the language is found out, the task is transcribe.
+        hold_together: whether language and task are used only in calls that name neither.
         latest_begin: the last tick at which a window's first segment may begin; None: any.
-        max_length: of new tokens, if options.max_new_tokens is None.
-        needs_text_before: windows would be told the text of those before, which is not supported.
-        options: of generation, where a call does not decide.
+        max_length: the greatest number of new tokens, if options.max_new_tokens is None.
+        needs_text_before: the file asks to begin each window with the text before it, which is not supported.
+        options: how tokens are chosen, where a call does not decide.
     """
 
     start: int
@@ -100,14 +101,36 @@ class Settings:
     thresholds: Thresholds
     options: GenerationOptions
 
-    def language_code(self, name: str) -> str | None:
-        """The code of a language that is called by its code, its token or its English name; None if it is unknown."""
-        code = _bare(name.lower())
-        code = _CODES.get(code, code)
-        return code if code in self.languages else None
+    def language_and_task(self, function: str, language: str | None, task: str | None) -> tuple[str | None, str]:
+        """The language and the task of a call, else those of the file; a language of None is to be found out."""
+        if task is not None:
+            task = _checks.choice(function, "task", task, ("transcribe", "translate"))
+        asked, spoken = task, language
+        if (task is None and language is None) or not self.hold_together:
+            asked = self.task if task is None else task
+            spoken = self.language if language is None else language
+        asked = "transcribe" if asked is None else asked
+        # A model without languages has prompts that name neither; with them, the file may still choose.
+        chosen = (task, language) if self.languages else (asked, spoken)
+        english = (None, "en", "english", "<|en|>")
+        if not self.is_multilingual and (chosen[0] == "translate" or chosen[1] not in english):
+            raise ValueError(f"{function}: this model knows English only; a multilingual one translates")
+        if not self.languages:
+            return None, asked
+        code = self._language_code(spoken) if isinstance(spoken, str) else None
+        if spoken is not None and code is None:
+            where = f" of {_FILE}" if language is None else ""
+            _checks.choice(function, f"language{where}", spoken, tuple(self.languages))
+        where = f" of {_FILE}" if task is None else ""
+        return code, _checks.choice(function, f"task{where}", asked, self.tasks)
 
-    def most_new_tokens(self, function: str, prompt: int, positions: int) -> int:
-        """How many tokens may follow a prompt of so many, in a model of so many positions."""
+    @property
+    def first_timestamp(self) -> int:
+        """The token of time 0."""
+        return self.no_timestamps + 1
+
+    def max_new_tokens(self, function: str, prompt: int, positions: int) -> int:
+        """The greatest number of tokens behind a prompt of so many tokens, in a model of so many positions."""
         most = self.options.max_new_tokens
         if most is not None:
             if prompt + most > positions:
@@ -118,9 +141,15 @@ class Settings:
             return most
         return min(positions // 2 if self.max_length is None else self.max_length, positions - prompt)
 
+    def _language_code(self, name: str) -> str | None:
+        """The code of a language that is called by its code, its token or its English name; None if it is unknown."""
+        code = _bare(name.lower())
+        code = _CODES.get(code, code)
+        return code if code in self.languages else None
+
 
 def read_settings(tokenizer: Any, values: Mapping[str, Any], vocab_size: int) -> Settings:
-    """The settings in generation_config.json; what is absent is read off the tokenizer."""
+    """The settings in generation_config.json; the tokenizer replaces absent ones."""
     given = {key: value for key, value in values.items() if value is not None}
 
     def token(name: str, key: str | None = None) -> int:
@@ -146,9 +175,9 @@ def read_settings(tokenizer: Any, values: Mapping[str, Any], vocab_size: int) ->
     hold_together = language is None and task is None
     if hold_together:
         language, task = _forced(given.get("forced_decoder_ids", ()), languages, tasks, no_timestamps)
-    told = "compression_ratio_threshold" in values  # transformers' is of the tokens
+    on_tokens = "compression_ratio_threshold" in values  # transformers measures the tokens then, not the text
     for key in ("suppress_tokens", "begin_suppress_tokens"):
-        if isinstance(given.get(key), list):  # as -1, which OpenAI's code understands, and transformers passes over
+        if isinstance(given.get(key), list):  # OpenAI's code gives -1 a meaning; transformers ignores it
             given[key] = [i for i in given[key] if not isinstance(i, int) or 0 <= i < vocab_size]
     options = GenerationOptions.from_dict({key: value for key, value in given.items() if key not in _OWN})
     return Settings(
@@ -166,10 +195,10 @@ def read_settings(tokenizer: Any, values: Mapping[str, Any], vocab_size: int) ->
         max_length=_count(given, "max_length", 1),
         needs_text_before=bool(given.get("condition_on_prev_tokens", False)),
         thresholds=Thresholds(
-            compression=_threshold(values, "compression_ratio_threshold", _MOST_COMPRESSION),
-            log_probability=_threshold(values, "logprob_threshold", _LEAST_LOG_PROBABILITY),
-            silence=_threshold(values, "no_speech_threshold", _MOST_SILENCE),
-            token_bytes=(vocab_size.bit_length() - 1) // 8 + 1 if told else 0,
+            compression=_threshold(values, "compression_ratio_threshold", _MAX_COMPRESSION),
+            log_probability=_threshold(values, "logprob_threshold", _MIN_LOG_PROBABILITY),
+            silence=_threshold(values, "no_speech_threshold", _MAX_SILENCE),
+            token_bytes=(vocab_size.bit_length() - 1) // 8 + 1 if on_tokens else 0,
         ),
         options=replace(options, stop_tokens=stops),
     )
@@ -205,7 +234,7 @@ def _threshold(values: Mapping[str, Any], key: str, usual: float) -> float | Non
 def _forced(
     pairs: Any, languages: Mapping[str, int], tasks: Mapping[str, int], no_timestamps: int
 ) -> tuple[str | None, str | None]:
-    """The language and the task that old files name by places of the prompt and the tokens there; None: any."""
+    """The language and the task that old files name as pairs of a place in the prompt and a token; None: any."""
     prompt: list[Any] = []
     try:
         for place, token in pairs:
@@ -233,7 +262,7 @@ def _forced(
 
 
 def check_extractor(directory: Path, bins: int, frames: int) -> None:
-    """ValueError where a directory wants spectrograms that are not Whisper's, of so many bins and frames.
+    """Raises ValueError if a directory asks for other spectrograms than Whisper's, of so many bins and frames.
 
     transformers' save_pretrained has written preprocessor_config.json, and since version 5 processor_config.json.
     """
