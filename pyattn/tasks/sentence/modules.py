@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyattn import _checks
-from pyattn._core import rowwise
-from pyattn._threads import threads_for
 from pyattn.layers import LayerNorm, Linear
+from pyattn.layers.rows import sum_sequences
 from pyattn.models._files import read_json, write_json
 from pyattn.models._tensors import read_tensors, write_tensors
 
@@ -91,16 +90,10 @@ def pool(hidden: Array, starts: Array, modes: tuple[str, ...], prompt: int = 0) 
         elif mode == "weightedmean":  # by places in the whole sequence, counted from 1
             places = np.arange(1, len(rows) + 1) - np.repeat(ends[:-1], kept) + prompt
             total = np.maximum(kept * (kept + 1) // 2 + kept * prompt, 1)[:, None].astype(np.float32)
-            out[:] = _sums(rows * places[:, None].astype(np.float32), ends) / total
+            out[:] = sum_sequences(rows * places[:, None].astype(np.float32), ends) / total
         elif mode != "max":
-            out[:] = _sums(rows, ends) / (divisor if mode == "mean" else np.sqrt(divisor))
+            out[:] = sum_sequences(rows, ends) / (divisor if mode == "mean" else np.sqrt(divisor))
     return pooled.reshape(lengths.size, len(modes) * width)
-
-
-def _sums(rows: Array, starts: Array) -> NDArray[np.float32]:
-    sums = np.zeros((len(starts) - 1, rows.shape[1]), np.float32)
-    rowwise.sum_sequences(rows, starts, sums, threads_for(rows.size))
-    return sums
 
 
 class Module:

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyattn import _checks
-from pyattn._core import rowwise
 from pyattn._extras import import_extra
-from pyattn._threads import threads_for
+from pyattn.layers.rows import embed
 from pyattn.models._files import read_json, require_file, write_json
 from pyattn.models._tensors import read_tensors, write_tensors
 from pyattn.models._tokenizer import errors_of_library, read_tokenizer
@@ -65,7 +64,7 @@ class StaticEmbedding(Input):
 
     def features(self, token_ids: NDArray[np.int64], starts: NDArray[np.int64]) -> Features:
         numbers = token_ids if self._mapping is None else np.ascontiguousarray(self._mapping[token_ids], np.int64)
-        rows = _rows(self.table, numbers)
+        rows = embed([self.table], [numbers])
         if self._weights is not None:
             rows *= self._weights[token_ids][:, None]
         return Features(starts, sentence=pool(rows, starts, ("mean",)))
@@ -80,13 +79,7 @@ class StaticEmbedding(Input):
 def _table(file: Path, name: str, table: Any) -> NDArray[np.float32]:
     if not isinstance(table, np.ndarray) or table.ndim != 2 or not table.size:
         raise ValueError(f"load: {file}: {name} must be floats of shape (tokens, width), and be there")
-    return table
-
-
-def _rows(table: NDArray[Any], numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-    rows = np.empty((len(numbers), table.shape[1]), np.float32)
-    rowwise.embed([np.ascontiguousarray(table)], [numbers], rows, threads_for(20.0 * rows.size))
-    return rows
+    return np.ascontiguousarray(table)
 
 
 def _integers(file: Path, name: str) -> NDArray[np.int64] | None:
@@ -160,7 +153,7 @@ class WordEmbeddings(Input):
         return numbers
 
     def features(self, token_ids: NDArray[np.int64], starts: NDArray[np.int64]) -> Features:
-        return Features(starts, tokens=_rows(self.table, token_ids))
+        return Features(starts, tokens=embed([self.table], [token_ids]))
 
     def save(self, folder: Path) -> None:
         name = "sentence_transformers.sentence_transformer.modules.tokenizer.whitespace.WhitespaceTokenizer"
