@@ -1,4 +1,4 @@
-"""Decoding strategies: how a model that continues sequences is made to write. They know nothing of models."""
+"""Decoding strategies: how the next tokens of sequences are chosen. They know nothing of models."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,15 +19,15 @@ __all__ = ["Continuation", "Generated", "GenerationOptions", "generate", "stream
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """What a prompt was continued with.
+    """The continuation of a prompt.
 
     Args:
         tokens: (length,) int64, prefix and stop token included, the prompt not.
         reason: "stop" if a stop token ended it, "length" if it reached its greatest length.
-        score: the sum of its tokens' log-probabilities, in a beam search over length ** length_penalty; None if it was
-            not asked for (`return_scores`).
-        alternatives: further results for the prompt (`num_return_sequences`), the best first; fewer than asked for if a
-            beam search found no more.
+        score: the sum of its tokens' log-probabilities, in a beam search divided by length ** length_penalty; None if
+            `return_scores` did not ask for it.
+        alternatives: further results for the prompt (`num_return_sequences`), the best first; a beam search may find
+            fewer than were asked for.
     """
 
     tokens: Array
@@ -48,34 +48,34 @@ def generate(
 ) -> list[Generated]:
     """Continues prompts: greedily, by sampling, or by beam search.
 
-    Tokens agree with those of transformers' generate for each prompt alone. What a prompt gets depends neither on the
-    other prompts nor on their number, as far as the model's logits do not.
+    Tokens agree with those of transformers' generate for each prompt alone. The result for a prompt depends neither on
+    the other prompts nor on their number, provided that the model's logits do not.
 
     Rows that have ended are dropped from the continuation before its next step. If step, reorder or adjust raises, or
-    is interrupted, the exception passes through and the continuation is not touched again: it is usable in as far as
-    its own methods have kept it so, with the rows of the last reorder. After the end, it still has the rows that ended
-    last, with all their tokens but the last one, so that a prompt of that token and others goes on.
+    is interrupted, the exception passes through and the continuation is not touched again: it has the rows of the last
+    reorder, and is usable if its own methods have kept it so. After the end, it still has the rows that ended last,
+    with all their tokens but the last one; a prompt of that token and further ones continues them.
 
     Args:
         continuation: a model with its caches, one row for each prompt; see Continuation.
         prompts: arrays of token ids, of any lengths but 0; or (prompts, length).
         options: how tokens are chosen.
-        prefixes: tokens that results begin with, for all, or a sequence of them for each prompt. They are given, so
-            their log-probability is 0; limits of length and length_penalty count them.
-        adjust: a model's own rule: given each row's new tokens so far (with the prefix) and the logits
-            (rows, vocabulary) of the next ones, float32, under the rules of the options (log-probabilities in a beam
-            search), it returns the logits to use; it may overwrite those given. Temperature and what follows it come
-            later.
-        sources: the tokens that an encoder has read for each prompt, for the options that begin with encoder_; None:
-            the prompts themselves.
+        prefixes: tokens that results begin with: one sequence for all prompts, or one for each. Their log-probability
+            is 0, since they are given; limits of length and length_penalty count them.
+        adjust: a model's own rule: it takes each row's new tokens so far (with the prefix) and the logits (rows,
+            vocabulary) of the next ones, float32, under the rules of the options (log-probabilities in a beam search),
+            and returns the logits to use; it may overwrite the given ones. Temperature and the options of sampling are
+            applied later.
+        sources: for each prompt, the tokens that an encoder has read, which the options that begin with encoder_
+            use; None: the prompts themselves.
         **changes: options by name, instead of those in `options`.
 
     Returns:
         One result for each prompt.
 
     Raises:
-        TypeError, ValueError: an argument is wrong, the options name tokens that the vocabulary has not, or there is no
-            token to choose: the greatest logit of a row is not finite. The message says which prompt and token.
+        TypeError, ValueError: an argument is wrong, the options name tokens that are not in the vocabulary, or there is
+            no token to choose: the greatest logit of a row is not finite. The message says which prompt and token.
 
     Example:
 
@@ -123,10 +123,10 @@ def stream(
     sources: Sequence[ArrayLike] | None = None,
     **changes: Any,
 ) -> Iterator[tuple[int, int]]:
-    """Continues prompts as generate does, and yields tokens as they are chosen; not with beams.
+    """Continues prompts as generate does, and yields tokens as they are chosen; beams cannot be streamed.
 
-    An iterator that is closed early has not given the continuation the tokens of its last step; rows that ended in it
-    are still there.
+    If the iterator is closed early, the continuation has not seen the tokens of the last step, and still has the rows
+    that ended in it.
 
     Args:
         continuation, prompts, options, prefixes, adjust, sources, **changes: as generate's; num_return_sequences must
@@ -136,8 +136,8 @@ def stream(
         The number of a prompt, and its next token.
 
     Raises:
-        TypeError, ValueError: as generate; the options ask for beams or several results. What is wrong with arguments
-            is raised by the call, not by the iterator.
+        TypeError, ValueError: as generate; the options ask for beams or several results. The call raises errors about
+            arguments, not the iterator.
 
     Example:
 

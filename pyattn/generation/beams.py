@@ -19,7 +19,7 @@ class Hypothesis(NamedTuple):
 
 
 class _Beams(NamedTuple):
-    """How a prompt's running sequences go on: from which they come, by which token, with what log-probability."""
+    """The next tokens of a prompt's running sequences: the row of each parent, the token, and the log-probability."""
 
     parents: Array
     tokens: Array
@@ -32,14 +32,14 @@ def beam_search(
     """At most num_beams ended sequences of each prompt, the best first."""
     searches = [_Search(options) for _ in rows.number]
     logits = first_logits(function, continuation, rows, options)
-    scores = np.zeros((len(searches), 1), np.float32)  # (prompts, beams); before the first token a prompt has one
+    scores = np.zeros((len(searches), 1), np.float32)  # (prompts, beams); a prompt begins with one beam
     while True:
         log_probabilities = logits - log_sum(logits)
         if rules.active:
             log_probabilities = rules(rows, log_probabilities)
         if options.renormalize_logits:
             sums = log_sum(log_probabilities)
-            log_probabilities -= np.where(np.isfinite(sums), sums, 0)  # a beam may have no way to go on
+            log_probabilities -= np.where(np.isfinite(sums), sums, 0)  # a beam may have no possible token
         totals = (log_probabilities.reshape(*scores.shape, -1) + scores[:, :, None]).reshape(len(scores), -1)
         width = scores.shape[1]
         beams = []
@@ -65,22 +65,22 @@ def beam_search(
 
 
 class _Search:
-    """The search for one prompt's sequences."""
+    """The search for the sequences of one prompt."""
 
     def __init__(self, options: GenerationOptions) -> None:
         self.ended: list[Hypothesis] = []
         self._options = options
         self._stops = np.array(options.stop_tokens, np.int64)
-        # so many that num_beams of them do not end a sequence
+        # Among so many, at least num_beams do not end a sequence.
         self.candidates = max(2, 1 + self._stops.size) * options.num_beams
 
     def advance(self, rows: Rows, row: int, best: _Beams) -> _Beams | None:
-        """Takes the best continuations, in order, of the prompt whose first row is given; None ends the search."""
+        """Takes the best candidates, in order, for the prompt whose first row is given; None: the search has ended."""
         options = self._options
         size = options.num_beams
         length = rows.length + 1 - int(rows.start[row])
-        most = int(rows.limit[row] - rows.start[row])
-        ends = (best.tokens[:, None] == self._stops).any(axis=1) | (length == most)
+        longest = int(rows.limit[row] - rows.start[row])
+        ends = (best.tokens[:, None] == self._stops).any(axis=1) | (length == longest)
         for i in np.flatnonzero(ends[:size] & (best.scores[:size] > -np.inf)):
             tokens = np.append(rows.result(best.parents[i]), best.tokens[i])
             self.ended.append(Hypothesis(float(best.scores[i]) / length**options.length_penalty, tokens))
@@ -90,11 +90,11 @@ class _Search:
         runs = np.flatnonzero(~ends & (best.scores > -np.inf))[:size]
         if not runs.size or (options.early_stopping is True and len(self.ended) == size):
             return None
-        hoped = most if options.early_stopping == "never" and options.length_penalty > 0 else length
+        hoped = longest if options.early_stopping == "never" and options.length_penalty > 0 else length
         hope = float(best.scores[runs[0]]) / hoped**options.length_penalty
         if len(self.ended) == size and hope <= self.ended[-1].score:
             return None
-        # with fewer than num_beams, copies that can never be chosen fill their places
+        # If fewer than num_beams run, copies that can never be chosen fill the missing places.
         running = _Beams(*(x[np.resize(runs, size)] for x in best))
         running.scores[runs.size :] = -np.inf
         return running

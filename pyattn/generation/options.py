@@ -11,7 +11,7 @@ from pyattn._checks import count, flag, real, token_ids
 
 _NAME = "GenerationOptions"
 
-# Keys of generation_config.json that mean what the option of the same name means; None is the option's default.
+# Keys of generation_config.json with the meaning of the option of that name; null means the option's default.
 _SAME = (
     "max_new_tokens",
     "max_length",
@@ -41,12 +41,12 @@ _SAME = (
     "forced_eos_token_id",
     "renormalize_logits",
 )
-_LONGEST = 2**40  # no sequence is longer
-_MOST_BEAMS = 10_000  # each of them takes the memory of a sequence
+_MAX_LENGTH = 2**40  # no sequence is longer
+_MAX_BEAMS = 10_000  # each takes the memory of a sequence
 _OF_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
 _OF_BEAMS = ("length_penalty", "early_stopping", "num_beam_groups")
 
-# Keys that are not supported, and their values that change nothing.
+# Keys that are not supported, and their values without effect.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "cache_implementation": ("dynamic", "static", "offloaded", "offloaded_static", "sliding_window", "hybrid"),
     "constraints": (),
@@ -68,48 +68,52 @@ class GenerationOptions:
     """How tokens are chosen and when a sequence ends. Names and meanings are those of Hugging Face transformers.
 
     Args:
-        max_new_tokens: how many tokens a result may have. This or max_length is needed.
-        max_length: the same with the prompt counted; max_new_tokens has precedence.
+        max_new_tokens: the greatest number of tokens of a result. This or max_length is needed.
+        max_length: the same, the prompt counted; max_new_tokens has precedence.
         min_new_tokens: stop tokens are ruled out until a result has so many tokens.
-        min_length: the same with the prompt counted; min_new_tokens has precedence.
-        stop_tokens: an id, or several: the tokens that end a sequence. A result holds the one that ended it.
-        num_beams: 1, or how many sequences a beam search follows at once.
+        min_length: the same, the prompt counted; min_new_tokens has precedence.
+        stop_tokens: a token id, or several; they end a sequence. A result includes the one that ended it.
+        num_beams: the number of sequences that a beam search follows at once; 1: no beam search.
         length_penalty: beam search ranks ended sequences by the sum of log-probabilities / tokens ** length_penalty;
             from -20 to 20.
         early_stopping: when a beam search ends. True: as soon as num_beams sequences have ended. False: once the best
-            running sequence would rank below all of those if it ended now. "never": once it must, however it goes on.
-        num_return_sequences: how many results a prompt gets, at most num_beams in a beam search; with do_sample, as
-            many independent draws.
+            running sequence would rank below all of those if it ended now. "never": once it would, however it
+            continues.
+        num_return_sequences: the number of results for a prompt, at most num_beams in a beam search; with do_sample,
+            the number of independent draws.
         do_sample: draw tokens at random, instead of taking the most probable one.
-        temperature, top_k, top_p, min_p: of sampling, in this order: logits are divided by temperature; the top_k
-            greatest are kept (0: all; of equal ones, lower ids); of those, the fewest that together have a probability
-            of top_p; of those, the ones at least min_p times as probable as the most probable.
-        typical_p, epsilon_cutoff, eta_cutoff: of what is left then: the tokens whose surprise is nearest to the
-            expected one that together have a probability of typical_p (Meister et al. 2022, arXiv:2202.00666); of
-            those, the ones at least as probable as epsilon_cutoff; and as the lesser of eta_cutoff and
-            sqrt(eta_cutoff) exp(-entropy) (Hewitt et al. 2022, arXiv:2210.15191). Both keep the most probable one.
-        seed: of sampling: None for a new one each time, an int, or an int for each prompt. Prompt i draws from a
-            stream of its own, that of (seed, i), or, given a seed for each, that of (its seed, 0): what it gets does
-            not depend on the other prompts.
+        temperature, top_k, top_p, min_p: sampling applies them in this order: logits are divided by temperature; the
+            top_k greatest are kept (0: all; among equal ones, lower ids); then the fewest of these that together have a
+            probability of top_p; then those that are at least min_p times as probable as the most probable one.
+        typical_p, epsilon_cutoff, eta_cutoff: are applied after these: the tokens whose surprise is nearest to the
+            expected one are kept that together have a probability of typical_p (Meister et al. 2022, arXiv:2202.00666);
+            then those at least as probable as epsilon_cutoff; then those at least as probable as the lesser of
+            eta_cutoff and sqrt(eta_cutoff) exp(-entropy) (Hewitt et al. 2022, arXiv:2210.15191). The last two keep the
+            most probable token in any case.
+        seed: for sampling: None for a new one each time, an int, or an int for each prompt. Prompt i draws from a
+            stream of its own, that of (seed, i), or, given a seed for each, that of (its seed, 0): its result does not
+            depend on the other prompts.
         repetition_penalty: divides positive and multiplies negative logits of the tokens seen so far, in the prompt as
             well (Keskar et al. 2019, "CTRL", section 4.1); above 0.
-        encoder_repetition_penalty: the reverse for tokens of what the encoder has read, or else of the prompt: above 1
-            they become more probable.
-        no_repeat_ngram_size: no so many tokens in a row occur twice, those of the prompt counted; 0 switches it off.
-        encoder_no_repeat_ngram_size: nor are they those of what the encoder has read, or else of the prompt.
-        sequence_bias: pairs of token ids and a number, which is added to the logit of the last of them where the others
+        encoder_repetition_penalty: the reverse for the tokens that the encoder has read, or else those of the prompt:
+            above 1 they become more probable.
+        no_repeat_ngram_size: no n-gram of this size occurs twice, in the prompt and the result together; 0 switches it
+            off.
+        encoder_no_repeat_ngram_size: the result has no n-gram of this size of the text that the encoder has read, or
+            else of the prompt.
+        sequence_bias: pairs of token ids and a number, which is added to the logit of the last id where the other ids
             are the last tokens.
-        bad_words_ids: sequences of token ids that are never completed; single stop tokens are left out of them.
+        bad_words_ids: sequences of token ids that are never completed; single stop tokens are not ruled out.
         exponential_decay_length_penalty: (start, factor): after start new tokens, the logits x of stop tokens become
             x + |x| (factor ** tokens since then - 1).
         suppress_tokens, begin_suppress_tokens: ids that are never chosen, and ids that are not chosen first.
-        forced_bos_token_id: the token that follows a prompt of one token, as of encoder-decoder models; or tokens, of
-            which it is one, all of the same probability.
-        forced_eos_token_id: the token that is chosen last where a sequence reaches its greatest length; or tokens.
+        forced_bos_token_id: the token that follows a prompt of one token, as encoder-decoder models have it; or several
+            tokens, one of which follows, all with the same probability.
+        forced_eos_token_id: the token that is chosen last where a sequence reaches its greatest length; or several.
         renormalize_logits: beam search makes probabilities add up to 1 again after all rules.
         return_scores: results without beams have a score as well, the sum of the log-probabilities of their tokens
-            under the rules, but before temperature and what follows it.
-        unread: what `from_dict` found but could not read, and what has no effect beside the other options.
+            under the rules, before temperature and the other options of sampling.
+        unread: keys and values that `from_dict` could not read, and that have no effect beside the other options.
 
     Raises:
         TypeError, ValueError: an option has a wrong type or value, or two do not go together.
@@ -160,7 +164,7 @@ class GenerationOptions:
             set_(self, name, count(_NAME, name, getattr(self, name), least))
         for name, least in (("max_new_tokens", 1), ("max_length", 1), ("min_new_tokens", 0), ("min_length", 0)):
             if getattr(self, name) is not None:
-                set_(self, name, min(count(_NAME, name, getattr(self, name), least), _LONGEST))
+                set_(self, name, min(count(_NAME, name, getattr(self, name), least), _MAX_LENGTH))
         for name in ("forced_bos_token_id", "forced_eos_token_id"):
             set_(self, name, _forced(name, getattr(self, name)))
         for name, lowest, highest in (
@@ -195,8 +199,8 @@ class GenerationOptions:
 
     def _check_together(self) -> None:
         for name in ("num_beams", "num_return_sequences"):
-            if getattr(self, name) > _MOST_BEAMS:
-                raise ValueError(f"{_NAME}: {name} must be at most {_MOST_BEAMS}, not {getattr(self, name)}")
+            if getattr(self, name) > _MAX_BEAMS:
+                raise ValueError(f"{_NAME}: {name} must be at most {_MAX_BEAMS}, not {getattr(self, name)}")
         if self.num_beams > 1 and self.do_sample:
             raise ValueError(f"{_NAME}: do_sample does not go with num_beams={self.num_beams}; beams are never sampled")
         if not self.do_sample and self.num_return_sequences > self.num_beams:
@@ -230,10 +234,10 @@ class GenerationOptions:
     def from_dict(cls, values: Mapping[str, Any], **changes: Any) -> "GenerationOptions":
         """The options in a Hugging Face generation_config.json; `changes` are options by name, instead of those there.
 
-        eos_token_id becomes stop_tokens. What is absent or null has transformers' default: of top_k, 50. Keys that tell
-        nothing about the choice of tokens are ignored (of caches, outputs, speculation, the prompt's own tokens, and
-        those of a model's own code), and so are values without effect: those of sampling without do_sample, those of
-        beams without beams, token ids below 0; top_k -1 keeps all, as 0 does.
+        eos_token_id becomes stop_tokens. Absent keys and null mean transformers' default; that of top_k is 50. Keys
+        that do not concern the choice of tokens are ignored (those about caches, outputs, speculation, the prompt's own
+        tokens, and those of a model's own code), and so are values without effect: options of sampling without
+        do_sample, options of beams without beams, token ids below 0; top_k -1 keeps all tokens, as 0 does.
 
         Raises:
             TypeError, ValueError: a value is wrong, or would change results in a way that is not supported.
@@ -256,7 +260,7 @@ class GenerationOptions:
         unread = [(key, given[key]) for key, none in _UNSUPPORTED.items() if key in given and given[key] not in none]
         mode = options | changes
         least, most = options.get("min_new_tokens"), mode.get("max_new_tokens")
-        if type(least) is int and type(most) is int:  # the end is ruled out up to the greatest length, and then reached
+        if type(least) is int and type(most) is int:  # up to its greatest length, a sequence does not end
             options["min_new_tokens"] = min(least, most)
         for key in sorted({*_OF_SAMPLING, *_OF_BEAMS} & options.keys() - changes.keys()):
             idle = not mode.get("do_sample") if key in _OF_SAMPLING else mode.get("num_beams", 1) == 1
@@ -292,7 +296,7 @@ def with_valid(options: GenerationOptions, **values: Any) -> GenerationOptions:
 
 
 def _not_negative(ids: Any) -> Any:
-    """Token ids of a file, without those that stand for none."""
+    """Token ids of a file, without negative ones, which mean no token."""
     given = ids if isinstance(ids, list | tuple) else [ids]
     return [x for x in given if not (type(x) is int and x < 0)]
 

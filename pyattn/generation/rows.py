@@ -1,4 +1,4 @@
-"""What decoding strategies share: the model's side of them, and the rows of tokens that it continues."""
+"""What decoding strategies share: the model as they see it, and the rows of tokens that it continues."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,27 +20,26 @@ class Continuation(Protocol):
 
         Args:
             tokens: (rows, L) int64.
-            lengths: (rows,) int64, how many of each row's are real, at least one; the rest is padding at the end. None:
-                all.
+            lengths: (rows,) int64, how many tokens each row has, at least one; the rest is padding at the end. None: L.
 
         Returns:
-            (rows, vocabulary) float32, the logits after each row's last real token.
+            (rows, vocabulary) float32, the logits after each row's last token.
         """
 
     def reorder(self, rows: Array) -> None:
-        """From now on, row i continues what was row rows[i]; rows may be repeated, dropped, or all stay."""
+        """From now on, row i continues the former row rows[i]; rows may be repeated or dropped."""
 
 
 @dataclass
 class Rows:
-    """Rows of tokens that end at the same column: the prompts stand at the right of theirs, with -1 in front."""
+    """Rows of tokens that end at the same column: prompts are aligned to the right, with -1 before them."""
 
-    number: Array  # (rows,) of which prompt, or which draw for a prompt, each row is
+    number: Array  # (rows,) the number of the prompt, or of the draw for a prompt
     tokens: Array  # (rows, capacity)
     first: Array  # (rows,) the column where the prompt begins
     start: Array  # (rows,) where the result begins
-    least: Array  # (rows,) before which there is no stop token
-    limit: Array  # (rows,) where the result must have ended
+    least: Array  # (rows,) the column before which no stop token is chosen
+    limit: Array  # (rows,) the column where the result ends at the latest
     begin: int  # the column of the first tokens that are chosen
     length: int  # how many columns are filled
 
@@ -127,7 +126,7 @@ def next_logits(function: str, continuation: Continuation, tokens: Array) -> Arr
 
 
 def _checked(function: str, logits: Array, rows: int) -> Array:
-    # sums over a row of any other layout depend on its batch mates
+    # In another layout, sums over a row would depend on the other rows of the batch.
     logits = np.ascontiguousarray(array(function, "logits", logits), np.float32)
     if logits.ndim != 2 or len(logits) != rows:
         raise ValueError(f"{function}: step must return ({rows}, vocabulary) logits, not {logits.shape}")

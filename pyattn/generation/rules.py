@@ -1,6 +1,6 @@
 """Rules that change logits before a token is chosen, in the order of transformers' logits processors.
 
-Here tokens are forced last: a suppressed one may be forced, which transformers refuses.
+Only the forcing of tokens comes last here: a suppressed token may be forced, which transformers refuses.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from pyattn.generation.rows import Adjust, Rows
 
 
 class Rules:
-    """What the options, and a model's own `adjust`, ask for; without any, `active` is False.
+    """The rules of the options, and a model's own `adjust`; if there are none, `active` is False.
 
     Args:
-        sources: what an encoder has read for each prompt; None: the prompts are what encoder_... options are about.
+        sources: the tokens that an encoder has read for each prompt; None: options encoder_... use the prompts.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Rules:
         self._suppressed = np.array(options.suppress_tokens, np.int64)
         self._suppressed_first = np.array(options.begin_suppress_tokens, np.int64)
         self._has_least = bool(self._stops.size and (options.min_new_tokens or options.min_length))
-        # a single stop token is never ruled out as a bad word
+        # A single stop token is never ruled out as a bad word.
         stops = {(stop,) for stop in self._stops.tolist()}
         self._bad = [(word, -np.inf) for word in options.bad_words_ids if word not in stops]
         self.active = bool(
@@ -51,7 +51,7 @@ class Rules:
         )
 
     def __call__(self, rows: Rows, logits: Array) -> Array:
-        """The logits (rows, vocabulary) of the rows' next tokens under the rules; those given are overwritten."""
+        """The logits (rows, vocabulary) of the next tokens under the rules; the given ones are overwritten."""
         options = self._options
         seen = rows.tokens[:, : rows.length]
         _add_biases(logits, seen, options.sequence_bias)
@@ -71,7 +71,7 @@ class Rules:
         if self._suppressed.size:
             logits[:, self._suppressed] = -np.inf
         if self._suppressed_first.size:
-            # at the first token that is free to be chosen
+            # This holds for the first token that is not forced.
             begin = rows.begin + (options.forced_bos_token_id is not None) * (rows.first == rows.begin - 1)
             logits[np.ix_(begin == rows.length, self._suppressed_first)] = -np.inf
         if options.forced_bos_token_id is not None:
@@ -83,7 +83,7 @@ class Rules:
         return logits
 
     def _read(self, rows: Rows) -> Array:
-        """(rows, length): what the encoder has read, or else each prompt, with -1 for what is no token of it."""
+        """(rows, length): the tokens that the encoder has read, or else the prompt; -1 where there is none."""
         if self._sources is None:
             columns = np.arange(rows.begin)
             return np.where(columns < rows.start[:, None], rows.tokens[:, : rows.begin], -1)
@@ -106,14 +106,14 @@ class Rules:
 
 
 def _penalize(logits: Array, seen: Array, penalty: float) -> None:
-    rows, columns = np.nonzero((seen >= 0) & (seen < logits.shape[1]))  # inputs may have more tokens than outputs
+    rows, columns = np.nonzero((seen >= 0) & (seen < logits.shape[1]))  # an input may have tokens that the output lacks
     ids = seen[rows, columns]
     values = logits[rows, ids]
     logits[rows, ids] = np.where(values < 0, values * np.float32(penalty), values / np.float32(penalty))
 
 
 def _ban_repetition(logits: Array, texts: Array, seen: Array, size: int) -> None:
-    """Rules out what follows, anywhere in a row's text, the tokens that were seen last."""
+    """Rules out each token that follows, anywhere in a row's text, a copy of its last size - 1 tokens."""
     if texts.shape[1] < size or seen.shape[1] < size - 1:
         return
     runs = np.lib.stride_tricks.sliding_window_view(texts, size, axis=1)  # (rows, runs, size)
@@ -124,7 +124,7 @@ def _ban_repetition(logits: Array, texts: Array, seen: Array, size: int) -> None
 
 
 def _add_biases(logits: Array, seen: Array, biases: Sequence[tuple[Sequence[int], float]]) -> None:
-    """Adds a number to the logit of a sequence's last token where the others were seen last."""
+    """Adds a bias to the logit of a word's last token in rows that end with its other tokens."""
     for word, bias in biases:
         before = seen.shape[1] - (len(word) - 1)
         if before >= 0:

@@ -1,4 +1,4 @@
-"""One token at a time for each row: the most probable one, or one drawn at random."""
+"""Decoding without beams: each row gets the most probable token, or one that is drawn at random."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pyattn.generation.rules import Rules
 
 @dataclass
 class Step:
-    """What one step gave: the rows with their new tokens, which of them have ended, and their scores so far."""
+    """The result of one step: the rows with their new tokens, which of them have ended, and their scores so far."""
 
     rows: Rows
     tokens: Array  # (rows,)
@@ -41,7 +41,7 @@ def one_by_one(
             logits = rules(rows, np.array(logits, np.float32))
         tokens = _draw_all(logits, generators, rows, options) if options.do_sample else logits.argmax(axis=1)
         chosen = logits[index, tokens]
-        if not np.isfinite(chosen).all():  # argmax finds NaN as well
+        if not np.isfinite(chosen).all():  # argmax returns NaN if there is one
             wrong = int(rows.number[~np.isfinite(chosen)][0])
             raise no_choice(function, wrong // draws, rows.length - rows.begin + 1)
         if options.return_scores:
@@ -67,7 +67,7 @@ def log_sum(logits: Array) -> Array:
 
 
 def _generators(options: GenerationOptions, prompts: int) -> list[np.random.Generator]:
-    """One for each draw of each prompt."""
+    """A generator for each draw of each prompt."""
     if not options.do_sample:
         return []
     if isinstance(options.seed, tuple):
@@ -94,7 +94,7 @@ def _draw_all(logits: Array, generators: list[np.random.Generator], rows: Rows, 
 
 
 def candidates(logits: Array, options: GenerationOptions) -> tuple[Array, Array]:
-    """The tokens that may be drawn from logits (vocabulary,), and weights that their probabilities are proportional to.
+    """The tokens that may be drawn from logits (vocabulary,), and weights in proportion to their probabilities.
 
     The greatest logit must be finite.
     """
@@ -106,7 +106,7 @@ def candidates(logits: Array, options: GenerationOptions) -> tuple[Array, Array]
     weights = np.exp((logits - logits.max()) / np.float32(options.temperature))
     total = weights.sum(dtype=np.float64)
     removed = (1 - options.top_p) * total
-    # what is below removed / size adds up to less than removed: only the rest needs sorting
+    # Weights below removed / size add up to less than removed, so that only the others need sorting.
     kept = np.flatnonzero(weights > 0.999 * removed / weights.size)
     weights = weights[kept]
     if options.top_p < 1:
@@ -120,7 +120,7 @@ def candidates(logits: Array, options: GenerationOptions) -> tuple[Array, Array]
 
 
 def _cut(ids: Array, weights: Array, options: GenerationOptions) -> tuple[Array, Array]:
-    """Of tokens and their weights, those that typical_p, epsilon_cutoff and eta_cutoff leave, one after the other."""
+    """The tokens and weights that remain after typical_p, then epsilon_cutoff, then eta_cutoff."""
     if options.typical_p < 1:
         surprise = np.log(weights.sum()) - np.log(weights)
         strange = np.abs(surprise - (np.exp(-surprise) * surprise).sum())
@@ -141,13 +141,13 @@ def _cut(ids: Array, weights: Array, options: GenerationOptions) -> tuple[Array,
 
 
 def greatest(x: Array, k: int) -> Array:
-    """The indices of the k greatest of x (n,), the greatest first; of equal ones the lower index first."""
+    """The indices of the k greatest of x (n,), the greatest first; among equal ones the lower index first."""
     found = _first(k, x, np.partition(x, x.size - k)[x.size - k]) if k < x.size else np.arange(x.size)
     ordered: Array = found[np.lexsort((found, -x[found]))]
     return ordered
 
 
 def _first(count: int, x: Array, least: Any) -> Array:
-    """The indices of the count greatest of x, of which least is the least; of equal ones the lower indices."""
+    """The indices of the `count` greatest of x, which are at least `least`; among equal ones the lower indices."""
     above = np.flatnonzero(x > least)
     return np.concatenate([above, np.flatnonzero(x == least)[: count - above.size]])

@@ -1,4 +1,4 @@
-"""From sound to what speech models read: WAV files, sampling rates, Whisper's log-mel spectrogram."""
+"""Sound for speech models: samples from WAV files, sampling rates, and Whisper's log-mel spectrogram."""
 
 import functools
 import math
@@ -19,7 +19,7 @@ from pyattn.layers.linear import Linear
 from pyattn.tasks import wave
 from pyattn.tasks.wave import Samples
 
-RATE = 16000  # samples a second, of all that log_mel reads
+RATE = 16000  # samples a second that log_mel reads
 
 # Whisper's short-time Fourier transform at that rate: 25 ms, every 10 ms.
 _WINDOW = 400
@@ -27,13 +27,13 @@ _HOP = 160
 _FREQUENCIES = _WINDOW // 2 + 1
 _TRANSFORM_WORK = 2.5 * _WINDOW * math.log2(_WINDOW)  # floating-point operations for one window
 
-# Frames whose windows and spectra lie in a core's cache together.
+# The windows and spectra of so many frames fit into a core's cache together.
 _BLOCK = 500
 
-# resample's filter has 20 taps for each unit of the larger part of the ratio.
-_MOST_RATIO_PARTS = 65536
+# The filter of resample has 20 taps for each unit of the larger term of the ratio.
+_MAX_RATIO_TERM = 65536
 
-# Floats beyond this are no samples from -1 to 1, but integers that were not divided.
+# Floats beyond this are not samples from -1 to 1; they are integers that were not divided.
 _LOUDEST = 1000.0
 
 _SOUNDS = (
@@ -43,11 +43,12 @@ _SOUNDS = (
 
 
 def read_wave(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[Samples, int]:
-    """The samples of a WAV file, its channels averaged, and its rate: what libsndfile reads.
+    """The samples of a WAV file, its channels averaged, and its rate, as libsndfile reads them.
 
-    RIFF, RIFX (big-endian), RF64 and BW64 files of any number of channels, of integers of up to 32 bits (8 and fewer
-    unsigned, others at the left of whole bytes), floats of 32 or 64, A-law or mu-law; WAVE_FORMAT_EXTENSIBLE as well. A
-    file that is shorter than it says, or does not know its length, is read to its end, whole frames of it.
+    Accepted are RIFF, RIFX (big-endian), RF64 and BW64 files with any number of channels of integers of up to 32 bits
+    (8 and fewer unsigned, others at the left of whole bytes), floats of 32 or 64 bits, A-law or mu-law, and
+    WAVE_FORMAT_EXTENSIBLE. A file that is shorter than it says, or does not know its length, is read up to its last
+    whole frame.
 
     Args:
         source: the path of the file, its bytes, or it open for reading.
@@ -58,8 +59,8 @@ def read_wave(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[Sample
     Raises:
         OSError: the file cannot be read.
         TypeError: source is something else, or open for text.
-        ValueError: it is no WAV file, or of another kind; it has no samples; samples are NaN or infinite; the rate is
-            not from 1000 to 768000.
+        ValueError: it is no WAV file, or has another format; it has no samples; samples are NaN or infinite; the rate
+            is not from 1000 to 768000.
 
     Example:
         >>> import tempfile
@@ -85,7 +86,7 @@ def read_wave(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[Sample
 
 
 def is_sound(x: Any) -> bool:
-    """Whether x is to be taken for one sound; else it may be several."""
+    """Whether x is one sound; else it may be several."""
     if isinstance(x, str | os.PathLike | bytes | bytearray | memoryview | Mapping):
         return True
     if hasattr(x, "read") or hasattr(x, "__array__"):
@@ -101,7 +102,7 @@ def read_sound(sound: Any, function: str = "read_sound", name: str = "sound") ->
             rate, as a pair in any order (SciPy's wavfile.read gives one, soundfile.read the other), or as a dictionary
             with "array" or "raw", and "sampling_rate". Samples are (n,) or (n, channels): floats from -1 to 1, or
             integers of 16 or 32 bits, or of 8 unsigned.
-        function, name: how errors call the caller, and the sound.
+        function, name: the names of the caller and of the sound in errors.
 
     Returns:
         (n,) float32, n possibly 0; and the number of samples a second.
@@ -156,9 +157,9 @@ def _is_number(x: Any) -> bool:
 
 def _check_rate(function: str, name: str, rate: Any) -> None:
     _checks.size(function, name, rate)
-    if not wave.SLOWEST <= rate <= wave.FASTEST:
+    if not wave.MIN_RATE <= rate <= wave.MAX_RATE:
         raise ValueError(
-            f"{function}: {name} must be from {wave.SLOWEST} to {wave.FASTEST} samples a second, not {rate}"
+            f"{function}: {name} must be from {wave.MIN_RATE} to {wave.MAX_RATE} samples a second, not {rate}"
         )
 
 
@@ -166,12 +167,12 @@ def resample(samples: Any, rate: int, to: int = RATE) -> Samples:
     """The same sound at another sampling rate.
 
     A polyphase filter whose cutoff is the lower rate's Nyquist frequency (SciPy's `signal.resample_poly`). The ratio of
-    the rates is exact where neither part of it, in lowest terms, exceeds 65536, and else within 1e-4 of itself.
+    the rates is exact if neither of its lowest terms exceeds 65536, and else within a factor of 1 +- 1e-4.
 
     Args:
         samples: (n,) or (n, channels), n at least 1, as `read_sound` takes them.
-        rate: samples a second that they have, from 1000 to 768000.
-        to: those that the result has, in the same bounds.
+        rate: their samples a second, from 1000 to 768000.
+        to: samples a second of the result, within the same bounds.
 
     Returns:
         (ceil(n * to / rate),) float32; for equal rates the samples themselves where they are float32 and (n,).
@@ -192,14 +193,14 @@ def resample(samples: Any, rate: int, to: int = RATE) -> Samples:
         return mono
     signal = import_extra("scipy", "resample").signal
     slower, faster = sorted((int(rate), int(to)))
-    ratio = Fraction(slower, faster).limit_denominator(_MOST_RATIO_PARTS)
+    ratio = Fraction(slower, faster).limit_denominator(_MAX_RATIO_TERM)
     up, down = ratio.as_integer_ratio() if to == slower else ratio.as_integer_ratio()[::-1]
     resampled: Samples = signal.resample_poly(mono, up, down)
     return resampled
 
 
 def mel_filters(num_mel_bins: int) -> NDArray[np.float32]:
-    """How much of each frequency of a 400-point transform at 16 kHz belongs to each mel band, from 0 to 8000 Hz.
+    """The weights of the frequencies of a 400-point transform at 16 kHz in each mel band, from 0 to 8000 Hz.
 
     Slaney's scale (Auditory Toolbox, 1998): 3 mels to 200 Hz up to 1000 Hz, and 27 to a factor of 6.4 above. Bands are
     triangles between the neighbours' peaks, of equal area.
@@ -231,18 +232,18 @@ def log_mel(samples: Any, *, num_mel_bins: int = 80, frames: int | None = 3000) 
     """Whisper's log-mel spectrogram.
 
     Radford et al. 2022 (arXiv:2212.04356), section 2.2: windows of 25 ms every 10 ms (Hann; samples reflected at both
-    ends), the logarithm to base 10 of each mel band's power, no less than the largest one minus 8, plus 4, over 4. Of
-    what lies past the end of the samples nothing is computed.
+    ends), the logarithm to base 10 of each mel band's power, no less than the largest one minus 8, plus 4, over 4.
+    Frames past the end of the samples are filled without computing them.
 
     Args:
         samples: (n,) or (n, channels), n at least 1, as `read_sound` takes them, 16000 a second; see `resample`.
         num_mel_bins: 80, or 128 for Whisper large-v3.
-        frames: their number, 100 a second, at least 2: samples past the last are left out, and silence fills up. None:
-            as many as samples fill, n // 160, of at least 320 samples.
+        frames: the number of frames, 100 a second, at least 2: samples past the last frame are not read, and silence
+            follows the samples. None: as many frames as samples fill, n // 160; at least 320 samples are needed.
 
     Returns:
-        (frames, num_mel_bins) float32, contiguous: time first, as convolutions of this library read it; the transpose
-        of what transformers' WhisperFeatureExtractor returns.
+        (frames, num_mel_bins) float32, contiguous: time first, as this library's convolutions read it; transformers'
+        WhisperFeatureExtractor returns the transpose.
 
     Raises:
         TypeError: samples are of another dtype, or masked.
@@ -294,21 +295,21 @@ def log_mel(samples: Any, *, num_mel_bins: int = 80, frames: int | None = 3000) 
             power += np.square(spectrum.imag)
             bank._apply(power, out=features[start:stop])
         largest = features[:heard].max()
-    # Found here, where it costs no pass over the samples: one such number spoils the largest power.
+    # One such number makes the largest power infinite or NaN; this check costs no pass over the samples.
     if not np.isfinite(largest):
         raise ValueError("log_mel: samples must be finite numbers, small enough for their powers to be float32")
     floor = np.float32(max(1e-10, 1e-8 * float(largest)))
     heard_features = features[:heard]
     np.maximum(heard_features, floor, out=heard_features)
     features[heard:] = floor
-    np.log(features, out=features)  # in SIMD wherever NumPy has it; log10 is not
+    np.log(features, out=features)  # NumPy vectorizes log on more machines than log10
     features *= np.float32(1 / (4 * np.log(10)))
     features += 1
     return features
 
 
 def _some(function: str, samples: Any) -> Samples:
-    """samples as _mono has them, at least one."""
+    """The samples as _mono returns them, at least one."""
     mono = _mono(function, samples, "samples")
     if not len(mono):
         raise ValueError(f"{function}: samples have shape (0,); at least one is needed")
@@ -316,7 +317,7 @@ def _some(function: str, samples: Any) -> Samples:
 
 
 def _mono(function: str, samples: Any, name: str) -> Samples:
-    """samples as float32 (n,), contiguous, their channels averaged."""
+    """The samples as contiguous float32 (n,), channels averaged."""
     if isinstance(samples, np.ma.MaskedArray):
         raise TypeError(f"{function}: {name} are a masked array; .filled(0) makes silence of what is masked")
     samples = _checks.array(function, name, samples)
@@ -328,10 +329,10 @@ def _mono(function: str, samples: Any, name: str) -> Samples:
         )
     channels = samples.shape[1] if samples.ndim == 2 else 1
     if samples.ndim not in (1, 2) or not 1 <= channels <= max(1, len(samples)):
-        turned = "; this looks like its transpose" if samples.ndim == 2 and channels > 1 else ""
+        transposed = "; this looks like its transpose" if samples.ndim == 2 and channels > 1 else ""
         raise ValueError(
             f"{function}: {name} have shape {samples.shape}; accepted: (n,), and (n, channels), which are averaged"
-            f"{turned}"
+            f"{transposed}"
         )
     with np.errstate(over="ignore", invalid="ignore"):
         mono: Samples = wave.from_integers(samples) if integers else np.ascontiguousarray(samples, np.float32)
@@ -346,7 +347,7 @@ def _hann() -> NDArray[np.float32]:
 
 @functools.lru_cache(8)
 def _mel_bank(bands: int) -> Linear:
-    """From the power of each frequency to that of each band."""
+    """The layer from the power of each frequency to the power of each mel band."""
     bank = Linear(_FREQUENCIES, bands, bias=False)
     bank.load_state_dict({"weight": mel_filters(bands)})
     return bank

@@ -1,4 +1,4 @@
-"""Files and folders read into passages: paragraphs of text, docstrings of Python source (parsed, never imported)."""
+"""Passages of files and folders: paragraphs of text, and docstrings of Python source (parsed, never imported)."""
 
 import ast
 import os
@@ -10,25 +10,25 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-# What is read inside folders; any text file is read when it is named itself.
+# Files in folders are read if they have one of these suffixes; a file that is named itself may have any.
 SUFFIXES = (".txt", ".md", ".markdown", ".rst", ".py")
 
-# Shorter ones are headings, rules and list markers: they answer no question.
-_SHORTEST = 20
+# Shorter passages are headings, rules and list markers, which answer no question.
+_MIN_LENGTH = 20
 _LETTER = re.compile(r"[^\W\d_]")
 
-# Where the prose of a docstring ends: NumPy's underlined sections, Google's and Sphinx' fields.
+# The prose of a docstring ends at NumPy's underlined sections, and at the fields of Google and Sphinx.
 _SECTION = re.compile(
     r"^(?:[A-Z][\w ]*\n *(?:-{3,}|={3,}) *$|(?:Args|Arguments|Returns|Raises|Yields|Attributes):|:\w+)", re.M
 )
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-# What else may hold definitions. Expressions cannot, and may be nested deeper than Python recurses.
+# Other nodes that may contain definitions. Expressions cannot, and may be nested deeper than Python recurses.
 _BLOCKS = (ast.stmt, ast.excepthandler, ast.match_case)
 
 
 class Passage(NamedTuple):
-    """A paragraph or a docstring: its text, the file, its first line counted from 1, the name of what it documents."""
+    """A paragraph or a docstring: its text, its file, its first line (from 1), the name of the object it documents."""
 
     text: str
     file: str
@@ -39,9 +39,9 @@ class Passage(NamedTuple):
 def read_passages(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Passage], list[str]]:
     """The passages of files and folders.
 
-    A folder stands for the .txt, .md, .markdown, .rst and .py files below it, sorted by name; hidden files and folders
-    are left out. A .py file gives the docstrings of its module, classes and functions, with their qualified names, each
-    up to its first section ("Parameters", "Args:", ...); any other file gives its paragraphs, which end at blank lines.
+    In a folder, the .txt, .md, .markdown, .rst and .py files below it are read, sorted by name, but no hidden files or
+    folders. A .py file gives the docstrings of its module, classes and functions, with their qualified names, each up
+    to its first section ("Parameters", "Args:", ...); any other file gives its paragraphs, which end at blank lines.
     Passages shorter than 20 characters or without a letter are left out. A file that is reached twice is read once.
 
     Args:
@@ -74,7 +74,7 @@ def read_passages(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Passage
 
 
 def _files_below(folder: Path, skip: Callable[[str], None]) -> Iterator[Path]:
-    next(folder.iterdir(), None)  # raises OSError for the folder itself; os.walk tells only `skip`
+    next(folder.iterdir(), None)  # raises OSError for the folder itself, which os.walk would only pass to `skip`
     for parent, folders, files in os.walk(folder, onerror=lambda error: skip(error.filename)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for file in (Path(parent, name) for name in sorted(files) if not name.startswith(".")):
@@ -87,7 +87,7 @@ def _read_file(file: Path) -> list[Passage]:
     if b"\0" in content:
         raise ValueError(f"read_passages: {file} is binary; it must be text in UTF-8")
     found = _docstrings(content, file) if file.suffix.lower() == ".py" else _paragraphs(content, file)
-    return [passage for passage in found if len(passage.text) >= _SHORTEST and _LETTER.search(passage.text)]
+    return [passage for passage in found if len(passage.text) >= _MIN_LENGTH and _LETTER.search(passage.text)]
 
 
 def _paragraphs(content: bytes, file: Path) -> Iterator[Passage]:
@@ -106,7 +106,7 @@ def _paragraphs(content: bytes, file: Path) -> Iterator[Passage]:
 def _docstrings(content: bytes, file: Path) -> Iterator[Passage]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's remarks on somebody else's source
+            warnings.simplefilter("ignore")  # the compiler warns about the source, which is not ours
             module = ast.parse(content)  # bytes: the source may declare its encoding
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"read_passages: {file} does not parse as Python ({error})") from error
@@ -126,7 +126,7 @@ def _docstrings_below(node: ast.AST, file: Path, name: str, prefix: str) -> Iter
 
 
 def _prose(docstring: str) -> str:
-    """What a docstring says before its tables of parameters, which blur its meaning; all of it if that is little."""
+    """The docstring up to its tables of parameters, which blur its meaning; all of it if little is left."""
     section = _SECTION.search(docstring)
     prose = docstring[: section.start()].rstrip() if section else docstring
-    return prose if len(prose) >= _SHORTEST else docstring
+    return prose if len(prose) >= _MIN_LENGTH else docstring

@@ -1,4 +1,4 @@
-"""A search index: passages, one vector each, and the encoder that made them; saved as one .npz file."""
+"""A search index: passages, one vector each, and the name of the encoder that made them; it is one .npz file."""
 
 import json
 import os
@@ -17,11 +17,11 @@ from pyattn.generation.sampling import greatest
 from pyattn.tasks.passages import Passage
 
 _FORMAT = "pyattn search index 1"
-_LONGEST_HEADER = 256  # of an array in the file; np.savez writes 118
+_MAX_HEADER = 256  # bytes of the header of an array in the file; np.savez writes 118
 
 
 class Hit(NamedTuple):
-    """A passage and its score: the dot product of its vector and the query's."""
+    """A passage and its score: the dot product of its vector and that of the query."""
 
     score: float
     passage: Passage
@@ -32,10 +32,10 @@ class SearchIndex:
     """Passages that can be searched by vector.
 
     Args:
-        passages: n of them.
+        passages: n passages.
         vectors: (n, width) float32, one for each passage.
-        model: what the user calls the encoder that made the vectors.
-        fingerprint: `SentenceEncoder.fingerprint` of that encoder: another one's vectors cannot be compared with these.
+        model: the user's name for the encoder that made the vectors.
+        fingerprint: `SentenceEncoder.fingerprint` of that encoder: vectors of another cannot be compared with these.
 
     Raises:
         TypeError: vectors are not float32; model or fingerprint is no string.
@@ -66,10 +66,10 @@ class SearchIndex:
 
         Args:
             vector: (width,).
-            k: how many to return; all, where there are fewer.
+            k: the number of hits; all passages, if there are fewer.
 
         Returns:
-            The hits, best first; of equal ones, the earlier passage first.
+            The hits, best first; among equal ones, the earlier passage first.
 
         Raises:
             TypeError: vector is not of real numbers; k is not an integer.
@@ -83,14 +83,14 @@ class SearchIndex:
         k = _checks.integer("search", "k", k)
         if k < 1:
             raise ValueError(f"search: k must be at least 1, not {k}")
-        with np.errstate(all="ignore"):  # what is not finite is refused
+        with np.errstate(all="ignore"):  # products that are not finite are refused below
             scores = self.vectors @ query.astype(np.float32)
         if not np.isfinite(scores).all():
             raise ValueError("search: a product of vector with one of the index is not finite")
         return [Hit(float(scores[i]), self.passages[i]) for i in greatest(scores, k)]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the index to a file, in one step: whoever reads it sees the old file or the whole new one.
+        """Writes the index to a file in one step: a reader sees the old file or the whole new one.
 
         Raises:
             OSError: the file cannot be written; nothing is left behind.
@@ -120,13 +120,13 @@ class SearchIndex:
         with Path(path).open("rb") as file:
             try:
                 with zipfile.ZipFile(file) as archive:
-                    most = os.fstat(file.fileno()).st_size
-                    header = _read_array(archive, "header.npy", np.dtype(np.uint8), most)
-                    vectors = _read_array(archive, "vectors.npy", np.dtype(np.float32), most)
+                    file_size = os.fstat(file.fileno()).st_size
+                    header = _read_array(archive, "header.npy", np.dtype(np.uint8), file_size)
+                    vectors = _read_array(archive, "vectors.npy", np.dtype(np.float32), file_size)
                     return cls._from_arrays(json.loads(header.tobytes()), vectors)
             except MemoryError:
                 raise
-            except Exception as error:  # NumPy, zipfile and json raise many kinds for damaged files
+            except Exception as error:  # NumPy, zipfile and json raise many types for damaged files
                 raise ValueError(f"load: {path} is not an index that `pyattn embed` wrote ({error})") from error
 
     @classmethod
@@ -143,18 +143,18 @@ class SearchIndex:
         return cls(passages, vectors, model, fingerprint)
 
 
-def _read_array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], most: int) -> NDArray[Any]:
-    """An array of an .npz file. np.load takes memory for the size that it claims to have; this, for what is there.
+def _read_array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], file_size: int) -> NDArray[Any]:
+    """An array of an .npz file. np.load takes memory for the size that its header claims; this takes what is there.
 
-    The array may not be compressed, so that it is no larger than the file, of `most` bytes.
+    The array must not be compressed, so that it is no larger than the file, which has file_size bytes.
     """
     member = archive.getinfo(name)
-    if member.compress_type != zipfile.ZIP_STORED or not member.file_size == member.compress_size <= most:
+    if member.compress_type != zipfile.ZIP_STORED or not member.file_size == member.compress_size <= file_size:
         raise ValueError(f"{name} is compressed or not whole")
     with archive.open(member) as file:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError(f"{name} is not as np.savez writes it")
-        shape, in_columns, stored = np.lib.format.read_array_header_1_0(file, max_header_size=_LONGEST_HEADER)
+        shape, in_columns, stored = np.lib.format.read_array_header_1_0(file, max_header_size=_MAX_HEADER)
         if stored != dtype:
             raise ValueError(f"{name} has type {stored}; {dtype} is needed")
         values: NDArray[Any] = np.frombuffer(file.read(), dtype)

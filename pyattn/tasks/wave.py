@@ -1,4 +1,4 @@
-"""What lies in a WAV file: its chunks, and each way in which samples are stored."""
+"""The WAV format: its chunks, and the ways in which samples are stored."""
 
 import struct
 from collections.abc import Callable
@@ -10,25 +10,25 @@ from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
 
-# Anything that is sampled slower or faster is no sound for a model; sizes and work stay in proportion to the input.
-SLOWEST, FASTEST = 1000, 768000
+# No sound for a model has another rate; the bounds keep memory and work in proportion to the input.
+MIN_RATE, MAX_RATE = 1000, 768000
 
 ACCEPTED = (
     "accepted are WAV files (RIFF, RIFX, RF64, BW64) of integers of up to 32 bits, floats of 32 or 64, A-law, mu-law, "
-    f"of {SLOWEST} to {FASTEST} samples a second; `ffmpeg -i IN -c:a pcm_s16le OUT.wav` makes one of almost any sound"
+    f"of {MIN_RATE} to {MAX_RATE} samples a second; `ffmpeg -i IN -c:a pcm_s16le OUT.wav` makes one of almost any sound"
 )
 
-# How numbers of a file lie in it, by its first four bytes
+# The byte order of a file, by its first four bytes
 _ORDERS = {b"RIFF": "<", b"RIFX": ">", b"RF64": "<", b"BW64": "<"}
-_LONG = (b"RF64", b"BW64")  # their lengths are of 64 bits, in a chunk of their own
+_LONG = (b"RF64", b"BW64")  # lengths have 64 bits, in a chunk of their own
 
 _INTEGERS, _FLOATS, _A_LAW, _MU_LAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
 _UNKNOWN = 0xFFFFFFFF
 
-# Behind the number of a format in WAVE_FORMAT_EXTENSIBLE: that of the format itself, and of Ambisonics.
+# The rest of a format's GUID in WAVE_FORMAT_EXTENSIBLE: that of ordinary formats, and that of Ambisonics.
 _SUBFORMATS = ((0, 16, b"\x80\x00\x00\xaa\x00\x38\x9b\x71"), (0x721, 0x11D3, b"\x86\x44\xc8\xc1\xca\x00\x00\x00"))
 
-# Formats that are met in WAV files, and that are read by others
+# Formats that occur in WAV files and are not read here
 _NAMES = {
     2: "Microsoft ADPCM",
     0x11: "IMA ADPCM",
@@ -49,21 +49,21 @@ _Refused = Callable[[str], ValueError]
 
 @dataclass(frozen=True)
 class _Form:
-    """What the chunk "fmt " says: a format, so many channels of samples in so many bytes each, and their rate."""
+    """The contents of the chunk "fmt ": the format, the channels, their rate, and the bytes of a sample."""
 
-    kind: int
+    format: int
     channels: int
     rate: int
     bytes: int
-    has_room: bool  # blocks hold 4 bytes for each channel, but samples 24 bits
+    may_be_padded: bool  # blocks have 4 bytes for each channel, but samples have 24 bits
 
 
 def decode(data: bytes, refused: _Refused) -> tuple[Samples, int]:
-    """The samples of a WAV file, its channels averaged, and its rate; what libsndfile reads, to the same samples.
+    """The samples of a WAV file, its channels averaged, and its rate: the same samples as libsndfile reads.
 
     Args:
         data: the whole file.
-        refused: makes the error that says what was seen.
+        refused: makes the error from a phrase that says what was seen.
     """
     order = _ORDERS.get(data[:4])
     if order is None or data[8:12] != b"WAVE":
@@ -84,18 +84,18 @@ def decode(data: bytes, refused: _Refused) -> tuple[Samples, int]:
         elif name == b"ds64" and data[:4] in _LONG and size >= 16 and place + 16 <= len(data):
             long_sizes = struct.unpack_from("<QQ", data, place)
         if name == b"fact":
-            size = max(size, 4)  # some say 0
+            size = max(size, 4)  # some files say 0
         place += size + size % 2
     if form is None:
         raise refused("does not say how its samples are stored")
     if long_sizes is not None:
         whole, size = long_sizes
 
-    there = len(data) - place
-    # A writer that could not go back, or was stopped, has left the length open; or said more than there is.
+    present = len(data) - place
+    # A writer that could not seek, or was stopped, leaves the length open, or gives more than there is.
     if size == 0 and (whole + 8 <= place or whole == _UNKNOWN):
-        size = there
-    stored = memoryview(data)[place : place + min(size, there)]
+        size = present
+    stored = memoryview(data)[place : place + min(size, present)]
     if bytes(stored[:4]) in (b"OggS", b"wvpk"):
         raise refused("holds another file, of Ogg or WavPack, instead of samples")
     samples = _samples(stored, form, order)
@@ -111,36 +111,36 @@ def decode(data: bytes, refused: _Refused) -> tuple[Samples, int]:
 def _form(chunk: bytes, order: str, refused: _Refused) -> _Form:
     if len(chunk) < 16:
         raise refused("does not say how its samples are stored")
-    kind, channels, rate, _, block, bits = struct.unpack_from(order + "HHIIHH", chunk)
-    has_room = kind == _INTEGERS and bits == 24 and block == 4 * channels
-    if kind == _EXTENSIBLE:
+    format_, channels, rate, _, block, bits = struct.unpack_from(order + "HHIIHH", chunk)
+    may_be_padded = format_ == _INTEGERS and bits == 24 and block == 4 * channels
+    if format_ == _EXTENSIBLE:
         if len(chunk) < 40:
             raise refused("does not say how its samples are stored: its format is an extensible one, cut short")
-        kind, *rest = struct.unpack_from(order + "IHH8s", chunk, 24)
+        format_, *rest = struct.unpack_from(order + "IHH8s", chunk, 24)
         if tuple(rest) not in _SUBFORMATS:
             raise refused(f"has samples of an unknown format, {chunk[24:40].hex()}")
-    width = 1 if kind in (_A_LAW, _MU_LAW) else -(-bits // 8)  # samples are left-justified, whatever a block's bytes
-    if width not in {_INTEGERS: (1, 2, 3, 4), _FLOATS: (4, 8), _A_LAW: (1,), _MU_LAW: (1,)}.get(kind, ()):
-        called = f" ({_NAMES[kind]})" if kind in _NAMES else ""
-        raise refused(f"has samples of format {kind}{called} with {bits} bits")
+    width = 1 if format_ in (_A_LAW, _MU_LAW) else -(-bits // 8)  # samples are left-justified in whole bytes
+    if width not in {_INTEGERS: (1, 2, 3, 4), _FLOATS: (4, 8), _A_LAW: (1,), _MU_LAW: (1,)}.get(format_, ()):
+        called = f" ({_NAMES[format_]})" if format_ in _NAMES else ""
+        raise refused(f"has samples of format {format_}{called} with {bits} bits")
     if channels == 0:
         raise refused("has 0 channels")
-    if not SLOWEST <= rate <= FASTEST:
+    if not MIN_RATE <= rate <= MAX_RATE:
         raise refused(f"has {rate} samples a second")
-    return _Form(kind, channels, rate, width, has_room)
+    return _Form(format_, channels, rate, width, may_be_padded)
 
 
 def _samples(stored: memoryview, form: _Form, order: str) -> Samples:
-    """(n, channels) float32 of whole frames; integers scaled to [-1, 1)."""
+    """(n, channels) float32, the whole frames; integers are scaled to [-1, 1)."""
     width = form.bytes
-    if form.has_room and _fills_four_bytes(np.frombuffer(stored[: len(stored) // 4 * 4], order + "i4")):
+    if form.may_be_padded and _fills_four_bytes(np.frombuffer(stored[: len(stored) // 4 * 4], order + "i4")):
         width = 4
     frame = width * form.channels
     stored = stored[: len(stored) // frame * frame]
     numbers: NDArray[Any]
-    if form.kind in (_A_LAW, _MU_LAW):
-        samples = (_a_law() if form.kind == _A_LAW else _mu_law())[np.frombuffer(stored, np.uint8)]
-    elif form.kind == _FLOATS:
+    if form.format in (_A_LAW, _MU_LAW):
+        samples = (_a_law() if form.format == _A_LAW else _mu_law())[np.frombuffer(stored, np.uint8)]
+    elif form.format == _FLOATS:
         numbers = np.frombuffer(stored, f"{order}f{width}")
         with np.errstate(over="ignore"):
             samples = numbers.astype(np.float32)
@@ -154,7 +154,7 @@ def _samples(stored: memoryview, form: _Form, order: str) -> Samples:
 
 
 def _fills_four_bytes(numbers: NDArray[Any]) -> bool:
-    """Whether samples of 24 bits lie in four bytes each, as arecord has them: at the left, or at the right.
+    """Whether samples of 24 bits are stored in four bytes each, at the left or at the right, as arecord writes them.
 
     Other programs announce such blocks, but store three bytes for a sample.
     """

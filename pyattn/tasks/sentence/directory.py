@@ -18,15 +18,15 @@ _FIRST = ("Transformer", *_TABLES)
 _OURS = "sentence_transformers."
 SETTINGS = "config_sentence_transformers.json"
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-# What a module's folder may hold that changes a result.
+# Files in a module's folder that may change a result.
 _PATTERNS = ("*.json", "model.safetensors", "*.jinja")
 
 
 @dataclass
 class Directory:
-    """What a directory holds: the first module, those behind it, and the settings of config_sentence_transformers.json.
+    """The first module, those that follow it, and the settings of config_sentence_transformers.json.
 
-    width: of the vectors. files: every file that may change one, by its path in the directory.
+    width: the vectors' width. files: every file that may change a vector, by its path in the directory.
     """
 
     first: Input
@@ -40,9 +40,9 @@ class Directory:
 
 
 def read_directory(directory: Path, dtype: WeightDtypes, strict: bool) -> Directory:
-    """Everything that a directory says; without a modules.json, what sentence-transformers makes of a plain model.
+    """Reads a directory; one without modules.json is a plain model, to which sentence-transformers adds a Pooling.
 
-    dtype, strict: of a Transformer's weights.
+    dtype, strict: for a Transformer's weights.
     """
     listed = directory / "modules.json"
     folders = [directory]
@@ -73,14 +73,14 @@ def read_directory(directory: Path, dtype: WeightDtypes, strict: bool) -> Direct
 
 
 def _usual_pooling(first: Transformer) -> str:
-    """The last token's for models of language that see what is before alone, else the mean."""
+    """ "lasttoken" for causal language models, else "mean"."""
     names = first.config.get("architectures") or [""]
     causal = isinstance(names, list) and str(names[0]).endswith("ForCausalLM")
     return "lasttoken" if causal and first.config.get("is_causal", True) else "mean"
 
 
 def _listed_modules(file: Path) -> list[tuple[str, Path]]:
-    """The kinds and the folders of the modules that a modules.json names: one that reads texts, and what follows it."""
+    """The types and the folders of the modules in a modules.json: one that reads texts, and those that follow it."""
     modules = read_json(file, list)
     if not all(isinstance(x, dict) and isinstance(x.get(key), str) for x in modules for key in ("type", "path")):
         raise ValueError(f'load: {file}: each module must be an object with strings "type" and "path"')
@@ -96,10 +96,10 @@ def _listed_modules(file: Path) -> list[tuple[str, Path]]:
     if not modules:
         raise ValueError(f"load: {file}: the modules are none; a Transformer and a Pooling are usual")
     names = [repr(module["name"]) for module in modules if "name" in module]
-    if len(set(names)) < len(names):  # of which sentence-transformers would keep the last
+    if len(set(names)) < len(names):  # sentence-transformers would keep the last one
         raise ValueError(f"load: {file}: two modules have the same name")
     for module in modules:
-        path = PureWindowsPath(module["path"])  # knows the separators of both kinds
+        path = PureWindowsPath(module["path"])  # it knows both "/" and "\\"
         if path.anchor or ".." in path.parts or "\0" in module["path"]:
             raise ValueError(f"load: {file}: the path of a module must be inside the directory, not {module['path']!r}")
     return [(kind, file.parent / module["path"]) for kind, module in zip(known, modules, strict=True)]
@@ -134,7 +134,7 @@ def _checked_settings(settings: dict[str, Any], file: Path) -> dict[str, Any]:
 
 
 def write_directory(folder: Path, first: Input, modules: Sequence[Module], settings: dict[str, Any]) -> None:
-    """Writes modules and settings as today's sentence-transformers does."""
+    """Writes modules and settings in the format of today's sentence-transformers."""
     folder.mkdir(parents=True, exist_ok=True)
     first.save(folder)
     listed = [{"idx": 0, "name": "0", "path": "", "type": first.type}]
@@ -148,8 +148,8 @@ def write_directory(folder: Path, first: Input, modules: Sequence[Module], setti
 
 
 def digest_of(files: dict[str, Path]) -> bytes:
-    """Of the names of files and of what they hold."""
-    import hashlib  # here, since it takes a part of the time to the first embedding
+    """A digest of the files' names and contents."""
+    import hashlib  # here: importing it takes a part of the time to the first embedding
 
     digest = hashlib.sha256()
     for name, file in files.items():

@@ -1,6 +1,6 @@
 """The first module of a sentence-transformers directory, which turns texts into vectors: usually a Transformer.
 
-Its settings may stand in files of several names. Every key of these is obeyed or refused by name.
+Its settings may be in files of several names. Every key of these is obeyed or refused by name.
 """
 
 import json
@@ -25,23 +25,23 @@ from pyattn.tasks.sentence.modules import TOKENS, Features
 
 Tokenized = tuple[list[list[int]], int | None]  # the tokens of each text, and the first text that was cut
 
-# The first of them that is there and not empty has a Transformer's settings.
+# The first of these files that exists and is not empty has a Transformer's settings.
 SETTINGS_FILES = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 _TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
-# What a settings file may say: key -> the values that are computed; null stands for a key that is not there.
+# What a settings file may say: key -> the supported values; a key that is null counts as absent.
 _ACCEPTED: dict[str, tuple[Any, ...]] = {
     "transformer_task": ("feature-extraction",),
     "module_output_name": (TOKENS,),
-    "unpad_inputs": (True, False),  # is about speed alone
+    "unpad_inputs": (True, False),  # changes speed alone
     "query_length": (),
     "document_length": (),
     "query_expansion": (),
     "tokenizer_name_or_path": (),
 }
-# Arguments of transformers' from_pretrained that change no vector, under sentence-transformers' new names and old.
+# Arguments of transformers' from_pretrained that change no vector, by sentence-transformers' new names; its old names.
 _ARGUMENTS = {
     "model_kwargs": {"add_pooling_layer", "attn_implementation", "device_map", "dtype", "low_cpu_mem_usage"},
     "processor_kwargs": {"padding_side", "use_fast"},
@@ -50,22 +50,22 @@ _ARGUMENTS = {
 _ARGUMENTS["model_kwargs"] |= {"torch_dtype", "use_safetensors"}
 _OLD_NAMES = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
 _LENGTH = "model_max_length"
-_NO_LENGTH = 10**20  # transformers takes greater ones for none
+_NO_LENGTH = 10**20  # a greater length means that there is none, as in transformers
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 class Input:
-    """What a directory's first module is to the encoder.
+    """The first module of a directory, as the encoder uses it.
 
     Attributes:
         type: the dotted name that today's sentence-transformers writes.
         folder: where it was read.
-        widths: the names of what `features` gives, and how wide that is.
-        max_seq_length: texts are cut to so many tokens; None if they never are.
-        vocab_size: tokens must be below. whose_vocabulary: where that is said.
-        settings: what changes its vectors beside its files. weights: those of these that have its weights.
-        model: what gives hidden states, if it has one.
+        widths: the names of the features that `features` gives, and their widths.
+        max_seq_length: texts are cut to so many tokens; None: they are never cut.
+        vocab_size: tokens must be below it. whose_vocabulary: the beginning of a message that gives it.
+        settings: values that change its vectors and are in none of its files. weights: its files of weights.
+        model: the model that gives hidden states, if it has one.
     """
 
     type = ""
@@ -85,10 +85,10 @@ class Input:
         raise NotImplementedError
 
     def prompt_length(self, prompt: str) -> int:
-        """Of how many tokens a prompt is that poolings may leave out."""
+        """The number of tokens of a prompt that Pooling may leave out."""
         return 0
 
-    def features(self, token_ids: NDArray[np.int64], starts: NDArray[np.int64]) -> Features:
+    def features(self, token_ids: NDArray[np.int64], cu_seqlens: NDArray[np.int64]) -> Features:
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
@@ -98,7 +98,7 @@ class Input:
 class Transformer(Input):
     """A model of pyattn.models whose hidden states are the tokens' vectors, and its tokenizer.
 
-    with_modules: whether the directory has a modules.json. Where it has not, sentence-transformers does not open the
+    with_modules: whether the directory has a modules.json. Without one, sentence-transformers does not open the
     settings files, and would put texts into a chat template.
     """
 
@@ -137,9 +137,10 @@ class Transformer(Input):
         self.tokenizer.normalizer = normalizers.Sequence(steps)
 
     def _special_tokens(self) -> frozenset[int]:
-        """Tokens that are no part of a prompt if one ends in them: those that transformers knows by what they are for.
+        """Special tokens: they are not counted to a prompt that ends in one, as transformers names them.
 
-        Its classes have names of their own where the files give none: then those of the template are meant.
+        Where the files name none, transformers' classes have names of their own; the tokens that tokenizer.json puts
+        around a text stand for those.
         """
         names = set(self._named.values()) | self._more_special
         with errors_of_library("load", self._file):
@@ -149,7 +150,7 @@ class Transformer(Input):
             if not self._is_plain and isinstance(unknown := getattr(self.tokenizer.model, "unk_token", None), str):
                 names.add(unknown)
             found = [self.tokenizer.token_to_id(name) for name in names]
-        return frozenset([number for number in found if number is not None] + empty.ids * (not self._is_plain))
+        return frozenset([token for token in found if token is not None] + empty.ids * (not self._is_plain))
 
     def set_length(self, tokens: int) -> None:
         least = self.tokenizer.num_special_tokens_to_add(is_pair=False)
@@ -166,8 +167,8 @@ class Transformer(Input):
         [ids], _ = self.tokenize([prompt])
         return len(ids) - (bool(ids) and ids[-1] in self._special)
 
-    def features(self, token_ids: NDArray[np.int64], starts: NDArray[np.int64]) -> Features:
-        return Features(starts, tokens=self.model(token_ids, starts))
+    def features(self, token_ids: NDArray[np.int64], cu_seqlens: NDArray[np.int64]) -> Features:
+        return Features(cu_seqlens, tokens=self.model(token_ids, cu_seqlens))
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
@@ -179,12 +180,12 @@ class Transformer(Input):
         }
         padding = self.config.get("pad_token_id")
         padding = self.tokenizer.id_to_token(padding) if isinstance(padding, int) and padding >= 0 else None
-        if "pad_token" not in named and (padding or named.get("eos_token")):  # sentence-transformers cannot do without
+        if "pad_token" not in named and (padding or named.get("eos_token")):  # sentence-transformers needs one
             named = {**named, "pad_token": padding or named["eos_token"]}
         write_json(
             folder / "tokenizer_config.json",
             {
-                "tokenizer_class": "PreTrainedTokenizerFast",  # which takes tokenizer.json as it is
+                "tokenizer_class": "PreTrainedTokenizerFast",  # this class takes tokenizer.json as it is
                 "model_input_names": ["input_ids", "attention_mask"],
                 _LENGTH: self.max_seq_length,
                 "truncation_side": self.tokenizer.truncation["direction"],
@@ -197,13 +198,13 @@ class Transformer(Input):
                 "transformer_task": "feature-extraction",
                 "modality_config": {"text": _TEXT},
                 "module_output_name": TOKENS,
-                # more than the model's usual length holds only if it stands here, not beside the tokenizer
+                # A length beyond the model's usual one is obeyed only here, not in tokenizer_config.json.
                 **({"max_seq_length": self.max_seq_length} if self.max_seq_length > self._usual else {}),
             },
         )
 
 
-# What the tokens are called in most vocabularies, for files that do not say it.
+# Usual names of special tokens, for files that do not name them.
 _USUAL = {
     "unk_token": ("[UNK]", "<unk>"),
     "sep_token": ("[SEP]", "</s>"),
@@ -215,9 +216,9 @@ _USUAL = {
 
 
 def tokens_of(tokenizer: Any, texts: list[str], longest: int | None, **options: Any) -> Tokenized:
-    """What a tokenizer of the library, which cuts texts to `longest`, makes of them."""
+    """The tokens of texts by a tokenizer of the library, which cuts them to `longest`."""
     if rust_has_threads():
-        # without the places of tokens in the text, a third faster; older releases of the library lack it
+        # This call omits the places of tokens in the text and is a third faster; older releases lack it.
         encodings = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)(texts, **options)
     else:
         encodings = [tokenizer.encode(text, **options) for text in texts]
@@ -226,14 +227,14 @@ def tokens_of(tokenizer: Any, texts: list[str], longest: int | None, **options: 
 
 
 def _lower_cases(tokenizer: Any) -> bool:
-    """Whether one of its normalizer's steps is Lowercase, as sentence-transformers looks for it."""
+    """Whether a step of its normalizer is Lowercase, found as sentence-transformers does."""
     normalizer = json.loads(b"null" if tokenizer.normalizer is None else tokenizer.normalizer.__getstate__())
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
     return any(step["type"] == "Lowercase" for step in steps)
 
 
 def _special_names(folder: Path) -> tuple[dict[str, str], set[str], bool]:
-    """A tokenizer's special tokens by what they are for, others, and whether its class has no such names itself."""
+    """A tokenizer's special tokens by their role, other ones, and whether its class names none itself."""
     files = [folder / name for name in ("tokenizer_config.json", "special_tokens_map.json")]
     config, older = (read_json(file, dict) if file.exists() else {} for file in files)
     said = config if "added_tokens_decoder" in config else config | older
@@ -247,13 +248,13 @@ def _special_names(folder: Path) -> tuple[dict[str, str], set[str], bool]:
 
 
 def _text(token: Any) -> str | None:
-    """What a token is, which files give as it is or with its properties."""
+    """The text of a token, which files give as a string or as an object."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
 
 
 def _refuse_types(file: Path) -> None:
-    """GPT-2 adds the embeddings of token types, words of its own, if its tokenizer makes them."""
+    """Raises ValueError if GPT-2's tokenizer makes token types, whose embeddings it would add."""
     names = read_json(file, dict).get("model_input_names") if file.exists() else None
     if isinstance(names, list) and "token_type_ids" in names:
         raise ValueError(f"load: {file}: model_input_names: token_type_ids are not supported for GPT-2")
@@ -271,7 +272,7 @@ def _refuse_chat_template(folder: Path) -> None:
 
 
 def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The file that has a Transformer's settings, and these, every key of them obeyed or refused."""
+    """The file that has a Transformer's settings, and the settings; ValueError for keys that are not supported."""
     file, settings = folder / SETTINGS_FILES[0], {}
     for name in SETTINGS_FILES:
         if (folder / name).exists() and (settings := read_json(folder / name, dict)):
@@ -306,7 +307,7 @@ def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _check_processing(what: str, value: Any) -> None:
-    """Arguments of calls of the tokenizer; those for other inputs than texts have no effect."""
+    """Checks arguments for calls of the tokenizer; those for other inputs than texts have no effect."""
     for kind, arguments in _object(what, value).items():
         _object(f"{what}: {kind}", arguments)
         accepted = {"text": {"max_length", "padding", "truncation"}, "common": {"return_tensors"}}.get(kind, arguments)
@@ -323,9 +324,9 @@ def _object(what: str, value: Any) -> dict[str, Any]:
 
 
 def _length(folder: Path, settings_file: Path, settings: Mapping[str, Any], most: int, usual: int) -> int:
-    """To how many tokens texts are cut, which may stand in four places; at most `most`.
+    """The length to which texts are cut, which four places may give; at most `most`.
 
-    Where nothing is said but by the tokenizer's file it is at most `usual`, the model's max_position_embeddings.
+    Where no place but the tokenizer's file gives it, it is at most `usual`, the model's max_position_embeddings.
     """
     file = folder / "tokenizer_config.json"
     config = read_json(file, dict) if file.exists() else {}

@@ -1,7 +1,7 @@
-"""What stands behind the first module of a sentence-transformers directory: poolings, Dense, LayerNorm, Normalize.
+"""The modules that follow the first one in a sentence-transformers directory: Pooling, Dense, LayerNorm, Normalize.
 
-Each has a folder with a config.json, and those with weights a model.safetensors. Every key of these is obeyed, or
-refused by name, and nothing that a file names is ever imported.
+Each has a folder with a config.json, and one with weights has a model.safetensors. Every key is obeyed or refused by
+name, and nothing that a file names is ever imported.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
 
-# The order in which several are concatenated where the file has a switch for each, as those before 5.4 have.
+# Files from before release 5.4 have a switch for each mode; the modes that are on are concatenated in this order.
 _SWITCHES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -33,21 +33,21 @@ _SWITCHES = {
 }
 MODES = tuple(_SWITCHES.values())
 
-_SMALLEST_NORM = np.float32(1e-12)  # torch's, of functional.normalize: zeros stay zeros
+_MIN_NORM = np.float32(1e-12)  # as in torch's functional.normalize: zeros stay zeros
 
 
 @dataclass
 class Features:
-    """What modules hand on: of packed sequences, which begin and end at starts, their tokens' vectors and their own."""
+    """What modules read and write: vectors of packed sequences, whose borders are cu_seqlens, and of their tokens."""
 
-    starts: NDArray[np.int64]
-    prompt: int = 0  # of how many tokens a prompt is that stands in front of each sequence
+    cu_seqlens: NDArray[np.int64]
+    prompt: int = 0  # the number of tokens of the prompt at the beginning of each sequence
     tokens: Array | None = None  # (total, width)
     sentence: Array | None = None  # (sequences, width)
 
     def of(self, name: str) -> Array:
         value = self.tokens if name == TOKENS else self.sentence
-        assert value is not None  # directories are read only if each module has its input
+        assert value is not None  # read_directory has refused directories where a module lacks its input
         return value
 
     def set(self, name: str, value: Array) -> None:
@@ -60,18 +60,18 @@ class Features:
 def unit(vectors: Array) -> Array:
     """Each row divided by its length."""
     norms = np.sqrt(np.einsum("nh,nh->n", vectors, vectors))
-    divided: Array = vectors / np.maximum(norms, _SMALLEST_NORM)[:, None]
+    divided: Array = vectors / np.maximum(norms, _MIN_NORM)[:, None]
     return divided
 
 
-def pool(hidden: Array, starts: Array, modes: tuple[str, ...], prompt: int = 0) -> NDArray[np.float32]:
-    """One vector per sequence of packed rows, (total, width) -> (n, modes * width), without the first `prompt` rows.
+def pool(hidden: Array, cu_seqlens: Array, modes: tuple[str, ...], prompt: int = 0) -> NDArray[np.float32]:
+    """One vector for each packed sequence, (total, width) -> (n, modes * width), without its first `prompt` rows.
 
-    Zeros for a sequence without rows; those of a sequence that is no longer than the prompt are zeros as well, but its
-    first row where the mode is "cls", as in sentence-transformers.
+    A sequence without rows gives zeros, and so does one that is no longer than the prompt; only "cls" gives its first
+    row then, as in sentence-transformers.
     """
-    lengths, firsts = np.diff(starts), starts[:-1]
-    rows, ends, kept = hidden, starts, lengths
+    lengths, firsts = np.diff(cu_seqlens), cu_seqlens[:-1]
+    rows, ends, kept = hidden, cu_seqlens, lengths
     if prompt:
         kept = np.maximum(lengths - prompt, 0)
         rows = hidden[np.arange(len(hidden)) - np.repeat(firsts, lengths) >= prompt]
@@ -83,11 +83,11 @@ def pool(hidden: Array, starts: Array, modes: tuple[str, ...], prompt: int = 0) 
         out = pooled[:, number]
         if mode == "cls":
             out[lengths > 0] = hidden[(firsts + np.where(lengths > prompt, prompt, 0))[lengths > 0]]
-        elif mode == "max" and kept.any():  # reduceat takes an empty segment for one row
+        elif mode == "max" and kept.any():  # reduceat would give the row behind an empty segment
             out[kept > 0] = np.maximum.reduceat(rows, ends[:-1][kept > 0])
         elif mode == "lasttoken":
             out[kept > 0] = rows[ends[1:][kept > 0] - 1]
-        elif mode == "weightedmean":  # by places in the whole sequence, counted from 1
+        elif mode == "weightedmean":  # weights are positions in the whole sequence, counted from 1
             places = np.arange(1, len(rows) + 1) - np.repeat(ends[:-1], kept) + prompt
             total = np.maximum(kept * (kept + 1) // 2 + kept * prompt, 1)[:, None].astype(np.float32)
             out[:] = sum_sequences(rows * places[:, None].astype(np.float32), ends) / total
@@ -97,7 +97,11 @@ def pool(hidden: Array, starts: Array, modes: tuple[str, ...], prompt: int = 0) 
 
 
 class Module:
-    """A step from features to features. `read` takes its folder and the widths of the features so far, by name."""
+    """A step from features to features.
+
+    `read` takes the module's folder and the widths of the features before it, by name; it changes those to the widths
+    behind it.
+    """
 
     type = ""  # the dotted name that today's sentence-transformers writes
 
@@ -112,12 +116,12 @@ class Module:
         write_json(folder / "config.json", self.config())
 
     def config(self) -> dict[str, Any]:
-        """What config.json says, in today's words."""
+        """The contents of config.json, with today's keys."""
         raise NotImplementedError
 
 
 class Pooling(Module):
-    """Tokens' vectors to one for each sequence: by each of `modes`, side by side."""
+    """One vector for each sequence from those of its tokens, by each of `modes`, side by side."""
 
     type = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
 
@@ -128,7 +132,10 @@ class Pooling(Module):
     def read(cls, folder: Path, widths: dict[str, int]) -> "Pooling":
         file = folder / "config.json"
         config = read_json(file, dict)
-        dimensions = ("embedding_dimension", "word_embedding_dimension")  # the model's, whatever stands there
+        dimensions = (
+            "embedding_dimension",
+            "word_embedding_dimension",
+        )  # not read: the model gives the width
         _known(file, config, {*dimensions, "pooling_mode", "include_prompt", *_SWITCHES})
         switched = [mode for switch, mode in _SWITCHES.items() if _flag(file, config, switch, False)]
         modes = config.get("pooling_mode", switched or "mean")
@@ -143,7 +150,7 @@ class Pooling(Module):
 
     def __call__(self, features: Features) -> None:
         prompt = 0 if self.include_prompt else features.prompt
-        features.sentence = pool(features.of(TOKENS), features.starts, self.modes, prompt)
+        features.sentence = pool(features.of(TOKENS), features.cu_seqlens, self.modes, prompt)
 
     def config(self) -> dict[str, Any]:
         modes = self.modes[0] if len(self.modes) == 1 else list(self.modes)
@@ -158,7 +165,7 @@ def _softplus(x: Array) -> Array:
     return np.logaddexp(x, np.float32(0))
 
 
-# torch's, with the arguments that they have unless others are given: what Linear computes itself, or a function.
+# torch's activations with their default arguments: a function, or the name of one that Linear fuses.
 _ACTIVATIONS: dict[str, str | Callable[[Array], Array] | None] = {
     "torch.nn.modules.linear.Identity": None,
     "torch.nn.modules.activation.ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
@@ -179,7 +186,7 @@ _FULL_NAMES = {f"torch.nn.{name.rpartition('.')[2]}": name for name in _ACTIVATI
 
 
 class Dense(Module):
-    """activation(x weight^T + bias), and x or residual x added where the file says so."""
+    """activation(x weight^T + bias), plus x or a projection of x where the file says so."""
 
     type = "sentence_transformers.base.modules.dense.Dense"
 
@@ -248,7 +255,7 @@ class Dense(Module):
 
 
 class Norm(Module):
-    """sentence-transformers' LayerNorm, of whole vectors."""
+    """sentence-transformers' LayerNorm of sentence vectors."""
 
     type = "sentence_transformers.sentence_transformer.modules.layer_norm.LayerNorm"
 
@@ -280,7 +287,7 @@ class Norm(Module):
 
 
 class Normalize(Module):
-    """Vectors divided by their lengths, of tokens or of whole sequences."""
+    """Divides vectors by their lengths, those of tokens or those of sequences."""
 
     type = "sentence_transformers.base.modules.normalize.Normalize"
 
@@ -290,13 +297,13 @@ class Normalize(Module):
     @classmethod
     def read(cls, folder: Path, widths: dict[str, int]) -> "Normalize":
         file = folder / "config.json"
-        config = read_json(file, dict) if file.exists() else {}  # which those before 5.4 have not
+        config = read_json(file, dict) if file.exists() else {}  # releases before 5.4 write none
         _known(file, config, set(_NAMES))
         return cls(_feature(file, config))
 
     def __call__(self, features: Features) -> None:
         if (self.name == TOKENS and features.tokens is None) or (self.name == SENTENCE and features.sentence is None):
-            return  # as sentence-transformers: in front of the pooling there is nothing to do
+            return  # as in sentence-transformers, nothing happens where these vectors are not made yet
         features.set(self.name, unit(features.of(self.name)))
 
     def config(self) -> dict[str, Any]:
@@ -304,7 +311,7 @@ class Normalize(Module):
 
 
 class Dropout(Module):
-    """Without effect outside of training."""
+    """Has no effect outside of training."""
 
     type = "sentence_transformers.sentence_transformer.modules.dropout.Dropout"
 
@@ -334,7 +341,7 @@ _NAMES = ("module_input_name", "module_output_name")
 
 
 def read_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """The tensors of a module's model.safetensors, which are these and no others."""
+    """The tensors of a module's model.safetensors, which must have exactly these names and shapes."""
     file = folder / "model.safetensors"
     refuse_pickle(file)
     tensors = read_tensors(file, lambda name: True)
@@ -349,7 +356,7 @@ def read_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
 
 
 def refuse_pickle(file: Path) -> None:
-    """Says what is wrong where older releases have left the weights in a form that may run code."""
+    """Raises ValueError if the only weights are a pickle, which older releases wrote and which may run code."""
     pickled = file.with_name("pytorch_model.bin")
     if not file.exists() and pickled.exists():
         raise ValueError(
@@ -358,7 +365,7 @@ def refuse_pickle(file: Path) -> None:
 
 
 def _known(file: Path, config: Mapping[str, Any], keys: set[str]) -> None:
-    """Keys that nobody reads could change a result: they are refused."""
+    """Raises ValueError for keys that are not read here, since they could change a result."""
     if unknown := sorted(map(str, config.keys() - keys)):
         raise ValueError(
             f"load: {file}: {', '.join(unknown)} is not supported; the keys that are: {', '.join(sorted(keys))}"
@@ -373,7 +380,7 @@ def _flag(file: Path, config: Mapping[str, Any], key: str, default: bool) -> boo
 
 
 def _feature(file: Path, config: Mapping[str, Any]) -> str:
-    """The name of what a module reads and writes."""
+    """The name of the features that a module reads and writes."""
     name = config.get("module_input_name", SENTENCE)
     _checks.choice("load", f"{file}: module_input_name", name, (SENTENCE, TOKENS))
     if (output := config.get("module_output_name")) not in (None, name):

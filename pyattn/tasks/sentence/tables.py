@@ -1,4 +1,4 @@
-"""First modules of a sentence-transformers directory that are tables: StaticEmbedding and WordEmbeddings."""
+"""First modules of a sentence-transformers directory that look vectors up: StaticEmbedding and WordEmbeddings."""
 
 import string
 import sys
@@ -21,7 +21,7 @@ _OURS = "sentence_transformers."
 
 
 class StaticEmbedding(Input):
-    """The mean of a table's rows, one for each token, special tokens left out; also as model2vec saves it."""
+    """The mean of a table's rows, one for each token but special ones; reads model2vec's files as well."""
 
     type = "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding"
 
@@ -34,7 +34,7 @@ class StaticEmbedding(Input):
         name = next((name for name in ("embedding.weight", "embeddings") if name in tensors), "embedding.weight")
         self.table = _table(file, name, tensors.get(name))
         weights = tensors.get("weights")
-        if name == "embedding.weight":  # the others are model2vec's
+        if name == "embedding.weight":  # only model2vec's files have a mapping and weights
             mapping, weights = None, None
         rows = len(self.table) if mapping is None else len(mapping)
         if mapping is not None and (mapping.ndim != 1 or not np.all((mapping >= 0) & (mapping < len(self.table)))):
@@ -48,7 +48,7 @@ class StaticEmbedding(Input):
         self._restore_truncation()
 
     def _restore_truncation(self) -> None:
-        """Texts are cut only where tokenizer.json itself says so."""
+        """Sets truncation to what tokenizer.json says; without it, texts are not cut."""
         truncation = read_json(self._file, dict).get("truncation")
         self.max_seq_length = None
         with errors_of_library("load", self._file):
@@ -62,12 +62,12 @@ class StaticEmbedding(Input):
         with errors_of_library("encode", self._file):
             return tokens_of(self.tokenizer, texts, self.max_seq_length, add_special_tokens=False)
 
-    def features(self, token_ids: NDArray[np.int64], starts: NDArray[np.int64]) -> Features:
-        numbers = token_ids if self._mapping is None else np.ascontiguousarray(self._mapping[token_ids], np.int64)
-        rows = embed([self.table], [numbers])
+    def features(self, token_ids: NDArray[np.int64], cu_seqlens: NDArray[np.int64]) -> Features:
+        indices = token_ids if self._mapping is None else np.ascontiguousarray(self._mapping[token_ids], np.int64)
+        rows = embed([self.table], [indices])
         if self._weights is not None:
             rows *= self._weights[token_ids][:, None]
-        return Features(starts, sentence=pool(rows, starts, ("mean",)))
+        return Features(cu_seqlens, sentence=pool(rows, cu_seqlens, ("mean",)))
 
     def save(self, folder: Path) -> None:
         table = self.table if self._mapping is None else self.table[self._mapping]
@@ -83,10 +83,10 @@ def _table(file: Path, name: str, table: Any) -> NDArray[np.float32]:
 
 
 def _integers(file: Path, name: str) -> NDArray[np.int64] | None:
-    """A tensor of integers of a file that read_tensors has read; None if it is not there."""
+    """A tensor of integers in a file that read_tensors has read; None if there is none."""
     safetensors = import_extra("safetensors", f"load: reading {file}")
     with safetensors.safe_open(file, framework="numpy") as tensors:
-        if name not in tensors.keys():  # noqa: SIM118  # it is no mapping
+        if name not in tensors.keys():  # noqa: SIM118  # this object is no mapping
             return None
         if tensors.get_slice(name).get_dtype() not in ("I64", "I32"):
             raise ValueError(f"load: {file}: {name} must be of integers")
@@ -126,7 +126,7 @@ class WordEmbeddings(Input):
                 raise ValueError(f"load: {file}: {key} must be a list of strings")
         lower = config.get("do_lower_case", False)
         self._lower = _checks.choice("load", f"{file}: do_lower_case", lower, (True, False))
-        self._words = {word: number for number, word in enumerate(config["vocab"])}
+        self._words = {word: i for i, word in enumerate(config["vocab"])}
         self._stop_words = frozenset(config["stop_words"])
         self._tokenizer_config = config
 
@@ -134,26 +134,26 @@ class WordEmbeddings(Input):
         self.max_seq_length = _checks.size("SentenceEncoder", "max_seq_length", tokens)
 
     def tokenize(self, texts: list[str]) -> Tokenized:
-        found = [self._numbers(text.lower() if self._lower else text) for text in texts]
-        most = self.max_seq_length
-        cut = (number for number, tokens in enumerate(found) if most is not None and len(tokens) > most)
-        return [tokens[:most] for tokens in found], next(cut, None)
+        found = [self._word_ids(text.lower() if self._lower else text) for text in texts]
+        longest = self.max_seq_length
+        cut = (i for i, tokens in enumerate(found) if longest is not None and len(tokens) > longest)
+        return [tokens[:longest] for tokens in found], next(cut, None)
 
-    def _numbers(self, text: str) -> list[int]:
-        """Words as they stand, without punctuation around them, then in lower case; what is unknown is left out."""
-        numbers = []
+    def _word_ids(self, text: str) -> list[int]:
+        """Looks words up as they are, then without punctuation around them, then in lower case; skips unknown ones."""
+        ids = []
         for word in text.split():
             stripped = word.strip(string.punctuation)
             for form in (word, stripped or word, stripped.lower()):
                 if form in self._stop_words:
                     break
                 if form in self._words:
-                    numbers.append(self._words[form])
+                    ids.append(self._words[form])
                     break
-        return numbers
+        return ids
 
-    def features(self, token_ids: NDArray[np.int64], starts: NDArray[np.int64]) -> Features:
-        return Features(starts, tokens=embed([self.table], [token_ids]))
+    def features(self, token_ids: NDArray[np.int64], cu_seqlens: NDArray[np.int64]) -> Features:
+        return Features(cu_seqlens, tokens=embed([self.table], [token_ids]))
 
     def save(self, folder: Path) -> None:
         name = "sentence_transformers.sentence_transformer.modules.tokenizer.whitespace.WhitespaceTokenizer"
