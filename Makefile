@@ -96,11 +96,11 @@ oracles: .venv/oracles
 	$(BIN)/pytest
 
 soak: .venv/built
-	$(BIN)/python tests/soak.py --seconds $(SOAK_SECONDS)
-	$(BIN)/python tests/soak_encode.py --batches $(SOAK_BATCHES)
+	$(BIN)/python -m tests.tools.soak --seconds $(SOAK_SECONDS)
+	$(BIN)/python -m tests.tools.soak_encode --batches $(SOAK_BATCHES)
 
 fuzz: .venv/built
-	$(BIN)/python tests/fuzz.py --inputs $(FUZZ_INPUTS)
+	$(BIN)/python -m tests.tools.fuzz --inputs $(FUZZ_INPUTS)
 
 # Sources for a build of its own in build/$(1)
 define fresh_copy
@@ -125,7 +125,7 @@ sanitize: .venv/built
 	done
 
 aarch64: .venv/made
-	tests/aarch64.sh $(BIN)/python $(AARCH64_TESTS)
+	tests/tools/aarch64.sh $(BIN)/python $(AARCH64_TESTS)
 
 old-cpus: .venv/built
 	@command -v qemu-x86_64-static >/dev/null || \
@@ -145,19 +145,19 @@ coverage: .venv/coverage
 	cd build/coverage && PYATTN_COVERAGE=1 ../../$(BIN)/python setup.py --quiet build_ext --inplace
 	-cd build/coverage && PYTHONPATH=. PYATTN_EXAMPLES=0.1 ../../$(BIN)/python -m coverage run -m pytest
 	cd build/coverage && ../../$(BIN)/python -m coverage combine --quiet && ../../$(BIN)/python -m coverage report
-	cd build/coverage && ../../$(BIN)/python tests/lines.py
+	cd build/coverage && ../../$(BIN)/python -m tests.tools.lines
 
 lint: .venv/linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror csrc/*.[ch] tests/*.c
+	$(BIN)/clang-format --dry-run -Werror csrc/*.[ch] tests/tools/*.c
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint pyattn  # finds pycodestyle on the path
 	$(BIN)/mypy
 
 format: .venv/linters
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.[ch] tests/*.c
+	$(BIN)/clang-format -i csrc/*.[ch] tests/tools/*.c
 
 bench: .venv/peers
 	$(BIN)/python -m bench

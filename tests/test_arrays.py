@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 import pytest
-from tiny_generator import write_generator
 
 import pyattn
 from pyattn import KVCache, Linear, MultiHeadAttention, RotaryEmbedding, audio
@@ -12,6 +11,7 @@ from pyattn import scaled_dot_product_attention as sdpa
 from pyattn.models.generative import Memory
 from pyattn.tasks.passages import Passage
 from pyattn.tasks.search_index import SearchIndex
+from tests.support.tiny_generator import write_generator
 
 RNG = np.random.default_rng(0)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data import record_waves
-from data.record_waves import GUID, chunk, wave
 from scipy.io import wavfile
 
 import pyattn
 from pyattn import audio
+from tests.data import record_waves
+from tests.data.record_waves import GUID, chunk, wave
 
 RECORDED = np.load(Path(__file__).parent / "data" / "audio" / "log_mel.npz")
 WAVES = json.loads(record_waves.FILE.read_text())

@@ -1,12 +1,12 @@
 """Caches of keys and values against plain arrays that grow."""
 
 import numpy as np
-import oracle
 import pytest
 from scipy import sparse
 
 import pyattn
 from pyattn import KVCache
+from tests.support import oracle
 
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14, "bfloat16": 2e-2, "int8": 3e-2}
 

@@ -9,12 +9,12 @@ import sys
 
 import numpy as np
 import pytest
-from tiny_generator import write_generator
-from tiny_model import write_model
 
 import pyattn
 from pyattn import _info, cli
 from pyattn.tasks.search_index import SearchIndex
+from tests.support.tiny_generator import write_generator
+from tests.support.tiny_model import write_model
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")

@@ -8,10 +8,10 @@ every combination comes up.
 import itertools
 
 import numpy as np
-import oracle
 import pytest
 
 from pyattn import scaled_dot_product_attention as sdpa
+from tests.support import oracle
 
 WIDTHS = [32, 40, 59, 64, 96, 111, 128, 160, 192, 224, 256]
 LENGTHS = [(113, 203), (128, 217), (108, 256), (512, 256), (1023, 1024)]

@@ -2,15 +2,15 @@ import itertools
 
 import ml_dtypes
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given
-from oracle import BFLOAT16, DTYPES, assert_same
-from problems import everything, examples, laid_out, normal, problems, qkv
 from scipy import sparse
 
 from pyattn import merge_attention, varlen_attention
 from pyattn import scaled_dot_product_attention as sdpa
+from tests.support import oracle
+from tests.support.oracle import BFLOAT16, DTYPES, assert_same
+from tests.support.problems import everything, examples, laid_out, normal, problems, qkv
 
 SIZES = [0, 1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97, 127, 128, 129, 257]
 ALL = {"return_lse": True, "return_weights": True}

@@ -1,7 +1,6 @@
 """The fuzzer: a short run of it, and that it sees what it is there to see."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,7 @@ pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
 pytest.importorskip("tqdm")
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 SOUND = 104  # the number of an input of seed 0 that is accepted
 
 # What stands for loading an input, the numbers from SOUND on, and what is to be said of it.
@@ -32,7 +31,8 @@ DEFECTS = {
 }
 PLANTED = f"""
 import os, sys, time
-import fuzz, numpy
+import numpy
+from tests.tools import fuzz
 def defect(folder, dtype):
     number = folder.parent.name if folder.name == "files" else folder.name
     exec({list(DEFECTS)}[int(number) - {SOUND}])
@@ -43,13 +43,12 @@ sys.exit(fuzz.main(sys.argv[1:]))
 
 def run(*command):
     """Exit status and standard output, in a process of its own, since it forks."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
-    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
     return done.returncode, done.stdout
 
 
 def test_hostile_files_are_refused(tmp_path):
-    status, output = run(TESTS / "fuzz.py", "--inputs", 1000, "--seed", 1, "--keep", tmp_path)
+    status, output = run("-m", "tests.tools.fuzz", "--inputs", 1000, "--seed", 1, "--keep", tmp_path)
     assert status == 0, output
     assert "1000 inputs in" in output and not list(tmp_path.iterdir())
     accepted = {line.split()[0]: int(line.split()[-3]) for line in output.splitlines() if " sound " in line}
@@ -64,5 +63,5 @@ def test_defects_are_noticed_and_their_inputs_kept(tmp_path):
         assert re.search(why, json.loads((tmp_path / str(number) / "about.json").read_text())["why"])
     status, output = run("-c", PLANTED, "--replay", tmp_path / str(SOUND + 1))
     assert status == 1 and "KeyError instead of" in output
-    status, output = run(TESTS / "fuzz.py", "--replay", tmp_path / str(SOUND))
+    status, output = run("-m", "tests.tools.fuzz", "--replay", tmp_path / str(SOUND))
     assert status == 0 and output.endswith(": accepted\n")

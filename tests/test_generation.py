@@ -6,7 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from data.record_generation import (
+
+from pyattn.generation import Generated, GenerationOptions, generate, stream
+from pyattn.generation.sampling import candidates, greatest
+from tests.data.record_generation import (
     FILE,
     OTHER_STOP,
     SAMPLED,
@@ -17,9 +20,6 @@ from data.record_generation import (
     record,
     tables,
 )
-
-from pyattn.generation import Generated, GenerationOptions, generate, stream
-from pyattn.generation.sampling import candidates, greatest
 
 RECORDED = json.loads(FILE.read_text())
 

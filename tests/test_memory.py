@@ -9,13 +9,14 @@ import sys
 import time
 from pathlib import Path
 
-import failing_malloc
 import numpy as np
 import pytest
 
 import pyattn
 from pyattn._core import dispatch
+from tests.tools import failing_malloc
 
+ROOT = Path(__file__).parents[1]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
@@ -32,9 +33,16 @@ def preloaded(tmp_path_factory):
     if compiler is None or platform.libc_ver()[0] != "glibc" or dispatch.sanitized:
         pytest.skip("needs a C compiler, glibc, and its allocator")
     library = tmp_path_factory.mktemp("library") / "failing_malloc.so"
-    source = Path(__file__).parent / "failing_malloc.c"
+    source = ROOT / "tests" / "tools" / "failing_malloc.c"
     subprocess.run([compiler, "-O2", "-shared", "-fPIC", str(source), "-o", str(library), "-ldl"], check=True)
     return library
+
+
+def tool(name, *arguments, **environment):
+    """A module of tests/tools, run in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", f"tests.tools.{name}", *arguments]
+    environment = os.environ | environment
+    return subprocess.run(command, cwd=ROOT, env=environment, timeout=300, text=True, capture_output=True)
 
 
 def run(code, *arguments):
@@ -46,26 +54,24 @@ def run(code, *arguments):
 
 @linux
 def test_nothing_beyond_the_arrays_is_touched():
-    script = Path(__file__).parent / "guarded.py"
-    done = subprocess.run([sys.executable, str(script)], timeout=300, text=True, capture_output=True)
+    done = tool("guarded")
     assert done.returncode == 0 and done.stdout == "done\n", (done.returncode, done.stderr)
 
 
 @linux
 def test_the_guard_would_notice():
     """A read one element beyond the end, by NumPy itself, ends such a process."""
-    code = f"""
+    code = """
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np
-from guarded import guarded
+from tests.tools.guarded import guarded
 x = guarded(np.zeros(100, np.float32), sys.argv[1] == "end")
 beyond = np.lib.stride_tricks.as_strided(x, (101,)) if sys.argv[1] == "end" else x[:1][::-1]
 beyond = np.lib.stride_tricks.as_strided(x, (2,), (-4,)) if sys.argv[1] == "start" else beyond
 print(beyond.sum())
 """
     for side in ("end", "start"):
-        done = subprocess.run([sys.executable, "-c", code, side], timeout=60, capture_output=True)
+        done = subprocess.run([sys.executable, "-c", code, side], cwd=ROOT, timeout=60, capture_output=True)
         assert done.returncode == -signal.SIGSEGV
 
 
@@ -103,11 +109,8 @@ print(resident() - before)
 @linux
 @portable
 def test_ragged_batches_do_not_grow_the_process():
-    """The short form of tests/soak_encode.py."""
-    script = Path(__file__).parent / "soak_encode.py"
-    command = [sys.executable, "-W", "ignore", str(script), "--batches", "400", "--early", "100"]
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run(command, env=environment, timeout=300, text=True, capture_output=True)
+    """The short form of tests/tools/soak_encode.py."""
+    done = tool("soak_encode", "--batches", "400", "--early", "100", OMP_WAIT_POLICY="passive")
     assert done.returncode == 0, (done.stdout, done.stderr)
 
 
@@ -147,17 +150,14 @@ assert failed == 6, failed
 @pytest.mark.parametrize("kind", [kind.__name__ for kind in failing_malloc.KINDS])
 def test_any_allocation_may_fail(kind, preloaded, tmp_path):
     """MemoryError, whichever it is; and what comes after works."""
-    script = Path(__file__).parent / "failing_malloc.py"
-    command = [sys.executable, str(script), str(preloaded), kind, str(tmp_path)]
-    environment = os.environ | {"LD_PRELOAD": str(preloaded), "OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run(command, env=environment, timeout=300, text=True, capture_output=True)
+    environment = {"LD_PRELOAD": str(preloaded), "OMP_WAIT_POLICY": "passive"}
+    done = tool("failing_malloc", str(preloaded), kind, str(tmp_path), **environment)
     assert done.returncode == 0 and done.stdout == "done\n", (done.returncode, done.stderr)
 
 
 @linux
 def test_sizes_of_all_kinds():
-    script = Path(__file__).parent / "huge.py"
-    done = subprocess.run([sys.executable, str(script)], timeout=120, text=True, capture_output=True)
+    done = tool("huge")
     assert done.returncode == 0 and done.stdout == "done\n", (done.returncode, done.stderr)
 
 

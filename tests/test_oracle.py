@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
-import oracle
 import pytest
 
 from pyattn import reference
+from tests.support import oracle
 
 LENGTH, KEYS = 40, 150
 CALL = {

@@ -237,7 +237,7 @@ def test_names_of_dtypes():
 def test_save_and_load(tmp_path, dtype):
     pytest.importorskip("safetensors")
     pytest.importorskip("tokenizers")
-    from tiny_model import write_model
+    from tests.support.tiny_model import write_model
 
     texts = ["the cat sat on a mat", "find the root of a function."]
     encoder = pyattn.SentenceEncoder.from_pretrained(write_model(tmp_path / "plain"), dtype=dtype)
@@ -254,7 +254,7 @@ def test_save_and_load(tmp_path, dtype):
 def test_int8_without_scales_is_refused(tmp_path):
     numpy = pytest.importorskip("safetensors.numpy")
     pytest.importorskip("tokenizers")
-    from tiny_model import write_model
+    from tests.support.tiny_model import write_model
 
     encoder = pyattn.SentenceEncoder.from_pretrained(write_model(tmp_path / "plain"), dtype="int8")
     encoder.save_pretrained(tmp_path / "saved")

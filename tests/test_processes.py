@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_threads import SETUP, linux, needs_fork, needs_openmp, run
 
 import pyattn
 from pyattn import _threads
 from pyattn._core import dispatch
+from tests.test_threads import SETUP, linux, needs_fork, needs_openmp, run
 
 EXITS = int(os.environ.get("PYATTN_EXITS", "4"))  # programs that end, of each kind
 
@@ -200,7 +200,7 @@ def refusing(tmp_path_factory):
     if compiler is None or platform.libc_ver()[0] != "glibc" or dispatch.sanitized or not dispatch.openmp:
         pytest.skip("needs a C compiler, glibc and OpenMP")
     library = tmp_path_factory.mktemp("library") / "refusing_threads.so"
-    source = Path(__file__).parent / "refusing_threads.c"
+    source = Path(__file__).parent / "tools" / "refusing_threads.c"
     command = [compiler, "-O2", "-shared", "-fPIC", str(source), "-o", str(library), "-ldl", "-pthread"]
     subprocess.run(command, check=True)
     return library
@@ -322,7 +322,7 @@ def test_python_threads_that_are_refused(refusing, tmp_path):
     """Those of SciPy, of the tokenizers library and of encode: done without."""
     pytest.importorskip("scipy")
     pytest.importorskip("tokenizers")
-    import tiny_model
+    from tests.support import tiny_model
 
     directory = tiny_model.write_model(tmp_path)
     run_refused(

@@ -13,18 +13,28 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-import oracle
 import pytest
-from data.record_families import CASES
 from hypothesis import given
-from oracle import DTYPES, assert_same, results
-from problems import everything, examples, laid_out, normal, num_threads, part_of, problems, qkv, spelled_out
-from recorded import load, recorded, write
 from scipy import sparse
 
 import pyattn
 from pyattn import attention_statistics, merge_attention, varlen_attention
 from pyattn import scaled_dot_product_attention as sdpa
+from tests.data.record_families import CASES
+from tests.support import oracle
+from tests.support.oracle import DTYPES, assert_same, results
+from tests.support.problems import (
+    everything,
+    examples,
+    laid_out,
+    normal,
+    num_threads,
+    part_of,
+    problems,
+    qkv,
+    spelled_out,
+)
+from tests.support.recorded import load, recorded, write
 
 THREADS = (1, 2, 3, 7)
 LAYOUTS = ("transposed", "reversed", "gapped", "unaligned")
@@ -152,7 +162,7 @@ def digests():
 def test_any_process():
     """With other threads, and other garbage where memory is fresh."""
     expected = digests()
-    code = "import json, pyattn, test_same_bits; print(json.dumps(test_same_bits.digests()))"
+    code = "import json; from tests import test_same_bits; print(json.dumps(test_same_bits.digests()))"
     for count, garbage in (("1", "85"), ("3", "255")):
         environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PYATTN_NUM_THREADS": count, "MALLOC_PERTURB_": garbage}
         done = subprocess.run(

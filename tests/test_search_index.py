@@ -8,11 +8,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from mutations import Bomb, bomb, npy
 
 from pyattn.tasks import search_index
 from pyattn.tasks.passages import Passage
 from pyattn.tasks.search_index import Hit, SearchIndex
+from tests.support.mutations import Bomb, bomb, npy
 
 
 def make(vectors):

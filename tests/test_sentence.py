@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import CONFIG, VOCABULARY, random_tensors, reference_bert, write_json, write_model
 
 from pyattn.tasks.sentence import SentenceEncoder
+from tests.support.tiny_model import CONFIG, VOCABULARY, random_tensors, reference_bert, write_json, write_model
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")

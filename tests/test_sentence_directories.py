@@ -11,9 +11,9 @@ pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
 
 from safetensors.numpy import load_file, save_file
-from sentence_cases import CASES, RECORD, TENSORS, TEXTS, write_case
 
 from pyattn.tasks.sentence import SentenceEncoder
+from tests.support.sentence_cases import CASES, RECORD, TENSORS, TEXTS, write_case
 
 pytestmark = pytest.mark.filterwarnings("ignore:encode.*texts:UserWarning")  # TEXTS has one that is cut
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import CONFIG, random_tensors, write_model
 
 import pyattn
+from tests.support.tiny_model import CONFIG, random_tensors, write_model
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 needs_openmp = pytest.mark.skipif(not pyattn.info()["openmp"], reason="built without OpenMP")

@@ -6,8 +6,6 @@ import re
 
 import numpy as np
 import pytest
-from data import record_speech
-from tiny_whisper import BEGIN, CONFIG, END, IDS, SETTINGS, STAMP, sound, tensors, tokenizer, write_whisper
 
 from pyattn.generation import Generated
 from pyattn.models.config import GenerativeConfig
@@ -15,6 +13,19 @@ from pyattn.models.generative import GenerativeModel
 from pyattn.tasks.speech import Segment, SpeechRecognizer, Transcript
 from pyattn.tasks.speech import windows as speech
 from pyattn.tasks.speech.timestamps import TimestampRules
+from tests.data import record_speech
+from tests.support.tiny_whisper import (
+    BEGIN,
+    CONFIG,
+    END,
+    IDS,
+    SETTINGS,
+    STAMP,
+    sound,
+    tensors,
+    tokenizer,
+    write_whisper,
+)
 
 pytest.importorskip("tokenizers")
 wavfile = pytest.importorskip("scipy.io.wavfile")

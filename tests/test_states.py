@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
-from mismatches import main as mismatches
-from recorded import recorded
-from tiny_generator import write_generator
 
 import pyattn
 from pyattn import KVCache, LayerNorm, Linear, TransformerDecoder, TransformerDecoderLayer, _checks
 from pyattn._checks import masks
 from pyattn.models.generative import Continuation, Memory
 from pyattn.precision import Quantized
+from tests.support.mismatches import main as mismatches
+from tests.support.recorded import recorded
+from tests.support.tiny_generator import write_generator
+
+ROOT = Path(__file__).parents[1]
 
 
 def normal(shape, seed=0, dtype=np.float32):
@@ -430,8 +432,8 @@ def test_copies_of_what_else_is_public():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_random_mixtures_corrupt_no_memory(seed):
     """In a process of its own, which corrupted memory would end by a signal."""
-    command = [sys.executable, str(Path(__file__).parent / "mismatches.py"), str(seed), "1000"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "tests.support.mismatches", str(seed), "1000"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout.split()[0]) > 100  # some do fit
 

@@ -2,15 +2,15 @@ import itertools
 
 import ml_dtypes
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import assert_same, results
-from problems import examples, normal, problems, qkv
 from scipy import sparse
 
 from pyattn import attention_statistics
+from tests.support import oracle
+from tests.support.oracle import assert_same, results
+from tests.support.problems import examples, normal, problems, qkv
 
 each_dtype = pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
 

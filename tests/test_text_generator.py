@@ -1,10 +1,10 @@
 """Texts from texts: what the model writes of the tokens, in any batches; streamed; and what is refused."""
 
 import pytest
-from tiny_generator import write_generator
 
 import pyattn
 from pyattn.generation import GenerationOptions
+from tests.support.tiny_generator import write_generator
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")

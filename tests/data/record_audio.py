@@ -1,6 +1,6 @@
 """Records what transformers' WhisperFeatureExtractor computes of one signal, for tests/test_audio.py.
 
-Run with transformers installed: python tests/data/record_audio.py
+Run with transformers installed: python -m tests.data.record_audio
 """
 
 from pathlib import Path

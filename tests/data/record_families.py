@@ -1,6 +1,6 @@
 """Records what transformers' models of every family compute, for tests/models/test_families.py.
 
-Run with torch and transformers installed: python tests/data/record_families.py
+Run with torch and transformers installed: python -m tests.data.record_families
 """
 
 import json

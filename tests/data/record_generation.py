@@ -1,6 +1,6 @@
 """Records what transformers' generate makes of models that are tables, for tests/test_generation.py.
 
-Run with torch and transformers installed: python tests/data/record_generation.py
+Run with torch and transformers installed: python -m tests.data.record_generation
 """
 
 import json

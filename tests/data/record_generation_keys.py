@@ -1,17 +1,15 @@
 """Records what transformers' generate makes of every key of generation_config.json, for test_generation_keys.py.
 
-Run with torch and transformers installed: python tests/data/record_generation_keys.py
+Run with torch and transformers installed: python -m tests.data.record_generation_keys
 """
 
 import contextlib
 import json
-import sys
 import tempfile
 import warnings
 from pathlib import Path
 
 FILE = Path(__file__).parent / "generation_keys.json"
-sys.path.insert(0, str(FILE.parent.parent))
 
 PROMPT = [5, 9, 5, 12, 30, 9]
 BASES = {
@@ -124,7 +122,7 @@ def answer(folder, case):
 
 
 def write_case(folder, case, mode, settings):
-    import recorded
+    from tests.support import recorded
 
     config, state, _, _ = recorded.recorded(case, FILE.parent / "generative")
     plain = {key: value for key, value in config.items() if key not in ("generation", "forced_eos_token_id")}

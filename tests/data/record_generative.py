@@ -1,6 +1,6 @@
 """Records what transformers' generative models of every family compute, for tests/models/test_generative.py.
 
-Run with torch and transformers installed: python tests/data/record_generative.py [CASE ...]
+Run with torch and transformers installed: python -m tests.data.record_generative [CASE ...]
 The two families that transformers has not are computed by torch's own layers.
 """
 

@@ -1,6 +1,6 @@
 """Records what transformers makes of every key of config.json, for tests/models/test_keys.py.
 
-Run with torch and transformers installed: python tests/data/record_keys.py [CASE ...]
+Run with torch and transformers installed: python -m tests.data.record_keys [CASE ...]
 Of the models that record_families.py and record_generative.py recorded, each key is left out, set to null, to other
 values, and to values of other types; what the model then computes is sampled at a few places.
 """
@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from data.record_families import CASES, FOLDER
-from data.record_generative import FOLDER as GENERATIVE
+from tests.data.record_families import CASES, FOLDER
+from tests.data.record_generative import FOLDER as GENERATIVE
 
 RECORD = Path(__file__).parent / "keys.json"
 TOKENS, SAMPLES = 12, 8
@@ -379,7 +378,8 @@ def class_of(case, inputs):
 
 def main():
     import transformers
-    from recorded import recorded, write
+
+    from tests.support.recorded import recorded, write
 
     warnings.filterwarnings("ignore")
     transformers.utils.logging.set_verbosity_error()

@@ -1,22 +1,20 @@
 """Records what transformers makes of files that hold a model's tensors otherwise, for tests/models/test_layouts.py.
 
-Run with torch and transformers installed: python tests/data/record_layouts.py
+Run with torch and transformers installed: python -m tests.data.record_layouts
 The models are those that record_families.py and record_generative.py recorded: here their tied matrices stand under
 other names, or several times, with values of their own.
 """
 
 import json
-import sys
 import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from data.record_families import CASES, FOLDER
-from data.record_generative import FOLDER as GENERATIVE
-from data.record_keys import class_of, outcome
+from tests.data.record_families import CASES, FOLDER
+from tests.data.record_generative import FOLDER as GENERATIVE
+from tests.data.record_keys import class_of, outcome
 
 RECORD = Path(__file__).parent / "layouts.json"
 
@@ -154,7 +152,7 @@ def layouts(case, values, tensors):
 
 
 def recorded_of(case):
-    from recorded import recorded
+    from tests.support.recorded import recorded
 
     values, tensors, inputs, _ = recorded(case, FOLDER if case in CASES else GENERATIVE)
     values.pop("generation", None)
@@ -163,7 +161,8 @@ def recorded_of(case):
 
 def main():
     import transformers
-    from recorded import write
+
+    from tests.support.recorded import write
 
     warnings.filterwarnings("ignore")
     transformers.utils.logging.set_verbosity_error()

@@ -1,7 +1,7 @@
 """Records what transformers makes of sequences beyond max_position_embeddings, for tests/models/test_long.py.
 
 The models are those that the other scripts recorded. Run with torch, transformers and sentence-transformers installed:
-PYTHONPATH=.:tests python tests/data/record_long.py
+python -m tests.data.record_long
 """
 
 import json
@@ -33,7 +33,7 @@ def sampled(x):
 
 def write_sentence(folder):
     """A Llama of 32 positions whose directory says that texts are cut to more tokens."""
-    from sentence_cases import CASES, write_case
+    from tests.support.sentence_cases import CASES, write_case
 
     write_case(folder, CASES["prompt llama weightedmean"])
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": MAX_SEQ_LENGTH}))
@@ -43,9 +43,10 @@ def write_sentence(folder):
 def main():
     import torch
     import transformers
-    from data.record_generative import FOLDER as GENERATIVE
-    from recorded import recorded, write
     from sentence_transformers import SentenceTransformer
+
+    from tests.data.record_generative import FOLDER as GENERATIVE
+    from tests.support.recorded import recorded, write
 
     warnings.filterwarnings("ignore")
     found = {}

@@ -1,7 +1,7 @@
 """Records what transformers' encoders of texts make of attention masks, for tests/models/test_masks.py.
 
 The models are those that record_families.py recorded. Run with torch and transformers installed:
-PYTHONPATH=.:tests python tests/data/record_masks.py
+python -m tests.data.record_masks
 """
 
 import tempfile
@@ -9,8 +9,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from data.record_families import CASES as FAMILIES
-from data.record_families import classes_of
+
+from tests.data.record_families import CASES as FAMILIES
+from tests.data.record_families import classes_of
 
 FILE = Path(__file__).parent / "masks.safetensors"
 ENCODERS = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "albert-groups", "electra"]
@@ -35,8 +36,9 @@ def padding_of(config):
 
 def main():
     import torch
-    from recorded import recorded, write
     from safetensors.numpy import save_file
+
+    from tests.support.recorded import recorded, write
 
     warnings.filterwarnings("ignore")
     stored = {}

@@ -1,6 +1,6 @@
 """Records what transformers computes from positions, for tests/positional/ where transformers is not installed.
 
-Run by hand, with torch, transformers and safetensors installed: python tests/data/record_positions.py
+Run by hand, with torch, transformers and safetensors installed: python -m tests.data.record_positions
 
 Writes positions.safetensors beside this script. Its tensors:
     rotary.<n>: the inverse frequencies of case n of the metadata.

@@ -1,6 +1,6 @@
 """Records models whose weights other tools have made int8, for tests/models/test_quantized.py.
 
-Run with torch, transformers, compressed-tensors and bitsandbytes installed: python tests/data/record_quantized.py
+Run with torch, transformers, compressed-tensors and bitsandbytes installed: python -m tests.data.record_quantized
 """
 
 import json

@@ -1,6 +1,6 @@
 """Records what sentence-transformers makes of directories, for tests/test_sentence_directories.py.
 
-Run with torch, transformers and sentence-transformers installed: python tests/data/record_sentence.py
+Run with torch, transformers and sentence-transformers installed: python -m tests.data.record_sentence
 
 sentence.json has the files of small directories, changes of them, and calls; sentence.safetensors their weights, by the
 names that files of weights have there for their tensors, and what sentence-transformers gave, by number. A call that

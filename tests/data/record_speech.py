@@ -1,17 +1,16 @@
 """Records what transformers' Whisper says under each key of generation_config.json, for tests/test_speech.py.
 
-Run with torch and transformers installed: python tests/data/record_speech.py
+Run with torch and transformers installed: python -m tests.data.record_speech
 """
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
-FILE = Path(__file__).parent / "audio" / "whisper.json"
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.support.tiny_whisper import END, IDS, SETTINGS, sound, write_whisper
 
-from tiny_whisper import END, IDS, SETTINGS, sound, write_whisper  # noqa: E402
+FILE = Path(__file__).parent / "audio" / "whisper.json"
+
 
 ABSENT = "absent"
 _DE, _TRANSLATE, _NO_STAMPS = IDS["<|de|>"], IDS["<|translate|>"], IDS["<|notimestamps|>"]

@@ -1,18 +1,16 @@
 """Records what transformers' AutoTokenizer makes of texts beside every setting, for test_tokenizer_settings.py.
 
-Run with transformers installed: python tests/data/record_tokenizers.py
+Run with transformers installed: python -m tests.data.record_tokenizers
 """
 
 import base64
 import contextlib
 import json
-import sys
 import tempfile
 import warnings
 from pathlib import Path
 
 FILE = Path(__file__).parent / "tokenizers.json"
-sys.path.insert(0, str(FILE.parent.parent))
 
 
 def rules():
@@ -52,8 +50,9 @@ def answers(folder, texts, longest):
 
 
 def main():
-    import tiny_tokenizers as tiny
     import transformers
+
+    from tests.support import tiny_tokenizers as tiny
 
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)

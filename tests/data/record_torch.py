@@ -1,6 +1,6 @@
 """Records what torch computes, so that tests/test_torch_recorded.py can compare with it where torch is not installed.
 
-Run by hand, with torch and safetensors installed: python tests/data/record_torch.py
+Run by hand, with torch and safetensors installed: python -m tests.data.record_torch
 
 Writes one safetensors file for each case into the folder torch beside this script. Its tensors:
     state.<name>: the module's state dict, unchanged.

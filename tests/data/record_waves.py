@@ -1,6 +1,6 @@
 """Records what libsndfile reads of WAV files of every kind, for tests/test_audio.py.
 
-Run with soundfile installed: python tests/data/record_waves.py
+Run with soundfile installed: python -m tests.data.record_waves
 """
 
 import io

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from data.record_families import CASES, make
-from recorded import load, recorded, write
 
 from pyattn import models
 from pyattn.models.families import FAMILIES
 from pyattn.precision import to_int8
+from tests.data.record_families import CASES, make
+from tests.support.recorded import load, recorded, write
 
 pytest.importorskip("safetensors.numpy")
 safetensors = pytest.importorskip("safetensors")

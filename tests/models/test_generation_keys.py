@@ -8,9 +8,8 @@ import pytest
 
 pytest.importorskip("safetensors")
 
-from data.record_generation_keys import BASES, FILE, KEYS, PROMPT, cases, write_case
-
 from pyattn import models
+from tests.data.record_generation_keys import BASES, FILE, KEYS, PROMPT, cases, write_case
 
 RECORD = json.loads(FILE.read_text())
 CASES = list(zip(cases(RECORD["firsts"]), RECORD["answers"], strict=True))

@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from data.record_generative import BEAMS, CASES, FOLDER, NEW_TOKENS, make
-from problems import num_threads
-from recorded import recorded, write
 
 from pyattn import models
 from pyattn.generation import GenerationOptions
 from pyattn.models.generative_families import GENERATIVE_FAMILIES
 from pyattn.precision import Quantized, to_int8
+from tests.data.record_generative import BEAMS, CASES, FOLDER, NEW_TOKENS, make
+from tests.support.problems import num_threads
+from tests.support.recorded import recorded, write
 
 TOLERANCE = 1e-5
 WITHOUT_ENCODER = ("gpt2", "llama", "mistral", "qwen2")

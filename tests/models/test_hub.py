@@ -5,15 +5,15 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 import pytest
-from data.record_generative import FOLDER as GENERATIVE
-from data.record_quantized import FOLDER as QUANTIZED
-from recorded import recorded, split, write
-from tiny_generator import write_generator
-from tiny_model import write_model
 
 import pyattn
 from pyattn import models
 from pyattn.models._files import FILES
+from tests.data.record_generative import FOLDER as GENERATIVE
+from tests.data.record_quantized import FOLDER as QUANTIZED
+from tests.support.recorded import recorded, split, write
+from tests.support.tiny_generator import write_generator
+from tests.support.tiny_model import write_model
 
 hub = pytest.importorskip("huggingface_hub")
 pytest.importorskip("tokenizers")

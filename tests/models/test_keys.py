@@ -7,16 +7,16 @@ import json
 
 import numpy as np
 import pytest
-from data.record_families import CASES, FOLDER
-from data.record_generative import FOLDER as GENERATIVE
-from data.record_keys import ABSENT, ACTIVATION_KEYS, DECODERS, ENCODERS, HEADS, RECORD, TOKENS, changed, sampled
-from recorded import recorded, write
 
 from pyattn import models
 from pyattn.models.defaults import DEFAULTS
 from pyattn.models.families import FAMILIES
 from pyattn.models.family import ACTIVATIONS
 from pyattn.models.generative_families import GENERATIVE_FAMILIES
+from tests.data.record_families import CASES, FOLDER
+from tests.data.record_generative import FOLDER as GENERATIVE
+from tests.data.record_keys import ABSENT, ACTIVATION_KEYS, DECODERS, ENCODERS, HEADS, RECORD, TOKENS, changed, sampled
+from tests.support.recorded import recorded, write
 
 pytest.importorskip("safetensors.numpy")
 

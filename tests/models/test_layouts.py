@@ -7,14 +7,14 @@ import json
 
 import numpy as np
 import pytest
-from data.record_families import CASES
-from data.record_keys import sampled
-from data.record_layouts import DECODER, HEAD, RECORD, SHARED, TIED, layouts, recorded_of
-from models.test_keys import computed, load
-from recorded import write
 from safetensors.numpy import load_file, save_file
 
 from pyattn import SpeechRecognizer, TextGenerator, models
+from tests.data.record_families import CASES
+from tests.data.record_keys import sampled
+from tests.data.record_layouts import DECODER, HEAD, RECORD, SHARED, TIED, layouts, recorded_of
+from tests.models.test_keys import computed, load
+from tests.support.recorded import write
 
 TOLERANCE = 1e-5
 RECORDED = json.loads(RECORD.read_text())
@@ -186,8 +186,8 @@ def test_strict_is_a_boolean(strict, tmp_path):
 
 def test_texts_and_speech_pass_it_on(tmp_path):
     pytest.importorskip("tokenizers")
-    from tiny_generator import write_generator
-    from tiny_whisper import write_whisper
+    from tests.support.tiny_generator import write_generator
+    from tests.support.tiny_whisper import write_whisper
 
     for kind, folder in (
         (TextGenerator, write_generator(tmp_path / "texts", "llama")),
@@ -203,7 +203,7 @@ def test_texts_and_speech_pass_it_on(tmp_path):
 def test_texts_of_two_vocabularies_are_refused(tmp_path):
     """Only one of them would be read."""
     pytest.importorskip("tokenizers")
-    from tiny_generator import write_generator
+    from tests.support.tiny_generator import write_generator
 
     values, tensors, _ = recorded_of("marian")
     values, tensors = layouts("marian", values, tensors)["vocabularies apart"]

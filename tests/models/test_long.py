@@ -8,8 +8,12 @@ import pytest
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
 
-from data.record_generative import FOLDER as GENERATIVE
-from data.record_long import (
+
+from pyattn import models
+from pyattn.models.token_states import TokenStates
+from pyattn.tasks.sentence import SentenceEncoder
+from tests.data.record_generative import FOLDER as GENERATIVE
+from tests.data.record_long import (
     DECODERS,
     ENCODERS,
     FILE,
@@ -21,11 +25,7 @@ from data.record_long import (
     tokens,
     write_sentence,
 )
-from recorded import recorded, write
-
-from pyattn import models
-from pyattn.models.token_states import TokenStates
-from pyattn.tasks.sentence import SentenceEncoder
+from tests.support.recorded import recorded, write
 
 RECORD = json.loads(FILE.read_text())
 TOLERANCE = 1e-5

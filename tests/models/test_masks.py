@@ -3,11 +3,11 @@ by tests/data/record_masks.py."""
 
 import numpy as np
 import pytest
-from data.record_families import CASES as FAMILIES
-from data.record_masks import CASES, ENCODERS, FILE, MASK, inputs, padding_of
-from recorded import load, recorded, write
 
 from pyattn import models
+from tests.data.record_families import CASES as FAMILIES
+from tests.data.record_masks import CASES, ENCODERS, FILE, MASK, inputs, padding_of
+from tests.support.recorded import load, recorded, write
 
 pytest.importorskip("safetensors.numpy")
 from safetensors.numpy import load_file

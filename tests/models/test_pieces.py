@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_tokenizers as tiny
+
+from tests.support import tiny_tokenizers as tiny
 
 pytest.importorskip("tokenizers")
 

@@ -5,13 +5,13 @@ import json
 
 import numpy as np
 import pytest
-from data.record_quantized import CASES, FOLDER
-from recorded import recorded, write
-from tiny_model import CONFIG, random_tensors
 
 from pyattn import models
 from pyattn.models._tensors import read_tensors
 from pyattn.precision import Quantized, to_int8
+from tests.data.record_quantized import CASES, FOLDER
+from tests.support.recorded import recorded, write
+from tests.support.tiny_model import CONFIG, random_tensors
 
 pytest.importorskip("safetensors.numpy")
 from safetensors.numpy import load_file, save_file

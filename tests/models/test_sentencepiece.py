@@ -4,10 +4,10 @@ import io
 import json
 
 import pytest
-from tiny_generator import write_generator
 
 import pyattn
 from pyattn.models._sentencepiece import MarianTokenizer
+from tests.support.tiny_generator import write_generator
 
 sentencepiece = pytest.importorskip("sentencepiece")
 pytest.importorskip("safetensors")

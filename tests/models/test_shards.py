@@ -6,14 +6,14 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from data.record_generative import FOLDER as GENERATIVE
-from data.record_quantized import FOLDER as QUANTIZED
-from recorded import INDEX, load, recorded, split, write, write_index
-from tiny_model import CONFIG, random_tensors, write_model
 
 import pyattn
 from pyattn import models
 from pyattn.models._tensors import find_weights, read_tensors, stored_tensors, weight_files
+from tests.data.record_generative import FOLDER as GENERATIVE
+from tests.data.record_quantized import FOLDER as QUANTIZED
+from tests.support.recorded import INDEX, load, recorded, split, write, write_index
+from tests.support.tiny_model import CONFIG, random_tensors, write_model
 
 pytest.importorskip("safetensors.numpy")
 from safetensors.numpy import load_file, save_file

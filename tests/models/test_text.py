@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from tiny_model import CONFIG, random_tensors, reference_bert, write_json, write_model
 
 from pyattn import models
 from pyattn.models import EncoderConfig, TextEncoder
+from tests.support.tiny_model import CONFIG, random_tensors, reference_bert, write_json, write_model
 
 LENGTHS = [5, 1, 0, 16, 3]
 CU_SEQLENS = np.cumsum([0, *LENGTHS])

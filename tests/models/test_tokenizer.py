@@ -2,13 +2,13 @@
 
 import json
 
-import mutations
 import pytest
-from mutations import SEP, TEXT, charsmap, replacement, template
-from tiny_model import write_model
 
 from pyattn import SentenceEncoder
 from pyattn.models._tokenizer import errors_of_library
+from tests.support import mutations
+from tests.support.mutations import SEP, TEXT, charsmap, replacement, template
+from tests.support.tiny_model import write_model
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")

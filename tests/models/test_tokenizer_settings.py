@@ -5,14 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny_tokenizers as tiny
+
+from tests.support import tiny_tokenizers as tiny
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
 
 from pyattn.models._tokenizer import errors_of_library, read_tokenizer
 
-RECORD = json.loads((Path(tiny.__file__).parent / "data" / "tokenizers.json").read_text())
+RECORD = json.loads((Path(__file__).parents[1] / "data" / "tokenizers.json").read_text())
 CHARSMAP = base64.b64decode(RECORD["charsmap"])
 CASES = list(zip(tiny.cases(), RECORD["cases"], strict=True))
 

@@ -2,9 +2,9 @@ import math
 
 import numpy as np
 import pytest
-from recorded_positions import TENSORS
 
 from pyattn import LearnedPositionalEmbedding, LearnedPositionalGrid, sinusoidal_encoding
+from tests.support.recorded_positions import TENSORS
 
 
 @pytest.mark.parametrize("width", [0, 1, 2, 5, 8])

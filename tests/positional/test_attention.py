@@ -3,10 +3,10 @@ import tracemalloc
 import ml_dtypes
 import numpy as np
 import pytest
-from recorded_positions import TENSORS
 
 from pyattn import relative_attention, scaled_dot_product_attention
 from pyattn.positional import attention
+from tests.support.recorded_positions import TENSORS
 
 
 def formula(query, key, value, keys, values=None, *, live=True, clipped=True, scale=None, offset=None):

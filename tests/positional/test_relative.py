@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from recorded_positions import TENSORS
 
 from pyattn import RelativePositionBias, alibi_slopes, relative_position_buckets, scaled_dot_product_attention
+from tests.support.recorded_positions import TENSORS
 
 
 def test_relative_position_buckets_as_t5_has_them():

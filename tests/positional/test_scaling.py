@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from recorded_positions import ROTARY, TENSORS
 
 from pyattn import rotary_tables
 from pyattn.positional import rotary_frequencies
+from tests.support.recorded_positions import ROTARY, TENSORS
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 LLAMA = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4}

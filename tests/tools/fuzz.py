@@ -2,7 +2,7 @@
 
     make fuzz                      50,000 inputs, minutes
     make fuzz FUZZ_INPUTS=1000
-    python tests/fuzz.py --replay build/fuzz/123
+    python -m tests.tools.fuzz --replay build/fuzz/123
 
 A file that is not what it should be must give a ValueError or an OSError that names it, whatever it holds: no other
 exception, no end of the process, no hang, and no more memory than a constant and a multiple of the files' size. Workers
@@ -27,14 +27,8 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
 
-import mutations
 import numpy as np
 import safetensors
-import tiny_model
-from data.record_families import CASES, FOLDER
-from data.record_quantized import CASES as QUANTIZED
-from data.record_quantized import FOLDER as QUANTIZED_FOLDER
-from recorded import recorded, split, write
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
@@ -42,6 +36,11 @@ import pyattn
 from pyattn import SentenceEncoder, models
 from pyattn.tasks.passages import Passage
 from pyattn.tasks.search_index import SearchIndex
+from tests.data.record_families import CASES, FOLDER
+from tests.data.record_quantized import CASES as QUANTIZED
+from tests.data.record_quantized import FOLDER as QUANTIZED_FOLDER
+from tests.support import mutations, tiny_model
+from tests.support.recorded import recorded, split, write
 
 MOST_BYTES, MOST_TIMES = 16 << 20, 64  # memory for an input: so many bytes, and so many times the size of its files
 ADDRESSES = 1 << 30  # further bytes of addresses that a worker may take: what asks for more fails at once

@@ -1,4 +1,7 @@
-"""Which lines of C and Cython ran, of a build with PYATTN_COVERAGE=1; run in its folder: python tests/lines.py."""
+"""Which lines of C and Cython ran in a build with PYATTN_COVERAGE=1.
+
+Run in the folder of the build: python -m tests.tools.lines
+"""
 
 import itertools
 import json

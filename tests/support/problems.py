@@ -4,13 +4,13 @@ import contextlib
 import os
 
 import numpy as np
-import oracle
 from hypothesis import settings
 from hypothesis import strategies as st
 from scipy import sparse
 
 import pyattn
 from pyattn import _threads
+from tests.support import oracle
 
 SIZES = st.integers(0, 140) | st.sampled_from([15, 16, 17, 47, 48, 49, 127, 128, 129, 255, 256, 257, 300])
 MANY_KEYS = st.sampled_from([1023, 1024, 1025, 1200])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetensors.numpy import load_file, save_file
 
-FOLDER = Path(__file__).parent / "data"
+FOLDER = Path(__file__).parents[1] / "data"
 RECORD = json.loads((FOLDER / "sentence.json").read_text())
 TENSORS = load_file(FOLDER / "sentence.safetensors")
 TEXTS, CASES = RECORD["texts"], RECORD["cases"]

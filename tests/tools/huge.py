@@ -2,7 +2,7 @@
 
 What was computed instead would take years; what overflowed into a small size would end the process.
 
-Run by test_memory.py in a process of its own: python tests/huge.py
+Run by test_memory.py in a process of its own: python -m tests.tools.huge
 """
 
 import sys

@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import tiny_model
 from tqdm import tqdm
 
 import pyattn
+from tests.support import tiny_model
 
 LONGEST, WIDTH = 512, 64
 CONFIG = {

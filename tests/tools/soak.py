@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import oracle
-from problems import laid_out
 from tqdm import tqdm
 
 import pyattn
 from pyattn import _threads
+from tests.support import oracle
+from tests.support.problems import laid_out
 
 NAMES = ("plain", "transposed", "reversed", "gapped", "repeated", "unaligned")
 GROWTH = 16 << 10  # KiB that the process may grow in the second half: pools of threads, and arenas of the allocator

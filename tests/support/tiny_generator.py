@@ -2,9 +2,10 @@
 
 import json
 
-from data.record_generative import FOLDER
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+
+from tests.data.record_generative import FOLDER
 
 
 def write_generator(folder, case, **changes):

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Builds pyattn for ARM64 on another machine and runs pytest on it: Debian's cross compiler, and qemu in place of the CPU.
 # Everything lands in build/aarch64, nothing in the system: packages of Debian are unpacked there, not installed.
-# Usage: tests/aarch64.sh python-with-pip [arguments of pytest]
+# Usage: tests/tools/aarch64.sh python-with-pip [arguments of pytest]
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 pip_python=$(realpath -s "$1") && shift
 
 for tool in qemu-aarch64-static aarch64-linux-gnu-gcc apt-get dpkg-deb; do

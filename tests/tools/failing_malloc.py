@@ -3,7 +3,7 @@
 Each failure is a MemoryError, after which the same call gives the same bits, and no call counts as running.
 
 Run by test_memory.py in a process of its own, with failing_malloc.c preloaded:
-python tests/failing_malloc.py LIBRARY CALL DIRECTORY
+python -m tests.tools.failing_malloc LIBRARY CALL DIRECTORY
 """
 
 import ctypes
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse
-import tiny_model
 from numpy._core import _multiarray_umath
 
 import pyattn
@@ -22,6 +21,7 @@ from pyattn._core import dispatch
 from pyattn.positional import rotary_tables, sinusoidal_encoding
 from pyattn.tasks.passages import Passage
 from pyattn.tasks.search_index import SearchIndex
+from tests.support import tiny_model
 
 FOREVER = 2**40
 DTYPES = ("float32", "float64", "bfloat16", "int8")

@@ -1,6 +1,6 @@
 """Calls every kernel on arrays that end, or begin, where memory does: a read or write beyond them ends the process.
 
-Run by test_memory.py in a process of its own: python tests/guarded.py
+Run by test_memory.py in a process of its own: python -m tests.tools.guarded
 """
 
 import ctypes

@@ -1,6 +1,7 @@
 """Random mixtures of objects that were not made for each other: each call gives a result or an error that names itself.
 
-Run by test_states.py in a process of its own, which memory that is corrupted would end: mismatches.py SEED COUNT
+Run by test_states.py in a process of its own, which memory that is corrupted would end:
+python -m tests.support.mismatches SEED COUNT
 """
 
 import copy

@@ -2,11 +2,11 @@
 
 import json
 
-from data.record_families import CASES, FOLDER
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from pyattn import models
+from tests.data.record_families import CASES, FOLDER
 
 INDEX = "model.safetensors.index.json"
 

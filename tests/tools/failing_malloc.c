@@ -1,4 +1,4 @@
-/* Preloaded into a process (LD_PRELOAD), makes allocations of the calling thread fail: tests/failing_malloc.py.
+/* Preloaded into a process (LD_PRELOAD), makes allocations of the calling thread fail: failing_malloc.py.
  *
  * Those fail that pyattn's modules ask for, and those of arrays, for which NumPy is given the functions below. The rest
  * is spared, since nobody above could do anything about it: libgomp, the dynamic linker and Rust's libraries end the
