@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,12 @@ def tokens() -> np.ndarray:
     return np.random.default_rng(1).integers(0, CONFIG["vocab_size"], PROMPT + STEPS)
 
 
-def write_model(folder: Path) -> None:
+def write_model(folder: Path, config: Mapping[str, Any] = CONFIG) -> None:
     from safetensors.numpy import save_file
 
-    rng, width = np.random.default_rng(0), CONFIG["n_embd"]
-    shapes = {"wte.weight": (CONFIG["vocab_size"], width), "wpe.weight": (CONFIG["n_positions"], width)}
-    for i in range(CONFIG["n_layer"]):
+    rng, width = np.random.default_rng(0), config["n_embd"]
+    shapes = {"wte.weight": (config["vocab_size"], width), "wpe.weight": (config["n_positions"], width)}
+    for i in range(config["n_layer"]):
         for name, (inputs, outputs) in {
             "attn.c_attn": (width, 3 * width),
             "attn.c_proj": (width, width),
@@ -61,9 +61,9 @@ def write_model(folder: Path) -> None:
         }.items():
             shapes |= {f"h.{i}.{name}.weight": (inputs, outputs), f"h.{i}.{name}.bias": (outputs,)}
     tensors = {name: rng.standard_normal(shape, dtype=np.float32) * 0.04 for name, shape in shapes.items()}
-    for norm in [f"h.{i}.ln_{j}" for i in range(CONFIG["n_layer"]) for j in (1, 2)] + ["ln_f"]:
+    for norm in [f"h.{i}.ln_{j}" for i in range(config["n_layer"]) for j in (1, 2)] + ["ln_f"]:
         tensors |= {f"{norm}.weight": np.ones(width, np.float32), f"{norm}.bias": np.zeros(width, np.float32)}
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -1,0 +1,229 @@
+"""This checkout beside another one, such as that of an older commit, row by row: how many times as fast it is.
+
+Each is measured in a process of its own, and they take turns, so that what else the machine does hits both alike. A row
+is a call of public functions, timed over at least a tenth of a second a round; the ratio is that of the medians. The
+answers are compared first: the last column says whether they are the same bits. Both must be built in place:
+
+  git worktree add build/before COMMIT && cd build/before && python setup.py build_ext --inplace
+  python -m bench.beside build/before
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import pickle
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from bench.report import _positive, available_cpus, table
+from bench.timing import ROUND_SECONDS, SETTLE_SECONDS, seconds
+
+HERE = Path(__file__).resolve().parents[1]
+ROUNDS = 5
+STEPS = 16
+MAX_TEXTS = 128
+Call = Callable[[], Any]
+Make = Callable[[], Call]
+
+
+@dataclass(frozen=True)
+class Measured:
+    name: str
+    before_s: float  # medians
+    now_s: float
+    same_bits: bool
+
+    @property
+    def ratio(self) -> float:
+        return self.before_s / self.now_s
+
+
+# --- the rows, made anew in each process ------------------------------------------------------------
+
+
+def attention_rows() -> Iterator[tuple[str, Make]]:
+    from bench.attention_peers import PYATTN
+    from bench.bench_decode import CASES as DECODE
+    from bench.bench_linear import PEERS as LINEAR_PEERS
+    from bench.bench_options import GOALS, PLAIN
+    from bench.bench_padding import CASE as PADDING
+    from bench.bench_padding import PEERS as PADDING_PEERS
+    from bench.bench_precision import DTYPES, SHAPES
+    from bench.cases import ATTENTION, LINEAR, Case
+
+    cases = [Case(1, 4, 4, 8), *ATTENTION, *(replace(PLAIN, options=names) for names in GOALS)]
+    cases += [replace(shape, dtype=dtype) for dtype in DTYPES for shape in SHAPES] + DECODE
+    for case in cases:
+        yield f"attention {case.name}", lambda case=case: PYATTN.prepare(case, case.arrays(), 0)
+    for peer in PADDING_PEERS:
+        if peer.modules == ("pyattn",):
+            yield f"{peer.name}, {PADDING.name}", lambda peer=peer: peer.prepare(PADDING, PADDING.arrays(), 0)
+    linear = next(peer for peer in LINEAR_PEERS if peer.modules == ("pyattn",))
+    for product in LINEAR:
+        yield f"linear {product.name}", lambda case=product: linear.prepare(case, case.arrays(), 0)
+
+
+def layer_rows() -> Iterator[tuple[str, Make]]:
+    def encoder(width: int, heads: int, layers: int, shape: tuple[int, int], dtype: str) -> Call:
+        import pyattn
+
+        layer = pyattn.TransformerEncoderLayer(width, heads, 4 * width, "gelu", dtype=dtype, rng=0)
+        model = pyattn.TransformerEncoder(layer, layers)
+        x = np.random.default_rng(0).standard_normal((*shape, width), np.float32)
+        return lambda: model(x)
+
+    for layers in (1, 6):
+        yield f"{layers} encoder layers too small to matter", partial(encoder, 8, 1, layers, (1, 1), "float32")
+    for dtype in ("float32", "bfloat16", "int8"):
+        yield f"6 encoder layers of 384, 8 x 128 tokens, {dtype}", partial(encoder, 384, 12, 6, (8, 128), dtype)
+
+
+def model_rows(texts: Sequence[str], sentence_model: Path | None, generator: Path) -> Iterator[tuple[str, Make]]:
+    def sentences(dtype: str, given: Sequence[str]) -> Call:
+        import pyattn
+
+        model = pyattn.SentenceEncoder.from_pretrained(sentence_model, dtype=dtype)
+        return lambda: model.encode(list(given), show_progress=False)
+
+    def prefill(dtype: str) -> Call:
+        import pyattn
+
+        model, prompt = pyattn.models.load(generator, dtype=dtype), np.arange(512)[None]
+        return lambda: model.start(batch_size=1, capacity=512).step(prompt)
+
+    def steps(dtype: str) -> Call:
+        import pyattn
+
+        prompt, token = np.arange(512)[None], np.array([[7]])
+        generated = pyattn.models.load(generator, dtype=dtype).start(batch_size=1, capacity=4096)
+        generated.step(prompt)
+        return lambda: [generated.step(token) for _ in range(STEPS)][-1]
+
+    for dtype in ("float32", "bfloat16", "int8"):
+        if sentence_model is not None:
+            yield f"MiniLM, {len(texts)} paragraphs, {dtype}", partial(sentences, dtype, texts)
+            yield f"MiniLM, one sentence, {dtype}", partial(sentences, dtype, texts[:1])
+        yield f"GPT-2's sizes, prompt of 512, {dtype}", partial(prefill, dtype)
+        yield f"GPT-2's sizes, {STEPS} steps, {dtype}", partial(steps, dtype)
+
+
+def all_rows(given: dict[str, Any]) -> dict[str, Make]:
+    return dict([*attention_rows(), *layer_rows(), *model_rows(**given)])
+
+
+# --- a checkout's process ---------------------------------------------------------------------------
+
+
+def digest(result: Any) -> str:
+    """Of all arrays in what a call returned."""
+    if is_dataclass(result):
+        result = [getattr(result, entry.name) for entry in fields(result)]
+    if isinstance(result, list | tuple):
+        return hashlib.sha256("".join(map(digest, result)).encode()).hexdigest()
+    return hashlib.sha256(b"" if result is None else np.ascontiguousarray(result).tobytes()).hexdigest()
+
+
+def serve() -> None:
+    """Answers on standard output: asked for a row, its answer's digest; then for each round, the seconds of a call."""
+    rows = all_rows(pickle.load(sys.stdin.buffer))
+    answers, sys.stdout = sys.stdout, sys.stderr
+    call, repeats = None, 1
+    for line in sys.stdin:
+        if name := line.rstrip("\n"):
+            call = rows[name]()
+            found: Any = digest(call())
+            repeats = max(1, math.ceil(ROUND_SECONDS / seconds(call)))
+        else:
+            call()  # wakes the threads, and fills the caches that the other process has emptied
+            found = seconds(call, repeats)
+        print(json.dumps(found), file=answers, flush=True)
+
+
+class Checkout:
+    def __init__(self, folder: Path, threads: int, given: dict[str, Any]) -> None:
+        # pyattn is that of the folder, bench is ours.
+        code = f"import sys; sys.path[:0] = [{str(folder)!r}]; import pyattn; sys.path[0] = {str(HERE)!r}; "
+        code += f"assert pyattn.__path__ == [{str(folder / 'pyattn')!r}], pyattn; "
+        code += "from bench.beside import serve; serve()"
+        numbers = dict.fromkeys(("PYATTN_NUM_THREADS", "OMP_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=tempfile.gettempdir(),
+            env={**os.environ, **numbers},
+        )
+        pickle.dump(given, self.process.stdin)
+        self.process.stdin.flush()
+
+    def ask(self, line: str = "") -> Any:
+        self.process.stdin.write(f"{line}\n".encode())
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit("a checkout failed; its error stands above")
+        return json.loads(answer)
+
+
+def measured(name: str, before: Checkout, now: Checkout, rounds: int) -> Measured:
+    answers = [checkout.ask(name) for checkout in (before, now)]
+    samples: dict[Checkout, list[float]] = {before: [], now: []}
+    for number in range(rounds):
+        for checkout in (before, now) if number % 2 else (now, before):
+            time.sleep(SETTLE_SECONDS)
+            samples[checkout].append(checkout.ask())
+    medians = [statistics.median(samples[checkout]) for checkout in (before, now)]
+    return Measured(name, *medians, answers[0] == answers[1])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.beside", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkout", type=Path, help="folder of the other checkout, built in place")
+    parser.add_argument("--only", default="", metavar="TEXT", help="rows whose name contains this")
+    parser.add_argument("--rounds", type=_positive, default=ROUNDS, help="rounds of each row (%(default)s)")
+    parser.add_argument("--threads", type=_positive, default=available_cpus(), help="of each process (%(default)s)")
+    parser.add_argument("--out", type=Path, help="a JSON file for the results")
+    options = parser.parse_args(argv)
+    from bench.bench_encoder import MODEL_PACKAGE, TEXT_PACKAGE, package_folder, paragraphs
+    from bench.bench_generate import CONFIG, write_model
+
+    model, library = package_folder(MODEL_PACKAGE), package_folder(TEXT_PACKAGE)
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder), {**CONFIG, "n_positions": 4096})
+        given = {
+            "texts": paragraphs(library, MAX_TEXTS) if library else [],
+            "sentence_model": model and model / "model",
+            "generator": Path(folder),
+        }
+        names = [name for name in all_rows(given) if options.only in name]
+        before, now = (Checkout(checkout.resolve(), options.threads, given) for checkout in (options.checkout, HERE))
+        found = [measured(name, before, now, options.rounds) for name in tqdm(names, unit="row", disable=None)]
+    print(table(["", "before, ms", "now, ms", "times as fast", "same bits"], [cells(row) for row in found]))
+    if options.out:
+        options.out.write_text(json.dumps([asdict(row) for row in found], indent=2) + "\n")
+
+
+def cells(row: Measured) -> list[str]:
+    same = "yes" if row.same_bits else "NO"
+    return [row.name, f"{row.before_s * 1e3:.4g}", f"{row.now_s * 1e3:.4g}", f"{row.ratio:.3f}", same]
+
+
+if __name__ == "__main__":
+    main()
