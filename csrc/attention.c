@@ -14,7 +14,7 @@
  * Few rows leave most lanes empty, and their time is that of reading K and V: for them keys stand along the lanes in
  * the first product and the width in the second, with the same sums in the same order, hence the same bits.
  *
- * The sums over each PYATTN_PIECE keys are completed before they are folded into those of all pieces before. So pieces
+ * The sums over each PYATTN_SPLIT keys are completed before they are folded into those of all pieces before. So pieces
  * may be computed apart, by several threads, and rounding errors do not grow with the number of keys.
  */
 #include "few.h"
@@ -23,14 +23,14 @@ enum { KEYS_AHEAD = 16 /* values are prefetched that many keys before they are a
 
 /* Half types: K and V of a block as tiles read them, in float32 or in pairs. */
 static ptrdiff_t attention_load_scratch(const struct pyattn_attention *call) {
-  if (ELEMENT_BYTES == sizeof(real)) return 0;
+  if (ELEMENT_BYTES == sizeof(real) || call->path->few) return 0;
   const ptrdiff_t width = round_up(call->width, LANES * STEP) / STEP, value_width = round_up(call->value_width, LANES);
   return (width + value_width / STEP) * PYATTN_KEY_BLOCK * (ptrdiff_t)sizeof(real);
 }
 
 /* Rows of keys as steps: [key][step of width] */
 static void load_keys(const struct pyattn_attention *call, const char *key, ptrdiff_t count, real *target) {
-  const ptrdiff_t row = call->key_row, column = call->key_column, ahead = PYATTN_KEY_BLOCK * row;
+  const ptrdiff_t row = call->operands[PYATTN_KEY].row, column = call->operands[PYATTN_KEY].column, ahead = PYATTN_KEY_BLOCK * row;
   for (ptrdiff_t j = 0; j < count; j++, key += row) {
     ptrdiff_t d = 0;
     for (; column == ELEMENT_BYTES && d + LANES * STEP <= call->width; d += LANES * STEP, target += LANES) {
@@ -46,7 +46,7 @@ static void load_keys(const struct pyattn_attention *call, const char *key, ptrd
 
 /* Rows of values joined to steps of keys: [step of keys][value_width] */
 static void load_values(const struct pyattn_attention *call, const char *value, ptrdiff_t count, real *target) {
-  const ptrdiff_t row = call->value_row, column = call->value_column, ahead = PYATTN_KEY_BLOCK * row;
+  const ptrdiff_t row = call->operands[PYATTN_VALUE].row, column = call->operands[PYATTN_VALUE].column, ahead = PYATTN_KEY_BLOCK * row;
   for (ptrdiff_t j = 0; j < count; j += STEP, value += STEP * row) {
     ptrdiff_t d = 0;
     for (; column == ELEMENT_BYTES && j + STEP <= count && d + LANES <= call->value_width;
@@ -65,14 +65,15 @@ static void load_values(const struct pyattn_attention *call, const char *value, 
 }
 
 static void attention_load(const struct pyattn_attention *call, struct pyattn_keys *keys, char *scratch) {
-  const int as_pairs = STEP == 2 && call->key_column == ELEMENT_BYTES && call->width % STEP == 0;
+  if (call->path->few) return;
+  const int as_pairs = STEP == 2 && call->operands[PYATTN_KEY].column == ELEMENT_BYTES && call->width % STEP == 0;
   keys->finite = -1;
-  keys->tile_key = keys->key + keys->first * call->key_row;
-  keys->tile_key_row = call->key_row;
-  keys->tile_key_step = STEP * call->key_column;
-  keys->tile_value = keys->value ? keys->value + keys->first * call->value_row : NULL;
-  keys->tile_value_step = call->value_row;
-  keys->tile_value_column = call->value_column;
+  keys->tile_key = keys->key + keys->first * call->operands[PYATTN_KEY].row;
+  keys->tile_key_row = call->operands[PYATTN_KEY].row;
+  keys->tile_key_step = STEP * call->operands[PYATTN_KEY].column;
+  keys->tile_value = keys->value ? keys->value + keys->first * call->operands[PYATTN_VALUE].row : NULL;
+  keys->tile_value_step = call->operands[PYATTN_VALUE].row;
+  keys->tile_value_column = call->operands[PYATTN_VALUE].column;
   if (ELEMENT_BYTES == sizeof(real)) return;
   if (!as_pairs) {
     load_keys(call, keys->tile_key, keys->count, (real *)scratch);
@@ -110,10 +111,10 @@ static void attention_begin(const struct pyattn_query_block *block) {
   state->folded = 0;
 
   /* A finite bias stays finite only without log2(e): the most negative number, used as a mask, differs from -inf. */
-  const int biased = call->mask_kind == PYATTN_MASK_REAL || block->bias || call->index_bias;
+  const int biased = call->mask_kind == PYATTN_MASK_REAL || block->data[PYATTN_BIAS] || call->index_bias;
   const double into = biased ? 1 : LOG2_E;
   const double scale = call->softcap > 0 ? call->scale / call->softcap : call->scale * into;
-  const int plain = !biased && !block->slopes && call->softcap <= 0 && scale > 0;
+  const int plain = !biased && !block->data[PYATTN_ALIBI_SLOPES] && call->softcap <= 0 && scale > 0;
   state->factor = (real)scale;
   state->before = STEP == 1 || plain ? 1 : (real)scale;
   state->after = (real)(call->softcap * into);
@@ -125,10 +126,10 @@ static void attention_begin(const struct pyattn_query_block *block) {
     if (block->rows > block->length) {
       for (int i = 0; i < LANES; i++) state->position[n][i] = (word)(lane_row(block, n, i) % block->length);
     }
-    state->position[n] += (word)(block->offset + block->first);
-    if (block->slopes == NULL) continue;
+    state->position[n] += (word)(block->query_offset + block->first);
+    if (block->data[PYATTN_ALIBI_SLOPES] == NULL) continue;
     for (int i = 0; i < LANES; i++) {
-      const char *slope = block->slopes + lane_row(block, n, i) / block->length * call->slopes_head;
+      const char *slope = block->data[PYATTN_ALIBI_SLOPES] + lane_row(block, n, i) / block->length * call->operands[PYATTN_ALIBI_SLOPES].head;
       state->slope[n][i] = (real)(load_real(slope) * into);
     }
   }
@@ -214,7 +215,7 @@ static int all_finite(const struct pyattn_attention *call, struct pyattn_keys *k
     for (ptrdiff_t d = 0; d < call->value_width; d += LANES) {
       const ptrdiff_t columns = call->value_width - d < LANES ? call->value_width - d : LANES;
       zeros +=
-          load_strided(keys->value + j * call->value_row + d * call->value_column, call->value_column, columns) * 0;
+          load_strided(keys->value + j * call->operands[PYATTN_VALUE].row + d * call->operands[PYATTN_VALUE].column, call->operands[PYATTN_VALUE].column, columns) * 0;
     }
   }
   keys->finite = sum_lanes(zeros) == 0;
@@ -224,7 +225,7 @@ static int all_finite(const struct pyattn_attention *call, struct pyattn_keys *k
 INLINE void attend(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first, ptrdiff_t count,
                    int vectors) {
   struct attention_state *state = state_of(block);
-  if (block->call->few) {
+  if (block->call->path->few) {
     attend_few(block, keys, first, count);
     return;
   }
@@ -282,7 +283,7 @@ static void fold_piece(const struct pyattn_query_block *block, const vec *from_t
     state->total_top[n] = joint_top(state->total_top[n], from_top[n], state->unit, &old[n], &new[n]);
     state->total_sum[n] = state->total_sum[n] * old[n] + from_sum[n] * new[n];
   }
-  if (call->few) {
+  if (call->path->few) {
     const ptrdiff_t columns = round_up(call->value_width, LANES) / LANES;
     for (ptrdiff_t r = 0; r < block->rows; r++) {
       for (ptrdiff_t i = r * columns; i < (r + 1) * columns; i++) {
@@ -316,10 +317,10 @@ static void attention_fold(const struct pyattn_query_block *block, const char *f
 static void write_few(const struct pyattn_query_block *block, const vec *o, vec share) {
   const struct pyattn_attention *call = block->call;
   for (ptrdiff_t r = 0; r < block->rows; r++) {
-    char *row = block->out + row_offset(block, r, call->out_row, call->out_head);
+    char *row = block->data[PYATTN_OUT] + row_offset(block, r, call->operands[PYATTN_OUT].row, call->operands[PYATTN_OUT].head);
     for (ptrdiff_t d = 0; d < call->value_width; d += LANES) {
       const ptrdiff_t columns = call->value_width - d < LANES ? call->value_width - d : LANES;
-      store_strided(row + d * call->out_column, call->out_column, *o++ * splat(share[r]), columns);
+      store_strided(row + d * call->operands[PYATTN_OUT].column, call->operands[PYATTN_OUT].column, *o++ * splat(share[r]), columns);
     }
   }
 }
@@ -333,8 +334,8 @@ static void write_out(const struct pyattn_query_block *block, const vec *o, vec 
     UNROLL for (int i = 0; i < LANES; i++) x[i] = i < columns ? o[(d + i) * block->vectors + n] * share : (vec){0};
     transpose(x);
     for (ptrdiff_t i = 0; i < rows; i++) {
-      char *row = block->out + row_offset(block, n * LANES + i, call->out_row, call->out_head);
-      store_strided(row + d * call->out_column, call->out_column, x[i], columns);
+      char *row = block->data[PYATTN_OUT] + row_offset(block, n * LANES + i, call->operands[PYATTN_OUT].row, call->operands[PYATTN_OUT].head);
+      store_strided(row + d * call->operands[PYATTN_OUT].column, call->operands[PYATTN_OUT].column, x[i], columns);
     }
   }
 }
@@ -344,15 +345,15 @@ static void add_sinks(const struct pyattn_query_block *block, int n) {
   struct attention_state *state = state_of(block);
   vec sink, old, new;
   for (int i = 0; i < LANES; i++) {
-    sink[i] = load_real(block->sinks + lane_row(block, n, i) / block->length * block->call->sinks_head);
+    sink[i] = load_real(block->data[PYATTN_SINKS] + lane_row(block, n, i) / block->length * block->call->operands[PYATTN_SINKS].head);
   }
   sink *= (real)(LOG2_E / state->unit);
   const vec one = choose(sink == -INFINITY, NOTHING, splat(1));
   state->total_top[n] = joint_top(state->total_top[n], sink, state->unit, &old, &new);
   state->total_sum[n] = state->total_sum[n] * old + one * new;
-  const ptrdiff_t columns = block->call->few ? output_vectors(block->call, 1) / LANES : block->call->value_width;
-  for (ptrdiff_t i = 0; i < (block->call->few ? block->rows * columns : columns); i++) {
-    if (block->call->few)
+  const ptrdiff_t columns = block->call->path->few ? output_vectors(block->call, 1) / LANES : block->call->value_width;
+  for (ptrdiff_t i = 0; i < (block->call->path->few ? block->rows * columns : columns); i++) {
+    if (block->call->path->few)
       state->total[i] *= splat(old[i / columns]);
     else
       state->total[i * block->vectors + n] *= old;
@@ -368,23 +369,25 @@ static void attention_finish(const struct pyattn_query_block *block) {
     keep_piece(state, block->vectors);
   for (int n = 0; n < block->vectors; n++) {
     const vec seen = state->total_top[n];
-    if (block->sinks) add_sinks(block, n);
+    if (block->data[PYATTN_SINKS]) add_sinks(block, n);
     /* a row that saw nothing is zero */
     const vec share = choose((ivec)state->total_sum[n] == (ivec)NOTHING, (vec){0}, 1 / state->total_sum[n]);
-    if (call->few)
+    if (call->path->few)
       write_few(block, state->total, share);
     else
       write_out(block, state->total, share, n);
     for (ptrdiff_t i = 0; i < LANES && n * LANES + i < block->rows; i++) {
-      const ptrdiff_t row = row_offset(block, n * LANES + i, call->lse_row, call->lse_head);
+      const ptrdiff_t row = row_offset(block, n * LANES + i, call->operands[PYATTN_LSE].row, call->operands[PYATTN_LSE].head);
       const double top = state->total_top[n][i], sum = state->total_sum[n][i];
-      if (block->lse) store_real(block->lse + row, (real)(top * state->natural + LN_2 * log2(sum)));
-      if (block->maximum) { /* the running maximum passes over NaN */
+      if (block->data[PYATTN_LSE]) store_real(block->data[PYATTN_LSE] + row, (real)(top * state->natural + LN_2 * log2(sum)));
+      if (block->data[PYATTN_MAX]) { /* the running maximum passes over NaN */
         const double most = isnan(sum) && seen[i] < (real)INFINITY ? NAN : state->natural * (double)seen[i];
-        store_real(block->maximum + row, (real)most);
+        store_real(block->data[PYATTN_MAX] + row_offset(block, n * LANES + i, call->operands[PYATTN_MAX].row, call->operands[PYATTN_MAX].head), (real)most);
       }
-      if (block->moments) {
-        real_unaligned *moments = (real_unaligned *)block->moments + 2 * (n * LANES + i);
+      if (block->data[PYATTN_MOMENTS]) {
+        const struct pyattn_array *strides = &call->operands[PYATTN_MOMENTS];
+        real_unaligned *moments = (real_unaligned *)(block->data[PYATTN_MOMENTS] +
+                                                     row_offset(block, n * LANES + i, strides->row, strides->head));
         moments[0] = state->total_top[n][i];
         moments[1] = state->total_sum[n][i];
       }

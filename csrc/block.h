@@ -54,7 +54,7 @@ INLINE ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t unit) { return (n + unit - 1) /
 
 /* Vectors of o: a block of few rows has one vector of lanes, and at most LANES rows. */
 INLINE ptrdiff_t output_vectors(const struct pyattn_attention *call, int vectors) {
-  return call->few ? round_up(call->value_width, LANES) : call->value_width * vectors;
+  return call->path->few ? round_up(call->value_width, LANES) : call->value_width * vectors;
 }
 
 INLINE ptrdiff_t query_vectors(const struct pyattn_attention *call, int vectors) {

@@ -71,22 +71,22 @@ INLINE void accumulate_few_tile(const struct pyattn_query_block *block, const st
                                 ptrdiff_t count, int masked, ptrdiff_t d, ptrdiff_t first_row, int rows, int vectors) {
   const struct pyattn_attention *call = block->call;
   struct attention_state *state = state_of(block);
-  const ptrdiff_t column = d * call->value_column, ahead = keys->index ? 0 : FEW_AHEAD * call->value_row;
+  const ptrdiff_t column = d * call->operands[PYATTN_VALUE].column, ahead = keys->index ? 0 : FEW_AHEAD * call->operands[PYATTN_VALUE].row;
   const ptrdiff_t rest = call->value_width - d < LANES ? call->value_width - d : LANES;
   vec acc[FEW_AT_ONCE][FEW_COLUMNS];
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
   for (ptrdiff_t j = 0; j < count; j += STEP) {
-    const char *low = keys->value + key_number(keys, first + j) * call->value_row + column, *high = NULL;
-    if (STEP == 2 && j + 1 < count) high = keys->value + key_number(keys, first + j + 1) * call->value_row + column;
+    const char *low = keys->value + key_number(keys, first + j) * call->operands[PYATTN_VALUE].row + column, *high = NULL;
+    if (STEP == 2 && j + 1 < count) high = keys->value + key_number(keys, first + j + 1) * call->operands[PYATTN_VALUE].row + column;
     vec x[FEW_COLUMNS];
     if (vectors > 1) {
       UNROLL for (int n = 0; n < vectors; n += STEP) join_rows_wide(low, high, n * LANES * ELEMENT_BYTES, x + n);
       UNROLL for (int line = 0; line < vectors * LANES * ELEMENT_BYTES; line += 64) {
         prefetch_far(low + ahead + line);
-        if (STEP == 2) prefetch_far(low + ahead + call->value_row + line);
+        if (STEP == 2) prefetch_far(low + ahead + call->operands[PYATTN_VALUE].row + line);
       }
     } else {
-      x[0] = join_rows(low, high, call->value_column, rest);
+      x[0] = join_rows(low, high, call->operands[PYATTN_VALUE].column, rest);
     }
     UNROLL for (int r = 0; r < rows; r++) {
       const vec weight = splat(*weight_at(state, j / STEP, first_row + r));
@@ -118,7 +118,7 @@ INLINE void accumulate_few_rows(const struct pyattn_query_block *block, const st
 INLINE void accumulate_few_columns(const struct pyattn_query_block *block, const struct pyattn_keys *keys,
                                    ptrdiff_t first, ptrdiff_t count, int masked) {
   const ptrdiff_t width = block->call->value_width;
-  const int contiguous = block->call->value_column == ELEMENT_BYTES;
+  const int contiguous = block->call->operands[PYATTN_VALUE].column == ELEMENT_BYTES;
   ptrdiff_t d = 0;
   for (; contiguous && width - d >= FEW_COLUMNS * LANES; d += FEW_COLUMNS * LANES)
     accumulate_few_rows(block, keys, first, count, masked, d, FEW_COLUMNS);
@@ -139,7 +139,7 @@ static void attend_few(const struct pyattn_query_block *block, const struct pyat
                        ptrdiff_t count) {
   const struct pyattn_attention *call = block->call;
   struct attention_state *state = state_of(block);
-  const int plain = call->softcap <= 0 && state->before == 1 && !block->slopes && !keys->index_bias && !block->bias &&
+  const int plain = call->softcap <= 0 && state->before == 1 && !block->data[PYATTN_ALIBI_SLOPES] && !keys->index_bias && !block->data[PYATTN_BIAS] &&
                     call->mask_kind == PYATTN_MASK_NONE && seen_by_all(block, keys, first, first + count);
   int masked = 0;
   if (plain) {

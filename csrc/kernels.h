@@ -15,50 +15,74 @@ enum { PYATTN_MASK_NONE, PYATTN_MASK_BOOL, PYATTN_MASK_REAL };
 
 enum {
   PYATTN_KEY_BLOCK = 128,    /* keys scored at a time: from a multiple of it, whichever of them a query may see */
-  PYATTN_PIECE = 1024,       /* keys whose weighted sum is complete in itself; pieces are then added up in order */
+  PYATTN_SPLIT = 1024,       /* keys whose weighted sum is complete in itself; splits are then added up in order */
   PYATTN_WIDTH_BLOCK = 1024, /* head width transposed at a time; the widest value a block accumulates */
-  PYATTN_FEW = 8,            /* rows of a block, at most, that are attended with lanes along keys and widths */
+  PYATTN_DECODE_ROWS = 8,    /* query rows of a block that decode takes, at most, and no more than lanes */
   PYATTN_ALIGNMENT = 64,
 };
 
-/* What all blocks of a call share. Strides are of rows (queries or keys), columns, and query heads. */
+/* A strided array: element (head, row, column) lies head, row and column times so many bytes behind data. */
+struct pyattn_array {
+  char *data;
+  ptrdiff_t row, column, head;
+};
+
+/* The operands of attention. Arrays of the caller's element type, (head, row, column), but where another type is named;
+ * "compute type" is that of lse: the elements' own, float for 16-bit elements. A head is a query head but for keys and
+ * values. Data is NULL where an operand is not given. */
+enum {
+  PYATTN_QUERY,        /* row: query, column: feature */
+  PYATTN_KEY,          /* row: key, column: feature */
+  PYATTN_VALUE,        /* row: key, column: feature */
+  PYATTN_MASK,         /* row: query, column: key; bytes 0 and 1, or elements */
+  PYATTN_BIAS,         /* row: query, column: key */
+  PYATTN_ALIBI_SLOPES, /* of compute type, one for each head */
+  PYATTN_SINKS,        /* of compute type, one for each head */
+  PYATTN_KV_LENGTHS,   /* int64, row: sequence; the driver reads it */
+  PYATTN_QUERY_OFFSET, /* int64, row: sequence; the driver reads it */
+  PYATTN_OUT,          /* row: query, column: feature of the values */
+  PYATTN_LSE,          /* of compute type, row: query */
+  PYATTN_MAX,          /* of compute type, row: query; the largest logit */
+  PYATTN_ENTROPY,      /* of compute type, row: query */
+  PYATTN_MOMENTS,      /* pairs of compute type, row: query; largest logit and sum, as the second pass needs them */
+  PYATTN_WEIGHTS,      /* row: query, column: key */
+  PYATTN_TOP_KEYS,     /* int64, row: query, column: rank */
+  PYATTN_TOP_WEIGHTS,  /* of compute type, row: query, column: rank */
+  PYATTN_COLUMN_SUMS,  /* of compute type, row: key; the driver writes it */
+  PYATTN_OPERANDS,
+};
+
+/* What all blocks of a call share. */
 struct pyattn_attention {
-  ptrdiff_t query_row, query_column, query_head, key_row, key_column, value_row, value_column;
-  ptrdiff_t out_row, out_column, out_head, lse_row, lse_head, weights_row, weights_column, weights_head;
-  ptrdiff_t mask_row, mask_column, mask_head, bias_row, bias_column, bias_head;
-  ptrdiff_t slopes_head, sinks_head;
-  ptrdiff_t width, value_width; /* value_width at most PYATTN_WIDTH_BLOCK; 0 computes no output */
-  int mask_kind;                /* of mask; bias is always of elements */
-  int index_bias;               /* whether gathered keys carry biases */
-  int few;                      /* blocks of at most PYATTN_FEW rows, each a lane of one vector */
-  double scale, softcap;        /* softcap 0: none */
-  ptrdiff_t low, high;          /* a query at position x sees the keys from x + low to before x + high */
+  struct pyattn_array operands[PYATTN_OPERANDS]; /* of the whole call; blocks have pointers of their own into them */
+  ptrdiff_t width, value_width;                  /* value_width at most PYATTN_WIDTH_BLOCK; 0 computes no output */
+  int mask_kind;
+  int index_bias; /* whether gathered keys carry biases */
+  const struct pyattn_attention_path *path;
+  double scale, softcap;  /* softcap 0: none */
+  ptrdiff_t left, right;  /* a query at position p sees the keys from p - left to p + right */
   ptrdiff_t top_k;
 };
 
 /* A block of query rows on its way over the keys of one head. Row r is query first + r % length of the r / length-th of
- * the query heads that share the head of keys; the pointers are to row 0. Those but query and out may be NULL. */
+ * the query heads that share the head of keys. */
 struct pyattn_query_block {
   const struct pyattn_attention *call;
-  const char *query, *mask, *bias, *slopes, *sinks; /* mask and bias at key 0 */
-  char *out, *lse, *weights;                        /* weights at key 0 */
-  char *maximum, *entropy, *top_weights;            /* like lse; top_weights and top_keys contiguous, k a row */
-  char *moments;                                    /* two reals a row, contiguous: largest logit and sum */
-  int64_t *top_keys;
+  char *data[PYATTN_OPERANDS];   /* at row 0, and key 0 where columns are keys; keys and values: at key 0 */
   int vectors;                   /* vectors of lanes that the rows fill, 1 to the table's tile_vectors */
   ptrdiff_t rows, first, length; /* at most vectors * lanes */
-  ptrdiff_t offset;              /* position of query 0 */
-  ptrdiff_t keys;                /* keys at or behind this are masked */
-  char *scratch;                 /* aligned, attention_scratch bytes; the block's state, from begin to finish */
+  ptrdiff_t query_offset;        /* position of query 0 */
+  ptrdiff_t kv_length;           /* keys at or behind this are masked */
+  char *scratch;                 /* aligned, state_bytes; the block's state, from begin to finish */
 };
 
 /* Keys first ... first + count of one head: at most PYATTN_KEY_BLOCK, within one block of them. */
 struct pyattn_keys {
   const char *key, *value; /* key 0; value may be NULL */
-  const int32_t *index;    /* NULL, or the true number of each key, ascending: keys are gathered (blocks of few rows) */
-  const char *index_bias;  /* NULL, or a real for each element of index */
+  const int32_t *index;    /* NULL, or the true number of each key, ascending: keys are gathered (decode alone) */
+  const char *index_bias;  /* NULL, or a bias of compute type for each element of index */
   ptrdiff_t first, count;
-  const char *tile_key, *tile_value; /* as tiles read them, from key `first`: set by attention_load */
+  const char *tile_key, *tile_value; /* as tiles read them, from key `first`: set by load */
   ptrdiff_t tile_key_row, tile_key_step, tile_value_column, tile_value_step;
   int finite; /* whether all loaded values are; -1 until a block asks */
 };
@@ -81,6 +105,32 @@ struct pyattn_steps {
   const float *scales; /* of bytes: what each row was divided by */
 };
 
+/* One of the two ways to attend, chosen once for a call: prefill, with queries along the lanes, or decode, for at most
+ * PYATTN_DECODE_ROWS rows, with keys and then features along the lanes. Results have the same bits. A block of queries
+ * goes through begin; then load and update for ranges of keys in ascending order, each within one block of
+ * PYATTN_KEY_BLOCK keys, and merge after the last range of each PYATTN_SPLIT keys if more follow; then finish. */
+struct pyattn_attention_path {
+  /* Bytes of the state of a block whose rows fill so many vectors. */
+  ptrdiff_t (*state_bytes)(const struct pyattn_attention *, int vectors);
+  /* Bytes of the scratch memory of load. */
+  ptrdiff_t (*load_bytes)(const struct pyattn_attention *);
+  /* Converts keys and values to what update multiplies, where that differs from what the caller holds. */
+  void (*load)(const struct pyattn_attention *, struct pyattn_keys *, char *scratch);
+  /* Makes the state of a block that has seen no keys. */
+  void (*begin)(const struct pyattn_query_block *);
+  /* Adds keys first ... first + count, which are loaded, to the present split. */
+  void (*update)(const struct pyattn_query_block *, struct pyattn_keys *, ptrdiff_t first, ptrdiff_t count);
+  /* Adds the present split, or all that another state of the same rows has seen, to the splits before it, and begins
+   * another split. */
+  void (*merge)(const struct pyattn_query_block *, const char *from);
+  /* Merges the last split and writes out, lse, max and moments. */
+  void (*finish)(const struct pyattn_query_block *);
+  /* Fills the state with the logits of keys first ... first + count, which it may narrow to those that some row sees.
+   * Returns whether some are masked. */
+  int (*logits)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t *first, ptrdiff_t *count);
+  int few;
+};
+
 struct pyattn_kernels {
   int lanes;        /* elements in a vector */
   int tile_rows;    /* rows of a linear_tile */
@@ -89,26 +139,17 @@ struct pyattn_kernels {
   int widens_float16;
   int step; /* elements that are multiplied at once: 2 of bfloat16, 4 of bytes where there are instructions for it */
 
-  /* Attention of a block of queries: begin; then attend to ranges of keys in ascending order, the keys loaded if the
-   * block is not of few rows, and fold after the last of each piece if there are several; then
-   * finish, which writes out, lse and the like. Folding `from`, the state of an equal block, adds the pieces that this
-   * one has seen. */
-  ptrdiff_t (*attention_scratch)(const struct pyattn_attention *, int vectors);
-  ptrdiff_t (*attention_load_scratch)(const struct pyattn_attention *);
-  void (*attention_load)(const struct pyattn_attention *, struct pyattn_keys *, char *scratch);
-  void (*attention_begin)(const struct pyattn_query_block *);
-  void (*attention_attend)(const struct pyattn_query_block *, struct pyattn_keys *, ptrdiff_t first, ptrdiff_t count);
-  void (*attention_fold)(const struct pyattn_query_block *, const char *from);
-  void (*attention_finish)(const struct pyattn_query_block *);
-  /* Then, where wanted, once more over the ranges of keys: weights, entropy and top_k. */
-  void (*attention_review_begin)(const struct pyattn_query_block *);
-  void (*attention_review)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
-                           ptrdiff_t count);
-  void (*attention_review_finish)(const struct pyattn_query_block *);
-  /* Adds the weights of a block's rows, whose moments are known, to the sums of keys first ... first + count, or of
-   * gathered keys to those of their numbers. */
-  void (*attention_receive)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
-                            ptrdiff_t count, double *sums);
+  struct pyattn_attention_path prefill, decode;
+
+  /* The second pass of a block that is finished, once more over its ranges of keys: weights, entropy, best keys. */
+  void (*weights_begin)(const struct pyattn_query_block *);
+  void (*weights_update)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
+                         ptrdiff_t count);
+  void (*weights_finish)(const struct pyattn_query_block *);
+  /* Adds the weights of a block's rows, whose moments are known, to the sums of keys first ... first + count; those of
+   * gathered keys to sums[index]. */
+  void (*column_sums)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first, ptrdiff_t count,
+                      double *sums);
 
   /* Packs a strided (outputs, inputs) array of elements into linear_packed_bytes; scales, one for each output,
    * are those that bytes were divided by. linear_load makes inputs reals, or bfloat16 where half, steps, of

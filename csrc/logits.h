@@ -21,8 +21,8 @@ static void load_queries(const struct pyattn_query_block *block, ptrdiff_t first
       const ptrdiff_t columns = width - d < LANES * STEP ? width - d : LANES * STEP;
       vec x[LANES];
       UNROLL for (int i = 0; i < LANES; i++) {
-        const ptrdiff_t row = row_offset(block, lane_row(block, n, i), call->query_row, call->query_head);
-        x[i] = load_steps(block->query + row + (first + d) * call->query_column, call->query_column, columns);
+        const ptrdiff_t row = row_offset(block, lane_row(block, n, i), call->operands[PYATTN_QUERY].row, call->operands[PYATTN_QUERY].head);
+        x[i] = load_steps(block->data[PYATTN_QUERY] + row + (first + d) * call->operands[PYATTN_QUERY].column, call->operands[PYATTN_QUERY].column, columns);
         if (STEP == 1) x[i] *= state->factor;
       }
       transpose(x);
@@ -94,14 +94,14 @@ static void score_few(const struct pyattn_query_block *block, const struct pyatt
                       ptrdiff_t count) {
   const struct pyattn_attention *call = block->call;
   const ptrdiff_t rows = block->rows;
-  const ptrdiff_t bytes = keys->index || call->key_column != ELEMENT_BYTES ? 0 : call->width * ELEMENT_BYTES;
+  const ptrdiff_t bytes = keys->index || call->operands[PYATTN_KEY].column != ELEMENT_BYTES ? 0 : call->width * ELEMENT_BYTES;
   vec *p = state_of(block)->p;
   for (ptrdiff_t j = 0; j < count; j += FEW_GROUPS * LANES, p += FEW_GROUPS * LANES) {
     const int groups = count - j <= LANES ? 1 : FEW_GROUPS;
     const char *key[FEW_GROUPS * LANES];
     ptrdiff_t ahead = 0;
     for (int i = 0; i < groups * LANES; i++) {
-      key[i] = keys->key + key_number(keys, first + (j + i < count ? j + i : count - 1)) * call->key_row;
+      key[i] = keys->key + key_number(keys, first + (j + i < count ? j + i : count - 1)) * call->operands[PYATTN_KEY].row;
     }
     for (ptrdiff_t d = 0; d == 0 || d < call->width; d += SUM_BLOCK) {
       const ptrdiff_t end = call->width - d < SUM_BLOCK ? call->width : d + SUM_BLOCK;
@@ -114,7 +114,7 @@ static void score_few(const struct pyattn_query_block *block, const struct pyatt
         const ptrdiff_t columns = end - column < LANES * STEP ? end - column : LANES * STEP;
         for (int group = 0; group < groups; group++) {
           vec x[LANES];
-          load_turned(x, key + group * LANES, column * call->key_column, call->key_column, columns);
+          load_turned(x, key + group * LANES, column * call->operands[PYATTN_KEY].column, call->operands[PYATTN_KEY].column, columns);
           for (ptrdiff_t r = 0; r < rows; r++) {
             vec sum = acc[group][r];
             UNROLL for (int i = 0; i < LANES; i++) {
@@ -126,7 +126,7 @@ static void score_few(const struct pyattn_query_block *block, const struct pyatt
         /* whole rows, one after the other: the machine follows */
         for (; ahead < (column + columns) * groups * LANES / call->width; ahead++) {
           for (ptrdiff_t line = 0; line < bytes; line += 64) {
-            prefetch_far(key[0] + (FEW_AHEAD + ahead) * call->key_row + line);
+            prefetch_far(key[0] + (FEW_AHEAD + ahead) * call->operands[PYATTN_KEY].row + line);
           }
         }
       }
@@ -344,30 +344,30 @@ static void mask_bool(const struct pyattn_query_block *block, const struct dense
 INLINE int seen_by_all(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                        ptrdiff_t end) {
   const ptrdiff_t rows = block->rows < block->length ? block->rows : block->length;
-  const ptrdiff_t nearest = block->offset + block->first, last = key_number(keys, end - 1);
-  return key_number(keys, first) >= nearest + rows - 1 + block->call->low && last < nearest + block->call->high &&
-         last < block->keys;
+  const ptrdiff_t nearest = block->query_offset + block->first, last = key_number(keys, end - 1);
+  return key_number(keys, first) >= nearest + rows - 1 - block->call->left && last <= nearest + block->call->right &&
+         last < block->kv_length;
 }
 
 /* Masks what the positions rule out: causal masks, windows, and of gathered keys those behind the last. */
 static int mask_positions(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                           ptrdiff_t count) {
   const struct attention_state *state = state_of(block);
-  const ptrdiff_t low = block->call->low, high = block->call->high;
+  const ptrdiff_t left = block->call->left, right = block->call->right;
   const ptrdiff_t rows = block->rows < block->length ? block->rows : block->length;
-  const ptrdiff_t nearest = block->offset + block->first, farthest = nearest + rows - 1;
+  const ptrdiff_t nearest = block->query_offset + block->first, farthest = nearest + rows - 1;
   int masked = 0;
   for (ptrdiff_t j = 0; j < count; j++) {
     const ptrdiff_t key = key_number(keys, first + j);
-    if (key >= farthest + low && key < nearest + high && key < block->keys) { /* seen by all */
-      const ptrdiff_t end = nearest + high - first;                           /* and so are the following */
+    if (key >= farthest - left && key <= nearest + right && key < block->kv_length) { /* seen by all */
+      const ptrdiff_t end = nearest + right + 1 - first;                           /* and so are the following */
       if (keys->index == NULL) j = (end < count ? end : count) - 1;
       continue;
     }
     masked = 1;
     for (int n = 0; n < block->vectors; n++) {
       const ivec distance = (word)key - state->position[n];
-      const ivec seen = (distance >= (word)low) & (distance < (word)high) & (key < block->keys ? -1 : 0);
+      const ivec seen = (distance >= -(word)left) & (distance <= (word)right) & (key < block->kv_length ? -1 : 0);
       vec *logit = state_of(block)->p + j * block->vectors + n;
       *logit = choose(seen, *logit, MASKED);
     }
@@ -381,11 +381,11 @@ INLINE int compute_logits(const struct pyattn_query_block *block, const struct p
                           ptrdiff_t *count, int vectors) {
   const struct pyattn_attention *call = block->call;
   struct attention_state *state = state_of(block);
-  const struct dense mask = {block->mask, call->mask_row, call->mask_column, call->mask_head};
-  const struct dense bias = {block->bias, call->bias_row, call->bias_column, call->bias_head};
+  const struct dense mask = {block->data[PYATTN_MASK], call->operands[PYATTN_MASK].row, call->operands[PYATTN_MASK].column, call->operands[PYATTN_MASK].head};
+  const struct dense bias = {block->data[PYATTN_BIAS], call->operands[PYATTN_BIAS].row, call->operands[PYATTN_BIAS].column, call->operands[PYATTN_BIAS].head};
   const int hides = call->mask_kind == PYATTN_MASK_BOOL && narrow_range(block, &mask, first, count);
   if (*count <= 0) return 0;
-  if (call->few) {
+  if (call->path->few) {
     score_few(block, keys, *first, *count);
     for (ptrdiff_t j = 0; j < *count; j++) { /* lanes without a row */
       if (j % LANES >= block->rows) state->p[j] = (vec){0};
@@ -400,12 +400,12 @@ INLINE int compute_logits(const struct pyattn_query_block *block, const struct p
   } else if (state->before != 1) {
     for (ptrdiff_t i = 0; i < *count * vectors; i++) state->p[i] *= state->before;
     find_largest(state, *count, vectors);
-  } else if (call->few) {
+  } else if (call->path->few) {
     find_largest(state, *count, vectors);
   }
-  if (block->slopes) add_distance(state, keys, *first, *count, vectors);
+  if (block->data[PYATTN_ALIBI_SLOPES]) add_distance(state, keys, *first, *count, vectors);
   if (keys->index_bias) masked |= add_gathered(state, keys, *first, *count);
-  if (block->bias) masked |= add_dense(block, keys, *first, *count, &bias);
+  if (block->data[PYATTN_BIAS]) masked |= add_dense(block, keys, *first, *count, &bias);
   if (call->mask_kind == PYATTN_MASK_REAL) masked |= add_dense(block, keys, *first, *count, &mask);
   if (hides) mask_bool(block, &mask, *first, *count);
   if (mask_positions(block, keys, *first, *count)) {

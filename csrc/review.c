@@ -28,12 +28,12 @@ static void write_weights(const struct pyattn_query_block *block, const struct p
     }
     transpose(x);
     for (ptrdiff_t i = 0; i < rows; i++) {
-      char *row = block->weights + row_offset(block, n * LANES + i, call->weights_row, call->weights_head);
+      char *row = block->data[PYATTN_WEIGHTS] + row_offset(block, n * LANES + i, call->operands[PYATTN_WEIGHTS].row, call->operands[PYATTN_WEIGHTS].head);
       if (keys->index == NULL) {
-        store_strided(row + (first + j) * call->weights_column, call->weights_column, x[i], columns);
+        store_strided(row + (first + j) * call->operands[PYATTN_WEIGHTS].column, call->operands[PYATTN_WEIGHTS].column, x[i], columns);
       } else {
         for (ptrdiff_t k = 0; k < columns; k++) {
-          store_elements(row + keys->index[first + j + k] * call->weights_column, splat(x[i][k]), 1);
+          store_elements(row + keys->index[first + j + k] * call->operands[PYATTN_WEIGHTS].column, splat(x[i][k]), 1);
         }
       }
     }
@@ -104,11 +104,11 @@ static void attention_review(const struct pyattn_query_block *block, const struc
   WITH_CONSTANT_VECTORS(block->vectors, compute_logits(block, keys, &first, &count, VECTORS))
   vec logits[PYATTN_KEY_BLOCK * TILE_VECTORS];
   if (count <= 0) return;
-  if (block->entropy || block->top_keys) memcpy(logits, state->p, (size_t)(count * block->vectors) * sizeof(vec));
+  if (block->data[PYATTN_ENTROPY] || block->data[PYATTN_TOP_KEYS]) memcpy(logits, state->p, (size_t)(count * block->vectors) * sizeof(vec));
   normalise(block, count);
-  for (int n = 0; block->weights && n < block->vectors; n++) write_weights(block, keys, first, count, n);
-  if (block->entropy) add_entropy(state, first, count, block->vectors, logits);
-  if (block->top_keys) keep_best(block, keys, first, count, logits);
+  for (int n = 0; block->data[PYATTN_WEIGHTS] && n < block->vectors; n++) write_weights(block, keys, first, count, n);
+  if (block->data[PYATTN_ENTROPY]) add_entropy(state, first, count, block->vectors, logits);
+  if (block->data[PYATTN_TOP_KEYS]) keep_best(block, keys, first, count, logits);
 }
 
 static void attention_review_finish(const struct pyattn_query_block *block) {
@@ -116,15 +116,16 @@ static void attention_review_finish(const struct pyattn_query_block *block) {
   const struct attention_state *state = state_of(block);
   for (ptrdiff_t r = 0; r < block->rows; r++) {
     const ptrdiff_t n = r / LANES, lane = r % LANES;
-    if (block->entropy) {
-      store_real(block->entropy + row_offset(block, r, call->lse_row, call->lse_head),
+    if (block->data[PYATTN_ENTROPY]) {
+      store_real(block->data[PYATTN_ENTROPY] + row_offset(block, r, call->operands[PYATTN_ENTROPY].row, call->operands[PYATTN_ENTROPY].head),
                  (real)(LN_2 * (double)state->entropy[n][lane]));
     }
-    for (ptrdiff_t i = 0; block->top_keys && i < call->top_k; i++) {
+    for (ptrdiff_t i = 0; block->data[PYATTN_TOP_KEYS] && i < call->top_k; i++) {
       const ptrdiff_t place = i * block->vectors + n;
       const int64_t key = state->best_key[place][lane];
-      block->top_keys[r * call->top_k + i] = key;
-      store_real(block->top_weights + (r * call->top_k + i) * (ptrdiff_t)sizeof(real),
+      const struct pyattn_array *keys_at = &call->operands[PYATTN_TOP_KEYS], *weights_at = &call->operands[PYATTN_TOP_WEIGHTS];
+      memcpy(block->data[PYATTN_TOP_KEYS] + row_offset(block, r, keys_at->row, keys_at->head) + i * keys_at->column, &key, sizeof key);
+      store_real(block->data[PYATTN_TOP_WEIGHTS] + row_offset(block, r, weights_at->row, weights_at->head) + i * weights_at->column,
                  key < 0 ? 0 : state->best[place][lane]);
     }
   }
@@ -136,11 +137,12 @@ static void attention_receive(const struct pyattn_query_block *block, const stru
                               ptrdiff_t count, double *sums) {
   struct attention_state *state = state_of(block);
   const ptrdiff_t wanted = first;
-  const real_unaligned *moments = (const real_unaligned *)block->moments;
+  const struct pyattn_array *strides = &block->call->operands[PYATTN_MOMENTS];
   for (int n = 0; n < block->vectors; n++) {
     for (int i = 0; i < LANES; i++) {
-      state->total_top[n][i] = moments[2 * lane_row(block, n, i)];
-      state->total_sum[n][i] = moments[2 * lane_row(block, n, i) + 1];
+      const char *moments = block->data[PYATTN_MOMENTS] + row_offset(block, lane_row(block, n, i), strides->row, strides->head);
+      state->total_top[n][i] = load_real(moments);
+      state->total_sum[n][i] = load_real(moments + sizeof(real));
     }
   }
   WITH_CONSTANT_VECTORS(block->vectors, compute_logits(block, keys, &first, &count, VECTORS))

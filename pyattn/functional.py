@@ -1,16 +1,15 @@
 """Attention on arrays."""
 
 import functools
-import math
-from collections.abc import Sequence
-from typing import Any, Literal, overload
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pyattn import _checks
-from pyattn._checks import Array, Options, Sparse
-from pyattn._core import attention as _attention
+from pyattn._checks import Array, AttentionOptions, Sparse
+from pyattn._core.call import AttentionCall
 from pyattn._threads import threads_for
 
 
@@ -171,36 +170,20 @@ def scaled_dot_product_attention(
         >>> out.shape, lse.shape
         ((2, 8, 1, 64), (2, 8, 1))
     """
+    given = locals().copy()  # the arguments by name: the options, and what out must not overlap
     function = "scaled_dot_product_attention"
     query, key, value = _checks.attention_arrays(function, query=query, key=key, value=value)
-    _checks.attention_shapes(function, query, key, value)
-    options = _checks.attention_options(
-        function,
-        query,
-        key,
-        mask=mask,
-        bias=bias,
-        is_causal=is_causal,
-        window=window,
-        scale=scale,
-        softcap=softcap,
-        alibi_slopes=alibi_slopes,
-        sinks=sinks,
-        kv_lengths=kv_lengths,
-        query_offset=query_offset,
-    )
+    call = _checks.attention_call(function, query, key, value, given)
     return_lse = _checks.flag(function, "return_lse", return_lse)
     return_weights = _checks.flag(function, "return_weights", return_weights)
-    inputs = {"query": query, "key": key, "value": value, "mask": mask, "bias": bias, "alibi_slopes": alibi_slopes}
-    inputs |= {"sinks": sinks, "kv_lengths": kv_lengths, "query_offset": query_offset}
-    result = _checks.output(function, out, (*query.shape[:-1], value.shape[-1]), query.dtype, inputs)
-    results: dict[str, Array] = {}
+    del given["out"]
+    results = {"out": _checks.output(function, out, (*query.shape[:-1], value.shape[-1]), query.dtype, given)}
     if return_lse:
         results["lse"] = np.empty(query.shape[:-1], _checks.statistics_dtype(query.dtype))
     if return_weights:
         results["weights"] = np.zeros((*query.shape[:-1], key.shape[-2]), query.dtype)
-    attend_sequence(query, key, value, result, options, **results)
-    return (result, *results.values()) if results else result
+    run(call, results)
+    return tuple(results.values()) if len(results) > 1 else results["out"]
 
 
 @overload
@@ -297,34 +280,18 @@ def varlen_attention(
         >>> np.array_equal(out[:5], alone.swapaxes(0, 1))
         True
     """
+    given = locals().copy()
     function = "varlen_attention"
     query, key, value = _checks.attention_arrays(function, query=query, key=key, value=value)
-    _checks.packed_shapes(function, query, key, value)
-    query_starts, key_starts = _checks.packed_starts(function, query, key, cu_seqlens_q, cu_seqlens_k)
-    options = _checks.packed_options(
-        function,
-        query,
-        query_starts,
-        key_starts,
-        is_causal=is_causal,
-        window=window,
-        scale=scale,
-        softcap=softcap,
-        alibi_slopes=alibi_slopes,
-        sinks=sinks,
-        kv_lengths=kv_lengths,
-        query_offset=query_offset,
-    )
-    inputs = {"query": query, "key": key, "value": value, "alibi_slopes": alibi_slopes, "sinks": sinks}
-    inputs |= {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
-    inputs |= {"kv_lengths": kv_lengths, "query_offset": query_offset}
-    lse = None
-    if _checks.flag(function, "return_lse", return_lse):
-        lse = np.empty(query.shape[:-1], _checks.statistics_dtype(query.dtype))
-    result = _checks.output(function, out, (*query.shape[:-1], value.shape[-1]), query.dtype, inputs)
-    query, key, value, rows = (x.swapaxes(0, 1) for x in (query, key, value, result))  # heads first
-    attend(query, key, value, rows, query_starts, key_starts, options, lse=None if lse is None else lse.T)
-    return result if lse is None else (result, lse)
+    call = _checks.packed_call(function, query, key, value, (cu_seqlens_q, cu_seqlens_k), given)
+    return_lse = _checks.flag(function, "return_lse", return_lse)
+    del given["out"]
+    result = _checks.output(function, out, (*query.shape[:-1], value.shape[-1]), query.dtype, given)
+    results = {"out": result.swapaxes(0, 1)}  # heads first
+    if return_lse:
+        results["lse"] = np.empty(query.shape[:-1], _checks.statistics_dtype(query.dtype)).T
+    run(call, results)
+    return (result, results["lse"].T) if return_lse else result
 
 
 def merge_attention(outputs: Sequence[Array] | Array, lses: Sequence[Array] | Array) -> tuple[Array, Array]:
@@ -374,46 +341,8 @@ def merge_attention(outputs: Sequence[Array] | Array, lses: Sequence[Array] | Ar
         return merged.astype(outputs[0].dtype, copy=False), lse
 
 
-def attend_sequence(
-    query: Array, key: Array, value: Array | None, out: Array | None, options: Options, **results: Any
-) -> None:
-    """attend where all queries and all keys are one sequence, and where arrays may lack the axis of heads."""
-    starts, key_starts = np.array([0, query.shape[-2]]), np.array([0, key.shape[-2]])
-    if query.ndim == 2:
-        query, key = query[None], key[None]
-        value, out = (None if x is None else x[None] for x in (value, out))
-        results = {name: x[None] for name, x in results.items()}
-    attend(query, key, value, out, starts, key_starts, options, **results)
-
-
-def attend(
-    query: Array,
-    key: Array,
-    value: Array | None,
-    out: Array | None,
-    query_starts: Array,
-    key_starts: Array,
-    options: Options,
-    **results: Any,
-) -> None:
-    """The driver's attention, unchecked, for values of any width; results: the arrays of what else it is to write."""
-    width = 0 if value is None else value.shape[-1]
-    if "structure" in options:
-        pairs = math.prod(query.shape[:-2]) * len(options["structure"][1])
-    else:
-        pairs = math.prod(query.shape[:-1]) * key.shape[-2] // max(1, len(key_starts) - 1)
-    threads = threads_for(2.0 * pairs * (query.shape[-1] + width))
-    for first in range(0, max(1, width), _attention.WIDTH_BLOCK):
-        columns = slice(first, first + _attention.WIDTH_BLOCK)
-        _attention.attention(
-            query,
-            key,
-            None if value is None else value[..., columns],
-            None if out is None else out[..., columns],
-            query_starts=query_starts,
-            key_starts=key_starts,
-            threads=threads,
-            **options,
-            **results,
-        )
-        results = {}  # are the same for all columns
+def run(call: AttentionCall, results: Mapping[str, Array]) -> None:
+    """Runs a call, which writes results, by the names of AttentionCall.bind."""
+    for name, array in results.items():
+        call.bind(name, array)
+    call.run(threads_for(call.operations))

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from pyattn import _checks
 from pyattn._checks import Array, Sparse
-from pyattn.functional import attend_sequence
+from pyattn.functional import run
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,41 +91,30 @@ def attention_statistics(
         array([[[0],
                 [1]]])
     """
+    given = locals().copy()
     function = "attention_statistics"
     if value is None:
         query, key = _checks.attention_arrays(function, query=query, key=key)
     else:
         query, key, value = _checks.attention_arrays(function, query=query, key=key, value=value)
-    _checks.attention_shapes(function, query, key, value)
-    options = _checks.attention_options(
-        function,
-        query,
-        key,
-        mask=mask,
-        bias=bias,
-        is_causal=is_causal,
-        window=window,
-        scale=scale,
-        softcap=softcap,
-        alibi_slopes=alibi_slopes,
-        sinks=sinks,
-        kv_lengths=kv_lengths,
-        query_offset=query_offset,
-    )
+    call = _checks.attention_call(function, query, key, value, given)
     entropy = _checks.flag(function, "entropy", entropy)
     received = _checks.flag(function, "received", received)
     most = _checks.most_keys(function, top_k, key.shape[-2])
-    options["received_from"], options["received_to"] = _checks.row_range(function, query_range, query.shape[-2])
+    call.sum_queries(*_checks.row_range(function, query_range, query.shape[-2]))
 
     rows, dtype = query.shape[:-1], _checks.statistics_dtype(query.dtype)
-    out = None if value is None else np.empty((*rows, value.shape[-1]), query.dtype)
-    results = {"lse": np.empty(rows, dtype), "maximum": np.empty(rows, dtype)}
+    results = {"lse": np.empty(rows, dtype), "max": np.empty(rows, dtype)}
+    if value is not None:
+        results["out"] = np.empty((*rows, value.shape[-1]), query.dtype)
     if entropy:
         results["entropy"] = np.empty(rows, dtype)
     if received:
-        results["received"] = np.zeros((*rows[:-1], key.shape[-2]), dtype)
+        results["column_sums"] = np.zeros((*rows[:-1], key.shape[-2]), dtype)
+        results["moments"] = np.empty((*rows, 2), dtype)
     if most:
         results["top_keys"] = np.empty((*rows, most), np.int64)
         results["top_weights"] = np.empty((*rows, most), dtype)
-    attend_sequence(query, key, value, out, options, **results)
-    return AttentionStatistics(out, max=results.pop("maximum"), **results)
+    run(call, results)
+    results.pop("moments", None)
+    return AttentionStatistics(results.pop("out", None), received=results.pop("column_sums", None), **results)

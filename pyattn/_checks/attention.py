@@ -1,9 +1,11 @@
-"""Shapes and options of attention, which leave here as the driver's keyword arguments: views where that is possible."""
+"""Shapes and options of attention, which leave here as an AttentionCall: views where that is possible."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pyattn._checks.basics import (
     Array,
@@ -18,32 +20,26 @@ from pyattn._checks.basics import (
     statistics_dtype,
     within,
 )
-from pyattn._checks.masks import aligned_mask, structure
+from pyattn._checks.masks import Sparse, aligned_mask, structure
+from pyattn._core.call import AttentionCall
 
 MOST_ROWS = 2**30  # L, S and query_offset stay below: positions and their differences fit 32 bits
 MOST_WIDTH = 2**30  # D stays below: sizes of scratch memory fit 64 bits
 
 
-class _Scale(TypedDict):
-    scale: float
+class AttentionOptions(TypedDict, total=False):
+    """The options of attention, as its functions take them."""
 
-
-class Options(_Scale, total=False):
-    """Checked options of attention, as keyword arguments of the driver; what is not given is absent."""
-
-    softcap: float
-    left: int
-    right: int
-    mask: Array
-    bias: Array
-    structure: tuple[Array, Array, Array | None]
-    slopes: Array
-    sinks: Array
-    kv_lengths: Array
-    offsets: Array
-    bias_of_sequence: bool
-    received_from: int
-    received_to: int
+    mask: Array | Sparse | None
+    bias: Array | Sparse | None
+    is_causal: bool
+    window: tuple[int | None, int | None] | None
+    scale: float | None
+    softcap: float | None
+    alibi_slopes: ArrayLike | None
+    sinks: ArrayLike | None
+    kv_lengths: ArrayLike | None
+    query_offset: ArrayLike | None
 
 
 def attention_shapes(function: str, query: Array, key: Array, value: Array | None) -> None:
@@ -102,109 +98,93 @@ def _seen(query: Array, key: Array, value: Array | None) -> str:
     return f"query {query.shape}, key {key.shape}" + ("" if value is None else f", value {value.shape}")
 
 
-def attention_options(
-    function: str, query: Array, key: Array, *, mask: Any, bias: Any, kv_lengths: Any, query_offset: Any, **logits: Any
-) -> Options:
-    """All options for query (..., H, L, D) and key (..., Hkv, S, D); logits: the keywords of logit_options."""
+def attention_call(
+    function: str, query: Array, key: Array, value: Array | None, options: Mapping[str, Any]
+) -> AttentionCall:
+    """The call for query (..., H, L, D), key (..., Hkv, S, D), value (..., Hkv, S, Dv) or None, or without H.
+
+    options holds AttentionOptions; what else it holds is passed over.
+    """
+    attention_shapes(function, query, key, value)
     shape, dtype = (*query.shape[:-1], key.shape[-2]), query.dtype
-    options = logit_options(function, query, shape[:-2], **logits)
-    if mask is not None or bias is not None:
-        sparse_mask, sparse_bias = hasattr(mask, "tocsr"), hasattr(bias, "tocsr")
-        if sparse_mask or sparse_bias:
-            options["structure"] = structure(function, mask, bias if sparse_bias else None, shape[-2:], dtype)
-        if mask is not None and not sparse_mask:
-            options["mask"] = aligned_mask(function, mask, shape, dtype)
-        if bias is not None and not sparse_bias:
-            options["bias"] = aligned_mask(function, bias, shape, dtype, "bias")
-    if kv_lengths is not None or query_offset is not None:
-        batch = shape[:-3]
-        leading = shape[:-2] or (1,)
-        needed = f"a scalar or what broadcasts to {batch} = query.shape[:-3]" if batch else "a scalar"
-        if kv_lengths is not None:
-            lengths = integers(function, "kv_lengths", kv_lengths, batch, needed)
-            within(function, "kv_lengths", lengths, 0, np.broadcast_to(shape[-1], batch), "S")
-            options["kv_lengths"] = _for_heads(lengths, leading)
-        if query_offset is not None:
-            offsets = query_offsets(function, query_offset, batch, needed)
-            options["offsets"] = _for_heads(offsets, leading)
-    if len(shape) == 2:  # the axis of heads, which lengths and offsets have already
-        for name in ("mask", "bias", "slopes", "sinks"):
-            if name in options:
-                options[name] = options[name][None]
-    return options
+    batch = shape[:-3]
+    call = AttentionCall(query, key, value)
+    _set_logit_options(function, call, shape[:-2], options)
+    mask, bias = options.get("mask"), options.get("bias")
+    if hasattr(mask, "tocsr") or hasattr(bias, "tocsr"):
+        sparse_bias = bias if hasattr(bias, "tocsr") else None
+        call.bind_csr(*structure(function, mask, sparse_bias, shape[-2:], dtype))
+    for name, x in (("mask", mask), ("bias", bias)):
+        if x is not None and not hasattr(x, "tocsr"):
+            call.bind(name, aligned_mask(function, x, shape, dtype, name))
+    needed = f"a scalar or what broadcasts to {batch} = query.shape[:-3]" if batch else "a scalar"
+    if (lengths := options.get("kv_lengths")) is not None:
+        lengths = integers(function, "kv_lengths", lengths, batch, needed)
+        within(function, "kv_lengths", lengths, 0, np.broadcast_to(shape[-1], batch), "S")
+        call.bind("kv_lengths", lengths.astype(np.int64))
+    if (offset := options.get("query_offset")) is not None:
+        call.bind("query_offset", query_offsets(function, offset, batch, needed))
+    return call
 
 
-def packed_options(
+def packed_call(
     function: str,
     query: Array,
-    query_starts: Array,
-    key_starts: Array,
-    *,
-    kv_lengths: Any,
-    query_offset: Any,
-    **logits: Any,
-) -> Options:
-    """attention_options for packed query (total_q, H, D), one kv_length and query_offset for each sequence."""
-    heads = query.shape[1]
-    sequences = len(query_starts) - 1
-    options = logit_options(function, query, (heads,), **logits)
-    if kv_lengths is not None:
-        lengths = integers(function, "kv_lengths", kv_lengths, None, "")
+    key: Array,
+    value: Array,
+    cu_seqlens: tuple[Any, Any],
+    options: Mapping[str, Any],
+) -> AttentionCall:
+    """The call for packed query (total_q, H, D), key (total_k, Hkv, D) and value (total_k, Hkv, Dv)."""
+    packed_shapes(function, query, key, value)
+    cu_seqlens_q, cu_seqlens_k = packed_starts(function, query, key, *cu_seqlens)
+    sequences = len(cu_seqlens_q) - 1
+    arrays = (x.swapaxes(0, 1) for x in (query, key, value))
+    call = AttentionCall(*arrays, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k)
+    _set_logit_options(function, call, query.shape[1:2], options)
+    if (lengths := options.get("kv_lengths")) is not None:
+        lengths = integers(function, "kv_lengths", lengths, None, "")
         if lengths.shape != (sequences,):
             raise ValueError(
                 f"{function}: kv_lengths has shape {lengths.shape}; accepted: one for each sequence, {(sequences,)}"
             )
-        within(function, "kv_lengths", lengths, 0, np.diff(key_starts), "the sequence's number of keys")
-        options["kv_lengths"] = np.broadcast_to(lengths.astype(np.int64), (heads, sequences))
-    if query_offset is not None:
+        within(function, "kv_lengths", lengths, 0, np.diff(cu_seqlens_k), "the sequence's number of keys")
+        call.bind("kv_lengths", lengths.astype(np.int64))
+    if (offset := options.get("query_offset")) is not None:
         needed = f"a scalar or one for each sequence, {(sequences,)}"
-        offsets = query_offsets(function, query_offset, (sequences,), needed)
-        options["offsets"] = np.broadcast_to(offsets, (heads, sequences))
-    return options
+        call.bind("query_offset", query_offsets(function, offset, (sequences,), needed))
+    return call
 
 
-def logit_options(
-    function: str,
-    query: Array,
-    leading: tuple[int, ...],
-    *,
-    is_causal: Any,
-    window: Any,
-    scale: Any,
-    softcap: Any,
-    alibi_slopes: Any,
-    sinks: Any,
-) -> Options:
+def _set_logit_options(
+    function: str, call: AttentionCall, leading: tuple[int, ...], options: Mapping[str, Any]
+) -> None:
     """The options that packed sequences share with others, for heads of the shape `leading`."""
-    statistics = statistics_dtype(query.dtype)
-    options: Options = {"scale": finite_scale(function, scale, query.shape[-1], statistics)}
-    if softcap is not None:
-        options["softcap"] = _softcap(function, softcap, statistics)
-    left, right = sides(function, window)
-    if flag(function, "is_causal", is_causal):
-        right = 0
-    if left >= 0:
-        options["left"] = left
-    if right >= 0:
-        options["right"] = right
-    if alibi_slopes is not None:
+    statistics = statistics_dtype(call.query.dtype)
+    call.scale = finite_scale(function, options.get("scale"), call.query.shape[-1], statistics)
+    if (softcap := options.get("softcap")) is not None:
+        call.softcap = _softcap(function, softcap, statistics)
+    left, right = sides(function, options.get("window"))
+    call.set_window(left, 0 if flag(function, "is_causal", options.get("is_causal", False)) else right)
+    if (slopes := options.get("alibi_slopes")) is not None:
         # times any distance, in units of log2, a slope is still finite
         most = float(np.finfo(statistics).max) / 2**33
-        slopes = options["slopes"] = _per_head(function, "alibi_slopes", alibi_slopes, leading, statistics)
+        slopes = _per_head(function, "alibi_slopes", slopes, leading, statistics)
         if not (abs(slopes) <= most).all():
             raise ValueError(
                 f"{function}: alibi_slopes must be finite and at most {most:.1e} in magnitude, "
                 f"not {first_wrong(slopes, ~(abs(slopes) <= most))}"
             )
-    if sinks is not None:
+        call.bind("alibi_slopes", slopes)
+    if (sinks := options.get("sinks")) is not None:
         most = float(np.finfo(statistics).max) / 2
-        values = options["sinks"] = _per_head(function, "sinks", sinks, leading, statistics)
-        if not (values <= most).all():
+        sinks = _per_head(function, "sinks", sinks, leading, statistics)
+        if not (sinks <= most).all():
             raise ValueError(
                 f"{function}: sinks must be finite in {statistics}, or -inf for no sink, "
-                f"not {first_wrong(values, ~(values <= most))}"
+                f"not {first_wrong(sinks, ~(sinks <= most))}"
             )
-    return options
+        call.bind("sinks", sinks)
 
 
 def _softcap(function: str, softcap: Any, dtype: np.dtype[Any]) -> float:
@@ -269,11 +249,6 @@ def query_offsets(function: str, query_offset: Any, shape: tuple[int, ...], need
             f"{function}: query_offset must be below 2**30 in magnitude, not {first_wrong(offsets, wrong)}"
         )
     return offsets.astype(np.int64)
-
-
-def _for_heads(x: Array, leading: tuple[int, ...]) -> Array:
-    """Integers of the batch's shape for each head and the only sequence: (*leading, 1)."""
-    return np.broadcast_to(x.astype(np.int64)[..., None, None], (*leading, 1))
 
 
 def finite_scale(function: str, scale: Any, width: int, dtype: np.dtype[Any]) -> float:

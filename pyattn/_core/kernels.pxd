@@ -8,9 +8,9 @@ cdef extern from "kernels.h" nogil:
         PYATTN_MASK_BOOL
         PYATTN_MASK_REAL
         PYATTN_KEY_BLOCK
-        PYATTN_PIECE
+        PYATTN_SPLIT
         PYATTN_WIDTH_BLOCK
-        PYATTN_FEW
+        PYATTN_DECODE_ROWS
         PYATTN_ALIGNMENT
         PYATTN_WHOLE
         PYATTN_FLOAT16
@@ -21,33 +21,44 @@ cdef extern from "kernels.h" nogil:
         PYATTN_GELU_TANH
         PYATTN_SILU
 
+    enum:
+        PYATTN_QUERY
+        PYATTN_KEY
+        PYATTN_VALUE
+        PYATTN_MASK
+        PYATTN_BIAS
+        PYATTN_ALIBI_SLOPES
+        PYATTN_SINKS
+        PYATTN_KV_LENGTHS
+        PYATTN_QUERY_OFFSET
+        PYATTN_OUT
+        PYATTN_LSE
+        PYATTN_MAX
+        PYATTN_ENTROPY
+        PYATTN_MOMENTS
+        PYATTN_WEIGHTS
+        PYATTN_TOP_KEYS
+        PYATTN_TOP_WEIGHTS
+        PYATTN_COLUMN_SUMS
+        PYATTN_OPERANDS
+
+    struct pyattn_array:
+        char *data
+        Py_ssize_t row, column, head
+
     struct pyattn_attention:
-        Py_ssize_t query_row, query_column, query_head, key_row, key_column, value_row, value_column
-        Py_ssize_t out_row, out_column, out_head, lse_row, lse_head, weights_row, weights_column, weights_head
-        Py_ssize_t mask_row, mask_column, mask_head, bias_row, bias_column, bias_head
-        Py_ssize_t slopes_head, sinks_head
+        pyattn_array operands[PYATTN_OPERANDS]
         Py_ssize_t width, value_width
-        int mask_kind, index_bias, few
+        int mask_kind, index_bias
+        const pyattn_attention_path *path
         double scale, softcap
-        Py_ssize_t low, high, top_k
+        Py_ssize_t left, right, top_k
 
     struct pyattn_query_block:
         const pyattn_attention *call
-        const char *query
-        const char *mask
-        const char *bias
-        const char *slopes
-        const char *sinks
-        char *out
-        char *lse
-        char *weights
-        char *maximum
-        char *entropy
-        char *top_weights
-        char *moments
-        int64_t *top_keys
+        char *data[PYATTN_OPERANDS]
         int vectors
-        Py_ssize_t rows, first, length, offset, keys
+        Py_ssize_t rows, first, length, query_offset, kv_length
         char *scratch
 
     struct pyattn_keys:
@@ -71,6 +82,15 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t row
         const float *scales
 
+    struct pyattn_attention_path:
+        Py_ssize_t (*state_bytes)(const pyattn_attention *, int vectors) noexcept nogil
+        Py_ssize_t (*load_bytes)(const pyattn_attention *) noexcept nogil
+        void (*load)(const pyattn_attention *, pyattn_keys *, char *scratch) noexcept nogil
+        void (*begin)(const pyattn_query_block *) noexcept nogil
+        void (*update)(const pyattn_query_block *, pyattn_keys *, Py_ssize_t first, Py_ssize_t count) noexcept nogil
+        void (*merge)(const pyattn_query_block *, const char *other) noexcept nogil
+        void (*finish)(const pyattn_query_block *) noexcept nogil
+
     struct pyattn_kernels:
         int lanes
         int tile_rows
@@ -78,20 +98,13 @@ cdef extern from "kernels.h" nogil:
         int real_bytes
         int widens_float16
         int step
-        Py_ssize_t (*attention_scratch)(const pyattn_attention *, int vectors) noexcept nogil
-        Py_ssize_t (*attention_load_scratch)(const pyattn_attention *) noexcept nogil
-        void (*attention_load)(const pyattn_attention *, pyattn_keys *, char *scratch) noexcept nogil
-        void (*attention_begin)(const pyattn_query_block *) noexcept nogil
-        void (*attention_attend)(const pyattn_query_block *, pyattn_keys *, Py_ssize_t first,
-                                 Py_ssize_t count) noexcept nogil
-        void (*attention_fold)(const pyattn_query_block *, const char *other) noexcept nogil
-        void (*attention_finish)(const pyattn_query_block *) noexcept nogil
-        void (*attention_review_begin)(const pyattn_query_block *) noexcept nogil
-        void (*attention_review)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,
-                                 Py_ssize_t count) noexcept nogil
-        void (*attention_review_finish)(const pyattn_query_block *) noexcept nogil
-        void (*attention_receive)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,
-                                  Py_ssize_t count, double *sums) noexcept nogil
+        pyattn_attention_path prefill, decode
+        void (*weights_begin)(const pyattn_query_block *) noexcept nogil
+        void (*weights_update)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,
+                               Py_ssize_t count) noexcept nogil
+        void (*weights_finish)(const pyattn_query_block *) noexcept nogil
+        void (*column_sums)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first, Py_ssize_t count,
+                            double *sums) noexcept nogil
         Py_ssize_t (*linear_packed_bytes)(Py_ssize_t outputs, Py_ssize_t inputs, int held) noexcept nogil
         void (*linear_pack)(const char *weight, Py_ssize_t row, Py_ssize_t column, const float *scales,
                             Py_ssize_t outputs, Py_ssize_t inputs, int held, char *packed) noexcept nogil

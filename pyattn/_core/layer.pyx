@@ -7,13 +7,17 @@ Rows stand in a contiguous array (n, E). `threads` are the most that an operatio
 
 cimport numpy as cnp
 
-from pyattn._core.attention import WIDTH_BLOCK, attention
+from pyattn._core.call cimport begin_call_of, bind, bind_bias_of_sequence, run, set_window
+from pyattn._core.dispatch cimport kernels_of
+from pyattn._core.kernels cimport (
+    PYATTN_BIAS, PYATTN_KEY, PYATTN_KV_LENGTHS, PYATTN_MASK, PYATTN_MASK_BOOL, PYATTN_MASK_REAL, PYATTN_OUT, PYATTN_QUERY,
+    PYATTN_QUERY_OFFSET, PYATTN_VALUE,
+)
 from pyattn._core.linear cimport Packed, linear
 from pyattn._core.rowwise cimport gate, normalise, rotate, store
+from pyattn._core.tasks cimport Call
 
 cnp.import_array()
-
-cdef Py_ssize_t MOST_WIDTH = WIDTH_BLOCK
 
 # Rows of a thread that pass through a feed-forward block at a time: the hidden activations stay in its cache.
 cdef enum:
@@ -218,24 +222,47 @@ cdef attended(
         key = self.keys
     sums = workspace.rows(ATTENDED, kind, n, inner)
     query = heads_of(together, 0, self.batch, self.heads, head)
-    cdef double pairs = 1.0 * n * self.heads * key_count(self)
-    for first in range(0, head, MOST_WIDTH):
-        value = self.values if self.keys is not None else heads_of(values, values_at, self.batch, self.key_heads, head)
-        result = heads_of(sums, 0, self.batch, self.heads, head)
-        if head > MOST_WIDTH:
-            value, result = value[..., first:first + MOST_WIDTH], result[..., first:first + MOST_WIDTH]
-        attention(
-            query, key, value, result, query_starts=self.query_starts, key_starts=self.key_starts,
-            threads=team_for(team, 4.0 * pairs * head), **self.options,
-        )
+    value = self.values if self.keys is not None else heads_of(values, values_at, self.batch, self.key_heads, head)
+    result = heads_of(sums, 0, self.batch, self.heads, head)
+    attend(self, query, key, value, result, team)
     linear(sums, [self.out_proj], residual, out, 0, team_for(team, 2.0 * sums.size * self.out_proj.outputs))
 
 
-cdef double key_count(Attention self):
-    """Keys that a query meets, on average."""
-    cdef cnp.ndarray starts = self.key_starts
-    cdef Py_ssize_t sequences = starts.shape[0] - 1
-    return (<cnp.int64_t *> cnp.PyArray_DATA(starts))[sequences] / max(1.0, <double> sequences)
+cdef void bind_array(Call *call, int operand, cnp.ndarray array) noexcept:
+    """Binds (batch, heads, rows, columns), or (batch, heads, rows)."""
+    cdef const Py_ssize_t *strides = <const Py_ssize_t *> cnp.PyArray_STRIDES(array)
+    bind(call, operand, <char *> cnp.PyArray_DATA(array), strides[1], strides[2], strides[3] if array.ndim > 3 else 0,
+         strides)
+
+
+cdef int attend(
+    Attention self, cnp.ndarray query, cnp.ndarray key, cnp.ndarray value, cnp.ndarray result, const Team *team
+) except -1:
+    cdef Call call
+    cdef cnp.ndarray option
+    begin_call_of(&call, kernels_of(query.dtype), self.heads, self.key_heads)
+    call.batch_axes = 1
+    call.batch_shape = &self.batch
+    call.shared.width = call.shared.value_width = self.width
+    call.sequences = self.query_starts.shape[0] - 1
+    call.cu_seqlens_q = <const cnp.int64_t *> cnp.PyArray_DATA(self.query_starts)
+    call.cu_seqlens_k = <const cnp.int64_t *> cnp.PyArray_DATA(self.key_starts)
+    call.shared.scale = self.options["scale"]
+    set_window(&call, self.options.get("left", -1), self.options.get("right", -1))
+    bind_array(&call, PYATTN_QUERY, query)
+    bind_array(&call, PYATTN_KEY, key)
+    bind_array(&call, PYATTN_VALUE, value)
+    bind_array(&call, PYATTN_OUT, result)
+    for name, operand in (("mask", PYATTN_MASK), ("bias", PYATTN_BIAS), ("kv_lengths", PYATTN_KV_LENGTHS),
+                          ("offsets", PYATTN_QUERY_OFFSET)):
+        option = self.options.get(name)
+        if option is not None:
+            bind_array(&call, operand, option)
+            if name == "mask":
+                call.shared.mask_kind = PYATTN_MASK_BOOL if option.dtype == bool else PYATTN_MASK_REAL
+    if "bias_of_sequence" in self.options:
+        bind_bias_of_sequence(&call)
+    run(&call, team.threads, team.small)
 
 
 def multi_head_attention(Attention self not None, list inputs not None, int threads, double small):

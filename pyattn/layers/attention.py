@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from pyattn import _checks, _threads
-from pyattn._checks import Array, Options
+from pyattn._checks import Array
 from pyattn._core import layer as _layer
 from pyattn._threads import get_num_threads
 from pyattn.cache import KVCache
@@ -207,7 +207,7 @@ class MultiHeadAttention(Layer):
         cache.lengths = keys.until
         return cache
 
-    def _options(self, sequences: Sequences) -> Options:
+    def _options(self, sequences: Sequences) -> dict[str, Any]:
         """Attention's options for keys that are of those sequences."""
         options = sequences.options(self.out_proj.computes_in_halves, self.num_heads).copy()
         options["scale"] = self.scale

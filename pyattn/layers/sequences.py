@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from pyattn._checks import Array, Options
+from pyattn._checks import Array
 from pyattn._core import layer, rowwise
 from pyattn.positional import rotary_tables
 from pyattn.positional.relative import by_distance
@@ -53,7 +53,7 @@ class Sequences:
     bias: Array | None = None  # (batch, H, L, S), instead of relative_bias
     workspace: layer.Workspace = field(default_factory=layer.Workspace)
     tables: Tables = field(default_factory=dict)  # of rotary positions: kept from call to call where tokens follow
-    _options: dict[bool, Options] = field(default_factory=dict)
+    _options: dict[bool, dict[str, Any]] = field(default_factory=dict)
     _positions: Array | None = None
     _key_starts: Array | None = None
 
@@ -89,7 +89,7 @@ class Sequences:
             )
         return (self.positions(), *self.tables[width, rotary])
 
-    def options(self, half: bool, heads: int) -> Options:
+    def options(self, half: bool, heads: int) -> dict[str, Any]:
         """What they are to attention, apart from the layer's own scale and window; half: for arrays of bfloat16."""
         if half not in self._options:
             options = self._options[half] = {"scale": 1.0}

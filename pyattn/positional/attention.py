@@ -1,13 +1,13 @@
 """Attention to keys and values that depend on their distance from the query."""
 
 import math
-from typing import Any
 
 import numpy as np
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn.functional import attend_sequence
+from pyattn._core.call import AttentionCall
+from pyattn.functional import run
 
 CHUNK = 1 << 21  # logits of a chunk of queries
 FEWEST = 32  # queries of a chunk
@@ -79,61 +79,43 @@ def relative_attention(
     length, keys = query.shape[-2], key.shape[-2]
     offset = keys - length if query_offset is None else query_offset
     offset = int(_checks.integers(name, "query_offset", offset, (), "a scalar"))
-    options = _checks.attention_options(
-        name,
-        query,
-        key,
-        mask=mask,
-        bias=None,
-        kv_lengths=None,
-        query_offset=offset,
-        is_causal=is_causal,
-        window=window,
-        scale=scale,
-        softcap=None,
-        alibi_slopes=None,
-        sinks=None,
-    )
+    options = {"mask": mask, "is_causal": is_causal, "window": window, "scale": scale, "query_offset": offset}
+    call = _checks.attention_call(name, query, key, value, options)
     out = np.empty((*query.shape[:-1], value.shape[-1]), dtype)
-    if query.ndim == 2:
-        query, key, value, result = (x[None] for x in (query, key, value, out))
-    else:
-        result = out
     heads = math.prod(query.shape[:-2])
     chunk = max(FEWEST, min(keys, CHUNK // max(1, 2 * heads * keys)))
     for first in range(0, length, chunk):
         rows = slice(first, min(first + chunk, length))
-        part: Any = {**options, "offsets": options["offsets"] + first}
-        if "mask" in options:
-            part["mask"] = options["mask"][..., rows, :]
+        part = call.of_queries(rows.start, rows.stop)
         with np.errstate(invalid="ignore", over="ignore"):  # inf and NaN come out in their rows
-            result[..., rows, :] = _chunk(query[..., rows, :], key, value, given, offset + first, clipped, part)
+            out[..., rows, :] = _chunk(part, query[..., rows, :], value, given, offset + first, clipped)
     return out
 
 
 def _chunk(
-    query: Array, key: Array, value: Array, tables: list[Array], offset: int, clipped: bool, options: Any
+    call: AttentionCall, query: Array, value: Array, tables: list[Array], offset: int, clipped: bool
 ) -> Array:
     """Of queries (..., H, n, D) that stand at offset and behind."""
     *heads, queries, _ = query.shape
-    keys = key.shape[-2]
+    keys = value.shape[-2]
     k = tables[0].shape[-2] // 2
     # A column holds what is of one distance. A row has more of them than keys: seen by keys, it begins further right.
     biases = np.zeros((*heads, queries, queries + keys), query.dtype)
     nearest = offset + queries - 1  # the column of distance 0
     near = slice(*(min(max(0, nearest + end), biases.shape[-1]) for end in (-k, k + 1)))
     seen = slice(near.start - nearest + k, near.stop - nearest + k)  # rows of the tables
-    products = (options["scale"] * query) @ tables[0].swapaxes(-1, -2)
+    products = (call.scale * query) @ tables[0].swapaxes(-1, -2)
     biases[..., near] = products[..., seen]
     if clipped:
         biases[..., : near.start] = products[..., :1]
         biases[..., near.stop :] = products[..., -1:]
     out = np.empty((*query.shape[:-1], value.shape[-1]), query.dtype)
-    results = {}
+    call.bind("bias", _by_key(biases, keys))
+    results = {"out": out}
     if len(tables) > 1:
         weights = np.zeros_like(biases)
         results["weights"] = _by_key(weights, keys)
-    attend_sequence(query, key, value, out, options | {"bias": _by_key(biases, keys)}, **results)
+    run(call, results)
     if len(tables) > 1:
         of_distance = np.zeros((*weights.shape[:-1], 2 * k + 1), weights.dtype)
         of_distance[..., seen] = weights[..., near]

@@ -1,0 +1,223 @@
+"""A call of attention, checked: see call.pxd."""
+
+cimport numpy as cnp
+from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memset
+
+from pyattn._core.attention cimport operations, run_attention
+from pyattn._core.dispatch cimport kernels_of
+from pyattn._core.kernels cimport (
+    PYATTN_ALIBI_SLOPES,
+    PYATTN_BIAS,
+    PYATTN_COLUMN_SUMS,
+    PYATTN_ENTROPY,
+    PYATTN_KEY,
+    PYATTN_KV_LENGTHS,
+    PYATTN_LSE,
+    PYATTN_MASK,
+    PYATTN_MASK_BOOL,
+    PYATTN_MASK_NONE,
+    PYATTN_MASK_REAL,
+    PYATTN_MAX,
+    PYATTN_MOMENTS,
+    PYATTN_OPERANDS,
+    PYATTN_OUT,
+    PYATTN_QUERY,
+    PYATTN_QUERY_OFFSET,
+    PYATTN_SINKS,
+    PYATTN_TOP_KEYS,
+    PYATTN_TOP_WEIGHTS,
+    PYATTN_VALUE,
+    PYATTN_WEIGHTS,
+)
+from pyattn._core.tasks cimport KEY_ROWS, OWN_ROWS, QUERY_ROWS, SEQUENCE_ROWS
+
+cnp.import_array()
+
+cdef enum:
+    UNBOUNDED = 0x7ffffffe  # farther than any key from any query
+
+# How many axes of an operand follow those of batch and heads; -1 where the heads have none either.
+NAMES = {
+    "query": (PYATTN_QUERY, 2),
+    "key": (PYATTN_KEY, 2),
+    "value": (PYATTN_VALUE, 2),
+    "mask": (PYATTN_MASK, 2),
+    "bias": (PYATTN_BIAS, 2),
+    "alibi_slopes": (PYATTN_ALIBI_SLOPES, 0),
+    "sinks": (PYATTN_SINKS, 0),
+    "kv_lengths": (PYATTN_KV_LENGTHS, -1),
+    "query_offset": (PYATTN_QUERY_OFFSET, -1),
+    "out": (PYATTN_OUT, 2),
+    "lse": (PYATTN_LSE, 1),
+    "max": (PYATTN_MAX, 1),
+    "entropy": (PYATTN_ENTROPY, 1),
+    "moments": (PYATTN_MOMENTS, 2),
+    "weights": (PYATTN_WEIGHTS, 2),
+    "top_keys": (PYATTN_TOP_KEYS, 2),
+    "top_weights": (PYATTN_TOP_WEIGHTS, 2),
+    "column_sums": (PYATTN_COLUMN_SUMS, 1),
+}
+
+
+cdef void begin_call_of(Call *call, const pyattn_kernels *kernels, Py_ssize_t heads, Py_ssize_t key_heads) noexcept:
+    """A call without operands, of scale 1 and without options."""
+    memset(call, 0, sizeof(Call))
+    call.kernels = kernels
+    call.heads, call.key_heads = heads, key_heads
+    call.shared.scale = 1
+    call.shared.mask_kind = PYATTN_MASK_NONE
+    call.shared.left = call.shared.right = UNBOUNDED
+    call.rows[PYATTN_KEY] = call.rows[PYATTN_VALUE] = call.rows[PYATTN_COLUMN_SUMS] = KEY_ROWS
+    call.rows[PYATTN_KV_LENGTHS] = call.rows[PYATTN_QUERY_OFFSET] = SEQUENCE_ROWS
+
+
+cdef void set_window(Call *call, Py_ssize_t left, Py_ssize_t right) noexcept:
+    """How many keys a query sees on both sides of its position; -1 for all."""
+    call.shared.left = UNBOUNDED if left < 0 else min(left, <Py_ssize_t> UNBOUNDED)
+    call.shared.right = UNBOUNDED if right < 0 else min(right, <Py_ssize_t> UNBOUNDED)
+
+
+cdef void bind_bias_of_sequence(Call *call) noexcept:
+    """From now on the rows of bias are queries of each sequence, from 0: one bias serves all sequences."""
+    call.rows[PYATTN_BIAS] = OWN_ROWS
+
+
+cdef int run(Call *call, int threads, double small) except -1:
+    """Runs a call, which is used up, on at most so many threads: on one below `small` floating-point operations."""
+    return run_attention(call, 1 if operations(call) < small else threads)
+
+
+cdef class AttentionCall:
+    """Attention of query (..., H, L, D) to key (..., Hkv, S, D) and value (..., Hkv, S, Dv), or (L, D) without heads.
+
+    Arrays are of any strides, and are trusted: pyattn._checks.attention_call makes calls of what users give. value may
+    be None: only statistics are computed. With cu_seqlens_q and cu_seqlens_k, contiguous int64 (sequences + 1,), query
+    is (H, total L, D) and sequence i is rows cu_seqlens_q[i] ... cu_seqlens_q[i + 1] of it against those rows of keys.
+    """
+
+    def __init__(
+        self, cnp.ndarray query not None, cnp.ndarray key not None, cnp.ndarray value=None, *,
+        cnp.ndarray cu_seqlens_q=None, cnp.ndarray cu_seqlens_k=None,
+    ):
+        cdef int ndim = query.ndim
+        cdef const cnp.npy_intp *shape = cnp.PyArray_DIMS(query)
+        cdef bint has_heads = ndim > 2
+        begin_call_of(
+            &self.call, kernels_of(query.dtype), shape[ndim - 3] if has_heads else 1,
+            cnp.PyArray_DIMS(key)[ndim - 3] if has_heads else 1,
+        )
+        self.query = query
+        self.arrays = [query, cu_seqlens_q, cu_seqlens_k]
+        self.call.batch_axes = ndim - 3 if has_heads else 0
+        self.call.batch_shape = <const Py_ssize_t *> shape
+        self.call.shared.width = shape[ndim - 1]
+        self.packed = cu_seqlens_q is not None
+        if self.packed:
+            self.call.sequences = cu_seqlens_q.shape[0] - 1
+            self.call.cu_seqlens_q = <const int64_t *> cnp.PyArray_DATA(cu_seqlens_q)
+            self.call.cu_seqlens_k = <const int64_t *> cnp.PyArray_DATA(cu_seqlens_k)
+        else:
+            self.cu_seqlens[0] = self.cu_seqlens[2] = 0
+            self.cu_seqlens[1], self.cu_seqlens[3] = shape[ndim - 2], cnp.PyArray_DIMS(key)[ndim - 2]
+            self.call.sequences = 1
+            self.call.cu_seqlens_q, self.call.cu_seqlens_k = &self.cu_seqlens[0], &self.cu_seqlens[2]
+        self.call.sum_to = shape[ndim - 2]
+        self.bind("query", query)
+        self.bind("key", key)
+        if value is not None:
+            self.bind("value", value)
+
+    def bind(self, str name not None, cnp.ndarray array not None):
+        """Gives the call an operand, whose leading axes are the query's.
+
+        Read: mask (..., H, L, S), boolean or of query's dtype; bias (..., H, L, S); alibi_slopes and sinks (..., H) of
+        the compute type, which is float64 for float64 and otherwise float32; kv_lengths and query_offset, int64, (...)
+        or, packed, (sequences,).
+
+        Written: out (..., H, L, Dv); lse, max and entropy (..., H, L) of the compute type; weights (..., H, L, S),
+        which are zeros before; top_keys int64 and top_weights (..., H, L, k); column_sums (..., H, S) of the compute
+        type, which need moments (..., H, L, 2) of it.
+        """
+        cdef int operand, trailing, ndim = array.ndim
+        cdef const cnp.npy_intp *strides = cnp.PyArray_STRIDES(array)
+        cdef Py_ssize_t head = 0, row = 0, column = 0
+        operand, trailing = NAMES[name]
+        if trailing < 0:
+            row = strides[ndim - 1] if self.packed else 0
+        else:
+            column = strides[ndim - 1] if trailing == 2 else 0
+            row = strides[ndim - trailing] if trailing > 0 else 0
+            head = strides[ndim - trailing - 1] if ndim > trailing else 0
+        bind(&self.call, operand, <char *> cnp.PyArray_DATA(array), head, row, column, <const Py_ssize_t *> strides)
+        self.arrays.append(array)
+        if operand == PYATTN_MASK:
+            self.call.shared.mask_kind = PYATTN_MASK_BOOL if cnp.PyArray_TYPE(array) == cnp.NPY_BOOL else (
+                PYATTN_MASK_REAL)
+        elif operand == PYATTN_VALUE:
+            self.call.shared.value_width = cnp.PyArray_DIMS(array)[ndim - 1]
+        elif operand == PYATTN_TOP_KEYS:
+            self.call.shared.top_k = cnp.PyArray_DIMS(array)[ndim - 1]
+        if operand == PYATTN_WEIGHTS or operand == PYATTN_ENTROPY or operand == PYATTN_TOP_KEYS:
+            self.call.second_pass = True
+
+    def bind_csr(
+        self, cnp.ndarray indptr not None, cnp.ndarray indices not None, cnp.ndarray data=None
+    ):
+        """The mask in sparse form: contiguous indptr int64 (L + 1,), indices int32, and a bias for each or None."""
+        self.call.indptr = <const int64_t *> cnp.PyArray_DATA(indptr)
+        self.call.indices = <const int32_t *> cnp.PyArray_DATA(indices)
+        self.call.index_bias = <const char *> cnp.PyArray_DATA(data) if data is not None else NULL
+        self.call.shared.index_bias = data is not None
+        self.arrays += [indptr, indices, data]
+
+    def set_window(self, Py_ssize_t left, Py_ssize_t right):
+        """How many keys a query sees before and behind its position; -1 for all."""
+        set_window(&self.call, left, right)
+
+    @property
+    def scale(self):
+        return self.call.shared.scale
+
+    @scale.setter
+    def scale(self, double scale):
+        self.call.shared.scale = scale
+
+    @property
+    def softcap(self):
+        """0 for none."""
+        return self.call.shared.softcap
+
+    @softcap.setter
+    def softcap(self, double softcap):
+        self.call.shared.softcap = softcap
+
+    def sum_queries(self, Py_ssize_t first, Py_ssize_t end):
+        """The queries that column_sums are over; all without this."""
+        self.call.sum_from, self.call.sum_to = first, end
+
+    def of_queries(self, Py_ssize_t first, Py_ssize_t end):
+        """The call for queries first ... end of the only sequence alone, whose query_offset is bound."""
+        cdef AttentionCall part = AttentionCall.__new__(AttentionCall)
+        cdef int i
+        part.call = self.call
+        part.query, part.arrays = self.query, self.arrays.copy()
+        part.cu_seqlens[0] = part.cu_seqlens[2] = 0
+        part.cu_seqlens[1], part.cu_seqlens[3] = end - first, self.cu_seqlens[3]
+        part.call.cu_seqlens_q, part.call.cu_seqlens_k = &part.cu_seqlens[0], &part.cu_seqlens[2]
+        part.call.first_query += first
+        part.call.sum_to = end - first
+        for i in range(PYATTN_OPERANDS):
+            if part.call.rows[i] == QUERY_ROWS and part.call.shared.operands[i].data != NULL:
+                part.call.shared.operands[i].data += first * part.call.shared.operands[i].row
+        return part
+
+    @property
+    def operations(self):
+        """Floating-point operations of the two products."""
+        return operations(&self.call)
+
+    def run(self, int threads):
+        """Writes the results, on at most so many threads. A call may run several times."""
+        cdef Call call = self.call
+        run_attention(&call, threads)

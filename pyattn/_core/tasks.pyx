@@ -1,0 +1,294 @@
+"""Cuts attention into blocks of query rows and runs them over their keys; the struct Call says what is common to all.
+
+How a row is computed depends on the call's arguments alone, never on the number of threads or on its neighbours, so
+that results are the same bits for any of them. What does depend on them is how tasks share what they read.
+"""
+
+from libc.stdint cimport int64_t
+
+from pyattn._core.kernels cimport (
+    PYATTN_KEY,
+    PYATTN_KEY_BLOCK,
+    PYATTN_KV_LENGTHS,
+    PYATTN_OPERANDS,
+    PYATTN_QUERY_OFFSET,
+    PYATTN_SPLIT,
+    PYATTN_VALUE,
+    pyattn_array,
+    pyattn_attention_path,
+    pyattn_keys,
+    pyattn_query_block,
+)
+
+
+cdef void share_heads(Call *call, Py_ssize_t pack) noexcept nogil:
+    """Sets how many query heads of a key head stand in one block, and what follows from it."""
+    cdef Py_ssize_t sharing = call.heads // call.key_heads
+    cdef int axis
+    call.pack = max(<Py_ssize_t> 1, min(pack, sharing))
+    call.chunks = ceil_divide(sharing, call.pack)
+    call.units = call.key_heads * call.chunks
+    for axis in range(call.batch_axes):
+        call.units *= call.batch_shape[axis]
+
+
+cdef Py_ssize_t block_count(const Call *call, Py_ssize_t sequence) noexcept nogil:
+    """Blocks that the queries of a sequence and unit make; one of each query for a sparse mask."""
+    cdef Py_ssize_t queries = call.cu_seqlens_q[sequence + 1] - call.cu_seqlens_q[sequence]
+    if call.indptr != NULL:
+        return queries
+    if call.pack > 1:
+        return min(queries, 1)
+    return ceil_divide(ceil_divide(queries, call.kernels.lanes), call.kernels.tile_vectors)
+
+
+cdef Py_ssize_t place_head(
+    const Call *call, pyattn_query_block *block, pyattn_keys *keys, Py_ssize_t sequence, Py_ssize_t unit,
+) noexcept nogil:
+    """Points a block at the first query of a sequence and unit, and keys at their first key.
+
+    Returns how many query heads the unit has.
+    """
+    cdef Py_ssize_t sharing = call.heads // call.key_heads, chunk = unit % call.chunks, key_head, head, place
+    cdef Py_ssize_t start[ROW_KINDS]
+    cdef const pyattn_array *operand
+    cdef int i, axis
+    start[QUERY_ROWS] = call.cu_seqlens_q[sequence]
+    start[OWN_ROWS] = 0
+    start[KEY_ROWS] = call.cu_seqlens_k[sequence]
+    start[SEQUENCE_ROWS] = sequence
+    unit //= call.chunks
+    key_head = unit % call.key_heads
+    unit //= call.key_heads
+    head = key_head * sharing + chunk * call.pack
+    for i in range(PYATTN_OPERANDS):
+        operand = &call.shared.operands[i]
+        block.data[i] = operand.data
+        if operand.data != NULL:
+            place = key_head if i == PYATTN_KEY or i == PYATTN_VALUE else head
+            block.data[i] += place * operand.head + start[call.rows[i]] * operand.row
+    for axis in range(call.batch_axes - 1, -1, -1):
+        place = unit % call.batch_shape[axis]
+        unit //= call.batch_shape[axis]
+        for i in range(PYATTN_OPERANDS):
+            if block.data[i] != NULL:
+                block.data[i] += place * call.batch_strides[i][axis]
+    keys.key, keys.value = block.data[PYATTN_KEY], block.data[PYATTN_VALUE]
+    keys.index = NULL
+    keys.index_bias = NULL
+    block.call = &call.shared
+    block.length = call.cu_seqlens_q[sequence + 1] - start[QUERY_ROWS]
+    block.kv_length = call.cu_seqlens_k[sequence + 1] - start[KEY_ROWS]
+    if block.data[PYATTN_KV_LENGTHS] != NULL:
+        block.kv_length = (<int64_t *> block.data[PYATTN_KV_LENGTHS])[0]
+    block.query_offset = block.kv_length - block.length
+    if block.data[PYATTN_QUERY_OFFSET] != NULL:
+        block.query_offset = (<int64_t *> block.data[PYATTN_QUERY_OFFSET])[0] + call.first_query
+    return min(call.pack, sharing - chunk * call.pack)
+
+
+cdef void place_queries(const Call *call, pyattn_query_block *block, Py_ssize_t first, Py_ssize_t rows) noexcept nogil:
+    """Makes a block at the first query of its head one of `rows` rows from query `first` on."""
+    cdef int i
+    block.first = first
+    block.rows = rows
+    block.vectors = <int> ceil_divide(rows, call.kernels.lanes)
+    for i in range(PYATTN_OPERANDS):
+        if block.data[i] != NULL and call.rows[i] <= OWN_ROWS:
+            block.data[i] += first * call.shared.operands[i].row
+
+
+cdef Range visible_keys(const Call *call, const pyattn_query_block *block, Py_ssize_t queries) noexcept nogil:
+    """The keys that positions let some of the block's queries see."""
+    cdef Py_ssize_t position = block.query_offset + block.first
+    cdef Range keys
+    keys.first = max(<Py_ssize_t> 0, position - call.shared.left)
+    keys.first -= keys.first % 2  # kernels may take keys in pairs
+    keys.end = min(block.kv_length, position + queries + call.shared.right)
+    return keys
+
+
+cdef Range place_block(
+    const Call *call, pyattn_query_block *block, Py_ssize_t heads, Py_ssize_t number, Py_ssize_t blocks,
+) noexcept nogil:
+    """Moves a block from the first query of its `heads` heads to be block `number` of `blocks`.
+
+    Returns the keys that it may see.
+    """
+    cdef Py_ssize_t lanes = call.kernels.lanes, vectors, first = 0, queries = block.length
+    if call.indptr != NULL:
+        place_queries(call, block, number, heads)
+        block.length = queries = 1
+    elif call.pack > 1:
+        place_queries(call, block, 0, heads * queries)
+    else:  # vectors of queries are spread evenly over the blocks
+        vectors = ceil_divide(block.length, lanes)
+        first = lanes * (number * (vectors // blocks) + min(number, vectors % blocks))
+        vectors = vectors // blocks + (number < vectors % blocks)
+        queries = min(block.length - first, vectors * lanes)
+        place_queries(call, block, first, queries)
+    return visible_keys(call, block, queries)
+
+
+cdef void update_blocks(
+    const Call *call, pyattn_query_block *block, const Range *seen, int count, pyattn_keys *keys, Py_ssize_t first,
+    Py_ssize_t end, bint second_pass, char *scratch,
+) noexcept nogil:
+    """Takes some blocks of one head over the keys first ... end, each over those in its own range."""
+    cdef const pyattn_attention_path *path = call.shared.path
+    cdef bint touched[MAX_BLOCKS]
+    cdef Py_ssize_t begin[MAX_BLOCKS]
+    cdef Py_ssize_t stop[MAX_BLOCKS]
+    cdef Py_ssize_t key = end, last = first, loaded_from, loaded_to
+    cdef int i
+    for i in range(count):
+        touched[i] = False
+        key = min(key, max(first, seen[i].first))
+        last = max(last, min(end, seen[i].end))
+    key -= key % PYATTN_KEY_BLOCK
+    while key < last:
+        loaded_from, loaded_to = end, 0
+        for i in range(count):
+            if key % PYATTN_SPLIT == 0 and touched[i] and not second_pass:
+                path.merge(&block[i], block[i].scratch)
+                touched[i] = False
+            begin[i] = max(key, seen[i].first)
+            stop[i] = min(key + PYATTN_KEY_BLOCK, seen[i].end)
+            if begin[i] < stop[i]:
+                loaded_from = min(loaded_from, begin[i])
+                loaded_to = max(loaded_to, stop[i])
+        if loaded_from < loaded_to:
+            keys.first, keys.count = loaded_from, loaded_to - loaded_from
+            path.load(&call.shared, keys, scratch)
+            for i in range(count):
+                if begin[i] < stop[i]:
+                    touched[i] = True
+                    if second_pass:
+                        call.kernels.weights_update(&block[i], keys, begin[i], stop[i] - begin[i])
+                    else:
+                        path.update(&block[i], keys, begin[i], stop[i] - begin[i])
+        key += PYATTN_KEY_BLOCK
+
+
+cdef void run_blocks(
+    const Call *call, pyattn_query_block *block, const Range *seen, int count, pyattn_keys *keys, char *scratch,
+) noexcept nogil:
+    """All that blocks of one head are for, from begin to finish, and a second pass if the call asks for it."""
+    cdef Py_ssize_t end = 0
+    cdef int i
+    for i in range(count):
+        call.shared.path.begin(&block[i])
+        end = max(end, seen[i].end)
+    update_blocks(call, block, seen, count, keys, 0, end, False, scratch)
+    for i in range(count):
+        call.shared.path.finish(&block[i])
+    if not call.second_pass:
+        return
+    for i in range(count):
+        call.kernels.weights_begin(&block[i])
+    update_blocks(call, block, seen, count, keys, 0, end, True, scratch)
+    for i in range(count):
+        call.kernels.weights_finish(&block[i])
+
+
+cdef Range gather_keys(const Call *call, pyattn_keys *keys, Py_ssize_t query) noexcept nogil:
+    """Points keys at those that a sparse mask lets a query see."""
+    cdef Range every
+    keys.index = call.indices + call.indptr[query]
+    if call.index_bias != NULL:
+        keys.index_bias = call.index_bias + call.indptr[query] * call.kernels.real_bytes
+    every.first = 0
+    every.end = call.indptr[query + 1] - call.indptr[query]
+    return every
+
+
+cdef Py_ssize_t find_task(
+    const Call *call, Py_ssize_t task, Py_ssize_t *sequence, Py_ssize_t *unit
+) noexcept nogil:
+    """The sequence and unit of a task, and its number among theirs."""
+    cdef Py_ssize_t low = 0, high = call.sequences, middle, each
+    while high - low > 1:  # the last sequence that starts at or before the task
+        middle = (low + high) // 2
+        if call.task_starts[middle] <= task:
+            low = middle
+        else:
+            high = middle
+    each = (call.task_starts[low + 1] - call.task_starts[low]) // call.units
+    task -= call.task_starts[low]
+    sequence[0] = low
+    unit[0] = task // each
+    return task % each
+
+
+cdef void run_task(const Call *call, Py_ssize_t task, char *scratch) noexcept nogil:
+    """A group of adjacent blocks of queries of one sequence and unit, over all keys they may see."""
+    cdef pyattn_query_block head
+    cdef pyattn_query_block block[MAX_BLOCKS]
+    cdef Range seen[MAX_BLOCKS]
+    cdef pyattn_keys keys
+    cdef Py_ssize_t sequence, unit, heads, blocks, groups, group, number, end
+    cdef int count
+
+    group = find_task(call, task, &sequence, &unit)
+    heads = place_head(call, &head, &keys, sequence, unit)
+    head.scratch = scratch
+    blocks = block_count(call, sequence)
+    if call.indptr != NULL:  # rows of a sparse mask, one by one: each gathers other keys
+        end = min(blocks, (group + 1) * SPARSE_QUERIES)
+        for number in range(group * SPARSE_QUERIES, end):
+            block[0] = head
+            place_block(call, &block[0], heads, number, blocks)
+            seen[0] = gather_keys(call, &keys, number)
+            run_blocks(call, block, seen, 1, &keys, NULL)
+        return
+    # Groups are taken from both ends in turn: under a causal mask later ones take longer, and so any run of tasks takes
+    # about as long as any other.
+    groups = ceil_divide(blocks, call.group)
+    group = groups - 1 - group // 2 if group % 2 == 0 else group // 2
+    number = group * blocks // groups
+    end = (group + 1) * blocks // groups
+    count = 0
+    while number < end:
+        block[count] = head
+        seen[count] = place_block(call, &block[count], heads, number, blocks)
+        block[count].scratch = scratch + count * call.state_bytes
+        number += 1
+        count += 1
+    run_blocks(call, block, seen, count, &keys, scratch + call.group * call.state_bytes)
+
+
+cdef Range place_split(
+    const Call *call, Py_ssize_t task, pyattn_query_block *block, pyattn_keys *keys, char *states
+) noexcept nogil:
+    """Places the block of a task whose splits of keys are computed apart: first the state of their sum, then theirs."""
+    cdef Py_ssize_t sequence, unit, heads, number = find_task(call, task, &sequence, &unit)
+    heads = place_head(call, block, keys, sequence, unit)
+    block.scratch = states + task * (call.splits + 1) * call.state_bytes
+    return place_block(call, block, heads, number, block_count(call, sequence))
+
+
+cdef void run_split(const Call *call, Py_ssize_t task, Py_ssize_t split, char *states, char *scratch) noexcept nogil:
+    """One split of the keys of a task's block, into a state of its own."""
+    cdef pyattn_query_block block
+    cdef pyattn_keys keys
+    cdef Range seen = place_split(call, task, &block, &keys, states)
+    block.scratch += (1 + split % call.splits) * call.state_bytes
+    call.shared.path.begin(&block)
+    update_blocks(call, &block, &seen, 1, &keys, split * PYATTN_SPLIT, (split + 1) * PYATTN_SPLIT, False, scratch)
+
+
+cdef void merge_splits(
+    const Call *call, Py_ssize_t task, Py_ssize_t first, Py_ssize_t end, Py_ssize_t last, char *states,
+) noexcept nogil:
+    """Merges splits first ... end, in their order, into those before, and finishes after the last."""
+    cdef pyattn_query_block block
+    cdef pyattn_keys keys
+    cdef Py_ssize_t split
+    place_split(call, task, &block, &keys, states)
+    if first == 0:
+        call.shared.path.begin(&block)
+        call.shared.path.merge(&block, block.scratch)
+    for split in range(first, end):
+        call.shared.path.merge(&block, block.scratch + (1 + split - first) * call.state_bytes)
+    if end == last:
+        call.shared.path.finish(&block)
