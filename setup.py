@@ -125,7 +125,7 @@ def extension(name: str) -> Extension:
         [f"pyattn/_core/{name}.pyx"],
         include_dirs=["csrc", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-        depends=[str(path) for path in Path("csrc").iterdir()],
+        depends=[str(path) for path in Path("csrc").rglob("*.[ch]")],
     )
 
 

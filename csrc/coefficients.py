@@ -1,4 +1,4 @@
-"""Derive the polynomial coefficients of simd.h and activations.h: run it (needs mpmath, SciPy)."""
+"""Derive the polynomial coefficients of vmath.h and simd/avx512.h: run it (needs mpmath, SciPy)."""
 
 from itertools import accumulate, pairwise, zip_longest
 

@@ -61,11 +61,26 @@ def test_modules_import_what_the_picture_says():
 
 
 def test_every_file_of_the_kernels_is_described():
-    table = (ROOT / "csrc" / "README.md").read_text()
-    assert all(f"`{path.name}`" in table for path in (ROOT / "csrc").iterdir() if path.name != "README.md")
-    instructions = re.compile(r"_mm\d*_|\bv[a-z]+q_[a-z]\d+|__AVX|__F16C__|__aarch64__")
-    knowing = {path.name for path in (ROOT / "csrc").glob("*.[ch]") if instructions.search(path.read_text())}
-    assert knowing == {"simd.h", "dispatch.c"}
+    csrc = ROOT / "csrc"
+    table = (csrc / "README.md").read_text()
+    files = [path.relative_to(csrc).as_posix() for path in csrc.rglob("*") if path.is_file() and path.name != "README.md"]
+    assert all(f"`{file}`" in table for file in files)
+    instructions = re.compile(r"_mm\d*_|\bv[a-z]+q?_[a-z]\d+|__AVX|__F16C__|__aarch64__")
+    knowing = {file for file in files if instructions.search((csrc / file).read_text())}
+    own = {"simd.h", "dispatch.c", "simd/bfloat16_pairs.h"}
+    assert knowing == own | {f"simd/{name}.h" for name in ("avx512", "avx2", "sse2", "neon")}
+
+
+def test_every_instruction_set_defines_the_same_primitives_in_the_same_order():
+    def names(file):
+        text = (ROOT / "csrc" / "simd" / file).read_text()
+        return list(dict.fromkeys(re.findall(r"^(?:#define|INLINE \w+) (\w+)", text, re.MULTILINE)))
+
+    primitives = names("generic.h")
+    table = " ".join(re.findall(r"^ \*   (.+?)  ", (ROOT / "csrc" / "simd.h").read_text(), re.MULTILINE))
+    assert primitives == [name for name in re.findall(r"\w+", table) if name in primitives]
+    for file in ("avx512.h", "avx2.h", "sse2.h", "neon.h"):
+        assert [name for name in names(file) if name in primitives] == primitives, file
 
 
 def test_make_leaves_the_editable_package_in_place():

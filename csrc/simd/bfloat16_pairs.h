@@ -1,0 +1,26 @@
+/* Operands of the dot products of bfloat16, two elements in each lane, which AVX512_BF16 alone has. */
+
+/* The first n elements from p, contiguous. */
+INLINE vec load_pairs(const char *p, ptrdiff_t n) {
+  return n >= 2 * LANES ? load(p) : (vec)_mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1), p);
+}
+
+/* Pairs of neighbouring lanes of low, then of high. */
+INLINE vec pack_pairs(vec low, vec high) { return (vec)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low); }
+
+/* Pairs of the same lanes of low and high. */
+INLINE vec join_pairs(vec low, vec high) {
+  static const uint16_t order[] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                   8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return (vec)_mm512_permutexvar_epi16(_mm512_loadu_si512(order), (__m512i)pack_pairs(low, high));
+}
+
+/* Pairs of the same elements of two rows of 2 LANES each. */
+INLINE void zip_pairs(vec low, vec high, vec x[2]) {
+  static const uint16_t order[] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                   8,  40, 9,  41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47,
+                                   16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+                                   24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
+  x[0] = (vec)_mm512_permutex2var_epi16((__m512i)low, _mm512_loadu_si512(order), (__m512i)high);
+  x[1] = (vec)_mm512_permutex2var_epi16((__m512i)low, _mm512_loadu_si512(order + 32), (__m512i)high);
+}

@@ -1,0 +1,118 @@
+/* Elementary functions of vectors, with the polynomials that coefficients.py derives. */
+#ifndef PYATTN_VMATH_H
+#define PYATTN_VMATH_H
+
+#include "simd.h"
+
+#define LOG2_E 1.44269504088896340736
+
+/* The reduction for machines without instructions for it: x is rounded by adding a number so large that its last bit
+ * counts ones; that bit and its neighbours, shifted into the exponent, make the factor 2^n, 0 for n = -127. */
+INLINE vec rounding_exp2_reduce(vec x, vec *n) {
+  const vec magic = splat((real)(3ll << (MANTISSA_BITS - 1)));
+  const vec clamped = vmax(splat(LOWEST_EXPONENT - 1), x);
+  *n = clamped + magic;
+  return clamped - (*n - magic);
+}
+
+INLINE vec rounding_exp2_scale(vec p, vec r, vec n) {
+  (void)r;
+  return p * (vec)(((uvec)n << MANTISSA_BITS) + ((uword)(1 - LOWEST_EXPONENT) << MANTISSA_BITS));
+}
+
+/* 2^x for x <= 0, to 2e-7 (float32), 3e-16 (float64) or, where AVX-512 makes weights that are rounded to pairs of
+ * bfloat16, or activations beside int8, 9e-5 relative; 0 at -inf, NaN at NaN.
+ *
+ * x = n + r, and 2^r is a minimax polynomial that is exactly 1 at r = 0. In float64 AVX-512 takes n to sixteenths,
+ * whose 2^n but for the power of two it looks up in two registers: half the terms, while in float32 the look-up costs
+ * what it saves. */
+static const real exp2_coefficients[] = {
+#if EXP2_REDUCTION == EXP2_FLOOR && (PAIRS_OF_BFLOAT16 || ELEMENT == I8)
+    0x1.3baaa6p-4f, 0x1.d2378ap-3f, 0x1.63e658p-1f
+#elif EXP2_REDUCTION == EXP2_FLOOR
+    0x1.e974fap-10f, 0x1.277856p-7f, 0x1.c91ce6p-5f, 0x1.ebdb56p-3f, 0x1.62e4bap-1f
+#elif EXP2_REDUCTION == EXP2_SIXTEENTHS
+    0x1.430a1d08ec681p-13, 0x1.5d897e525c216p-10, 0x1.3b2ab6fb41213p-7, 0x1.c6b08d6f2a289p-5,
+    0x1.ebfbdff82c590p-3,  0x1.62e42fefa39f3p-1
+#elif REAL_BITS == 32
+    0x1.5bba14p-10f, 0x1.3cea88p-7f, 0x1.c6b752p-5f, 0x1.ebf9bcp-3f, 0x1.62e42ap-1f
+#else
+    0x1.e9d3fe3952179p-32, 0x1.e6063f7217bc6p-28, 0x1.b524fae627834p-24, 0x1.62bfd47773353p-20,
+    0x1.ffcbfc670dcd4p-17, 0x1.430913096fd9fp-13, 0x1.5d87fe78a5276p-10, 0x1.3b2ab6fba1ddap-7,
+    0x1.c6b08d704a0c2p-5,  0x1.ebfbdff82c598p-3,  0x1.62e42fefa39efp-1
+#endif
+};
+
+/* 2^r */
+INLINE vec exp2_polynomial(vec r) {
+  vec p = splat(exp2_coefficients[0]);
+  UNROLL for (int i = 1; i < (int)(sizeof exp2_coefficients / sizeof *exp2_coefficients); i++) {
+    p = p * r + exp2_coefficients[i];
+  }
+  return p * r + 1;
+}
+
+INLINE vec exp2_of_negative(vec x) {
+  vec n;
+  const vec r = exp2_reduce(x, &n);
+  return exp2_scale(exp2_polynomial(r), r, n);
+}
+
+/* e^x in the normal range; huge beyond it, which as the denominator of 1 / (1 + e^x) gives the same 0 as inf. */
+INLINE vec exp_any(vec x) {
+  const vec log2 = x * (real)LOG2_E;
+  const vec small = exp2_of_negative(choose(log2 > 0, -log2, log2));
+  return choose(log2 > 0, 1 / small, small);
+}
+
+/* To 2.4e-7 (float32; 3e-7 without fused multiply-add) or 5e-16 (float64) relative, odd to the bit, never beyond 1, 1
+ * from 8.3 (float32) or 19.5 on. On n = -|x|, which vmax keeps if NaN: n P / Q + n S with polynomials in t = n^2
+ * (coefficients.py). S, a third of the sum where tanh is near 1, keeps the roundings of P and Q down. In float32 that
+ * is tanh(n), and grows past -1 where tanh rounds to it. In float64 it is z = 2 tanh(n / 2), which takes half the
+ * terms, and z / (1 + z^2 / 4) = tanh(n) forgives its roundings. On Zen 5 a Newton step to 1 / Q is slower. */
+INLINE vec vtanh(vec x) {
+#if REAL_BITS == 32
+  static const real s[] = {0x1.b55aecp-24f, -0x1.327f98p-14f, 0x1.910e64p-5f};
+  static const real p[] = {0x1.f0a8b2p+2f, 0x1.c1e8fep+8f, 0x1.f29dcep+11f};
+  static const real q[] = {0x1.93b554p+6f, 0x1.e5b3aep+10f, 0x1.062454p+12f}; /* behind a leading 1 */
+#else
+  static const real s[] = {0x1.4e6cbb73563bap-32, -0x1.7766944682045p-19, 0x1.a76505821420bp-6};
+  static const real p[] = {0x1.db23d1033464fp+5, 0x1.44e1832c1083cp+16, 0x1.fe13c1894d7f0p+24, 0x1.fffa8a2d1317dp+31,
+                           0x1.d7bf3cae07b3dp+36};
+  static const real q[] = {0x1.fec54e7793243p+10, 0x1.280535e8ed969p+20, 0x1.de07930b75573p+27, 0x1.cec8af68dad0dp+33,
+                           0x1.e442e32696b2ap+36};
+#endif
+  const ivec flipped = ~(ivec)x & SIGN_BIT;
+  const vec n = vmax(splat(-20), (vec)((ivec)x | SIGN_BIT));
+  const vec t = n * n;
+  vec above = splat(p[0]), below = t + q[0];
+  UNROLL for (int i = 1; i < (int)(sizeof p / sizeof *p); i++) {
+    above = above * t + p[i];
+    below = below * t + q[i];
+  }
+  const vec z = n * (above / below) + n * ((s[0] * t + s[1]) * t + s[2]);
+#if REAL_BITS == 32
+  const vec y = vmax(splat(-1), z);
+#else
+  const vec y = z / (1 + (real)0.25 * z * z);
+#endif
+  return (vec)((ivec)y ^ flipped);
+}
+
+#if REAL_BITS == 32
+/* The q of erfc(x / sqrt(2)) = 2^-(x q(x)) for x from 0 to 12, to 1e-7 of x erfc(x / sqrt(2)), or 2e-5 beside weights
+ * of 8 bits, on [0, 7]; beyond 7, where the polynomials still grow for a while, that product is below 2e-11. */
+INLINE vec erfc_exponent(vec x) {
+#if ELEMENT == BF16 || ELEMENT == I8
+  static const real c[] = {-0x1.10ae6cp-8f, 0x1.76a2eap-5f, 0x1.dc17ccp-2f, 0x1.2649eep+0f};
+#else
+  static const real c[] = {0x1.8bf982p-21f, -0x1.ada230p-17f, 0x1.b6ab96p-15f, 0x1.f8f216p-12f,
+                           -0x1.ee9c08p-8f, 0x1.b108eap-5f,   0x1.d617a6p-2f,  0x1.26b000p+0f};
+#endif
+  vec q = splat(c[0]);
+  UNROLL for (int i = 1; i < (int)(sizeof c / sizeof *c); i++) q = q * x + c[i];
+  return q;
+}
+#endif
+
+#endif
