@@ -163,7 +163,7 @@ def _set_logit_options(
     statistics = statistics_dtype(call.query.dtype)
     call.scale = finite_scale(function, options.get("scale"), call.query.shape[-1], statistics)
     if (softcap := options.get("softcap")) is not None:
-        call.softcap = _softcap(function, softcap, statistics)
+        call.softcap = finite_softcap(function, softcap, statistics)
     left, right = sides(function, options.get("window"))
     call.set_window(left, 0 if flag(function, "is_causal", options.get("is_causal", False)) else right)
     if (slopes := options.get("alibi_slopes")) is not None:
@@ -187,7 +187,8 @@ def _set_logit_options(
         call.bind("sinks", sinks)
 
 
-def _softcap(function: str, softcap: Any, dtype: np.dtype[Any]) -> float:
+def finite_softcap(function: str, softcap: Any, dtype: np.dtype[Any]) -> float:
+    """What scores are capped at."""
     limits = np.finfo(dtype)
     number(function, "softcap", softcap, "a real number or None")
     if not float(limits.tiny) <= softcap <= float(limits.max) / 2:  # so that 1 / softcap is finite as well

@@ -1,0 +1,173 @@
+"""What a layer of the Transformer is: its sizes and choices, checked once."""
+
+from dataclasses import KW_ONLY, InitVar, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from pyattn import _checks
+from pyattn.activations import ACTIVATIONS
+
+NORMS = ("layer", "rms")
+PLACEMENTS = ("post", "pre", "sandwich")
+FLOAT32 = np.dtype(np.float32)
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary positions of queries and keys.
+
+    base and scaling are as in rotary_frequencies, scaling as the items of its mapping. width: how many features of a
+    head rotate, the first ones, or None for all. Scaling types whose frequencies depend on the sequence's length have
+    those of sequences within the original length; models refuse longer ones (ModelConfig.longest).
+    """
+
+    base: float
+    scaling: tuple[tuple[str, Any], ...] = ()
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """Sizes and choices of one layer, of an encoder or a decoder.
+
+    The classes of layers make one from their torch-shaped arguments; `from_config` of a class takes one, and
+    `from_configs` of a stack takes one for each layer.
+
+    Args:
+        d_model, nhead, dim_feedforward: as in torch's layers. nhead divides d_model unless head_dim is given.
+        activation: "relu", "gelu" (erf), "gelu_tanh" or "silu".
+        gated: the feed-forward block has two inner projections side by side, one of which passes the activation and
+            multiplies the other (Shazeer 2020, arXiv:2002.05202).
+        num_key_value_heads: heads of keys and values, a divisor of nhead; None: nhead.
+        head_dim: features of a head; None: d_model / nhead.
+        scale: what multiplies logits; None: 1 / sqrt(head_dim).
+        window: as in scaled_dot_product_attention, of self-attention.
+        softcap: as in scaled_dot_product_attention, of self- and cross-attention.
+        sinks: each head of self-attention has a learned logit that takes part in the softmax and has no value.
+        alibi: logits of self-attention have ALiBi's biases, of slopes alibi_slopes(nhead).
+        rotary: rotary positions of self-attention, or None.
+        qk_norm: a norm over the features of each head of queries and of keys, before rotary positions; in self- and
+            cross-attention.
+        norm: "layer" or "rms", of all norms of the layer.
+        layer_norm_eps: what norms add to the variance.
+        unit_offset: norms multiply by 1 + weight ("rms" alone).
+        norm_placement: "post" (norm behind the residual sum), "pre" (in front of each block), or "sandwich" (in front
+            of each block, and behind it in front of the residual sum).
+        input_norm: False: a "pre" layer has no norm in front of its self-attention.
+        residual_scale: what multiplies the output of each block before the residual sum.
+        in_proj_bias, out_proj_bias, linear_bias, norm_bias: which of attention's input and output projections, the
+            feed-forward block and norms ("layer" alone) have a bias.
+        cross_attention: whether the layer attends to a memory behind its self-attention.
+        dtype: "float32", "float64", "bfloat16" or "int8", in which weights are held and multiplied.
+        function: what messages of errors begin with.
+
+    Attributes have these names. None is replaced by the number it stands for in num_key_value_heads, head_dim and
+    scale, and dtype is the name.
+
+    Raises:
+        TypeError: an argument's type is wrong.
+        ValueError: an argument is out of range, or does not go with another.
+
+    Example:
+        >>> config = LayerConfig(64, 4, 128, norm="rms", norm_placement="pre", rotary=Rotary(1e4))
+        >>> config.head_dim, config.num_key_value_heads, config.scale
+        (16, 4, 0.25)
+    """
+
+    d_model: int
+    nhead: int
+    dim_feedforward: int = 2048
+    _: KW_ONLY
+    activation: str = "relu"
+    gated: bool = False
+    num_key_value_heads: int = None  # type: ignore[assignment]  # None becomes a number, here and below
+    head_dim: int = None  # type: ignore[assignment]
+    scale: float = None  # type: ignore[assignment]
+    window: tuple[int | None, int | None] | None = None
+    softcap: float | None = None
+    sinks: bool = False
+    alibi: bool = False
+    rotary: Rotary | None = None
+    qk_norm: bool = False
+    norm: str = "layer"
+    layer_norm_eps: float = 1e-5
+    unit_offset: bool = False
+    norm_placement: str = "post"
+    input_norm: bool = True
+    residual_scale: float = 1.0
+    in_proj_bias: bool = True
+    out_proj_bias: bool = True
+    linear_bias: bool = True
+    norm_bias: bool = True
+    cross_attention: bool = False
+    dtype: DTypeLike = "float32"
+    function: InitVar[str] = "LayerConfig"
+
+    def __post_init__(self, function: str) -> None:
+        width, heads = ("embed_dim", "num_heads") if function == "MultiHeadAttention" else ("d_model", "nhead")
+        checked: dict[str, Any] = {
+            "d_model": _checks.size(function, width, self.d_model),
+            "nhead": _checks.size(function, heads, self.nhead),
+            "dim_feedforward": _checks.size(function, "dim_feedforward", self.dim_feedforward),
+            "dtype": _checks.weight_dtype_name(function, self.dtype),
+            "residual_scale": _checks.positive(function, "residual_scale", self.residual_scale),
+        }
+        _checks.choice(function, "activation", self.activation, [name for name in ACTIVATIONS if name])
+        _checks.choice(function, "norm", self.norm, NORMS)
+        _checks.choice(function, "norm_placement", self.norm_placement, PLACEMENTS)
+        flags = "gated sinks alibi qk_norm unit_offset input_norm cross_attention"
+        for name in f"{flags} in_proj_bias out_proj_bias linear_bias norm_bias".split():
+            checked[name] = _checks.flag(function, name, getattr(self, name))
+        checked |= self._heads(function, width, heads)
+        _checks.sides(function, self.window)
+        dtype = np.dtype(np.float64) if checked["dtype"] == "float64" else FLOAT32
+        checked["scale"] = _checks.finite_scale(function, self.scale, checked["head_dim"], FLOAT32)
+        if self.softcap is not None:
+            checked["softcap"] = _checks.finite_softcap(function, self.softcap, dtype)
+        if not 0 <= _checks.number(function, "layer_norm_eps", self.layer_norm_eps, _EPS) < np.inf:
+            raise ValueError(f"{function}: layer_norm_eps must be {_EPS}, not {self.layer_norm_eps!r}")
+        if self.unit_offset and self.norm != "rms":
+            raise ValueError(f'{function}: unit_offset is of norm "rms", not {self.norm!r}')
+        if not self.input_norm and self.norm_placement != "pre":
+            raise ValueError(f'{function}: input_norm=False is of norm_placement "pre", not {self.norm_placement!r}')
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def _heads(self, function: str, width: str, heads: str) -> dict[str, int]:
+        """head_dim and num_key_value_heads, checked with rotary, which needs them."""
+        shared = self.nhead if self.num_key_value_heads is None else self.num_key_value_heads
+        _checks.size(function, "num_key_value_heads", shared)
+        if self.head_dim is None and self.d_model % self.nhead:
+            raise ValueError(f"{function}: {width} {self.d_model} must be a multiple of {heads} {self.nhead}")
+        if self.nhead % shared:
+            raise ValueError(f"{function}: num_heads {self.nhead} must be a multiple of num_key_value_heads {shared}")
+        head_dim = self.d_model // self.nhead if self.head_dim is None else self.head_dim
+        _checks.size(function, "head_dim", head_dim)
+        if self.rotary is not None:
+            check_rotary(function, self.rotary, head_dim)
+        return {"head_dim": int(head_dim), "num_key_value_heads": int(shared)}
+
+
+_EPS = "a finite number, 0 or more"
+
+
+def check_rotary(function: str, rotary: Any, head_dim: int) -> None:
+    """Refuses what is no Rotary, or not one for heads of so many features."""
+    if not isinstance(rotary, Rotary):
+        raise TypeError(f"{function}: rotary must be a Rotary or None, not {type(rotary).__name__}")
+    width = head_dim if rotary.width is None else _checks.size(function, "rotary.width", rotary.width)
+    if width > head_dim:
+        raise ValueError(f"{function}: rotary.width {width} is more than a head's {head_dim} features")
+    _checks.rotary_base(function, rotary.base, width)
+
+
+def placement(function: str, norm_first: Any, sandwich_norm: Any) -> str:
+    """norm_placement of torch's norm_first, and of sandwich_norm, which goes with it."""
+    norm_first = _checks.flag(function, "norm_first", norm_first)
+    if _checks.flag(function, "sandwich_norm", sandwich_norm):
+        if not norm_first:
+            raise ValueError(f"{function}: sandwich_norm needs norm_first=True")
+        return "sandwich"
+    return "pre" if norm_first else "post"
