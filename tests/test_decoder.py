@@ -316,5 +316,5 @@ def test_bad_input(call, kind, message):
 
 
 def test_positions_go_on_behind_the_cache():
-    sequences = Sequences(2, np.array([0, 3]), past=np.array([4, 0]), until=np.array([7, 3]), begins=np.array([0, 9]))
+    sequences = Sequences.step(3, np.array([4, 0]), np.array([7, 3]), np.array([0, 9]))
     np.testing.assert_array_equal(sequences.positions(), [4, 5, 6, 9, 10, 11])

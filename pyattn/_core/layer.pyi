@@ -1,48 +1,70 @@
-from pyattn._checks import Array, Options
-from pyattn._core.linear import Packed
+from typing import Any
 
-Rotation = tuple[Array, Array, Array]
-Norm = tuple[Array | None, Array | None, float, bool]
+from pyattn._checks import Array
 
 class Workspace:
     def __init__(self) -> None: ...
 
-class Attention:
+class Rotation:
+    def __init__(self, positions: Array, cosines: Array, sines: Array) -> None: ...
+
+class Binding:
+    workspace: Workspace
+    mask: Array | None
+    bias: Array | None
+    past_len: Array | None
+    new_len: Array | None
+    is_causal: bool
+    bias_of_sequence: bool
+    threads: int
+    small: float
+    def __init__(self, batch: int, query_starts: Array, key_starts: Array, workspace: Workspace) -> None: ...
+
+class Memory:
+    query_rotation: Rotation | None
+    key_rotation: Rotation | None
     def __init__(
         self,
-        projections: list[Packed],
-        out_proj: Packed,
-        heads: int,
-        key_heads: int,
-        width: int,
-        norm: Norm | None,
-        batch: int,
-        query_starts: Array,
-        key_starts: Array,
-        options: Options,
-        query_rotation: Rotation | None = None,
-        key_rotation: Rotation | None = None,
+        binding: Binding,
+        key_rows: Array | None = None,
+        value_rows: Array | None = None,
         keys: Array | None = None,
         values: Array | None = None,
-        past: Array | None = None,
-        until: Array | None = None,
     ) -> None: ...
 
-def multi_head_attention(self: Attention, inputs: list[Array], threads: int, small: float) -> Array: ...
-def layer(
-    x: Array,
-    out: Array,
-    self_attention: Attention,
-    cross_attention: Attention | None,
-    memory: list[Array],
-    linear1: Packed,
-    linear2: Packed,
-    norm: Norm | None,
-    norm_first: bool,
-    activation: int,
-    gated: bool,
-    workspace: Workspace,
-    threads: int,
-    small: float,
-) -> None: ...
-def cache_memory(self: Attention, rows: Array, workspace: Workspace, threads: int, small: float) -> None: ...
+class AttentionPlan:
+    revision: object
+    rotary: Any
+    compute_dtype: Any
+    bf16: bool
+    heads: int
+    key_heads: int
+    head_dim: int
+    def __init__(self, layer: Any, revision: object) -> None: ...
+    def run(self, x: Array, own: Binding, rotation: Rotation | None = None, memory: Memory | None = None) -> Array: ...
+    def precompute(
+        self, x: Array, binding: Binding, rotation: Rotation | None, keys: Array, values: Array
+    ) -> None: ...
+
+class LayerPlan:
+    revision: object
+    self_attention: AttentionPlan
+    cross_attention: AttentionPlan | None
+    def __init__(
+        self,
+        layer: Any,
+        self_attention: AttentionPlan,
+        cross_attention: AttentionPlan | None,
+        norms: list[Any],
+        revision: object,
+    ) -> None: ...
+    def run(
+        self,
+        x: Array,
+        out: Array,
+        own: Binding,
+        rotation: Rotation | None = None,
+        memory: Memory | None = None,
+        keys: Array | None = None,
+        values: Array | None = None,
+    ) -> None: ...

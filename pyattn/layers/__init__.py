@@ -5,8 +5,9 @@ are always (B, L, E). A layer's dtype says in what its weights are held and mult
 or "int8" (precision.py); inputs and outputs are float64 where that is float64, float32 otherwise.
 """
 
+from pyattn._module import Layer
 from pyattn.layers.attention import MultiHeadAttention
-from pyattn.layers.base import Layer
+from pyattn.layers.config import LayerConfig, Rotary
 from pyattn.layers.decoder import TransformerDecoder, TransformerDecoderLayer
 from pyattn.layers.encoder import TransformerEncoder, TransformerEncoderLayer
 from pyattn.layers.linear import Linear
@@ -17,10 +18,12 @@ from pyattn.layers.transformer import Transformer
 __all__ = [
     "DecoderState",
     "Layer",
+    "LayerConfig",
     "LayerNorm",
     "Linear",
     "MultiHeadAttention",
     "RMSNorm",
+    "Rotary",
     "Transformer",
     "TransformerDecoder",
     "TransformerDecoderLayer",

@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from pyattn import _checks, _threads
+from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import layer as _layer
-from pyattn._threads import get_num_threads
+from pyattn._module import Layer, Seed, Setting, revision
 from pyattn.cache import KVCache
-from pyattn.layers.base import Layer, Seed, Setting
+from pyattn.layers.config import LayerConfig, Rotary, check_rotary
 from pyattn.layers.linear import Linear
-from pyattn.layers.norm import Norm
-from pyattn.layers.sequences import Rotary, Sequences
+from pyattn.layers.norm import Norm, check_norm, norm_of
+from pyattn.layers.sequences import RotaryTables, Sequences
+from pyattn.positional import alibi_slopes
 from pyattn.precision import concatenated
 
 
@@ -35,8 +36,14 @@ class MultiHeadAttention(Layer):
     Masks are pyattn's: True = may attend. torch's boolean masks say the opposite: pass ~attn_mask, ~key_padding_mask.
 
     window: (left, right) as in scaled_dot_product_attention, or None. rotary_base: None, or the base of the rotary
-    positions that turn queries and keys; feature i of a head is paired with i + head_dim / 2 (see rotary_tables).
+    positions that rotate queries and keys; feature i of a head is paired with i + head_dim / 2 (see rotary_tables).
     Positions are those of is_causal and window: the last query stands at the last key.
+
+    softcap: as in scaled_dot_product_attention, or None. sinks: a parameter `sinks` (num_heads,), zeros until it is
+    loaded, as scaled_dot_product_attention has it. alibi: the biases of ALiBi, with the slopes of alibi_slopes. qk_norm:
+    an RMSNorm over the features of each head of queries and of keys, before rotary positions (Henry et al. 2020,
+    arXiv:2010.04245, as in Qwen 3); parameters `q_norm.weight` and `k_norm.weight` (head_dim,). With it, attention
+    computes in float32 where weights are bfloat16 or int8.
 
     Example:
         >>> attention = MultiHeadAttention(384, 12)
@@ -44,6 +51,8 @@ class MultiHeadAttention(Layer):
         >>> attention(x, is_causal=True).shape
         (2, 7, 384)
     """
+
+    _plan: _layer.AttentionPlan | None = None
 
     def __init__(
         self,
@@ -58,34 +67,64 @@ class MultiHeadAttention(Layer):
         scale: float | None = None,
         window: tuple[int | None, int | None] | None = None,
         rotary_base: float | None = None,
+        softcap: float | None = None,
+        sinks: bool = False,
+        alibi: bool = False,
+        qk_norm: bool = False,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
     ) -> None:
         name = "MultiHeadAttention"
-        self.embed_dim = _checks.size(name, "embed_dim", embed_dim)
-        self.num_heads = _checks.size(name, "num_heads", num_heads)
-        if head_dim is None and embed_dim % num_heads:
-            raise ValueError(f"{name}: embed_dim {embed_dim} must be a multiple of num_heads {num_heads}")
-        self.head_dim = embed_dim // num_heads if head_dim is None else _checks.size(name, "head_dim", head_dim)
-        shared = num_heads if num_key_value_heads is None else num_key_value_heads
-        self.num_key_value_heads = _checks.size(name, "num_key_value_heads", shared)
-        if num_heads % shared:
-            raise ValueError(f"{name}: num_heads {num_heads} must be a multiple of num_key_value_heads {shared}")
-        self.scale = _checks.finite_scale(name, scale, self.head_dim, np.dtype(np.float32))
-        self.left, self.right = _checks.sides(name, window)
-        base = _checks.rotary_base(name, rotary_base, self.head_dim)
-        self.rotary = None if base is None else Rotary(base)
-        rng = np.random.default_rng(rng)
-        inputs = [
-            embed_dim if width is None else _checks.size(name, argument, width)
-            for argument, width in (("embed_dim", embed_dim), ("kdim", kdim), ("vdim", vdim))
-        ]
-        inner, shared = num_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        self._projections = tuple(
-            Linear(width, outputs, bias, dtype=dtype, rng=rng)
-            for width, outputs in zip(inputs, (inner, shared, shared), strict=True)
+        config = LayerConfig(
+            embed_dim,
+            num_heads,
+            num_key_value_heads=num_key_value_heads,
+            head_dim=head_dim,
+            scale=scale,
+            window=window,
+            rotary=None if rotary_base is None else Rotary(rotary_base),
+            softcap=softcap,
+            sinks=sinks,
+            alibi=alibi,
+            qk_norm=qk_norm,
+            norm="rms",
+            layer_norm_eps=1e-6,
+            in_proj_bias=_checks.flag(name, "bias", bias),
+            out_proj_bias=bias,
+            dtype=dtype,
+            function=name,
         )
-        self.out_proj = Linear(inner, embed_dim, bias, dtype=dtype, rng=rng)
+        widths = [
+            config.d_model if width is None else _checks.size(name, argument, width)
+            for argument, width in (("kdim", kdim), ("vdim", vdim))
+        ]
+        self._make(config, np.random.default_rng(rng), widths)
+
+    @classmethod
+    def from_config(cls, config: LayerConfig, rng: Seed = None, *, cross: bool = False) -> "MultiHeadAttention":
+        """A layer's self-attention, or its cross-attention, which has as many heads of keys and knows no positions."""
+        attention = cls.__new__(cls)
+        attention._make(config, np.random.default_rng(rng), [config.d_model] * 2, cross)
+        return attention
+
+    def _make(self, config: LayerConfig, rng: np.random.Generator, widths: list[int], cross: bool = False) -> None:
+        self.embed_dim, self.num_heads, self.head_dim = config.d_model, config.nhead, config.head_dim
+        self.num_key_value_heads = config.nhead if cross else config.num_key_value_heads
+        self.scale, self.softcap = config.scale, config.softcap
+        self.left, self.right = _checks.sides("MultiHeadAttention", None if cross else config.window)
+        self.rotary = None if cross else config.rotary
+        self.alibi = config.alibi and not cross
+        inner, shared = self.num_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        sizes = zip([self.embed_dim, *widths], (inner, shared, shared), strict=True)
+        self._projections = tuple(
+            Linear(inputs, outputs, config.in_proj_bias, dtype=config.dtype, rng=rng) for inputs, outputs in sizes
+        )
+        self.out_proj = Linear(inner, self.embed_dim, config.out_proj_bias, dtype=config.dtype, rng=rng)
+        if config.sinks and not cross:
+            self._parameters = {"sinks": np.zeros(self.num_heads, self.out_proj.dtype)}
+        self.q_norm: Norm | None = norm_of(config, self.head_dim) if config.qk_norm else None
+        self.k_norm: Norm | None = norm_of(config, self.head_dim) if config.qk_norm else None
+        self._tables = RotaryTables()
 
     def __call__(
         self,
@@ -116,104 +155,91 @@ class MultiHeadAttention(Layer):
         is_causal = _checks.flag(name, "is_causal", is_causal)
         given = (query, query if key is None else key)
         arrays = (*given, given[1] if value is None else value)
-        dtype = self.out_proj.dtype
+        plan, dtype = self._planned(), self.out_proj.dtype
         pairs = [_checks.rows(name, x, p.in_features, dtype) for x, p in zip(arrays, self._projections, strict=True)]
         shapes = [shape for _, shape in pairs]
         batch, lengths = _checks.batches(name, *shapes)
         logits = (batch, self.num_heads, *lengths)
         mask = _checks.combined_mask(name, mask, key_mask, logits, dtype)
-        same = arrays[1] is query and arrays[2] is query
-        rows = [pairs[0][0]] if same else [x for x, _ in pairs]
         # the last query and the last key have the same position, and none is negative
         queries, keys = (
-            Sequences(batch, np.array([0, length]), mask, is_causal, max(lengths) - length) for length in lengths
+            Sequences(
+                batch, np.array([0, length]), mask, is_causal, first=max(lengths) - length, tables=self._tables
+            )
+            for length in lengths
         )
-        block = self._block(queries, queries if same else keys)
-        out = _layer.multi_head_attention(block, rows, get_num_threads(), _threads.SMALL_WORK)
+        rows, memory = [x for x, _ in pairs], None
+        if arrays[1] is not query or arrays[2] is not query:
+            keys.rows = rows[1], rows[2]
+            memory = queries.memory_of(plan, keys, None, None)
+        out = plan.run(rows[0], queries.binding(plan.bf16), queries.rotation_of(plan), memory)
         return out.reshape(*shapes[0], self.embed_dim)
 
-    def _block(
-        self, queries: Sequences, keys: Sequences, norm: Norm | None = None, cache: KVCache | None = None
-    ) -> _layer.Attention:
-        """Attention of queries to keys for one call of a layer; queries is keys: of sequences to themselves.
+    def _planned(self) -> _layer.AttentionPlan:
+        """The plan, made anew if an attribute of a layer was set since."""
+        plan = self._plan
+        if plan is None or plan.revision is not revision():
+            plan = self._make_plan()
+        return plan
 
-        A cache is of the sequences' own keys, or else holds those of `keys` already.
-        """
-        own = queries is keys
-        rows = queries.starts if own else queries.starts * (queries.batch // max(1, keys.batch))  # beams share keys
-        projections = self._projections if own or cache is None else self._projections[:1]
-        dtype = self.out_proj.dtype
-        return _layer.Attention(
-            [p._weights() for p in projections],
-            self.out_proj._weights(),
-            self.num_heads,
-            self.num_key_value_heads,
-            self.head_dim,
-            None if norm is None else norm._arguments(),
-            keys.batch,
-            rows,
-            keys.key_starts(),
-            self._options(keys),
-            queries.rotation(self.head_dim, self.rotary, dtype),
-            None if own else keys.rotation(self.head_dim, self.rotary, dtype),
-            None if cache is None else cache._keys,
-            None if cache is None else cache._values,
-            queries.past if own and cache is not None else None,
-            queries.until if own and cache is not None else None,
-        )
+    def _make_plan(self) -> _layer.AttentionPlan:
+        """Refuses attributes that were replaced by what they cannot be."""
+        name, seen = "MultiHeadAttention", revision()
+        for attribute in ("num_heads", "num_key_value_heads", "head_dim"):
+            _checks.size(name, attribute, getattr(self, attribute))
+        for attribute in ("left", "right"):
+            _checks.integer(name, attribute, getattr(self, attribute))
+        _checks.finite_scale(name, self.scale, self.head_dim, np.dtype(np.float32))
+        if self.softcap is not None:
+            _checks.finite_softcap(name, self.softcap, self.out_proj.dtype)
+        if self.rotary is not None:
+            check_rotary(name, self.rotary, self.head_dim)
+        for part in (*self._projections, self.out_proj):
+            if not isinstance(part, Linear):
+                raise TypeError(f"{name}: out_proj must be a Linear, not {type(part).__name__}")
+        if self.q_norm is not None or self.k_norm is not None:
+            check_norm(name, "q_norm", self.q_norm), check_norm(name, "k_norm", self.k_norm)
+        plan = _layer.AttentionPlan(self, seen)
+        vars(self)["_plan"] = plan
+        return plan
+
+    def _slopes(self) -> Array | None:
+        return alibi_slopes(self.num_heads, dtype=self.out_proj.dtype) if self.alibi else None
+
+    def _attends_in_bf16(self) -> bool:
+        """Whether queries, keys and values are rounded to bfloat16. Norms of queries and keys compute in float32."""
+        return self.out_proj.computes_in_bf16 and self.q_norm is None
+
+    def _counts_positions(self) -> bool:
+        """Whether it matters how far apart tokens stand."""
+        return self.rotary is not None or self.alibi or self.left >= 0 or self.right >= 0
 
     def _layout(self) -> tuple[Any, ...]:
         """What keys and values in a cache depend on, apart from parameters."""
         shape = self.embed_dim, self.num_heads, self.num_key_value_heads, self.head_dim
-        return *shape, self.scale, self.left, self.right, self.rotary, self.out_proj.computes_in_halves
+        return *shape, self.scale, self.left, self.right, self.rotary, self._attends_in_bf16()
 
-    def _cache(self, batch_size: int, capacity: int) -> KVCache:
-        """For the keys of sequences to themselves, of the element type that attention reads."""
-        dtype: Any = "bfloat16" if self.out_proj.computes_in_halves else self.out_proj.dtype
-        window = self.left + 1 if self.left >= 0 and capacity > 2 * (self.left + 1) else None
-        capacity = capacity if window is None else 2 * window
+    def _cache(self, batch_size: int, capacity: int, window: int | None = None) -> KVCache:
+        """An empty cache of the element type that attention reads."""
+        dtype: Any = "bfloat16" if self._attends_in_bf16() else self.out_proj.dtype
         return KVCache(batch_size, self.num_key_value_heads, capacity, self.head_dim, dtype=dtype, window=window)
 
-    def _remember(self, rows: Array, keys: Sequences) -> KVCache:
-        """The keys and values of another sequence's rows (batch S, E), of which keys.until are real."""
-        _, key, value = self._projections
-        cache = KVCache(
-            keys.batch,
-            self.num_key_value_heads,
-            max(1, int(keys.starts[-1])),
-            self.head_dim,
-            dtype="bfloat16" if self.out_proj.computes_in_halves else self.out_proj.dtype,
-        )
-        block = _layer.Attention(
-            [key._weights(), value._weights()],
-            self.out_proj._weights(),
-            self.num_heads,
-            self.num_key_value_heads,
-            self.head_dim,
-            None,
-            keys.batch,
-            keys.starts,
-            keys.starts,
-            {"scale": self.scale},
-            None,
-            keys.rotation(self.head_dim, self.rotary, self.out_proj.dtype),
-            cache._keys,
-            cache._values,
-            cache.lengths,
-            keys.until,
-        )
-        _layer.cache_memory(block, rows, keys.workspace, get_num_threads(), _threads.SMALL_WORK)
-        assert keys.until is not None
-        cache.lengths = keys.until
-        return cache
+    def _cache_of_steps(self, batch_size: int, capacity: int) -> KVCache:
+        """An empty cache for the keys of sequences to themselves: with a window, for no more than twice its keys."""
+        if self.left >= 0 and capacity > 2 * (self.left + 1):
+            return self._cache(batch_size, 2 * (self.left + 1), self.left + 1)
+        return self._cache(batch_size, capacity)
 
-    def _options(self, sequences: Sequences) -> dict[str, Any]:
-        """Attention's options for keys that are of those sequences."""
-        options = sequences.options(self.out_proj.computes_in_halves, self.num_heads).copy()
-        options["scale"] = self.scale
-        options["left"] = self.left
-        options.setdefault("right", self.right)
-        return options
+    def _cache_of_memory(self, rows: Array, memory: Sequences) -> KVCache:
+        """The keys and values of a memory's rows (batch S, E), of which memory.new_len are real."""
+        plan = self._planned()
+        cache = self._cache(memory.batch, max(1, int(memory.cu_seqlens[-1])))
+        binding = memory.binding(plan.bf16)
+        binding.past_len = cache.lengths
+        plan.precompute(rows, binding, memory.rotation_of(plan), cache._keys, cache._values)
+        assert memory.new_len is not None
+        cache.lengths = memory.new_len
+        return cache
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
         outputs = [p.out_features for p in self._projections]
@@ -224,7 +250,9 @@ class MultiHeadAttention(Layer):
             shapes = {
                 f"{x}_proj_weight": shape for x, shape in zip("qkv", zip(outputs, inputs, strict=True), strict=True)
             }
-        return shapes | {"in_proj_bias": (sum(outputs),)} if self.out_proj._has_bias else shapes
+        if self._projections[0]._has_bias:
+            shapes["in_proj_bias"] = (sum(outputs),)
+        return shapes | super()._own_shapes()
 
     def _own_held(self) -> dict[str, Any]:
         parts = [p._own_held() for p in self._projections]
@@ -233,12 +261,12 @@ class MultiHeadAttention(Layer):
             values = {"in_proj_weight": concatenated([part["weight"] for part in parts])}
         else:
             values = {f"{x}_proj_weight": part["weight"] for x, part in zip("qkv", parts, strict=True)}
-        if self.out_proj._has_bias:
+        if self._projections[0]._has_bias:
             values["in_proj_bias"] = np.concatenate([part["bias"] for part in parts])
-        return values
+        return values | super()._own_held()
 
     def _own_made(self, values: Mapping[str, Any]) -> list[Setting]:
-        made: list[Setting] = []
+        settings = super()._own_made(values) if self._parameters else []
         first = 0
         for letter, projection in zip("qkv", self._projections, strict=True):
             part = slice(first, first := first + projection.out_features)
@@ -246,5 +274,5 @@ class MultiHeadAttention(Layer):
             own = {"weight": values[name] if name in values else values["in_proj_weight"][part]}
             if "in_proj_bias" in values:
                 own["bias"] = values["in_proj_bias"][part]
-            made += projection._own_made(own)
-        return made
+            settings += projection._own_made(own)
+        return settings

@@ -1,143 +1,140 @@
-"""What layers of encoders and decoders share: attention of sequences to themselves and a feed-forward block."""
+"""A layer of the Transformer: self-attention, attention to a memory where it has that, and a feed-forward block."""
 
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-from pyattn import _checks, _threads
+from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import layer as _layer
-from pyattn._threads import get_num_threads
+from pyattn._module import Layer, Seed, revision
 from pyattn.activations import ACTIVATIONS
 from pyattn.cache import KVCache
 from pyattn.layers.attention import MultiHeadAttention
-from pyattn.layers.base import Layer
+from pyattn.layers.config import LayerConfig
 from pyattn.layers.linear import Linear
-from pyattn.layers.norm import LayerNorm, Norm, RMSNorm
-from pyattn.layers.sequences import Sequences
+from pyattn.layers.norm import Norm, check_norm, norm_of
+from pyattn.layers.sequences import RotaryTables, Sequences
 
-
-def check_numbers(stack: Layer, what: str, x: Array) -> None:
-    """FloatingPointError that says what of a stack made rows x (n, E), unless all are finite."""
-    bad = ~np.isfinite(x).all(axis=1)
-    if bad.any():
-        where = f"in {bad.sum()} of {len(x)} rows, first in {bad.argmax()}"
-        raise FloatingPointError(f"{type(stack).__name__}: {what} has NaN or infinity {where}")
-
-
-def check_layers(stack: Layer, layers: list[Any], kind: "type[Block]") -> None:
-    """Refuses layers of a stack, a list that may be changed, of another kind or of other sizes than the first."""
-    name = type(stack).__name__
-    if not layers:
-        raise ValueError(f"{name}: layers is empty")
-    needed: tuple[Any, ...] | None = None
-    for number, layer in enumerate(layers):
-        if not isinstance(layer, kind):
-            raise TypeError(f"{name}: layers.{number} must be a {kind.__name__}, not {type(layer).__name__}")
-        seen = layer._sizes()
-        needed = needed or seen
-        if seen != needed:
-            raise ValueError(f"{name}: layers.{number} has {_named(seen)}; layers.0 has {_named(needed)}")
-
-
-def _named(sizes: tuple[Any, ...]) -> str:
-    width, heads, dtype, attentions = sizes
-    return f"width {width}, {heads} heads, dtype {dtype} and {attentions} attention layers"
-
-
-def last_norm(stack: Layer, norm: Norm, x: Array, check_finite: bool) -> Array:
-    """Rows x of a stack through the norm behind its layers, in place."""
-    norm._apply(x, out=x)
-    if check_finite:
-        check_numbers(stack, "the output of norm", x)
-    return x
+_Block = TypeVar("_Block", bound="Block")
 
 
 class Block(Layer):
-    """Self-attention, attention to a memory where a layer has that, feed-forward; `_forward_rows` does the work."""
+    """What layers of encoders and decoders share. `_forward_rows` does the work.
 
-    norm1: Norm | None
+    A subclass names the norms of its blocks: of self-attention, of attention to a memory, and of the feed-forward block.
+    The norm behind a block in front of the residual sum has that name after "post_".
+    """
 
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int,
-        activation: str,
-        norm_first: bool,
-        bias: bool,
-        gated: bool,
-        dtype: DTypeLike,
-        rng: np.random.Generator,
-        **attention: Any,
-    ) -> None:
-        name = type(self).__name__
-        for argument, value in (("d_model", d_model), ("nhead", nhead), ("dim_feedforward", dim_feedforward)):
-            _checks.size(name, argument, value)
-        _checks.choice(name, "activation", activation, [a for a in ACTIVATIONS if a])
-        self.norm_first = _checks.flag(name, "norm_first", norm_first)
-        self.gated = _checks.flag(name, "gated", gated)
-        self._activation = ACTIVATIONS[activation]
-        self.self_attn = MultiHeadAttention(d_model, nhead, bias, dtype=dtype, rng=rng, **attention)
+    _norms: ClassVar[tuple[str, str, str]]
+    _plan: _layer.LayerPlan | None = None
+    multihead_attn: MultiHeadAttention | None = None
+
+    @classmethod
+    def from_config(cls: type[_Block], config: LayerConfig, rng: Seed = None) -> _Block:
+        """The layer that a LayerConfig describes, of random parameters from rng."""
+        if not isinstance(config, LayerConfig):
+            raise TypeError(f"{cls.__name__}.from_config: config must be a LayerConfig, not {type(config).__name__}")
+        if config.cross_attention and not cls._norms[1]:
+            raise ValueError(f"{cls.__name__}.from_config: config has cross_attention; a TransformerDecoderLayer has it")
+        layer = cls.__new__(cls)
+        layer._make(config, rng)
+        return layer
+
+    def _make(self, config: LayerConfig, rng: Seed) -> None:
+        rng = np.random.default_rng(rng)
+        sizes: dict[str, Any] = {"dtype": config.dtype, "rng": rng}
+        self.norm_first = config.norm_placement != "post"
+        self.residual_scale = config.residual_scale
+        self.gated = config.gated
+        self._activation = ACTIVATIONS[config.activation]
+        self.self_attn = MultiHeadAttention.from_config(config, rng)
         self.linear1 = Linear(
-            d_model,
-            dim_feedforward * (2 if gated else 1),
-            bias,
-            activation=None if gated else activation,
-            dtype=dtype,
-            rng=rng,
+            config.d_model,
+            config.dim_feedforward * (2 if config.gated else 1),
+            config.linear_bias,
+            activation=None if config.gated else config.activation,
+            **sizes,
         )
-        self.linear2 = Linear(dim_feedforward, d_model, bias, dtype=dtype, rng=rng)
+        self.linear2 = Linear(config.dim_feedforward, config.d_model, config.linear_bias, **sizes)
+        if config.cross_attention:
+            self.multihead_attn = MultiHeadAttention.from_config(config, rng, cross=True)
+        for name, there in zip(self._norms, (config.input_norm, config.cross_attention, True), strict=True):
+            if name:
+                behind = there and config.norm_placement == "sandwich"
+                setattr(self, name, norm_of(config, config.d_model) if there else None)
+                setattr(self, f"post_{name}", norm_of(config, config.d_model) if behind else None)
+        self._tables = RotaryTables()
 
-    def _make_norm(self, norm: str, eps: float, bias: bool) -> Norm:
-        _checks.choice(type(self).__name__, "norm", norm, ("layer", "rms"))
-        width, dtype = self.linear2.out_features, self.linear2.dtype
-        return LayerNorm(width, eps, bias, dtype=dtype) if norm == "layer" else RMSNorm(width, eps, dtype=dtype)
+    def _first(self) -> "Block":
+        """The layer itself, as a stack has a first one."""
+        return self
+
+    def _attention(self) -> MultiHeadAttention:
+        return self.self_attn
 
     def _sizes(self) -> tuple[Any, ...]:
         """What is the same in all layers of a stack: width, heads, dtype, and how often a layer attends."""
         attention = self.self_attn
-        return attention.embed_dim, attention.num_heads, attention.out_proj.dtype, 1
+        attends = 1 if self.multihead_attn is None else 2
+        return attention.embed_dim, attention.num_heads, attention.out_proj.dtype, attends
 
     def _counts_positions(self) -> bool:
-        attention = self.self_attn
-        return attention.rotary is not None or attention.left >= 0 or attention.right >= 0
+        return self.self_attn._counts_positions()
 
-    def _last_norm(self) -> Norm:
-        """That of the feed-forward block."""
-        raise NotImplementedError
+    def _make_plan(self) -> _layer.LayerPlan:
+        """Refuses parts that were replaced by what they cannot be."""
+        function, seen = type(self).__name__, revision()
+        for name in ("linear1", "linear2"):
+            if not isinstance(part := getattr(self, name), Linear):
+                raise TypeError(f"{function}: {name} must be a Linear, not {type(part).__name__}")
+        for name, attention in (("self_attn", self.self_attn), ("multihead_attn", self.multihead_attn)):
+            if not (isinstance(attention, MultiHeadAttention) or (attention is None and name != "self_attn")):
+                raise TypeError(f"{function}: {name} must be a MultiHeadAttention, not {type(attention).__name__}")
+        cross = None
+        if self.multihead_attn is not None:
+            if self.multihead_attn.left >= 0 or self.multihead_attn.right >= 0 or self.multihead_attn.alibi:
+                raise ValueError(f"{function}: multihead_attn has a window or ALiBi; attention to a memory has neither")
+            cross = self.multihead_attn._planned()
+        _checks.positive(function, "residual_scale", self.residual_scale)
+        norms = [self._norms_of(function, name, number) for number, name in enumerate(self._norms)]
+        plan = _layer.LayerPlan(self, self.self_attn._planned(), cross, norms, seen)
+        vars(self)["_plan"] = plan
+        return plan
+
+    def _norms_of(self, function: str, name: str, number: int) -> tuple[Norm | None, Norm | None]:
+        """The norm of a block, and the one behind it; the one of the feed-forward block may not be missing."""
+        if not name or (number == 1 and self.multihead_attn is None):
+            return None, None
+        norm, behind = getattr(self, name), getattr(self, f"post_{name}")
+        if norm is not None or number == 2:
+            check_norm(function, name, norm)
+        return norm, None if behind is None else check_norm(function, f"post_{name}", behind)
 
     def _forward_rows(
         self,
         x: Array,
         sequences: Sequences,
         out: Array | None = None,
+        memory: Sequences | None = None,
         cache: KVCache | None = None,
-        cross: _layer.Attention | None = None,
-        memory: list[Array] | None = None,
+        memory_cache: KVCache | None = None,
     ) -> Array:
         """Checked rows through the layer: out, an array like x, or a new one.
 
-        cache: where keys and values of the sequences are, if these continue others. memory: what cross attends to, as
-        rows of keys and rows of values, unless it has a cache.
+        cache: where keys and values of the sequences are, if these continue others. memory: what the layer attends to,
+        whose keys and values are in memory_cache unless it has rows.
         """
+        plan = self._plan
+        if plan is None or plan.revision is not revision():
+            plan = self._make_plan()
         x = np.ascontiguousarray(x)
         out = np.empty_like(x) if out is None else out
-        _layer.layer(
-            x,
-            out,
-            self.self_attn._block(sequences, sequences, self.norm1, cache),
-            cross,
-            memory or [],
-            self.linear1._weights(),
-            self.linear2._weights(),
-            self._last_norm()._arguments(),
-            self.norm_first,
-            self._activation,
-            self.gated,
-            sequences.workspace,
-            get_num_threads(),
-            _threads.SMALL_WORK,
-        )
+        attention, bound = plan.self_attention, None
+        if memory is not None and plan.cross_attention is not None:
+            keys, values = (None, None) if memory_cache is None else (memory_cache._keys, memory_cache._values)
+            bound = sequences.memory_of(plan.cross_attention, memory, keys, values)
+        keys, values = (None, None) if cache is None else (cache._keys, cache._values)
+        rotation = None if attention.rotary is None else sequences.rotation_of(attention)
+        plan.run(x, out, sequences.binding(attention.bf16), rotation, bound, keys, values)
         return out

@@ -163,11 +163,28 @@ def check_rotary(function: str, rotary: Any, head_dim: int) -> None:
     _checks.rotary_base(function, rotary.base, width)
 
 
-def placement(function: str, norm_first: Any, sandwich_norm: Any) -> str:
-    """norm_placement of torch's norm_first, and of sandwich_norm, which goes with it."""
+def torch_config(
+    function: str,
+    sizes: tuple[int, int, int],
+    norm_first: bool,
+    sandwich_norm: bool,
+    bias: bool,
+    rotary_base: float | None,
+    **options: Any,
+) -> LayerConfig:
+    """A LayerConfig of those public arguments of layers that it names otherwise, and of others that it has too."""
     norm_first = _checks.flag(function, "norm_first", norm_first)
-    if _checks.flag(function, "sandwich_norm", sandwich_norm):
-        if not norm_first:
-            raise ValueError(f"{function}: sandwich_norm needs norm_first=True")
-        return "sandwich"
-    return "pre" if norm_first else "post"
+    if _checks.flag(function, "sandwich_norm", sandwich_norm) and not norm_first:
+        raise ValueError(f"{function}: sandwich_norm needs norm_first=True")
+    bias = _checks.flag(function, "bias", bias)
+    return LayerConfig(
+        *sizes,
+        norm_placement="sandwich" if sandwich_norm else "pre" if norm_first else "post",
+        rotary=None if rotary_base is None else Rotary(rotary_base),
+        in_proj_bias=bias,
+        out_proj_bias=bias,
+        linear_bias=bias,
+        norm_bias=bias,
+        function=function,
+        **options,
+    )

@@ -1,6 +1,5 @@
-"""Layers of the decoder, and a stack of them."""
+"""Decoders: a layer, and a stack of layers that also makes sequences longer step by step."""
 
-import copy
 import os
 from typing import Any
 
@@ -10,13 +9,69 @@ from numpy.typing import ArrayLike, DTypeLike
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import layer as _layer
+from pyattn._module import Seed
 from pyattn.cache import KVCache
-from pyattn.layers.attention import MultiHeadAttention
-from pyattn.layers.base import Layer, Seed
-from pyattn.layers.block import Block, check_layers, check_numbers, last_norm
+from pyattn.layers.block import Block
+from pyattn.layers.config import torch_config
 from pyattn.layers.norm import Norm
 from pyattn.layers.sequences import Sequences
+from pyattn.layers.stack import Stack
 from pyattn.layers.state import DecoderState
+
+
+def decode(
+    self: "TransformerDecoderLayer | TransformerDecoder",
+    tgt: Array,
+    memory: Array | None = None,
+    tgt_mask: Array | None = None,
+    memory_mask: Array | None = None,
+    *,
+    tgt_key_mask: Array | None = None,
+    memory_key_mask: Array | None = None,
+    is_causal: bool = False,
+) -> Array:
+    """tgt (B, L, E) attending to itself and to memory (B, S, E); both without the batch axis as well.
+
+    Args:
+        tgt: of the layers' dtype, any strides.
+        memory: an encoder's output; None for layers without cross-attention.
+        tgt_mask, memory_mask: as in scaled_dot_product_attention: (L, L) and (L, S), (B, L, S), or broadcasting to
+            (B, H, L, S).
+        tgt_key_mask, memory_key_mask: boolean (B, L) and (B, S): True where a token is real, False where it is
+            padding (torch's key_padding_masks are their negations).
+        is_causal: a token sees itself and those before it.
+
+    Returns:
+        The shape of tgt. Unlike an encoder's, padding of tgt is computed as any token is, and not 0.
+
+    Raises:
+        TypeError: an input is not of the layers' dtype; a mask's dtype is unsupported.
+        ValueError: shapes do not fit; memory is missing, or given to layers that have no cross-attention.
+    """
+    name = type(self).__name__
+    check_memory(name, self._first(), memory)
+    attention = self._attention()
+    width, dtype, heads = attention.embed_dim, attention.out_proj.dtype, attention.num_heads
+    rows, shape = _checks.rows(name, tgt, width, dtype)
+    batch, (length, _) = _checks.batches(name, shape, shape, shape)
+    mask = _checks.combined_mask(name, tgt_mask, tgt_key_mask, (batch, heads, length, length), dtype)
+    is_causal = _checks.flag(name, "is_causal", is_causal)
+    sequences, keys = Sequences.padded(batch, length, mask, is_causal, self._tables), None
+    if memory is not None:
+        memory_rows, memory_shape = _checks.rows(name, memory, width, dtype)
+        _, lengths = _checks.batches(name, shape, memory_shape, memory_shape)
+        mask = _checks.combined_mask(name, memory_mask, memory_key_mask, (batch, heads, *lengths), dtype)
+        keys = Sequences.padded(batch, lengths[1], mask, False, self._tables)
+        keys.rows = memory_rows, memory_rows
+    return self._forward_rows(rows, sequences, memory=keys).reshape(*shape, width)
+
+
+def check_memory(function: str, layer: Block, memory: Array | None) -> None:
+    wanted = layer.multihead_attn is not None
+    if wanted != (memory is not None):
+        raise ValueError(
+            f"{function}: " + ("memory is needed" if wanted else "memory is given, but there is no cross-attention")
+        )
 
 
 class TransformerDecoderLayer(Block):
@@ -24,15 +79,25 @@ class TransformerDecoderLayer(Block):
 
     Vaswani et al. 2017 (arXiv:1706.03762), sections 3.1 to 3.3. Arguments and parameters as torch's
     nn.TransformerDecoderLayer has them (`self_attn.*`, `multihead_attn.*`, `linear1.*`, `linear2.*`, `norm1.*`,
-    `norm2.*`, `norm3.*`); the others as TransformerEncoderLayer's. cross_attention: False leaves out multihead_attn and
-    norm2, as in models that have no encoder (GPT: Radford et al. 2018).
-
-    A layer is a part of a TransformerDecoder, which runs it.
+    `norm2.*`, `norm3.*`); the others as TransformerEncoderLayer's (`post_norm1.*`, `post_norm2.*` and `post_norm3.*` of
+    sandwich_norm). cross_attention: False leaves out multihead_attn and norm2, as in models that have no encoder (GPT:
+    Radford et al. 2018).
 
     Example:
-        >>> sorted(TransformerDecoderLayer(64, 4, 128).state_dict())[:3]
+        >>> layer = TransformerDecoderLayer(64, 4, 128)
+        >>> sorted(layer.state_dict())[:3]
         ['linear1.bias', 'linear1.weight', 'linear2.bias']
+        >>> layer(np.ones((2, 7, 64), np.float32), np.ones((2, 9, 64), np.float32), is_causal=True).shape
+        (2, 7, 64)
     """
+
+    _norms = ("norm1", "norm2", "norm3")
+    norm1: Norm | None
+    norm2: Norm | None
+    norm3: Norm
+    post_norm1: Norm | None
+    post_norm2: Norm | None
+    post_norm3: Norm | None
 
     def __init__(
         self,
@@ -52,55 +117,51 @@ class TransformerDecoderLayer(Block):
         scale: float | None = None,
         window: tuple[int | None, int | None] | None = None,
         rotary_base: float | None = None,
+        softcap: float | None = None,
+        sinks: bool = False,
+        alibi: bool = False,
+        qk_norm: bool = False,
+        unit_offset: bool = False,
+        sandwich_norm: bool = False,
+        residual_scale: float = 1.0,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
     ) -> None:
-        rng = np.random.default_rng(rng)
-        super().__init__(
-            d_model,
-            nhead,
-            dim_feedforward,
-            activation,
+        config = torch_config(
+            type(self).__name__,
+            (d_model, nhead, dim_feedforward),
             norm_first,
+            sandwich_norm,
             bias,
-            gated,
-            dtype,
-            rng,
+            rotary_base,
+            activation=activation,
+            layer_norm_eps=layer_norm_eps,
+            cross_attention=cross_attention,
+            gated=gated,
+            norm=norm,
             num_key_value_heads=num_key_value_heads,
             head_dim=head_dim,
             scale=scale,
             window=window,
-            rotary_base=rotary_base,
+            softcap=softcap,
+            sinks=sinks,
+            alibi=alibi,
+            qk_norm=qk_norm,
+            unit_offset=unit_offset,
+            residual_scale=residual_scale,
+            dtype=dtype,
         )
-        self.multihead_attn: MultiHeadAttention | None = None
-        self.norm1 = self._make_norm(norm, layer_norm_eps, bias)
-        self.norm2: Norm | None = None
-        if _checks.flag("TransformerDecoderLayer", "cross_attention", cross_attention):
-            self.multihead_attn = MultiHeadAttention(
-                d_model, nhead, bias, head_dim=head_dim, scale=scale, dtype=dtype, rng=rng
-            )
-            self.norm2 = self._make_norm(norm, layer_norm_eps, bias)
-        self.norm3 = self._make_norm(norm, layer_norm_eps, bias)
+        self._make(config, rng)
 
-    def _last_norm(self) -> Norm:
-        return self.norm3
-
-    def _sizes(self) -> tuple[Any, ...]:
-        return *super()._sizes()[:-1], 1 if self.multihead_attn is None else 2
-
-    def _cross(
-        self, sequences: Sequences, memory: Sequences | None, cache: KVCache | None = None
-    ) -> _layer.Attention | None:
-        if self.multihead_attn is None or memory is None:
-            return None
-        return self.multihead_attn._block(sequences, memory, self.norm2, cache)
+    __call__ = decode
 
 
-class TransformerDecoder(Layer):
+class TransformerDecoder(Stack):
     """A stack of num_layers copies of decoder_layer, with a norm behind the last if one is given.
 
     Parameters as torch's nn.TransformerDecoder has them (`layers.0.self_attn. ...`, `norm.weight`, `norm.bias`).
     Called, it runs over whole sequences; `start` and `step` make sequences longer at the cost of the new tokens.
+    `from_configs` makes a stack of layers that differ.
 
     Attributes:
         check_finite: as TransformerEncoder has it; a step that raises leaves all sequences as they were.
@@ -115,69 +176,17 @@ class TransformerDecoder(Layer):
         True
     """
 
-    check_finite = False
+    _layer_type = TransformerDecoderLayer
+    layers: list[TransformerDecoderLayer]
 
     def __init__(self, decoder_layer: TransformerDecoderLayer, num_layers: int, norm: Norm | None = None) -> None:
-        name = "TransformerDecoder"
-        _checks.size(name, "num_layers", num_layers)
-        if not isinstance(decoder_layer, TransformerDecoderLayer):
-            raise TypeError(
-                f"{name}: decoder_layer must be a TransformerDecoderLayer, not {type(decoder_layer).__name__}"
-            )
-        if norm is not None and not isinstance(norm, Norm):
-            raise TypeError(f"{name}: norm must be a LayerNorm, an RMSNorm or None, not {type(norm).__name__}")
-        width, dtype = decoder_layer.norm3.width, decoder_layer.norm3.dtype
-        if norm is not None and (norm.width, norm.dtype) != (width, dtype):
-            raise ValueError(f"{name}: norm is for {norm.width} {norm.dtype}, the layers for {width} {dtype}")
-        self.layers = [copy.deepcopy(decoder_layer) for _ in range(num_layers)]
-        self.norm = norm
+        self._copies(decoder_layer, "decoder_layer", num_layers, norm)
+
+    def _make(self, layers: list[Any], norm: Norm | None) -> None:
+        super()._make(layers, norm)
         self._name = os.urandom(16)  # by which states know it and its copies
 
-    def __call__(
-        self,
-        tgt: Array,
-        memory: Array | None = None,
-        tgt_mask: Array | None = None,
-        memory_mask: Array | None = None,
-        *,
-        tgt_key_mask: Array | None = None,
-        memory_key_mask: Array | None = None,
-        is_causal: bool = False,
-    ) -> Array:
-        """tgt (B, L, E) attending to itself and to memory (B, S, E); both without the batch axis as well.
-
-        Args:
-            tgt: of the layers' dtype, any strides.
-            memory: an encoder's output; None for layers without cross-attention.
-            tgt_mask, memory_mask: as in scaled_dot_product_attention: (L, L) and (L, S), (B, L, S), or broadcasting to
-                (B, H, L, S).
-            tgt_key_mask, memory_key_mask: boolean (B, L) and (B, S): True where a token is real, False where it is
-                padding (torch's key_padding_masks are their negations).
-            is_causal: a token sees itself and those before it.
-
-        Returns:
-            The shape of tgt. Unlike an encoder's, padding of tgt is computed as any token is, and not 0.
-
-        Raises:
-            TypeError: an input is not of the layers' dtype; a mask's dtype is unsupported.
-            ValueError: shapes do not fit; memory is missing, or given to layers that have no cross-attention.
-        """
-        name = "TransformerDecoder"
-        self._check_memory(name, memory)
-        attention = self.layers[0].self_attn
-        width, dtype, heads = attention.embed_dim, attention.out_proj.dtype, attention.num_heads
-        rows, shape = _checks.rows(name, tgt, width, dtype)
-        batch, (length, _) = _checks.batches(name, shape, shape, shape)
-        mask = _checks.combined_mask(name, tgt_mask, tgt_key_mask, (batch, heads, length, length), dtype)
-        sequences = Sequences(batch, np.array([0, length]), mask, _checks.flag(name, "is_causal", is_causal))
-        keys, memory_rows = None, None
-        if memory is not None:
-            memory_rows, memory_shape = _checks.rows(name, memory, width, dtype)
-            _, lengths = _checks.batches(name, shape, memory_shape, memory_shape)
-            mask = _checks.combined_mask(name, memory_mask, memory_key_mask, (batch, heads, *lengths), dtype)
-            keys = Sequences(batch, np.array([0, lengths[1]]), mask, workspace=sequences.workspace)
-        out = self._forward_rows(rows, [sequences] * len(self.layers), keys, memory_rows)
-        return out.reshape(*shape, width)
+    __call__ = decode
 
     def start(
         self,
@@ -200,29 +209,39 @@ class TransformerDecoder(Layer):
             TypeError, ValueError: as a call; a size is not a positive integer.
         """
         name = "TransformerDecoder.start"
-        self._check_memory(name, memory)
-        first = self.layers[0].self_attn
-        batch, keys, rows = 1, None, None
+        check_memory(name, self._first(), memory)
+        batch, keys, cross = 1, None, []
         if memory is not None:
-            rows, shape = _checks.rows(name, memory, first.embed_dim, first.out_proj.dtype)
-            batch, (_, length) = _checks.batches(name, shape, shape, shape)
-            lengths = np.full(batch, length) if memory_lengths is None else memory_lengths
-            lengths = _checks.integers(name, "memory_lengths", lengths, (batch,), f"{(batch,)}, one for each sample")
-            _checks.within(name, "memory_lengths", lengths, 0, np.full(batch, length), "the rows of memory")
-            keys = Sequences(batch, np.array([0, length]), until=np.array(lengths, np.int64))
+            keys, cross = self._cached_memory(name, memory, memory_lengths)
+            batch = keys.batch
         elif batch_size is not None:
             batch = _checks.size(name, "batch_size", batch_size)
         most = batch if batch_size is None else max(batch, _checks.size(name, "batch_size", batch_size))
         capacity = _checks.size(name, "capacity", capacity)
-        caches = [layer.self_attn._cache(most, capacity) for layer in self.layers]
+        caches = [layer.self_attn._cache_of_steps(most, capacity) for layer in self.layers]
         for cache in caches:
             cache.reorder(np.arange(batch))
-        cross = []
-        if keys is not None and rows is not None:
-            if self.check_finite:
-                check_numbers(self, "memory", rows)
-            cross = [layer.multihead_attn._remember(rows, keys) for layer in self.layers if layer.multihead_attn]
-        return DecoderState(caches, keys, cross, self._layout())
+        state = DecoderState(caches, keys, cross, self._layout())
+        if self.position_bias is not None:
+            state.bias_by_distance = self.position_bias.by_distance
+        return state
+
+    def _cached_memory(
+        self, function: str, memory: Array, memory_lengths: ArrayLike | None
+    ) -> tuple[Sequences, list[KVCache]]:
+        """A memory's sequences, and each layer's keys and values of its rows."""
+        attention = self._attention()
+        rows, shape = _checks.rows(function, memory, attention.embed_dim, attention.out_proj.dtype)
+        batch, (_, length) = _checks.batches(function, shape, shape, shape)
+        lengths = np.full(batch, length) if memory_lengths is None else memory_lengths
+        lengths = _checks.integers(function, "memory_lengths", lengths, (batch,), f"{(batch,)}, one for each sample")
+        _checks.within(function, "memory_lengths", lengths, 0, np.full(batch, length), "the rows of memory")
+        lengths = np.array(lengths, np.int64)
+        if self.check_finite:
+            self._check_numbers("memory", rows)
+        keys = Sequences.memory(batch, length, lengths)
+        caches = [layer.multihead_attn._cache_of_memory(rows, keys) for layer in self.layers if layer.multihead_attn]
+        return Sequences.memory(batch, length, lengths), caches  # without what the caches' computation needed
 
     def step(self, x: Array, state: DecoderState, lengths: ArrayLike | None = None) -> Array:
         """The next tokens of a state's sequences: x (B, L, E) to (B, L, E); they see all before them.
@@ -239,7 +258,7 @@ class TransformerDecoder(Layer):
         """
         name = "TransformerDecoder.step"
         self._check_state(name, state)
-        attention = self.layers[0].self_attn
+        attention = self._attention()
         rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
         if len(shape) != 2 or shape[0] != len(state.lengths):
             raise ValueError(
@@ -261,84 +280,47 @@ class TransformerDecoder(Layer):
                 if cache.window is None:  # has room for all, or none is appended
                     cache._until(function, length, more)
             caches = [cache._branch(apart=length > most) for cache in state._caches]
-            if length <= most:
-                out = self._step_part(function, rows, state, caches, length, more, workspace)
-            else:
-                whole = rows.reshape(len(more), length, rows.shape[1])
-                out = np.empty_like(whole)
-                for first in range(0, length, most):
-                    part = whole[:, first : first + most]
-                    count = part.shape[1]
-                    here = np.clip(more - first, 0, count)
-                    done = self._step_part(
-                        function, part.reshape(-1, part.shape[2]), state, caches, count, here, workspace
-                    )
-                    out[:, first : first + most] = done.reshape(part.shape)
+            whole = rows.reshape(len(more), length, rows.shape[1])
+            outs = []
+            for first in range(0, max(1, length), most):
+                part = whole[:, first : first + most]
+                here = np.clip(more - first, 0, part.shape[1])
+                outs.append(self._step_part(function, part, state, caches, here, workspace))
             state._caches = caches
         finally:
             state._workspaces.append(workspace)
+        out = outs[0] if len(outs) == 1 else np.concatenate(outs, axis=1)
         return out.reshape(rows.shape)
 
     def _step_part(
         self,
         function: str,
-        rows: Array,
+        part: Array,
         state: DecoderState,
         caches: list[KVCache],
-        length: int,
         more: Array,
         workspace: _layer.Workspace,
     ) -> Array:
-        """The next `length` rows of each sequence, of which so many are real, into the caches of a step."""
-        sequences = state._next(function, caches, length, more, workspace)
-        out = self._forward_rows(rows, sequences, state._memory, None, caches, state._cross)
+        """The next rows (B, length, E) of each sequence, of which so many are real, into the caches of a step."""
+        sequences = state._next(function, caches, part.shape[1], more, workspace)
+        rows = part.reshape(-1, part.shape[2])
+        out = self._forward_rows(rows, sequences, state._memory, caches, state._cross)
         for cache, own in zip(caches, sequences, strict=True):
-            assert own.until is not None
-            cache.lengths = own.until
-        return out
-
-    def _forward_rows(
-        self,
-        x: Array,
-        sequences: list[Sequences],
-        memory: Sequences | None = None,
-        memory_rows: Array | None = None,
-        caches: list[KVCache] | None = None,
-        cross_caches: list[KVCache] | None = None,
-    ) -> Array:
-        """Checked rows through the layers, each with its own view of the sequences, and the norm behind them."""
-        check_layers(self, self.layers, TransformerDecoderLayer)
-        arrays = [np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)]
-        if self.check_finite:
-            check_numbers(self, "the input", x)
-            if memory_rows is not None:
-                check_numbers(self, "memory", memory_rows)
-        for number, (layer, own) in enumerate(zip(self.layers, sequences, strict=True)):
-            cache = None if caches is None else caches[number]
-            cross = cross_caches[number] if cross_caches else None
-            x = layer._forward_rows(
-                x,
-                own,
-                arrays[number % 2],
-                cache,
-                layer._cross(own, memory, cross),
-                None if memory_rows is None else [memory_rows, memory_rows],
-            )
-            if self.check_finite:
-                check_numbers(self, f"the output of layers.{number}", x)
-        return x if self.norm is None else last_norm(self, self.norm, x, self.check_finite)
+            assert own.new_len is not None
+            cache.lengths = own.new_len
+        return out.reshape(part.shape)
 
     def _layout(self) -> tuple[Any, ...]:
         """What a state is made for: this decoder or a copy, its heads, and what keys and values of its layers are."""
-        check_layers(self, self.layers, TransformerDecoderLayer)
+        seen = self._checked()
         layouts = [
             [
                 None if attention is None else attention._layout()
                 for attention in (layer.self_attn, layer.multihead_attn)
             ]
-            for layer in self.layers
+            for layer in seen
         ]
-        return self._name, self.layers[0].self_attn.num_heads, layouts
+        return self._name, seen[0].self_attn.num_heads, layouts
 
     def _check_state(self, function: str, state: DecoderState) -> None:
         if not isinstance(state, DecoderState):
@@ -347,11 +329,3 @@ class TransformerDecoder(Layer):
         if state._made_for != layout:
             made = "before layers were replaced" if state._made_for[0] == self._name else "by another decoder"
             raise ValueError(f"{function}: state was made {made}; start makes one that fits")
-
-    def _check_memory(self, function: str, memory: Array | None) -> None:
-        check_layers(self, self.layers[:1], TransformerDecoderLayer)
-        wanted = self.layers[0].multihead_attn is not None
-        if wanted != (memory is not None):
-            raise ValueError(
-                f"{function}: " + ("memory is needed" if wanted else "memory is given, but there is no cross-attention")
-            )

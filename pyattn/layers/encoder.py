@@ -1,92 +1,84 @@
-"""Layers of the encoder, and a stack of them."""
-
-import copy
+"""Encoders: a layer, and a stack of layers."""
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn.layers.attention import MultiHeadAttention
-from pyattn.layers.base import Layer, Seed
-from pyattn.layers.block import Block, check_layers, check_numbers, last_norm
+from pyattn._module import Seed
+from pyattn.layers.block import Block
+from pyattn.layers.config import torch_config
 from pyattn.layers.norm import Norm
 from pyattn.layers.sequences import Sequences
+from pyattn.layers.stack import Stack
 
 
-class Encoder(Layer):
-    """What maps (B, L, E) to itself by self-attention: a layer, or a stack of them. `_forward_rows` does the work."""
+def encode(
+    self: "TransformerEncoderLayer | TransformerEncoder",
+    x: Array,
+    mask: Array | None = None,
+    *,
+    key_mask: Array | None = None,
+    is_causal: bool = False,
+) -> Array:
+    """x (B, L, E), or (L, E) without a batch.
 
-    def __call__(
-        self, x: Array, mask: Array | None = None, *, key_mask: Array | None = None, is_causal: bool = False
-    ) -> Array:
-        """x (B, L, E), or (L, E) without a batch.
+    Args:
+        x: of the layer's dtype, any strides.
+        mask: as in scaled_dot_product_attention: (L, L), (B, L, L) or broadcasting to (B, H, L, L).
+        key_mask: boolean (B, L), or (L,) without a batch: True where a token is real, False where it is padding
+            (torch's src_key_padding_mask is ~key_mask). Padding comes out as 0; without a mask it is not computed.
+        is_causal: a token sees itself and those before it.
 
-        Args:
-            x: of the layer's dtype, any strides.
-            mask: as in scaled_dot_product_attention: (L, L), (B, L, L) or broadcasting to (B, H, L, L).
-            key_mask: boolean (B, L), or (L,) without a batch: True where a token is real, False where it is padding
-                (torch's src_key_padding_mask is ~key_mask). Padding comes out as 0; without a mask it is not computed.
-            is_causal: a token sees itself and those before it.
+    Returns:
+        The shape of x.
 
-        Returns:
-            The shape of x.
+    Raises:
+        TypeError: x is not of the layer's dtype; a mask's dtype is unsupported.
+        ValueError: shapes do not fit.
+    """
+    name = type(self).__name__
+    is_causal = _checks.flag(name, "is_causal", is_causal)
+    attention = self._attention()
+    rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
+    batch, (length, _) = _checks.batches(name, shape, shape, shape)
+    logits = (batch, attention.num_heads, length, length)
+    combined = _checks.combined_mask(name, mask, key_mask, logits, rows.dtype)
+    live = None if key_mask is None else np.asarray(key_mask).reshape(-1)
+    if live is None or mask is not None or (self._counts_positions() and has_gaps(live.reshape(batch, length))):
+        out = self._forward_rows(rows, Sequences.padded(batch, length, combined, is_causal, self._tables))
+        if live is not None:
+            out[~live] = 0
+    else:
+        cu_seqlens = np.concatenate([[0], np.cumsum(live.reshape(batch, length).sum(axis=1))])
+        out = np.zeros(rows.shape, rows.dtype)
+        out[live] = self._forward_rows(rows[live], Sequences.packed(cu_seqlens, is_causal, self._tables))
+    return out.reshape(*shape, attention.embed_dim)
 
-        Raises:
-            TypeError: x is not of the layer's dtype; a mask's dtype is unsupported.
-            ValueError: shapes do not fit.
-        """
-        name = type(self).__name__
-        is_causal = _checks.flag(name, "is_causal", is_causal)
-        attention = self._attention()
-        rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
-        batch, (length, _) = _checks.batches(name, shape, shape, shape)
-        logits = (batch, attention.num_heads, length, length)
-        combined = _checks.combined_mask(name, mask, key_mask, logits, rows.dtype)
-        live = None if key_mask is None else np.asarray(key_mask).reshape(-1)
-        if live is None or mask is not None or (self._counts_positions() and has_gaps(live.reshape(batch, length))):
-            out = self._forward_rows(rows, Sequences(batch, np.array([0, length]), combined, is_causal))
-            if live is not None:
-                out[~live] = 0
-        else:
-            starts = np.concatenate([[0], np.cumsum(live.reshape(batch, length).sum(axis=1))])
-            out = np.zeros(rows.shape, rows.dtype)
-            out[live] = self._forward_rows(rows[live], Sequences(1, starts, is_causal=is_causal))
-        return out.reshape(*shape, attention.embed_dim)
 
-    def forward_packed(self, x: Array, cu_seqlens: Array, *, is_causal: bool = False) -> Array:
-        """Sequences without padding, one after the other.
+def encode_packed(
+    self: "TransformerEncoderLayer | TransformerEncoder", x: Array, cu_seqlens: Array, *, is_causal: bool = False
+) -> Array:
+    """Sequences without padding, one after the other.
 
-        Args:
-            x: (total tokens, E) of the layer's dtype.
-            cu_seqlens: integers (sequences + 1,): sequence i is rows cu_seqlens[i] ... cu_seqlens[i + 1] of x.
-            is_causal: a token sees itself and those before it in its sequence.
+    Args:
+        x: (total tokens, E) of the layer's dtype.
+        cu_seqlens: integers (sequences + 1,): sequence i is rows cu_seqlens[i] ... cu_seqlens[i + 1] of x.
+        is_causal: a token sees itself and those before it in its sequence.
 
-        Returns:
-            (total tokens, E): a row's bits do not depend on the other sequences.
+    Returns:
+        (total tokens, E): a row's bits do not depend on the other sequences.
 
-        Raises:
-            TypeError: x is not of the layer's dtype; cu_seqlens are not integers.
-            ValueError: shapes do not fit; cu_seqlens do not ascend from 0 to the number of tokens.
-        """
-        name = f"{type(self).__name__}.forward_packed"
-        is_causal = _checks.flag(name, "is_causal", is_causal)
-        attention = self._attention()
-        rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
-        starts = _checks.sequence_starts(name, cu_seqlens, shape)
-        return self._forward_rows(rows, Sequences(1, starts, is_causal=is_causal))
-
-    def _attention(self) -> MultiHeadAttention:
-        """An attention layer of the encoder: widths, heads and dtype are the same in all."""
-        raise NotImplementedError
-
-    def _counts_positions(self) -> bool:
-        """Whether it matters how far apart tokens stand."""
-        raise NotImplementedError
-
-    def _forward_rows(self, x: Array, sequences: Sequences, out: Array | None = None) -> Array:
-        """Checked rows through the encoder: out, an array like x, or a new one."""
-        raise NotImplementedError
+    Raises:
+        TypeError: x is not of the layer's dtype; cu_seqlens are not integers.
+        ValueError: shapes do not fit; cu_seqlens do not ascend from 0 to the number of tokens.
+    """
+    name = f"{type(self).__name__}.forward_packed"
+    is_causal = _checks.flag(name, "is_causal", is_causal)
+    attention = self._attention()
+    rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
+    cu_seqlens = _checks.sequence_starts(name, cu_seqlens, shape)
+    return self._forward_rows(rows, Sequences.packed(cu_seqlens, is_causal, self._tables))
 
 
 def has_gaps(live: Array) -> bool:
@@ -95,7 +87,7 @@ def has_gaps(live: Array) -> bool:
     return bool((begins.sum(axis=1) > 1).any())
 
 
-class TransformerEncoderLayer(Block, Encoder):
+class TransformerEncoderLayer(Block):
     """Self-attention and a feed-forward block, each with a residual connection and a norm.
 
     Vaswani et al. 2017 (arXiv:1706.03762), sections 3.1 to 3.3; norm_first: Xiong et al. 2020 (arXiv:2002.04745).
@@ -104,13 +96,25 @@ class TransformerEncoderLayer(Block, Encoder):
 
     gated: linear1 has 2 dim_feedforward outputs, and what enters linear2 is activation(first half) * second half:
     GEGLU, SwiGLU and the like, Shazeer 2020 (arXiv:2002.05202). norm: "layer" or "rms". num_key_value_heads, head_dim,
-    scale, window, rotary_base: as in MultiHeadAttention.
+    scale, window, rotary_base, softcap, sinks, alibi: as in MultiHeadAttention; qk_norm as well, of the kind of the
+    other norms and with their eps.
+
+    unit_offset: as in RMSNorm, of all norms. sandwich_norm: with norm_first, there is also a norm behind each block, in
+    front of the residual sum (`post_norm1.*`, `post_norm2.*`; CogView: Ding et al. 2021, arXiv:2105.13290, and Gemma 2).
+    residual_scale: what multiplies a block's output before it is added to its input. `from_config` makes a layer of a
+    LayerConfig, which has further choices.
 
     Example:
         >>> layer = TransformerEncoderLayer(384, 12, 1536, "gelu")
         >>> layer(np.ones((2, 7, 384), np.float32)).shape
         (2, 7, 384)
     """
+
+    _norms = ("norm1", "", "norm2")
+    norm1: Norm | None
+    norm2: Norm
+    post_norm1: Norm | None
+    post_norm2: Norm | None
 
     def __init__(
         self,
@@ -129,39 +133,50 @@ class TransformerEncoderLayer(Block, Encoder):
         scale: float | None = None,
         window: tuple[int | None, int | None] | None = None,
         rotary_base: float | None = None,
+        softcap: float | None = None,
+        sinks: bool = False,
+        alibi: bool = False,
+        qk_norm: bool = False,
+        unit_offset: bool = False,
+        sandwich_norm: bool = False,
+        residual_scale: float = 1.0,
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
     ) -> None:
-        super().__init__(
-            d_model,
-            nhead,
-            dim_feedforward,
-            activation,
+        config = torch_config(
+            type(self).__name__,
+            (d_model, nhead, dim_feedforward),
             norm_first,
+            sandwich_norm,
             bias,
-            gated,
-            dtype,
-            np.random.default_rng(rng),
+            rotary_base,
+            activation=activation,
+            layer_norm_eps=layer_norm_eps,
+            gated=gated,
+            norm=norm,
             num_key_value_heads=num_key_value_heads,
             head_dim=head_dim,
             scale=scale,
             window=window,
-            rotary_base=rotary_base,
+            softcap=softcap,
+            sinks=sinks,
+            alibi=alibi,
+            qk_norm=qk_norm,
+            unit_offset=unit_offset,
+            residual_scale=residual_scale,
+            dtype=dtype,
         )
-        self.norm1 = self._make_norm(norm, layer_norm_eps, bias)
-        self.norm2 = self._make_norm(norm, layer_norm_eps, bias)
+        self._make(config, rng)
 
-    def _attention(self) -> MultiHeadAttention:
-        return self.self_attn
-
-    def _last_norm(self) -> Norm:
-        return self.norm2
+    __call__ = encode
+    forward_packed = encode_packed
 
 
-class TransformerEncoder(Encoder):
+class TransformerEncoder(Stack):
     """A stack of num_layers copies of encoder_layer, with a norm behind the last if one is given.
 
     Parameters as torch's nn.TransformerEncoder has them (`layers.0.self_attn. ...`, `norm.weight`, `norm.bias`).
+    `from_configs` makes a stack of layers that differ.
 
     Attributes:
         check_finite: False; if set to True, a call looks at what enters the stack and leaves each layer and the norm,
@@ -173,42 +188,11 @@ class TransformerEncoder(Encoder):
         (2, 7, 384)
     """
 
-    check_finite = False
+    _layer_type = TransformerEncoderLayer
+    layers: list[TransformerEncoderLayer]
 
     def __init__(self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Norm | None = None) -> None:
-        name = "TransformerEncoder"
-        _checks.size(name, "num_layers", num_layers)
-        if not isinstance(encoder_layer, TransformerEncoderLayer):
-            raise TypeError(
-                f"{name}: encoder_layer must be a TransformerEncoderLayer, not {type(encoder_layer).__name__}"
-            )
-        if norm is not None and not isinstance(norm, Norm):
-            raise TypeError(f"{name}: norm must be a LayerNorm, an RMSNorm or None, not {type(norm).__name__}")
-        width, dtype = encoder_layer.norm2.width, encoder_layer.norm2.dtype
-        if norm is not None and (norm.width, norm.dtype) != (width, dtype):
-            raise ValueError(f"{name}: norm is for {norm.width} {norm.dtype}, the layers for {width} {dtype}")
-        self.layers = [copy.deepcopy(encoder_layer) for _ in range(num_layers)]
-        self._order: list[int] | None = None  # in which they are run, where a model runs one more than once
-        self.norm = norm
+        self._copies(encoder_layer, "encoder_layer", num_layers, norm)
 
-    def _attention(self) -> MultiHeadAttention:
-        check_layers(self, self.layers[:1], TransformerEncoderLayer)
-        return self.layers[0].self_attn
-
-    def _counts_positions(self) -> bool:
-        return any(layer._counts_positions() for layer in self.layers)
-
-    def _forward_rows(self, x: Array, sequences: Sequences, out: Array | None = None) -> Array:
-        # Layers write to one of two arrays and read the other; the last one's is out.
-        check_layers(self, self.layers, TransformerEncoderLayer)
-        order = range(len(self.layers)) if self._order is None else self._order
-        if max(order) >= len(self.layers):
-            raise ValueError(f"TransformerEncoder: there are {len(self.layers)} layers; {max(order) + 1} are needed")
-        arrays = [np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype) if out is None else out]
-        if self.check_finite:
-            check_numbers(self, "the input", x)
-        for step, number in enumerate(order, len(order) % 2):
-            x = self.layers[number]._forward_rows(x, sequences, arrays[step % 2])
-            if self.check_finite:
-                check_numbers(self, f"the output of layers.{number}", x)
-        return x if self.norm is None else last_norm(self, self.norm, x, self.check_finite)
+    __call__ = encode
+    forward_packed = encode_packed

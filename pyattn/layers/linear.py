@@ -11,7 +11,7 @@ from pyattn._checks import Array
 from pyattn._core import linear as _linear
 from pyattn._threads import threads_for
 from pyattn.activations import ACTIVATIONS
-from pyattn.layers.base import Layer, Seed, Setting, initial
+from pyattn._module import Layer, Seed, Setting, initial
 from pyattn.precision import INT8, MOST_INT8_INPUTS, elements_of, held
 
 
@@ -71,7 +71,7 @@ class Linear(Layer):
         return out
 
     @property
-    def computes_in_halves(self) -> bool:
+    def computes_in_bf16(self) -> bool:
         """Whether what only matrix products and attention read is rounded to bfloat16."""
         return self._weights().dtype.itemsize < 4
 

@@ -1,6 +1,6 @@
 """Normalisation."""
 
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -8,8 +8,9 @@ from numpy.typing import DTypeLike
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import rowwise
+from pyattn._module import Layer
 from pyattn._threads import threads_for
-from pyattn.layers.base import Layer
+from pyattn.layers.config import LayerConfig
 
 Arguments: TypeAlias = tuple[Array, Array | None, float, bool]  # weight, bias, eps, centred
 
@@ -18,6 +19,7 @@ class Norm(Layer):
     """What the norms share: rows (..., width), each normalised on its own."""
 
     centred: ClassVar[bool]
+    unit_offset = False
 
     def __init__(self, width: int, eps: float, bias: bool, dtype: DTypeLike) -> None:
         name = type(self).__name__
@@ -48,7 +50,8 @@ class Norm(Layer):
         return out
 
     def _arguments(self) -> Arguments:
-        return self._parameters["weight"], self._parameters.get("bias"), self.eps, self.centred
+        weight: Array = self._parameters["weight"]
+        return weight + 1 if self.unit_offset else weight, self._parameters.get("bias"), self.eps, self.centred
 
 
 class LayerNorm(Norm):
@@ -72,7 +75,8 @@ class LayerNorm(Norm):
 class RMSNorm(Norm):
     """x / sqrt(mean of squares + eps) * weight over the last axis: Zhang & Sennrich 2019 (arXiv:1910.07467).
 
-    Parameter: `weight` (width,), ones until it is loaded.
+    Parameter: `weight` (width,), ones until it is loaded. unit_offset: 1 + weight multiplies instead (Gemma: Team et
+    al. 2024, arXiv:2403.08295), and weight is zeros until it is loaded.
 
     Example:
         >>> RMSNorm(3)(np.array([[1, 2, 3]], np.float32)).round(3)
@@ -81,5 +85,25 @@ class RMSNorm(Norm):
 
     centred = False
 
-    def __init__(self, normalized_shape: int, eps: float = 1e-6, *, dtype: DTypeLike = np.float32) -> None:
+    def __init__(
+        self, normalized_shape: int, eps: float = 1e-6, *, unit_offset: bool = False, dtype: DTypeLike = np.float32
+    ) -> None:
         super().__init__(normalized_shape, eps, False, dtype)
+        self.unit_offset = _checks.flag("RMSNorm", "unit_offset", unit_offset)
+        if self.unit_offset:
+            self._parameters = {"weight": np.zeros(self.width, self.dtype)}
+
+
+def norm_of(config: LayerConfig, width: int) -> Norm:
+    """A norm of the kind that a layer's are."""
+    dtype = "float64" if config.dtype == "float64" else "float32"
+    if config.norm == "layer":
+        return LayerNorm(width, config.layer_norm_eps, config.norm_bias, dtype=dtype)
+    return RMSNorm(width, config.layer_norm_eps, unit_offset=config.unit_offset, dtype=dtype)
+
+
+def check_norm(function: str, name: str, norm: Any) -> Norm:
+    """norm, refused unless it is one."""
+    if not isinstance(norm, Norm):
+        raise TypeError(f"{function}: {name} must be a LayerNorm or an RMSNorm, not {type(norm).__name__}")
+    return norm

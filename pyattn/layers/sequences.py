@@ -1,115 +1,177 @@
-"""What the rows of a call are: sequences, whole or the next tokens of some whose keys and values are cached."""
+"""The rows of a call: sequences padded or packed, the next tokens of cached ones, or a memory that others attend to."""
 
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
+from pyattn import _threads
 from pyattn._checks import Array
-from pyattn._core import layer, rowwise
+from pyattn._core import layer as _layer
+from pyattn._core import rowwise
+from pyattn._threads import get_num_threads
+from pyattn.layers.config import Rotary
 from pyattn.positional import rotary_tables
 from pyattn.positional.relative import by_distance
 from pyattn.precision import mask_to_bfloat16, to_bfloat16
 
-Rotation: TypeAlias = tuple[Array, Array, Array]
+LEAST_TABLE = 256  # positions: a table that must grow grows to twice what is needed, and to this at least
 
 
-@dataclass(frozen=True)
-class Rotary:
-    """Rotary positions: their base, and how they are scaled, the items of what rotary_frequencies takes.
+class RotaryTables:
+    """Cosines and sines of rotary positions, kept from call to call. A copy begins without any."""
 
-    Types whose frequencies depend on the sequence's length have those of sequences within the original length;
-    models refuse longer ones (ModelConfig.longest).
-    """
+    def __init__(self) -> None:
+        self._tables: dict[tuple[Any, ...], tuple[Array, Array]] = {}
 
-    base: float
-    scaling: tuple[tuple[str, Any], ...] = ()
+    def __reduce__(self) -> tuple[type["RotaryTables"], tuple[()]]:
+        return RotaryTables, ()
 
-
-Tables: TypeAlias = dict[tuple[int, Rotary], tuple[Array, Array]]
+    def get(self, rotary: Rotary, head_dim: int, length: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+        """Those of at least `length` positions."""
+        key = rotary.base, rotary.scaling, rotary.width or head_dim, dtype.char
+        tables = self._tables.get(key)
+        if tables is None or len(tables[0]) < length:
+            tables = self._tables[key] = rotary_tables(
+                max(LEAST_TABLE, 2 * length),
+                rotary.width or head_dim,
+                base=rotary.base,
+                scaling=dict(rotary.scaling),
+                sequence_length=0,
+                dtype=dtype,
+            )
+        return tables
 
 
 @dataclass
 class Sequences:
-    """Rows are `batch` times the sequences that starts, int64 (sequences + 1,), describes.
+    """The rows of a call: `batch` times the sequences that cu_seqlens, int64 (sequences + 1,), describes.
 
-    mask is as attention's, for one sequence; relative_bias (H, 2 n + 1), for all: what is added to the logits of a key
-    that stands n behind the query up to n ahead, n + 1 or more being the longest sequence.
+    `padded`, `packed`, `step` and `memory` make them.
 
-    With past and until, int64 (batch,), each sample has one sequence, of which so many tokens are cached before the
-    call and behind it: the rows are the tokens in between, with padding behind them where others have more. What is
-    cached begins at the positions `begins`, int64 (batch,), or at 0. Without them each sequence begins at `first`.
+    Attributes:
+        mask: as attention's, for one sequence; with is_causal, a token attends to none behind it.
+        relative_bias: (H, 2 n + 1), added to the logits of a key that stands n before the query up to n behind it, n + 1
+            or more being the longest sequence.
+        first: the position of each sequence's first row.
+        past_len, new_len: int64 (batch,): tokens of each sequence in its cache before the call and after it. Rows are
+            the tokens in between, with padding behind them. Without past_len the cache has been written before.
+        base: int64 (batch,), the positions of the caches' first tokens.
+        bias: (batch, H, L, S), instead of relative_bias.
+        rows: of a memory, its keys' and its values' rows, where these are not in a cache.
+        workspace, tables: memory that a call uses, and rotary tables that calls share.
     """
 
     batch: int
-    starts: Array
+    cu_seqlens: Array
     mask: Array | None = None
     is_causal: bool = False
-    first: int = 0
     relative_bias: Array | None = None
-    past: Array | None = None
-    until: Array | None = None
-    begins: Array | None = None
-    bias: Array | None = None  # (batch, H, L, S), instead of relative_bias
-    workspace: layer.Workspace = field(default_factory=layer.Workspace)
-    tables: Tables = field(default_factory=dict)  # of rotary positions: kept from call to call where tokens follow
-    _options: dict[bool, dict[str, Any]] = field(default_factory=dict)
+    first: int = 0
+    past_len: Array | None = None
+    new_len: Array | None = None
+    base: Array | None = None
+    bias: Array | None = None
+    rows: tuple[Array, Array] | None = None
+    workspace: _layer.Workspace = field(default_factory=_layer.Workspace)
+    tables: RotaryTables = field(default_factory=RotaryTables)
+    _bindings: dict[tuple[bool, bool], _layer.Binding] = field(default_factory=dict)
+    _rotations: dict[tuple[Any, ...], _layer.Rotation] = field(default_factory=dict)
     _positions: Array | None = None
-    _key_starts: Array | None = None
+
+    @classmethod
+    def padded(
+        cls, batch: int, length: int, mask: Array | None, is_causal: bool, tables: RotaryTables
+    ) -> "Sequences":
+        """A batch of sequences of one length."""
+        return cls(batch, np.array([0, length]), mask, is_causal, tables=tables)
+
+    @classmethod
+    def packed(cls, cu_seqlens: Array, is_causal: bool, tables: RotaryTables) -> "Sequences":
+        """Sequences one behind the other, without padding."""
+        return cls(1, cu_seqlens, is_causal=is_causal, tables=tables)
+
+    @classmethod
+    def step(cls, length: int, past_len: Array, new_len: Array, base: Array, **shared: Any) -> "Sequences":
+        """The next `length` rows of each sequence, whose cache has past_len tokens and will have new_len."""
+        cu_seqlens = np.array([0, length])
+        return cls(
+            len(new_len), cu_seqlens, is_causal=True, past_len=past_len, new_len=new_len, base=base, **shared
+        )
+
+    @classmethod
+    def memory(cls, batch: int, length: int, lengths: Array) -> "Sequences":
+        """What cached keys and values are of: (batch, length) rows, of which lengths (batch,) are real."""
+        return cls(batch, np.array([0, length]), new_len=lengths)
 
     def longest(self) -> int:
-        return rowwise.longest(self.starts)
-
-    def key_starts(self) -> Array:
-        """As starts, of the keys."""
-        if self._key_starts is None:
-            self._key_starts = self.starts if self.until is None else np.array([0, self.until.max(initial=0)])
-        return self._key_starts
+        return rowwise.longest(self.cu_seqlens)
 
     def positions(self) -> Array:
-        """That of each row in its sequence."""
+        """The position of each row in its sequence."""
         if self._positions is None:
-            self._positions = rowwise.positions(self.starts, self.batch)
+            positions = rowwise.positions(self.cu_seqlens, self.batch)
             if self.first:
-                self._positions += self.first
-            if self.past is not None:
-                first = self.past if self.begins is None else self.past + self.begins
-                self._positions += np.repeat(first, self.starts[-1])
+                positions += self.first
+            if self.past_len is not None:
+                first = self.past_len if self.base is None else self.past_len + self.base
+                positions += np.repeat(first, self.cu_seqlens[-1])
+            self._positions = positions
         return self._positions
 
-    def rotation(self, width: int, rotary: Rotary | None, dtype: np.dtype[Any]) -> Rotation | None:
-        """What turns heads of so many features by rotary positions, the angles of dtype."""
+    def rotation_of(self, plan: _layer.AttentionPlan) -> _layer.Rotation | None:
+        """What rotates heads of these rows in a layer's attention; None where it has no rotary positions."""
+        rotary = plan.rotary
         if rotary is None:
             return None
-        length = self.first + self.longest() if self.past is None else int(self.positions().max(initial=-1)) + 1
-        if (width, rotary) not in self.tables or len(self.tables[width, rotary][0]) < length:
-            room = length if self.past is None else max(256, 2 * length)
-            self.tables[width, rotary] = rotary_tables(
-                room, width, base=rotary.base, scaling=dict(rotary.scaling), sequence_length=0, dtype=dtype
-            )
-        return (self.positions(), *self.tables[width, rotary])
+        key = rotary, plan.head_dim, plan.compute_dtype
+        rotation = self._rotations.get(key)
+        if rotation is None:
+            positions = self.positions()
+            length = int(positions.max(initial=-1)) + 1
+            tables = self.tables.get(rotary, plan.head_dim, length, plan.compute_dtype)
+            rotation = self._rotations[key] = _layer.Rotation(positions, *tables)
+        return rotation
 
-    def options(self, half: bool, heads: int) -> dict[str, Any]:
-        """What they are to attention, apart from the layer's own scale and window; half: for arrays of bfloat16."""
-        if half not in self._options:
-            options = self._options[half] = {"scale": 1.0}
-            if self.is_causal:
-                options["right"] = 0
-            if self.mask is not None:
-                options["mask"] = self.mask if self.mask.dtype == bool or not half else mask_to_bfloat16(self.mask)
-            if self.bias is not None:
-                options["bias"] = mask_to_bfloat16(self.bias) if half else self.bias
-            if self.relative_bias is not None:
-                table = to_bfloat16(self.relative_bias) if half else self.relative_bias
-                view = by_distance(table, table.shape[1] // 2, *[self.longest()] * 2)
-                options["bias"] = np.broadcast_to(view, (self.batch, *view.shape))
-                options["bias_of_sequence"] = True
-            if self.until is not None:
-                options["kv_lengths"] = _for_heads(self.until, heads)
-            if self.past is not None:
-                options["offsets"] = _for_heads(self.past, heads)
-        return self._options[half]
+    def binding(self, bf16: bool, memory: "Sequences | None" = None) -> _layer.Binding:
+        """These rows attending to themselves, to what their cache holds, or to a memory, as drivers take it.
 
+        bf16: masks and biases are of bfloat16, as attention's operands are. Sequences that stand side by side share
+        those of a memory evenly.
+        """
+        key = bf16, memory is None
+        binding = self._bindings.get(key)
+        if binding is None:
+            keys = self if memory is None else memory
+            query_starts = self.cu_seqlens * (self.batch // max(1, keys.batch))
+            binding = self._bindings[key] = _layer.Binding(keys.batch, query_starts, keys._ends(), self.workspace)
+            binding.threads, binding.small = get_num_threads(), _threads.SMALL_WORK
+            keys._fill(binding, bf16)
+        return binding
 
-def _for_heads(x: Array, heads: int) -> Array:
-    return np.broadcast_to(x[:, None, None], (len(x), heads, 1))
+    def memory_of(
+        self, plan: _layer.AttentionPlan, memory: "Sequences", keys: Array | None, values: Array | None
+    ) -> _layer.Memory:
+        """A memory as these rows attend to it in a layer: its rows, or the layer's cache of its keys and values."""
+        rows = (None, None) if memory.rows is None else memory.rows
+        bound = _layer.Memory(self.binding(plan.bf16, memory), *rows, keys, values)
+        if plan.rotary is not None:
+            bound.query_rotation = self.rotation_of(plan)
+            bound.key_rotation = None if memory.rows is None else memory.rotation_of(plan)
+        return bound
+
+    def _ends(self) -> Array:
+        """Where the keys of each sequence begin, and the last ends."""
+        return self.cu_seqlens if self.new_len is None else np.array([0, self.new_len.max(initial=0)])
+
+    def _fill(self, binding: _layer.Binding, bf16: bool) -> None:
+        binding.is_causal, binding.past_len, binding.new_len = self.is_causal, self.past_len, self.new_len
+        if self.mask is not None:
+            binding.mask = self.mask if self.mask.dtype == bool or not bf16 else mask_to_bfloat16(self.mask)
+        if self.bias is not None:
+            binding.bias = mask_to_bfloat16(self.bias) if bf16 else self.bias
+        elif self.relative_bias is not None:
+            table = to_bfloat16(self.relative_bias) if bf16 else self.relative_bias
+            view = by_distance(table, table.shape[1] // 2, *[self.longest()] * 2)
+            binding.bias = np.broadcast_to(view, (self.batch, *view.shape))
+            binding.bias_of_sequence = True

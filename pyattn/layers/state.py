@@ -10,7 +10,7 @@ from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import layer as _layer
 from pyattn.cache import KVCache
-from pyattn.layers.sequences import Sequences, Tables
+from pyattn.layers.sequences import RotaryTables, Sequences
 from pyattn.positional.relative import by_distance
 
 
@@ -33,8 +33,14 @@ class DecoderState:
         self._made_for = made_for  # TransformerDecoder._layout
         self._samples = np.arange(len(caches[0].lengths) if memory is None else memory.batch)
         self._workspaces = [_layer.Workspace()]  # none while a call has it
-        self._tables: Tables = {}
+        self._reorders = False  # whether a reorder has begun and not ended
+        self._tables = RotaryTables()
         self.bias_by_distance: Callable[[int, int], Array] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copy and pickle: a copy belongs to no call. One of a state that a reorder left in pieces is of no use."""
+        workspaces = [] if self._reorders else [_layer.Workspace()]
+        return vars(self) | {"_workspaces": workspaces}
 
     @property
     def lengths(self) -> Array:
@@ -50,10 +56,12 @@ class DecoderState:
         """
         rows = self._caches[0]._rows(rows)
         workspace = self._take("DecoderState.reorder")
+        self._reorders = True
         for cache in self._caches:
             cache.reorder(rows)
         if self._memory is not None:
             self._reorder_memory(self._memory, self._samples[rows])
+        self._reorders = False
         self._workspaces.append(workspace)  # not before all has moved
 
     def _reorder_memory(self, memory: Sequences, samples: Array) -> None:
@@ -65,7 +73,7 @@ class DecoderState:
         if not np.array_equal(firsts, np.arange(memory.batch)):
             for cache in self._cross:
                 cache._take(firsts)
-            self._memory = Sequences(len(firsts), memory.starts, until=self._cross[0].lengths)
+            self._memory = Sequences.memory(len(firsts), int(memory.cu_seqlens[-1]), self._cross[0].lengths)
         self._samples = np.repeat(np.arange(len(firsts)), each)
 
     def _take(self, function: str) -> _layer.Workspace:
@@ -88,27 +96,19 @@ class DecoderState:
         """For each layer the rows of the next `length` tokens of every sequence, of which so many are real."""
         seen: dict[int | None, Sequences] = {}
         for cache in caches:
-            until = cache._until(function, length, more)
+            new_len = cache._until(function, length, more)
             if cache.window not in seen:
-                seen[cache.window] = Sequences(
-                    len(until),
-                    np.array([0, length]),
-                    is_causal=True,
-                    past=cache.lengths,
-                    until=until,
-                    begins=cache.begins,
-                    workspace=workspace,
-                    tables=self._tables,
-                    bias=self._biases(function, cache.lengths, length, until),
-                )
+                bias = self._biases(function, cache.lengths, length, new_len)
+                shared = {"bias": bias, "workspace": workspace, "tables": self._tables}
+                seen[cache.window] = Sequences.step(length, cache.lengths, new_len, cache.begins, **shared)
         return [seen[cache.window] for cache in caches]
 
-    def _biases(self, function: str, past: Array, length: int, until: Array) -> Array | None:
+    def _biases(self, function: str, past_len: Array, length: int, new_len: Array) -> Array | None:
         """(B, H, length, longest), of the new tokens to all."""
-        if self.bias_by_distance is None or not len(past):
+        if self.bias_by_distance is None or not len(past_len):
             return None
-        keys = int(until.max())
-        last, first = int(past.min()), int(past.max())
+        keys = int(new_len.max())
+        last, first = int(past_len.min()), int(past_len.max())
         given = self.bias_by_distance(1 - first - length, keys - last)  # element first + length - 1 is of distance 0
         given = _checks.array(function, "what bias_by_distance gave", given)
         needed = (self._made_for[1], keys - last + first + length - 1)
@@ -117,6 +117,6 @@ class DecoderState:
                 f"{function}: bias_by_distance gave {given.dtype} {given.shape}; floating numbers {needed} are needed"
             )
         table = np.ascontiguousarray(given, self._caches[0]._real)
-        places = past[:1] if first == last else past
+        places = past_len[:1] if first == last else past_len
         views = [by_distance(table, first + length - 1 - int(here), length, keys) for here in places]
-        return np.broadcast_to(views[0], (len(past), *views[0].shape)) if len(views) == 1 else np.stack(views)
+        return np.broadcast_to(views[0], (len(past_len), *views[0].shape)) if len(views) == 1 else np.stack(views)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from pyattn._checks import Array
-from pyattn.layers.base import Layer, Seed
+from pyattn._module import Layer, Seed
 from pyattn.layers.decoder import TransformerDecoder, TransformerDecoderLayer
 from pyattn.layers.encoder import TransformerEncoder, TransformerEncoderLayer
 from pyattn.layers.norm import LayerNorm

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from pyattn import _checks
-from pyattn.layers.sequences import Rotary
+from pyattn.layers.config import Rotary
 from pyattn.models.defaults import DEFAULTS
 from pyattn.models.families import FAMILIES
 from pyattn.models.family import ACTIVATIONS, Family

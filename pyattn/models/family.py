@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyattn.layers.sequences import Rotary
+from pyattn.layers.config import Rotary
 
 # hidden_act in config.json -> activation of our layers; transformers has the same function under several names.
 ACTIVATIONS = {

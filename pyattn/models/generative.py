@@ -20,7 +20,7 @@ from pyattn.layers import (
     DecoderState,
     Linear,
 )
-from pyattn.layers.base import Setting
+from pyattn._module import Setting
 from pyattn.layers.sequences import Sequences
 from pyattn.models._files import read_json, write_json
 from pyattn.models._told_options import ToldOptions

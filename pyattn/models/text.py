@@ -10,7 +10,7 @@ from pyattn._checks import Array
 from pyattn._core import rowwise
 from pyattn._threads import threads_for
 from pyattn.layers import Layer, LayerNorm, Linear
-from pyattn.layers.base import Setting
+from pyattn._module import Setting
 from pyattn.layers.encoder import has_gaps
 from pyattn.layers.sequences import Sequences
 from pyattn.models.config import EncoderConfig

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
 from pyattn.layers import Linear
-from pyattn.layers.base import Setting
+from pyattn._module import Setting
 from pyattn.layers.sequences import Sequences
 from pyattn.models.config import GenerativeConfig
 from pyattn.models.family import Family

@@ -7,7 +7,7 @@ from numpy.typing import DTypeLike
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn.layers.base import Layer, Seed, initial
+from pyattn._module import Layer, Seed, initial
 
 
 def sinusoidal_grid_encoding(

@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn.layers.base import Layer, Seed, initial
+from pyattn._module import Layer, Seed, initial
 
 
 def alibi_slopes(num_heads: int, *, dtype: DTypeLike = np.float32) -> Array:
@@ -156,6 +156,10 @@ class RelativePositionBias(Layer):
         queries, keys = _checks.count(name, "queries", queries), _checks.count(name, "keys", keys)
         offset = keys - queries if query_offset is None else query_offset
         first = 1 - queries - int(_checks.integers(name, "query_offset", offset, (), "a scalar"))
-        distances = first + np.arange(queries + keys)  # one more than there are, so that none is not a special case
-        table = self._parameters["weight"].T[:, relative_position_buckets(distances, *self._buckets)]
-        return by_distance(np.ascontiguousarray(table), max(0, queries - 1), queries, keys)[None]
+        table = self.by_distance(first, first + queries + keys)  # one more than there are: none is no special case
+        return by_distance(table, max(0, queries - 1), queries, keys)[None]
+
+    def by_distance(self, first: int, last: int) -> Array:
+        """(H, last - first), contiguous: what is added to the logits of keys that stand first ... last - 1 behind."""
+        buckets = relative_position_buckets(np.arange(first, last), *self._buckets)
+        return np.ascontiguousarray(self._parameters["weight"][buckets].T)

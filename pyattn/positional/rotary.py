@@ -11,7 +11,7 @@ from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import rowwise
 from pyattn._threads import threads_for
-from pyattn.layers.base import Layer
+from pyattn._module import Layer
 from pyattn.positional.scaling import BY_LENGTH, frequencies_for, rope_type
 
 

@@ -14,6 +14,17 @@ Seed: TypeAlias = "np.random.Generator | int | None"
 
 Setting: TypeAlias = "tuple[Layer, str, Any]"  # an attribute and its new value
 
+_revision = object()
+
+
+def revision() -> object:
+    """An object that another replaces whenever an attribute of some layer is set.
+
+    What was computed from attributes of layers, a plan, is up to date while the object is the one that it was computed
+    with. An object and not a count: threads that set attributes at once never bring an earlier one back.
+    """
+    return _revision
+
 
 class Layer:
     """A layer with named parameters: its own, and those of the layers among its attributes, as `name.parameter`.
@@ -23,6 +34,16 @@ class Layer:
     """
 
     _parameters: Mapping[str, Array] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        global _revision
+        super().__setattr__(name, value)
+        _revision = object()
+
+    def __delattr__(self, name: str) -> None:
+        global _revision
+        super().__delattr__(name)
+        _revision = object()
 
     def state_dict(self) -> dict[str, Array]:
         """All parameters by name, in torch's names and shapes, of the dtype of the layer's inputs."""

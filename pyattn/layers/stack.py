@@ -1,0 +1,184 @@
+"""A list of layers that run one after the other."""
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from pyattn import _checks
+from pyattn._checks import Array
+from pyattn._module import Layer, Seed, revision
+from pyattn.cache import KVCache
+from pyattn.layers.attention import MultiHeadAttention
+from pyattn.layers.block import Block
+from pyattn.layers.config import LayerConfig
+from pyattn.layers.norm import Norm
+from pyattn.layers.sequences import RotaryTables, Sequences
+from pyattn.positional import RelativePositionBias
+
+_Stack = TypeVar("_Stack", bound="Stack")
+
+
+class Stack(Layer):
+    """What stacks of encoders and decoders share: layers, which may differ, and a norm behind the last or None.
+
+    position_bias: None, or the biases by distance that all layers add to their logits. `_forward_rows` does the work.
+    """
+
+    _layer_type: ClassVar[type[Block]]
+    check_finite = False
+
+    @classmethod
+    def from_configs(
+        cls: type[_Stack],
+        configs: Iterable[LayerConfig],
+        norm: Norm | None = None,
+        *,
+        order: Sequence[int] | None = None,
+        position_bias: RelativePositionBias | None = None,
+        rng: Seed = None,
+    ) -> _Stack:
+        """A stack of layers that differ, of random parameters from rng.
+
+        Args:
+            configs: of each layer.
+            norm: behind the last layer, or None.
+            order: the numbers of layers in the order in which they run, where some run more than once (ALBERT: Lan et
+                al. 2019, arXiv:1909.11942); None: each once.
+            position_bias: what all layers add to their logits (T5: Raffel et al. 2020, arXiv:1910.10683).
+
+        Raises:
+            TypeError: an argument is something else.
+            ValueError: there are no configs, or they differ in width, heads, dtype or cross-attention; order names a
+                layer that there is not.
+        """
+        rng = np.random.default_rng(rng)
+        stack = cls.__new__(cls)
+        stack._make([cls._layer_type.from_config(config, rng) for config in configs], norm)
+        if order is not None:
+            for number in order:
+                _checks.integer(cls.__name__, "order", number)
+            stack._order = list(order)
+        if position_bias is not None and not isinstance(position_bias, RelativePositionBias):
+            raise TypeError(
+                f"{cls.__name__}: position_bias must be a RelativePositionBias, not {type(position_bias).__name__}"
+            )
+        stack.position_bias = position_bias
+        stack._in_order()
+        return stack
+
+    def _copies(self, layer: Any, argument: str, count: int, norm: Norm | None) -> None:
+        """Makes the stack of so many copies of a layer."""
+        name = type(self).__name__
+        _checks.size(name, "num_layers", count)
+        if not isinstance(layer, self._layer_type):
+            raise TypeError(f"{name}: {argument} must be a {self._layer_type.__name__}, not {type(layer).__name__}")
+        self._make([copy.deepcopy(layer) for _ in range(count)], norm)
+
+    def _make(self, layers: list[Any], norm: Norm | None) -> None:
+        name = type(self).__name__
+        if norm is not None and not isinstance(norm, Norm):
+            raise TypeError(f"{name}: norm must be a LayerNorm, an RMSNorm or None, not {type(norm).__name__}")
+        self.layers = layers
+        width, _, dtype, _ = self._checked()[0]._sizes()
+        if norm is not None and (norm.width, norm.dtype) != (width, dtype):
+            raise ValueError(f"{name}: norm is for {norm.width} {norm.dtype}, the layers for {width} {dtype}")
+        self._order: list[int] | None = None
+        self.norm = norm
+        self.position_bias: RelativePositionBias | None = None
+        self._tables = RotaryTables()
+
+    def _first(self) -> Block:
+        return self._checked()[0]
+
+    def _attention(self) -> MultiHeadAttention:
+        """Self-attention of the first layer: widths, heads and dtype are the same in all."""
+        return self._first().self_attn
+
+    def _counts_positions(self) -> bool:
+        """Whether it matters how far apart tokens stand."""
+        return self.position_bias is not None or any(layer._counts_positions() for layer in self.layers)
+
+    def _checked(self) -> list[Block]:
+        """The layers, a list that may be changed; refuses those of another kind or of other sizes than the first."""
+        seen = vars(self).get("_seen")
+        if seen is None or seen[0] is not revision() or seen[1] != self.layers:
+            seen = revision(), list(self.layers)
+            self._check(seen[1])
+            vars(self)["_seen"] = seen
+        return seen[1]
+
+    def _check(self, layers: list[Any]) -> None:
+        name = type(self).__name__
+        if not layers:
+            raise ValueError(f"{name}: layers is empty")
+        needed: tuple[Any, ...] | None = None
+        for number, layer in enumerate(layers):
+            if not isinstance(layer, self._layer_type):
+                raise TypeError(f"{name}: layers.{number} must be a {self._layer_type.__name__}, not {type(layer).__name__}")
+            sizes = layer._sizes()
+            needed = needed or sizes
+            if sizes != needed:
+                raise ValueError(f"{name}: layers.{number} has {_named(sizes)}; layers.0 has {_named(needed)}")
+
+    def _in_order(self) -> list[tuple[int, Block]]:
+        """The layers as they run, each with its number."""
+        layers = self._checked()
+        if self._order is None:
+            return list(enumerate(layers))
+        if not 0 <= min(self._order) <= max(self._order) < len(layers):
+            raise ValueError(
+                f"{type(self).__name__}: there are {len(layers)} layers; {max(self._order) + 1} are needed"
+            )
+        return [(number, layers[number]) for number in self._order]
+
+    def _forward_rows(
+        self,
+        x: Array,
+        sequences: Sequences | list[Sequences],
+        memory: Sequences | None = None,
+        caches: list[KVCache] | None = None,
+        memory_caches: list[KVCache] | None = None,
+    ) -> Array:
+        """Checked rows through the layers and the norm.
+
+        sequences: what the rows are to all layers, or to each, where caches differ in windows. memory, caches,
+        memory_caches: as Block._forward_rows takes them, the caches one for each layer.
+        """
+        if self.check_finite:
+            self._check_numbers("the input", x)
+            if memory is not None and memory.rows is not None:
+                self._check_numbers("memory", memory.rows[0])
+        if self.position_bias is not None and isinstance(sequences, Sequences) and sequences.relative_bias is None:
+            farthest = max(1, sequences.longest())
+            sequences.relative_bias = self.position_bias.by_distance(1 - farthest, farthest).astype(x.dtype, copy=False)
+        arrays = [np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)]  # layers write to one and read the other
+        for step, (number, layer) in enumerate(self._in_order()):
+            x = layer._forward_rows(
+                x,
+                sequences if isinstance(sequences, Sequences) else sequences[number],
+                arrays[step % 2],
+                memory,
+                None if caches is None else caches[number],
+                memory_caches[number] if memory_caches else None,
+            )
+            if self.check_finite:
+                self._check_numbers(f"the output of layers.{number}", x)
+        if self.norm is not None:
+            self.norm._apply(x, out=x)
+            if self.check_finite:
+                self._check_numbers("the output of norm", x)
+        return x
+
+    def _check_numbers(self, what: str, x: Array) -> None:
+        """FloatingPointError that says what made rows x (n, E), unless all are finite."""
+        bad = ~np.isfinite(x).all(axis=1)
+        if bad.any():
+            where = f"in {bad.sum()} of {len(x)} rows, first in {bad.argmax()}"
+            raise FloatingPointError(f"{type(self).__name__}: {what} has NaN or infinity {where}")
+
+
+def _named(sizes: tuple[Any, ...]) -> str:
+    width, heads, dtype, attentions = sizes
+    return f"width {width}, {heads} heads, dtype {dtype} and {attentions} attention layers"
