@@ -2,13 +2,13 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pyattn import _checks
-from pyattn._checks import Array, AttentionOptions, Sparse
+from pyattn._checks import Array, Sparse
 from pyattn._core.call import AttentionCall
 from pyattn._threads import threads_for
 

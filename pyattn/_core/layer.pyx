@@ -9,7 +9,6 @@ run on the calling thread.
 """
 
 cimport numpy as cnp
-from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 
 from pyattn._core.attention import WIDTH_BLOCK, attention

@@ -11,7 +11,7 @@ from pyattn._checks import Array
 from pyattn._core import layer as _layer
 from pyattn._module import Layer, Seed, Setting, revision
 from pyattn.cache import KVCache
-from pyattn.layers.config import LayerConfig, Rotary, check_rotary
+from pyattn.layers.config import LayerConfig, check_rotary, torch_config
 from pyattn.layers.linear import Linear
 from pyattn.layers.norm import Norm, check_norm, norm_of
 from pyattn.layers.sequences import RotaryTables, Sequences
@@ -40,10 +40,10 @@ class MultiHeadAttention(Layer):
     Positions are those of is_causal and window: the last query stands at the last key.
 
     softcap: as in scaled_dot_product_attention, or None. sinks: a parameter `sinks` (num_heads,), zeros until it is
-    loaded, as scaled_dot_product_attention has it. alibi: the biases of ALiBi, with the slopes of alibi_slopes. qk_norm:
-    an RMSNorm over the features of each head of queries and of keys, before rotary positions (Henry et al. 2020,
-    arXiv:2010.04245, as in Qwen 3); parameters `q_norm.weight` and `k_norm.weight` (head_dim,). With it, attention
-    computes in float32 where weights are bfloat16 or int8.
+    loaded, as scaled_dot_product_attention has it. alibi: the biases of ALiBi, with the slopes of alibi_slopes.
+    qk_norm: an RMSNorm over the features of each head of queries and of keys, before rotary positions (Henry et al.
+    2020, arXiv:2010.04245, as in Qwen 3); parameters `q_norm.weight` and `k_norm.weight` (head_dim,). With it,
+    attention computes in float32 where weights are bfloat16 or int8.
 
     Example:
         >>> attention = MultiHeadAttention(384, 12)
@@ -75,24 +75,24 @@ class MultiHeadAttention(Layer):
         rng: Seed = None,
     ) -> None:
         name = "MultiHeadAttention"
-        config = LayerConfig(
-            embed_dim,
-            num_heads,
+        config = torch_config(
+            name,
+            (embed_dim, num_heads, 1),
+            False,
+            False,
+            bias,
+            rotary_base,
             num_key_value_heads=num_key_value_heads,
             head_dim=head_dim,
             scale=scale,
             window=window,
-            rotary=None if rotary_base is None else Rotary(rotary_base),
             softcap=softcap,
             sinks=sinks,
             alibi=alibi,
             qk_norm=qk_norm,
             norm="rms",
             layer_norm_eps=1e-6,
-            in_proj_bias=_checks.flag(name, "bias", bias),
-            out_proj_bias=bias,
             dtype=dtype,
-            function=name,
         )
         widths = [
             config.d_model if width is None else _checks.size(name, argument, width)
@@ -108,9 +108,10 @@ class MultiHeadAttention(Layer):
         return attention
 
     def _make(self, config: LayerConfig, rng: np.random.Generator, widths: list[int], cross: bool = False) -> None:
-        self.embed_dim, self.num_heads, self.head_dim = config.d_model, config.nhead, config.head_dim
-        self.num_key_value_heads = config.nhead if cross else config.num_key_value_heads
-        self.scale, self.softcap = config.scale, config.softcap
+        self.embed_dim, self.num_heads, self.softcap = config.d_model, config.nhead, config.softcap
+        self.head_dim = int(config.head_dim or self.embed_dim // self.num_heads)
+        self.num_key_value_heads = int(config.num_key_value_heads or self.num_heads) if not cross else self.num_heads
+        self.scale = _checks.finite_scale("MultiHeadAttention", config.scale, self.head_dim, np.dtype(np.float32))
         self.left, self.right = _checks.sides("MultiHeadAttention", None if cross else config.window)
         self.rotary = None if cross else config.rotary
         self.alibi = config.alibi and not cross
@@ -163,9 +164,7 @@ class MultiHeadAttention(Layer):
         mask = _checks.combined_mask(name, mask, key_mask, logits, dtype)
         # the last query and the last key have the same position, and none is negative
         queries, keys = (
-            Sequences(
-                batch, np.array([0, length]), mask, is_causal, first=max(lengths) - length, tables=self._tables
-            )
+            Sequences(batch, np.array([0, length]), mask, is_causal, first=max(lengths) - length, tables=self._tables)
             for length in lengths
         )
         rows, memory = [x for x, _ in pairs], None

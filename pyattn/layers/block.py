@@ -22,8 +22,8 @@ _Block = TypeVar("_Block", bound="Block")
 class Block(Layer):
     """What layers of encoders and decoders share. `_forward_rows` does the work.
 
-    A subclass names the norms of its blocks: of self-attention, of attention to a memory, and of the feed-forward block.
-    The norm behind a block in front of the residual sum has that name after "post_".
+    A subclass names the norms of its blocks: of self-attention, of attention to a memory, and of the feed-forward
+    block. The norm behind a block, in front of the residual sum, has that name after "post_".
     """
 
     _norms: ClassVar[tuple[str, str, str]]
@@ -36,7 +36,7 @@ class Block(Layer):
         if not isinstance(config, LayerConfig):
             raise TypeError(f"{cls.__name__}.from_config: config must be a LayerConfig, not {type(config).__name__}")
         if config.cross_attention and not cls._norms[1]:
-            raise ValueError(f"{cls.__name__}.from_config: config has cross_attention; a TransformerDecoderLayer has it")
+            raise ValueError(f"{cls.__name__}.from_config: config.cross_attention needs a decoder's layer")
         layer = cls.__new__(cls)
         layer._make(config, rng)
         return layer

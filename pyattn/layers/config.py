@@ -63,17 +63,17 @@ class LayerConfig:
         dtype: "float32", "float64", "bfloat16" or "int8", in which weights are held and multiplied.
         function: what messages of errors begin with.
 
-    Attributes have these names. None is replaced by the number it stands for in num_key_value_heads, head_dim and
-    scale, and dtype is the name.
+    Attributes have these names; dtype is the name. dataclasses.replace makes one that differs.
 
     Raises:
         TypeError: an argument's type is wrong.
         ValueError: an argument is out of range, or does not go with another.
 
     Example:
+        >>> import dataclasses
         >>> config = LayerConfig(64, 4, 128, norm="rms", norm_placement="pre", rotary=Rotary(1e4))
-        >>> config.head_dim, config.num_key_value_heads, config.scale
-        (16, 4, 0.25)
+        >>> dataclasses.replace(config, window=(512, 0)).window
+        (512, 0)
     """
 
     d_model: int
@@ -82,9 +82,9 @@ class LayerConfig:
     _: KW_ONLY
     activation: str = "relu"
     gated: bool = False
-    num_key_value_heads: int = None  # type: ignore[assignment]  # None becomes a number, here and below
-    head_dim: int = None  # type: ignore[assignment]
-    scale: float = None  # type: ignore[assignment]
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    scale: float | None = None
     window: tuple[int | None, int | None] | None = None
     softcap: float | None = None
     sinks: bool = False
@@ -120,11 +120,11 @@ class LayerConfig:
         flags = "gated sinks alibi qk_norm unit_offset input_norm cross_attention"
         for name in f"{flags} in_proj_bias out_proj_bias linear_bias norm_bias".split():
             checked[name] = _checks.flag(function, name, getattr(self, name))
-        checked |= self._heads(function, width, heads)
+        self._check_heads(function, width, heads)
         _checks.sides(function, self.window)
-        dtype = np.dtype(np.float64) if checked["dtype"] == "float64" else FLOAT32
-        checked["scale"] = _checks.finite_scale(function, self.scale, checked["head_dim"], FLOAT32)
+        _checks.finite_scale(function, self.scale, 1, FLOAT32)
         if self.softcap is not None:
+            dtype = np.dtype(np.float64) if checked["dtype"] == "float64" else FLOAT32
             checked["softcap"] = _checks.finite_softcap(function, self.softcap, dtype)
         if not 0 <= _checks.number(function, "layer_norm_eps", self.layer_norm_eps, _EPS) < np.inf:
             raise ValueError(f"{function}: layer_norm_eps must be {_EPS}, not {self.layer_norm_eps!r}")
@@ -135,8 +135,7 @@ class LayerConfig:
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
-    def _heads(self, function: str, width: str, heads: str) -> dict[str, int]:
-        """head_dim and num_key_value_heads, checked with rotary, which needs them."""
+    def _check_heads(self, function: str, width: str, heads: str) -> None:
         shared = self.nhead if self.num_key_value_heads is None else self.num_key_value_heads
         _checks.size(function, "num_key_value_heads", shared)
         if self.head_dim is None and self.d_model % self.nhead:
@@ -147,7 +146,6 @@ class LayerConfig:
         _checks.size(function, "head_dim", head_dim)
         if self.rotary is not None:
             check_rotary(function, self.rotary, head_dim)
-        return {"head_dim": int(head_dim), "num_key_value_heads": int(shared)}
 
 
 _EPS = "a finite number, 0 or more"

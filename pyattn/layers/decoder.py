@@ -210,9 +210,9 @@ class TransformerDecoder(Stack):
         """
         name = "TransformerDecoder.start"
         check_memory(name, self._first(), memory)
-        batch, keys, cross = 1, None, []
+        batch, keys, cross_caches = 1, None, list[KVCache]()
         if memory is not None:
-            keys, cross = self._cached_memory(name, memory, memory_lengths)
+            keys, cross_caches = self._cached_memory(name, memory, memory_lengths)
             batch = keys.batch
         elif batch_size is not None:
             batch = _checks.size(name, "batch_size", batch_size)
@@ -221,7 +221,7 @@ class TransformerDecoder(Stack):
         caches = [layer.self_attn._cache_of_steps(most, capacity) for layer in self.layers]
         for cache in caches:
             cache.reorder(np.arange(batch))
-        state = DecoderState(caches, keys, cross, self._layout())
+        state = DecoderState(caches, keys, cross_caches, self._layout())
         if self.position_bias is not None:
             state.bias_by_distance = self.position_bias.by_distance
         return state

@@ -99,10 +99,10 @@ class TransformerEncoderLayer(Block):
     scale, window, rotary_base, softcap, sinks, alibi: as in MultiHeadAttention; qk_norm as well, of the kind of the
     other norms and with their eps.
 
-    unit_offset: as in RMSNorm, of all norms. sandwich_norm: with norm_first, there is also a norm behind each block, in
-    front of the residual sum (`post_norm1.*`, `post_norm2.*`; CogView: Ding et al. 2021, arXiv:2105.13290, and Gemma 2).
-    residual_scale: what multiplies a block's output before it is added to its input. `from_config` makes a layer of a
-    LayerConfig, which has further choices.
+    unit_offset: as in RMSNorm, of all norms. sandwich_norm: with norm_first, there is also a norm behind each block,
+    in front of the residual sum (`post_norm1.*`, `post_norm2.*`; CogView: Ding et al. 2021, arXiv:2105.13290, and Gemma
+    2). residual_scale: what multiplies a block's output before it is added to its input. `from_config` makes a layer of
+    a LayerConfig, which has further choices.
 
     Example:
         >>> layer = TransformerEncoderLayer(384, 12, 1536, "gelu")

@@ -9,9 +9,9 @@ from numpy.typing import DTypeLike
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import linear as _linear
+from pyattn._module import Layer, Seed, Setting, initial
 from pyattn._threads import threads_for
 from pyattn.activations import ACTIVATIONS
-from pyattn._module import Layer, Seed, Setting, initial
 from pyattn.precision import INT8, MOST_INT8_INPUTS, elements_of, held
 
 

@@ -51,8 +51,8 @@ class Sequences:
 
     Attributes:
         mask: as attention's, for one sequence; with is_causal, a token attends to none behind it.
-        relative_bias: (H, 2 n + 1), added to the logits of a key that stands n before the query up to n behind it, n + 1
-            or more being the longest sequence.
+        relative_bias: (H, 2 n + 1), added to the logits of a key that stands n before the query up to n behind it,
+            n + 1 or more being the longest sequence.
         first: the position of each sequence's first row.
         past_len, new_len: int64 (batch,): tokens of each sequence in its cache before the call and after it. Rows are
             the tokens in between, with padding behind them. Without past_len the cache has been written before.
@@ -80,9 +80,7 @@ class Sequences:
     _positions: Array | None = None
 
     @classmethod
-    def padded(
-        cls, batch: int, length: int, mask: Array | None, is_causal: bool, tables: RotaryTables
-    ) -> "Sequences":
+    def padded(cls, batch: int, length: int, mask: Array | None, is_causal: bool, tables: RotaryTables) -> "Sequences":
         """A batch of sequences of one length."""
         return cls(batch, np.array([0, length]), mask, is_causal, tables=tables)
 
@@ -95,9 +93,7 @@ class Sequences:
     def step(cls, length: int, past_len: Array, new_len: Array, base: Array, **shared: Any) -> "Sequences":
         """The next `length` rows of each sequence, whose cache has past_len tokens and will have new_len."""
         cu_seqlens = np.array([0, length])
-        return cls(
-            len(new_len), cu_seqlens, is_causal=True, past_len=past_len, new_len=new_len, base=base, **shared
-        )
+        return cls(len(new_len), cu_seqlens, is_causal=True, past_len=past_len, new_len=new_len, base=base, **shared)
 
     @classmethod
     def memory(cls, batch: int, length: int, lengths: Array) -> "Sequences":
@@ -153,8 +149,8 @@ class Sequences:
         self, plan: _layer.AttentionPlan, memory: "Sequences", keys: Array | None, values: Array | None
     ) -> _layer.Memory:
         """A memory as these rows attend to it in a layer: its rows, or the layer's cache of its keys and values."""
-        rows = (None, None) if memory.rows is None else memory.rows
-        bound = _layer.Memory(self.binding(plan.bf16, memory), *rows, keys, values)
+        key_rows, value_rows = (None, None) if memory.rows is None else memory.rows
+        bound = _layer.Memory(self.binding(plan.bf16, memory), key_rows, value_rows, keys, values)
         if plan.rotary is not None:
             bound.query_rotation = self.rotation_of(plan)
             bound.key_rotation = None if memory.rows is None else memory.rotation_of(plan)

@@ -116,7 +116,9 @@ class Stack(Layer):
         needed: tuple[Any, ...] | None = None
         for number, layer in enumerate(layers):
             if not isinstance(layer, self._layer_type):
-                raise TypeError(f"{name}: layers.{number} must be a {self._layer_type.__name__}, not {type(layer).__name__}")
+                raise TypeError(
+                    f"{name}: layers.{number} must be a {self._layer_type.__name__}, not {type(layer).__name__}"
+                )
             sizes = layer._sizes()
             needed = needed or sizes
             if sizes != needed:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
+from pyattn._module import Setting
 from pyattn.generation import Generated, GenerationOptions, generate, stream
 from pyattn.generation.options import changed_options, with_valid
 from pyattn.generation.rows import Adjust
@@ -20,7 +21,6 @@ from pyattn.layers import (
     DecoderState,
     Linear,
 )
-from pyattn._module import Setting
 from pyattn.layers.sequences import Sequences
 from pyattn.models._files import read_json, write_json
 from pyattn.models._told_options import ToldOptions

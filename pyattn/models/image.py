@@ -7,8 +7,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn.layers import Layer, Linear
 from pyattn._module import Setting
+from pyattn.layers import Layer, Linear
 from pyattn.layers.sequences import Sequences
 from pyattn.models.config import EncoderConfig
 from pyattn.models.image_families import IMAGE_FAMILIES

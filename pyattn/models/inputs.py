@@ -6,9 +6,9 @@ import numpy as np
 
 from pyattn._checks import Array
 from pyattn._core import rowwise
+from pyattn._module import Setting
 from pyattn._threads import threads_for
 from pyattn.layers import Layer, LayerNorm, Linear
-from pyattn._module import Setting
 from pyattn.models.config import GenerativeConfig
 from pyattn.positional import sinusoidal_encoding
 from pyattn.precision import values_of

@@ -8,9 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import rowwise
+from pyattn._module import Setting
 from pyattn._threads import threads_for
 from pyattn.layers import Layer, LayerNorm, Linear
-from pyattn._module import Setting
 from pyattn.layers.encoder import has_gaps
 from pyattn.layers.sequences import Sequences
 from pyattn.models.config import EncoderConfig
@@ -170,8 +170,8 @@ class TextEncoder(Pretrained):
             real = words != self.config.first_position - 1
             counted = np.cumsum(real, axis=-1)
             if rows is None:  # from the start of each sequence
-                before = np.concatenate([[0], counted])[sequences.starts[:-1]]
-                counted -= np.repeat(before, np.diff(sequences.starts))
+                before = np.concatenate([[0], counted])[sequences.cu_seqlens[:-1]]
+                counted -= np.repeat(before, np.diff(sequences.cu_seqlens))
             positions = np.where(real, counted - 1, -1)
         elif rows is None:
             return sequences.positions()

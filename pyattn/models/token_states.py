@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
-from pyattn.layers import Linear
 from pyattn._module import Setting
+from pyattn.layers import Linear
 from pyattn.layers.sequences import Sequences
 from pyattn.models.config import GenerativeConfig
 from pyattn.models.family import Family

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, DTypeLike
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import rowwise
-from pyattn._threads import threads_for
 from pyattn._module import Layer
+from pyattn._threads import threads_for
 from pyattn.positional.scaling import BY_LENGTH, frequencies_for, rope_type
 
 
