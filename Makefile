@@ -13,11 +13,11 @@ SOAK_BATCHES ?= 10000
 FUZZ_INPUTS ?= 50000
 # Tests of what no instruction set changes, which run under the best one alone; the others run in two processes under the
 # lesser ones, whose threads must not spin while they wait, for they share the cores
-PORTABLE = tests/test_architecture.py tests/test_arrays.py tests/test_audio.py tests/test_cli.py tests/test_docs.py \
-  tests/test_fuzz.py tests/test_generation.py tests/test_passages.py tests/test_processes.py \
-  tests/test_search_index.py tests/test_sentence_directories.py tests/test_server.py tests/test_speech.py \
-  tests/test_states.py tests/test_text_generator.py tests/test_threads.py tests/models/test_files.py \
-  tests/models/test_generation_keys.py tests/models/test_hub.py tests/models/test_keys.py \
+PORTABLE = tests/cli tests/generation tests/tasks/test_audio.py tests/tasks/test_passages.py \
+  tests/tasks/test_search_index.py tests/tasks/test_sentence_directories.py tests/tasks/test_speech.py \
+  tests/tasks/test_text_generator.py tests/test_architecture.py tests/test_arrays.py tests/test_docs.py \
+  tests/test_fuzz.py tests/test_processes.py tests/test_server.py tests/test_states.py tests/test_threads.py \
+  tests/models/test_files.py tests/models/test_generation_keys.py tests/models/test_hub.py tests/models/test_keys.py \
   tests/models/test_layouts.py tests/models/test_long.py tests/models/test_masks.py tests/models/test_pieces.py \
   tests/models/test_quantized.py tests/models/test_shards.py tests/models/test_tokenizer.py \
   tests/models/test_tokenizer_settings.py

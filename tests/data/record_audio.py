@@ -1,4 +1,4 @@
-"""Records what transformers' WhisperFeatureExtractor computes of one signal, for tests/test_audio.py.
+"""Records what transformers' WhisperFeatureExtractor computes of one signal, for tests/tasks/test_audio.py.
 
 Run with transformers installed: python -m tests.data.record_audio
 """

@@ -1,4 +1,4 @@
-"""Records what transformers' generate makes of models that are tables, for tests/test_generation.py.
+"""Records what transformers' generate makes of models that are tables, for tests/generation/test_transformers.py.
 
 Run with torch and transformers installed: python -m tests.data.record_generation
 """

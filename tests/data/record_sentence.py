@@ -1,4 +1,4 @@
-"""Records what sentence-transformers makes of directories, for tests/test_sentence_directories.py.
+"""Records what sentence-transformers makes of directories, for tests/tasks/test_sentence_directories.py.
 
 Run with torch, transformers and sentence-transformers installed: python -m tests.data.record_sentence
 

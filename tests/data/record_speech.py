@@ -1,4 +1,4 @@
-"""Records what transformers' Whisper says under each key of generation_config.json, for tests/test_speech.py.
+"""Records what transformers' Whisper says under each key of generation_config.json, for tests/tasks/test_speech.py.
 
 Run with torch and transformers installed: python -m tests.data.record_speech
 """

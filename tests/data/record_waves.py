@@ -1,4 +1,4 @@
-"""Records what libsndfile reads of WAV files of every kind, for tests/test_audio.py.
+"""Records what libsndfile reads of WAV files of every kind, for tests/tasks/test_audio.py.
 
 Run with soundfile installed: python -m tests.data.record_waves
 """

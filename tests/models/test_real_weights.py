@@ -1,6 +1,6 @@
 """Models with trained weights that Python packages carry, against transformers, ONNX or themselves (`make oracles`).
 
-What is not installed is skipped; test_sentence.py has the sentence encoder, which always is.
+What is not installed is skipped; tasks/test_sentence.py has the sentence encoder, which always is.
 """
 
 import json

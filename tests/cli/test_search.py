@@ -1,54 +1,18 @@
-"""The command: what it prints, the errors of its users, and its exit status."""
+"""`pyattn search` and `pyattn embed`: what they print, and the errors of their users."""
 
 import importlib.util
-import io
 import json
-import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-import pyattn
-from pyattn import _info, cli
 from pyattn.tasks.search_index import SearchIndex
-from tests.support.tiny_generator import write_generator
+from tests.support.command import assert_one_line_error
 from tests.support.tiny_model import write_model
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(write_model(tmp_path_factory.mktemp("model")))
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder of texts, the current one."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "animals.md").write_text("the cat sat on the mat\n\na dog ran on a mat and ran and ran\n")
-    (tmp_path / "docs" / "solve.py").write_text('def root():\n    """find the root of a function"""\n')
-    return tmp_path
-
-
-@pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        status = cli.main([str(argument) for argument in arguments])
-        return status, *capsys.readouterr()
-
-    return run
-
-
-def assert_one_line_error(result, beginning):
-    status, output, error = result
-    assert (status, output) == (2, "")
-    assert error.startswith(beginning) and error.endswith("\n") and error.count("\n") == 1, error
 
 
 def test_search_prints_the_nearest_passage_first(run, folder, model):
@@ -212,37 +176,6 @@ def test_errors_are_one_line(run, folder, arguments, beginning):
     assert (folder / "docs" / "animals.md").read_text().startswith("the cat")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "beginning"),
-    [
-        ([], "pyattn: the following arguments are required: COMMAND"),
-        (["find"], "pyattn: argument COMMAND: invalid choice: 'find'"),
-        (["search"], "pyattn search: the following arguments are required: QUERY"),
-        (["search", "cat", "docs", "-k", "0"], "pyattn search: argument -k/--top: must be a positive integer, not '0'"),
-        (["search", "cat", "docs", "-k", "x"], "pyattn search: argument -k/--top: must be a positive integer, not 'x'"),
-        (["embed", "docs"], "pyattn embed: the following arguments are required: -o/--output"),
-        (["info", "extra"], "pyattn: unrecognized arguments: extra"),
-    ],
-)
-def test_arguments_that_do_not_parse_are_one_line(arguments, beginning, capsys):
-    with pytest.raises(SystemExit) as exit:
-        cli.main(arguments)
-    assert_one_line_error((exit.value.code, *capsys.readouterr()), beginning)
-
-
-@pytest.mark.parametrize("command", [[], ["search"], ["embed"], ["info"]])
-def test_help(command, capsys):
-    with pytest.raises(SystemExit) as exit:
-        cli.main([*command, "--help"])
-    output, error = capsys.readouterr()
-    assert (exit.value.code, error) == (0, "")
-    if command != ["info"]:
-        assert 'pyattn search "find the root of a function" --index project.npz' in output
-    if command in (["search"], ["embed"]):
-        assert ".markdown" in output and "docstrings" in output and "pip install" in output
-    assert max(map(len, output.splitlines())) <= 100
-
-
 def test_without_any_model_the_error_says_what_to_install(run, folder, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
@@ -269,136 +202,3 @@ def test_the_hub_comes_last(run, folder, model, monkeypatch):
     status, output, _ = run("search", "cat", "docs", "--json")
     assert (status, fetched) == (0, ["sentence-transformers/all-MiniLM-L6-v2"])
     assert json.loads(output)["model"] == "sentence-transformers/all-MiniLM-L6-v2"
-
-
-def test_version(capsys):
-    with pytest.raises(SystemExit) as exit:
-        cli.main(["--version"])
-    assert (exit.value.code, capsys.readouterr().out) == (0, f"pyattn {pyattn.__version__}\n")
-
-
-def test_the_package_is_the_command_as_well():
-    process = subprocess.run([sys.executable, "-m", "pyattn", "--version"], capture_output=True, text=True)
-    assert (process.returncode, process.stdout, process.stderr) == (0, f"pyattn {pyattn.__version__}\n", "")
-
-
-def test_optional_packages_are_imported_at_first_use():
-    code = "import sys, pyattn.cli; print(*{'tokenizers', 'safetensors', 'huggingface_hub', 'tqdm'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
-
-
-def test_info(run, monkeypatch):
-    facts = {"version": "1.2", "isa_available": ["x", "y"], "threads": 2, "openmp": True}
-    monkeypatch.setattr(_info, "info", lambda: dict(facts))
-    monkeypatch.setattr(_info, "measure", lambda: {"peak": 123.456})
-    assert run("info") == (
-        0,
-        "version        1.2\nisa_available  x, y\nthreads        2\nopenmp         True\n",
-        "",
-    )
-    assert run("info", "--measure")[1].endswith("peak           123.5\n")
-    assert json.loads(run("info", "--json")[1]) == facts
-    assert json.loads(run("info", "--json", "--measure")[1]) == facts | {"peak": 123.456}
-
-
-def test_info_of_this_build(run):
-    status, output, _ = run("info", "--json")
-    assert status == 0
-    assert json.loads(output) == pyattn.info()
-
-
-def test_an_interrupt_ends_the_command(run, folder, monkeypatch):
-    def interrupt(paths):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli.indexing, "read_passages", interrupt)
-    assert run("search", "cat", "docs") == (130, "", "")
-
-
-def test_a_reader_that_has_gone_is_no_error():
-    reader, writer = os.pipe()
-    os.close(reader)
-    code = "import sys; from pyattn.cli import main; sys.exit(main(['info']))"
-    process = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True)
-    os.close(writer)
-    assert (process.returncode, process.stderr) == (141, "")
-
-
-def test_characters_that_the_terminal_lacks_are_replaced(folder, model):
-    (folder / "greek.txt").write_text("the cat sat on \N{GREEK SMALL LETTER BETA} mat")
-    code = "import sys; from pyattn.cli import main; sys.exit(main(sys.argv[1:]))"
-    process = subprocess.run(
-        [sys.executable, "-c", code, "search", "cat", "greek.txt", "--model", model],
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-        text=True,
-    )
-    assert (process.returncode, process.stderr) == (0, "")
-    assert "the cat sat on ? mat" in process.stdout
-
-
-@pytest.fixture(scope="module")
-def writers(tmp_path_factory):
-    return {case: write_generator(tmp_path_factory.mktemp(case), case) for case in ("llama", "bart")}
-
-
-def test_generate_continues_a_prompt(run, writers, monkeypatch):
-    arguments = ("generate", "--model", writers["llama"], "--tokens", 8)
-    generator = pyattn.TextGenerator.from_pretrained(writers["llama"])
-    for options, more in (
-        ({}, ()),
-        ({"num_beams": 3}, ("--beams", 3)),
-        ({"do_sample": True, "seed": 4, "temperature": 2.0}, ("--seed", 4, "--temperature", 2)),
-    ):
-        (expected,) = generator(["w12"], max_new_tokens=8, **options)
-        assert run(*arguments, "w12", *more) == (0, expected + "\n", "")
-        monkeypatch.setattr(sys, "stdin", io.StringIO("w12\n"))
-        assert run(*arguments, *more) == (0, expected + "\n", "")
-
-
-def test_translate_gives_a_line_for_each_text(run, writers, folder, monkeypatch):
-    arguments = ("translate", "--model", writers["bart"], "--beams", 2, "--tokens", 6)
-    texts = ["w7 w9 w30", "w12"]
-    first, second = pyattn.TextGenerator.from_pretrained(writers["bart"])(texts, num_beams=2, max_new_tokens=6)
-    assert first != second
-    assert run(*arguments, *texts) == (0, f"{first}\n{second}\n", "")
-    (folder / "lines.txt").write_text(f"{texts[0]}\n\n{texts[1]}\n")
-    assert run(*arguments, "--file", "lines.txt") == (0, f"{first}\n\n{second}\n", "")
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{texts[1]}\n"))
-    assert run(*arguments) == (0, f"{second}\n", "")
-    _, output, _ = run(*arguments, texts[0], "--target", "w33", "--dtype", "int8")
-    assert output.startswith("w33 ")
-
-
-def test_what_writers_refuse(run, writers, folder):
-    for command in ("generate", "translate"):
-        result = run(command, "w7", "--model", folder / "none")
-        assert_one_line_error(result, f"pyattn {command}: load: there is no directory")
-        assert_one_line_error(
-            run(command, "w7", "--model", folder), f"pyattn {command}: load: {folder}/config.json is missing"
-        )
-    result = run("generate", " ", "--model", writers["llama"])
-    assert_one_line_error(result, "pyattn generate: TextGenerator.stream: text has 0 tokens")
-    result = run("generate", "w7", "--model", writers["llama"], "--seed", 1, "--temperature", 0)
-    assert_one_line_error(result, "pyattn generate: GenerationOptions: temperature must be")
-    result = run("translate", "w7", "--model", writers["llama"])
-    assert_one_line_error(result, f"pyattn translate: {writers['llama']} has no encoder: `pyattn generate` continues")
-    result = run("translate", "w7", "--model", writers["bart"], "--target", "xx")
-    assert_one_line_error(result, f"pyattn translate: {writers['bart']} has no token 'xx' for --target")
-    result = run("translate", "w7", "--model", writers["bart"], "--file", "x")
-    assert_one_line_error(result, "pyattn translate: give either texts or --file FILE")
-    result = run("translate", "--model", writers["bart"], "--file", "x")
-    assert_one_line_error(result, "pyattn translate: x: No such file or directory")
-
-
-def test_what_is_written_does_not_steer_the_terminal(run, writers, monkeypatch):
-    monkeypatch.setattr(pyattn.TextGenerator, "stream", lambda *arguments, **options: iter(["a\x1b[2J", "b\n\tc"]))
-    assert run("generate", "w7", "--model", writers["llama"]) == (0, "a[2Jb\n\tc\n", "")
-
-
-@pytest.mark.parametrize("command", ["generate", "translate"])
-def test_writers_need_a_model(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([command, "w7"])
-    assert stop.value.code == 2
-    assert "the following arguments are required: --model" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from pyattn import audio
 from tests.data import record_waves
 from tests.data.record_waves import GUID, chunk, wave
 
-RECORDED = np.load(Path(__file__).parent / "data" / "audio" / "log_mel.npz")
+RECORDED = np.load(Path(__file__).parents[1] / "data" / "audio" / "log_mel.npz")
 WAVES = json.loads(record_waves.FILE.read_text())
 FILES = record_waves.cases()
 

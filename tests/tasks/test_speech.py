@@ -481,27 +481,6 @@ def test_a_directory(tmp_path, recognizer, monkeypatch, capsys):
     assert "tokenizer.json is missing" in capsys.readouterr().err
 
 
-def test_the_command_reads_each_file_once_and_before_the_model(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("safetensors")
-    from pyattn.cli import main
-    from pyattn.tasks import wave
-
-    write_whisper(tmp_path / "model", SETTINGS | {"task": "translate", "language": "de"})
-    read, decode = [], wave.decode
-    monkeypatch.setattr(wave, "decode", lambda data, refused: read.append(len(data)) or decode(data, refused))
-    files = [tmp_path / "a.wav", tmp_path / "b.wav"]
-    for n, file in enumerate(files, start=1):
-        wavfile.write(file, 8000, (sound(n)[: 8000 * n] * 20000).astype(np.int16))
-    arguments = ["transcribe", *map(str, files), "--model"]
-    assert main([*arguments, str(tmp_path / "model"), "--json"]) == 0
-    assert read == [44 + 16000, 44 + 32000]
-    found = json.loads(capsys.readouterr().out)
-    assert [x["seconds"] for x in found] == [1, 2] and found[0]["language"] == "de"
-    files[1].write_bytes(b"RIFF")
-    assert main([*arguments, str(tmp_path / "no model")]) == 2
-    assert "b.wav is not a WAV file" in capsys.readouterr().err
-
-
 def test_old_files_have_forced_tokens_in_the_configuration(tmp_path):
     pytest.importorskip("safetensors")
     old = {"forced_decoder_ids": [[1, IDS["<|de|>"]], [2, IDS["<|translate|>"]], [3, IDS["<|notimestamps|>"]]]}
