@@ -142,7 +142,10 @@ DIRECTIVES = {
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("dispatch", "tasks", "second_pass", "attention", "call", "linear", "rowwise", "layer")],
+        [
+            extension(name)
+            for name in ("dispatch", "tasks", "second_pass", "attention", "call", "linear", "rowwise", "layer")
+        ],
         compiler_directives=DIRECTIVES,
         force=True,  # what an earlier build left may have been made for another NumPy
     ),

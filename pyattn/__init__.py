@@ -88,22 +88,22 @@ __all__ = [
 ]
 
 
-# What loads at first use, so that `import pyattn` stays as cheap as its kernels: public names, and where they are.
+# Public names that load at first use, so that `import pyattn` stays cheap, and the modules where they are.
 _LAZY = {
     "SentenceEncoder": "pyattn.tasks.sentence",
     "SpeechRecognizer": "pyattn.tasks.speech",
     "TextGenerator": "pyattn.tasks.text_generator",
-    "audio": "pyattn",
-    "generation": "pyattn",
-    "models": "pyattn",
+    "audio": "pyattn.audio",
+    "generation": "pyattn.generation",
+    "models": "pyattn.models",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'pyattn' has no attribute {name!r}")
-    where = _LAZY[name]
-    return import_module(f"pyattn.{name}") if where == "pyattn" else getattr(import_module(where), name)
+    module = import_module(_LAZY[name])
+    return module if module.__name__ == f"pyattn.{name}" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

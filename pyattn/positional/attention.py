@@ -92,9 +92,7 @@ def relative_attention(
     return out
 
 
-def _chunk(
-    call: AttentionCall, query: Array, value: Array, tables: list[Array], offset: int, clipped: bool
-) -> Array:
+def _chunk(call: AttentionCall, query: Array, value: Array, tables: list[Array], offset: int, clipped: bool) -> Array:
     """Of queries (..., H, n, D) that stand at offset and behind."""
     *heads, queries, _ = query.shape
     keys = value.shape[-2]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pyattn.tasks.sentence import SentenceEncoder
+from pyattn.tasks.sentence import encoder as sentence
 from tests.support.tiny_model import CONFIG, VOCABULARY, random_tensors, reference_bert, write_json, write_model
 
 pytest.importorskip("tokenizers")
@@ -236,6 +237,16 @@ def test_max_seq_length_may_be_set(tmp_path):
         with pytest.raises(ValueError, match="^SentenceEncoder: max_seq_length must be from 2 to 16"):
             encoder.max_seq_length = wrong
     assert encoder.max_seq_length == 8
+
+
+def test_files_are_digested_once(directory, monkeypatch):
+    read = []
+    monkeypatch.setattr(sentence, "digest_of", lambda files: read.append(files) or b"digest")
+    encoder = SentenceEncoder.from_pretrained(directory)
+    first = encoder.fingerprint
+    assert encoder.fingerprint == first and len(read) == 1
+    encoder.truncate_dim = 3
+    assert encoder.fingerprint != first and len(read) == 1
 
 
 def test_fingerprint_is_that_of_the_contents(directory, encoder, tmp_path):

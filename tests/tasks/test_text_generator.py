@@ -58,6 +58,18 @@ def test_seeds(generator):
         generator(TEXTS, seed=[1, 2], **options)
 
 
+def test_options_are_checked_once_for_each_length_limit(generator, monkeypatch):
+    checked, check = [], GenerationOptions.__post_init__
+    options = GenerationOptions(max_new_tokens=4, do_sample=True, seed=3)
+    monkeypatch.setattr(GenerationOptions, "__post_init__", lambda self: checked.append(self) or check(self))
+    generator(["w7 w9", "w12", "w30 w3"], options, batch_size=1)
+    assert not checked
+    generator(["w7 w9", "w12", "w30"], options, batch_size=1, temperature=2.0)
+    assert len(checked) == 1
+    list(generator.stream("w7", options))
+    assert len(checked) == 2  # without beams
+
+
 @pytest.mark.parametrize("options", [{}, {"do_sample": True, "seed": 3}])
 def test_streams_what_a_call_gives(generator, options):
     most = 0

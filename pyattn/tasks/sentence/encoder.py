@@ -99,10 +99,13 @@ class SentenceEncoder:
         """
         encoder = cls(find_directory(path_or_hub_id), dtype, truncate_dim=truncate_dim, strict=strict)
         if path_or_hub_id in _INSTRUCTORS:
-            for module in encoder._all_modules:
-                if isinstance(module, Pooling):
-                    module.include_prompt = False
+            encoder._leave_out_prompts()
         return encoder
+
+    def _leave_out_prompts(self) -> None:
+        for module in self._all_modules:
+            if isinstance(module, Pooling):
+                module.include_prompt = False
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes a directory that `from_pretrained` reads, and sentence-transformers from 5.4 on, to the same vectors.

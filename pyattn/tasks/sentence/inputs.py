@@ -1,10 +1,7 @@
-"""The first module of a sentence-transformers directory, which turns texts into vectors: usually a Transformer.
-
-Its settings may be in files of several names. Every key of these is obeyed or refused by name.
-"""
+"""The first module of a sentence-transformers directory, which turns texts into vectors: usually a Transformer."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +19,18 @@ from pyattn.models.families import TEXT_FAMILIES
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.models.token_states import STATE_FAMILIES, TokenStates
 from pyattn.tasks.sentence.modules import TOKENS, Features
+from pyattn.tasks.sentence.transformer_settings import (
+    LENGTH_KEY,
+    SETTINGS_FILES,
+    TEXT,
+    length_limit,
+    read_settings,
+    refuse_chat_template,
+    refuse_types,
+    special_names,
+)
 
 Tokenized = tuple[list[list[int]], int | None]  # the tokens of each text, and the first text that was cut
-
-# The first of these files that exists and is not empty has a Transformer's settings.
-SETTINGS_FILES = tuple(
-    f"sentence_{kind}_config.json"
-    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)
-_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
-# What a settings file may say: key -> the supported values; a key that is null counts as absent.
-_ACCEPTED: dict[str, tuple[Any, ...]] = {
-    "transformer_task": ("feature-extraction",),
-    "module_output_name": (TOKENS,),
-    "unpad_inputs": (True, False),  # changes speed alone
-    "query_length": (),
-    "document_length": (),
-    "query_expansion": (),
-    "tokenizer_name_or_path": (),
-}
-# Arguments of transformers' from_pretrained that change no vector, by sentence-transformers' new names; its old names.
-_ARGUMENTS = {
-    "model_kwargs": {"add_pooling_layer", "attn_implementation", "device_map", "dtype", "low_cpu_mem_usage"},
-    "processor_kwargs": {"padding_side", "use_fast"},
-    "config_kwargs": {"use_cache"},
-}
-_ARGUMENTS["model_kwargs"] |= {"torch_dtype", "use_safetensors"}
-_OLD_NAMES = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
-_LENGTH = "model_max_length"
-_NO_LENGTH = 10**20  # a greater length means that there is none, as in transformers
-
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 class Input:
@@ -110,9 +88,9 @@ class Transformer(Input):
         self.config = read_json(folder / "config.json", dict)
         kind = self.config.get("model_type")
         _checks.choice("load", f"{folder / 'config.json'}: model_type", kind, (*TEXT_FAMILIES, *STATE_FAMILIES))
-        file, settings = _read_settings(folder) if with_modules else (folder, {})
+        file, settings = read_settings(folder) if with_modules else (folder, {})
         if not with_modules:
-            _refuse_chat_template(folder)
+            refuse_chat_template(folder)
         model = TokenStates if kind in STATE_FAMILIES else TextEncoder
         self.model = model.from_directory(folder, dtype, strict)
         self.weights = weight_files(find_weights(folder, self.config))
@@ -121,14 +99,14 @@ class Transformer(Input):
         self.settings = (sorted(self.model.weight_dtypes.items()), bool(settings.get("do_lower_case")))
         config = self.model.config
         self._most, self._usual = config.longest, config.max_position_embeddings
-        self.max_seq_length = _length(folder, file, settings, self._most, self._usual)
+        self.max_seq_length = length_limit(folder, file, settings, self._most, self._usual)
         self._file = folder / "tokenizer.json"
         self.tokenizer = read_tokenizer(self._file, self.vocab_size, self.max_seq_length)
         if settings.get("do_lower_case") and not _lower_cases(self.tokenizer):
             self._lower_case()
-        self._named, self._more_special, self._is_plain = _special_names(folder)
+        self._named, self._more_special, self._is_plain = special_names(folder)
         if kind == "gpt2":
-            _refuse_types(folder / "tokenizer_config.json")
+            refuse_types(folder / "tokenizer_config.json")
         self._special = self._special_tokens()
 
     def _lower_case(self) -> None:
@@ -187,7 +165,7 @@ class Transformer(Input):
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",  # this class takes tokenizer.json as it is
                 "model_input_names": ["input_ids", "attention_mask"],
-                _LENGTH: self.max_seq_length,
+                LENGTH_KEY: self.max_seq_length,
                 "truncation_side": self.tokenizer.truncation["direction"],
                 **named,
             },
@@ -196,7 +174,7 @@ class Transformer(Input):
             folder / SETTINGS_FILES[0],
             {
                 "transformer_task": "feature-extraction",
-                "modality_config": {"text": _TEXT},
+                "modality_config": {"text": TEXT},
                 "module_output_name": TOKENS,
                 # A length beyond the model's usual one is obeyed only here, not in tokenizer_config.json.
                 **({"max_seq_length": self.max_seq_length} if self.max_seq_length > self._usual else {}),
@@ -231,117 +209,3 @@ def _lower_cases(tokenizer: Any) -> bool:
     normalizer = json.loads(b"null" if tokenizer.normalizer is None else tokenizer.normalizer.__getstate__())
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
     return any(step["type"] == "Lowercase" for step in steps)
-
-
-def _special_names(folder: Path) -> tuple[dict[str, str], set[str], bool]:
-    """A tokenizer's special tokens by their role, other ones, and whether its class names none itself."""
-    files = [folder / name for name in ("tokenizer_config.json", "special_tokens_map.json")]
-    config, older = (read_json(file, dict) if file.exists() else {} for file in files)
-    said = config if "added_tokens_decoder" in config else config | older
-    found = {name: text for name, token in said.items() if name.endswith("_token") and (text := _text(token))}
-    others: list[Any] = []
-    for listed in (said.get("additional_special_tokens"), said.get("extra_special_tokens")):
-        others += listed.values() if isinstance(listed, dict) else listed if isinstance(listed, list) else ()
-    named = {name: text for name, text in found.items() if name in _SPECIAL}
-    plain = config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
-    return named, {text for token in [*others, *found.values()] if (text := _text(token))}, plain
-
-
-def _text(token: Any) -> str | None:
-    """The text of a token, which files give as a string or as an object."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None
-
-
-def _refuse_types(file: Path) -> None:
-    """Raises ValueError if GPT-2's tokenizer makes token types, whose embeddings it would add."""
-    names = read_json(file, dict).get("model_input_names") if file.exists() else None
-    if isinstance(names, list) and "token_type_ids" in names:
-        raise ValueError(f"load: {file}: model_input_names: token_type_ids are not supported for GPT-2")
-
-
-def _refuse_chat_template(folder: Path) -> None:
-    file = folder / "tokenizer_config.json"
-    config = read_json(file, dict) if file.exists() else {}
-    others = [folder / name for name in ("chat_template.jinja", "chat_template.json", "additional_chat_templates")]
-    for place in [file] * (config.get("chat_template") is not None) + [path for path in others if path.exists()]:
-        raise ValueError(
-            f"load: {place}: without a modules.json beside it, sentence-transformers puts texts into this chat "
-            "template, which is not supported; a modules.json of a Transformer and a Pooling takes them as they are"
-        )
-
-
-def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The file that has a Transformer's settings, and the settings; ValueError for keys that are not supported."""
-    file, settings = folder / SETTINGS_FILES[0], {}
-    for name in SETTINGS_FILES:
-        if (folder / name).exists() and (settings := read_json(folder / name, dict)):
-            file = folder / name
-            break
-    settings = {_OLD_NAMES.get(key, key): value for key, value in settings.items() if value is not None}
-    for key, value in settings.items():
-        what = f"{file}: {key}"
-        if key in _ACCEPTED:
-            if value not in _ACCEPTED[key]:
-                accepted = ", ".join(map(repr, _ACCEPTED[key])) or "null"
-                raise ValueError(f"load: {what} {value!r} is not supported; accepted: {accepted}")
-        elif key == "max_seq_length":
-            pass  # _length checks it
-        elif key == "do_lower_case":
-            _checks.choice("load", what, value, (True, False))
-        elif key == "modality_config":
-            text = _object(what, value).get("text")
-            if text not in (_TEXT, {**_TEXT, "method_output_name": ["last_hidden_state"]}) or "message" in value:
-                raise ValueError(f"load: {what} must be {json.dumps({'text': _TEXT})}, not {json.dumps(value)}")
-        elif key in _ARGUMENTS:
-            unknown = _object(what, value).keys() - _ARGUMENTS[key] - {"trust_remote_code"}
-            if key == "processor_kwargs":
-                unknown -= {_LENGTH}
-            if unknown:
-                raise ValueError(f"load: {what}: {', '.join(sorted(unknown))} is not supported")
-        elif key == "processing_kwargs":
-            _check_processing(what, value)
-        else:
-            raise ValueError(f"load: {what} is not supported")
-    return file, settings
-
-
-def _check_processing(what: str, value: Any) -> None:
-    """Checks arguments for calls of the tokenizer; those for other inputs than texts have no effect."""
-    for kind, arguments in _object(what, value).items():
-        _object(f"{what}: {kind}", arguments)
-        accepted = {"text": {"max_length", "padding", "truncation"}, "common": {"return_tensors"}}.get(kind, arguments)
-        if unknown := arguments.keys() - accepted:
-            raise ValueError(f"load: {what}: {kind}: {', '.join(sorted(unknown))} is not supported")
-    truncation = value.get("text", {}).get("truncation", True)
-    _checks.choice("load", f"{what}: text: truncation", truncation, (True, "longest_first", "only_first"))
-
-
-def _object(what: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"load: {what} must be an object, not {value!r}")
-    return value
-
-
-def _length(folder: Path, settings_file: Path, settings: Mapping[str, Any], most: int, usual: int) -> int:
-    """The length to which texts are cut, which four places may give; at most `most`.
-
-    Where no place but the tokenizer's file gives it, it is at most `usual`, the model's max_position_embeddings.
-    """
-    file = folder / "tokenizer_config.json"
-    config = read_json(file, dict) if file.exists() else {}
-    calls = settings.get("processing_kwargs", {}).get("text", {})
-    said = {
-        f"{settings_file}: processing_kwargs: text: max_length": calls.get("max_length"),
-        f"{settings_file}: processor_kwargs: model_max_length": settings.get("processor_kwargs", {}).get(_LENGTH),
-        f"{settings_file}: max_seq_length": settings.get("max_seq_length"),
-        f"{file}: {_LENGTH}": config.get(_LENGTH, config.get("max_len")),
-    }
-    what, length = next(((what, length) for what, length in said.items() if length is not None), ("", None))
-    if what in ("", f"{file}: {_LENGTH}"):
-        most = usual
-    if length is None or (isinstance(length, int | float) and length > _NO_LENGTH):
-        return most
-    if isinstance(length, float) and length.is_integer():
-        length = int(length)
-    return min(most, _checks.size("load", what, length))

@@ -190,9 +190,12 @@ class Dense(Module):
 
     type = "sentence_transformers.base.modules.dense.Dense"
 
-    def __init__(self, name: str, activation: str, linear: Linear, residual: Linear | None, adds_input: bool) -> None:
+    def __init__(
+        self, name: str, activation: str, linear: Linear, has_bias: bool, residual: Linear | None, adds_input: bool
+    ) -> None:
         self.name, self.activation = name, activation
-        self.linear, self.residual, self.adds_input = linear, residual, adds_input
+        self.linear, self.has_bias = linear, has_bias
+        self.residual, self.adds_input = residual, adds_input
 
     @classmethod
     def read(cls, folder: Path, widths: dict[str, int]) -> "Dense":
@@ -200,8 +203,9 @@ class Dense(Module):
         config = read_json(file, dict)
         _known(file, config, {"in_features", "out_features", "bias", "activation_function", "use_residual", *_NAMES})
         name = _feature(file, config)
-        sizes = [_checks.size("load", f"{file}: {key}", config.get(key)) for key in ("in_features", "out_features")]
-        inputs, outputs = sizes
+        inputs, outputs = (
+            _checks.size("load", f"{file}: {key}", config.get(key)) for key in ("in_features", "out_features")
+        )
         if inputs != _input_width(file, widths, name):
             raise ValueError(f"load: {file}: in_features is {inputs}, but {name} has width {widths[name]}")
         given = config.get("activation_function", _TANH)
@@ -211,30 +215,29 @@ class Dense(Module):
                 f"{', '.join(_ACTIVATIONS)}"
             )
         shapes: dict[str, tuple[int, ...]] = {"linear.weight": (outputs, inputs)}
-        if _flag(file, config, "bias", True):
+        if has_bias := _flag(file, config, "bias", True):
             shapes["linear.bias"] = (outputs,)
         if (adds_input := _flag(file, config, "use_residual", False)) and inputs != outputs:
             shapes["residual.weight"] = (outputs, inputs)
         tensors = read_weights(folder, shapes)
         activation = _ACTIVATIONS[_FULL_NAMES[given]]
         fused = activation if isinstance(activation, str) else None
-        linear = Linear(inputs, outputs, "linear.bias" in shapes, activation=fused)
+        linear = Linear(inputs, outputs, has_bias, activation=fused)
         linear.load_state_dict({key.partition(".")[2]: x for key, x in tensors.items() if key.startswith("linear.")})
         residual = None
         if "residual.weight" in shapes:
             residual = Linear(inputs, outputs, bias=False)
             residual.load_state_dict({"weight": tensors["residual.weight"]})
         widths[name] = outputs
-        return cls(name, _FULL_NAMES[given], linear, residual, adds_input)
+        return cls(name, _FULL_NAMES[given], linear, has_bias, residual, adds_input)
 
     def __call__(self, features: Features) -> None:
-        x = features.of(self.name)
-        rows = np.ascontiguousarray(x)
-        out = self.linear._apply(rows)
+        rows = np.ascontiguousarray(features.of(self.name))
+        out = self.linear(rows)
         if callable(function := _ACTIVATIONS[self.activation]):
             out = np.asarray(function(out), np.float32)
         if self.adds_input:
-            out = out + (rows if self.residual is None else self.residual._apply(rows))
+            out = out + (rows if self.residual is None else self.residual(rows))
         features.set(self.name, out)
 
     def save(self, folder: Path) -> None:
@@ -247,7 +250,7 @@ class Dense(Module):
         return {
             "in_features": self.linear.in_features,
             "out_features": self.linear.out_features,
-            "bias": "bias" in self.linear._own_shapes(),
+            "bias": self.has_bias,
             "activation_function": self.activation,
             **dict.fromkeys(_NAMES, self.name),
             **({"use_residual": True} if self.adds_input else {}),
@@ -276,7 +279,7 @@ class Norm(Module):
         return cls(norm)
 
     def __call__(self, features: Features) -> None:
-        features.sentence = self.norm._apply(features.of(SENTENCE))
+        features.sentence = self.norm(features.of(SENTENCE))
 
     def save(self, folder: Path) -> None:
         super().save(folder)
