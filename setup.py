@@ -144,7 +144,7 @@ setup(
     ext_modules=cythonize(
         [
             extension(name)
-            for name in ("dispatch", "tasks", "second_pass", "attention", "call", "linear", "rowwise", "layer")
+            for name in ("dispatch", "tasks", "second_pass", "attention", "call", "linear", "rowwise", "sequences", "layer")
         ],
         compiler_directives=DIRECTIVES,
         force=True,  # what an earlier build left may have been made for another NumPy

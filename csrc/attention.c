@@ -165,8 +165,9 @@ INLINE void accumulate_tile(const char *value, ptrdiff_t row, ptrdiff_t step, co
                             const vec *fade, vec *o, int rows, int vectors) {
   tile acc;
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
-  tile_multiply(acc, rows, vectors, value, row, step, (const char *)p, PYATTN_WHOLE, ATTENTION_PAIRS, 0, steps,
-                value + KEYS_AHEAD * step + (rows - 1) * row, step);
+  const struct tile_a a = {value, row, step, value + KEYS_AHEAD * step + (rows - 1) * row, step};
+  const struct tile_b b = {(const char *)p, PLAIN_FORMAT, ATTENTION_PAIRS, 0};
+  tile_multiply(acc, rows, vectors, a, b, steps);
   UNROLL for (int r = 0; r < rows; r++) {
     UNROLL for (int n = 0; n < vectors; n++) o[r * vectors + n] = o[r * vectors + n] * fade[n] + acc[r][n];
   }

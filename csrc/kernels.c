@@ -6,7 +6,8 @@
 #include "review.c"
 #endif
 #if ELEMENT != F16
-#include "linear.c"
+#include "linear/multiply.c"
+#include "linear/pack.c"
 #endif
 #if ELEMENT != F16 && ELEMENT != I8
 #include "rowwise.c"
@@ -19,7 +20,6 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .tile_vectors = TILE_VECTORS,
     .real_bytes = sizeof(real),
     .step = STEP,
-    .widens_float16 = WIDENS_FLOAT16,
 #if ELEMENT != I8
     .prefill = {attention_scratch, attention_load_scratch, attention_load, attention_begin, attention_attend, attention_fold, attention_finish, 0, 0},
     .decode = {attention_scratch, attention_load_scratch, attention_load, attention_begin, attention_attend, attention_fold, attention_finish, 0, 1},
@@ -29,10 +29,12 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .column_sums = attention_receive,
 #endif
 #if ELEMENT != F16
+    .linear_format = linear_format,
     .linear_packed_bytes = linear_packed_bytes,
     .linear_pack = linear_pack,
+    .linear_unpack = linear_unpack,
     .linear_row_bytes = linear_row_bytes,
-    .linear_load = linear_load,
+    .linear_pack_row = linear_pack_row,
     .linear_tile = linear_tile,
 #endif
 #if ELEMENT != F16 && ELEMENT != I8
@@ -42,7 +44,7 @@ const struct pyattn_kernels PYATTN_TABLE = {
 #if ELEMENT == F32 || ELEMENT == F64
     .normalise_row = normalise_row,
     .add_row = add_row,
-    .activation = activation,
+    .activate = activate,
 #endif
     .probe_multiply_add = probe_multiply_add,
     .probe_read = probe_read,

@@ -8,8 +8,9 @@
 
 enum { PYATTN_IDENTITY, PYATTN_RELU, PYATTN_GELU, PYATTN_GELU_TANH, PYATTN_SILU };
 
-/* How packed weights are held: as tiles multiply them, or, of float32, as numbers of 16 bits that are the same. */
-enum { PYATTN_WHOLE, PYATTN_FLOAT16, PYATTN_BFLOAT16 };
+/* Storage formats of packed weights. A weight of float32 is stored as float16 or bfloat16 where every value is exactly
+ * representable in it, and widened in the tile. */
+enum { PYATTN_FLOAT32, PYATTN_FLOAT64, PYATTN_FLOAT16, PYATTN_BFLOAT16, PYATTN_INT8 };
 
 enum { PYATTN_MASK_NONE, PYATTN_MASK_BOOL, PYATTN_MASK_REAL };
 
@@ -87,22 +88,29 @@ struct pyattn_keys {
   int finite; /* whether all loaded values are; -1 until a block asks */
 };
 
-/* out = activation(input weight^T + bias) + residual, of reals; bias and residual may be NULL. Rows are contiguous. */
-struct pyattn_linear {
-  const char *packed, *bias, *residual;
-  char *out;
-  ptrdiff_t residual_row, out_row;
-  ptrdiff_t inputs, outputs; /* features */
-  int activation;
-  int half; /* whether out is of bfloat16 */
-  int held;
+/* A weight (outputs, inputs), packed: what linear/format.h says. */
+struct pyattn_weight {
+  const char *packed;
+  const char *bias; /* outputs of compute type, contiguous, or NULL */
+  ptrdiff_t outputs, inputs;
+  int format; /* PYATTN_FLOAT32, ... */
 };
 
-/* Rows of input as tiles read them. */
-struct pyattn_steps {
-  const char *data;
-  ptrdiff_t row;
-  const float *scales; /* of bytes: what each row was divided by */
+/* out = activation(input weight^T + bias) + residual. Rows of out and residual are contiguous. */
+struct pyattn_linear {
+  const struct pyattn_weight *weight;
+  const char *residual; /* of compute type, or NULL */
+  char *out;            /* of compute type, or of bfloat16 */
+  ptrdiff_t residual_row, out_row;
+  int activation; /* PYATTN_IDENTITY, ... */
+  int out_is_bf16;
+};
+
+/* Packed left operand of the tile: rows of dot-product groups. */
+struct pyattn_packed_rows {
+  const char *data;    /* the first row of the tile */
+  ptrdiff_t row;       /* bytes from one row to the next */
+  const float *scales; /* int8: what each of these rows was divided by */
 };
 
 /* One of the two ways to attend, chosen once for a call: prefill, with queries along the lanes, or decode, for at most
@@ -132,12 +140,11 @@ struct pyattn_attention_path {
 };
 
 struct pyattn_kernels {
-  int lanes;        /* elements in a vector */
+  int lanes;        /* compute-type elements in a vector */
   int tile_rows;    /* rows of a linear_tile */
   int tile_vectors; /* vectors of queries in the largest block, and of output features in a panel */
-  int real_bytes;   /* of lse and the like */
-  int widens_float16;
-  int step; /* elements that are multiplied at once: 2 of bfloat16, 4 of bytes where there are instructions for it */
+  int real_bytes;   /* bytes of the compute type */
+  int step;         /* elements of a dot-product group: 2 of bfloat16, 4 of int8 where there are instructions for it */
 
   struct pyattn_attention_path prefill, decode;
 
@@ -151,35 +158,49 @@ struct pyattn_kernels {
   void (*column_sums)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first, ptrdiff_t count,
                       double *sums);
 
-  /* Packs a strided (outputs, inputs) array of elements into linear_packed_bytes; scales, one for each output,
-   * are those that bytes were divided by. linear_load makes inputs reals, or bfloat16 where half, steps, of
-   * linear_row_bytes(inputs), and a scale; 0 bytes: reals are steps as they stand. */
-  ptrdiff_t (*linear_packed_bytes)(ptrdiff_t outputs, ptrdiff_t inputs, int held);
-  void (*linear_pack)(const char *weight, ptrdiff_t row, ptrdiff_t column, const float *scales, ptrdiff_t outputs,
-                      ptrdiff_t inputs, int held, char *packed);
-  ptrdiff_t (*linear_row_bytes)(ptrdiff_t inputs);
-  void (*linear_load)(const char *input, int half, ptrdiff_t inputs, char *steps, float *scale);
-  /* Rows first ... first + rows, at most tile_rows, of the output features of one panel; the steps are those rows'. */
-  void (*linear_tile)(const struct pyattn_linear *, const struct pyattn_steps *, ptrdiff_t first, ptrdiff_t rows,
+  /* The storage format that takes least memory for a strided (outputs, inputs) array of elements, and multiplies to the
+   * same bits as they. */
+  int (*linear_format)(const char *elements, ptrdiff_t row, ptrdiff_t column, ptrdiff_t outputs, ptrdiff_t inputs);
+  /* Bytes of a packed weight. */
+  ptrdiff_t (*linear_packed_bytes)(ptrdiff_t outputs, ptrdiff_t inputs, int format);
+  /* Packs a strided (outputs, inputs) array of elements; int8: with the scale of each output. weight->packed is not
+   * read. */
+  void (*linear_pack)(const struct pyattn_weight *, const char *elements, ptrdiff_t row, ptrdiff_t column,
+                      const float *scales, char *packed);
+  /* The contrary: writes elements (outputs, inputs), contiguous; int8: and the scales. */
+  void (*linear_unpack)(const struct pyattn_weight *, char *elements, float *scales);
+  /* Bytes of a packed row of inputs; 0 where rows of inputs, of bfloat16 or compute type, are multiplied in place. */
+  ptrdiff_t (*linear_row_bytes)(ptrdiff_t inputs, int input_is_bf16);
+  /* Converts one row of inputs, of bfloat16 or compute type, to dot-product groups: rounded to bfloat16, or to int8
+   * with the scale that it was divided by. */
+  void (*linear_pack_row)(const char *input, int input_is_bf16, ptrdiff_t inputs, char *packed, float *scale);
+  /* Computes rows first ... first + rows, at most tile_rows, of the output features of one panel: those of tile_vectors
+   * vectors. The packed rows are the inputs of these rows alone. */
+  void (*linear_tile)(const struct pyattn_linear *, const struct pyattn_packed_rows *, ptrdiff_t first, ptrdiff_t rows,
                       ptrdiff_t panel);
 
-  /* One row: of 2 width elements to width; in place, of the first 2 half elements of heads that begin `stride` apart,
-   * with half reals of each table; pairs are half apart or, interleaved, next to each other. */
-  void (*gate)(const char *input, char *out, ptrdiff_t width, int kind);
+  /* out[i] = activation(input[i]) * input[width + i], i < width: elements. */
+  void (*gate)(const char *input, char *out, ptrdiff_t width, int activation);
+  /* Rotates the first 2 half elements of each head of a row in place; heads begin `stride` bytes apart. Element i is
+   * paired with i + half or, interleaved, 2 i with 2 i + 1. cosines and sines: half of compute type each. */
   void (*rotate)(char *row, const char *cosines, const char *sines, ptrdiff_t heads, ptrdiff_t stride, ptrdiff_t half,
                  int interleaved);
-  /* One row, its mean taken away first if centred; weight and bias may be NULL. */
+  /* Normalises one row; centred: its mean is subtracted first. weight and bias may be NULL, out may be input. */
   void (*normalise_row)(const char *input, const char *weight, const char *bias, char *out, ptrdiff_t width, double eps,
                         int centred);
+  /* Adds one row to another. */
   void (*add_row)(const char *input, char *sum, ptrdiff_t width);
-  void (*activation)(const char *input, char *out, ptrdiff_t count, int kind);
+  /* out[i] = activation(input[i]), i < count; out may be input. */
+  void (*activate)(const char *input, char *out, ptrdiff_t count, int activation);
 
+  /* Runs rounds of independent multiply-adds; returns how many floating-point operations those were. */
   double (*probe_multiply_add)(ptrdiff_t rounds);
-  double (*probe_read)(const char *p, ptrdiff_t vectors);
+  /* Reads count vectors from p; returns their sum. */
+  double (*probe_read)(const char *p, ptrdiff_t count);
 };
 
-/* An instruction set that was compiled in. The table of float16 holds attention and probes, of bfloat16 packed matmuls,
- * gates and rotations as well, of bytes nothing else but these and a probe. */
+/* An instruction set that was compiled in. The table of float16 holds attention and probes; that of bfloat16 packed
+ * matmuls, gates and rotations as well; that of int8 packed matmuls and probes alone. */
 struct pyattn_isa {
   const char *name;
   int supported; /* by this machine and its operating system */

@@ -3,7 +3,7 @@
 #define PYATTN_LOGITS_H
 
 #include "block.h"
-#include "tile.h"
+#include "gemm.h"
 
 enum {
   SUM_BLOCK = 256, /* divides PYATTN_WIDTH_BLOCK */
@@ -43,8 +43,9 @@ INLINE void score_tile(const char *key, ptrdiff_t row, ptrdiff_t step, const vec
                        int vectors, int add, vec *largest) {
   tile acc;
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
-  tile_multiply(acc, rows, vectors, key, row, step, (const char *)q, PYATTN_WHOLE, ATTENTION_PAIRS, 0, steps,
-                key + TILE_ROWS * row, TILE_ROWS * step);
+  const struct tile_a a = {key, row, step, key + TILE_ROWS * row, TILE_ROWS * step};
+  const struct tile_b b = {(const char *)q, PLAIN_FORMAT, ATTENTION_PAIRS, 0};
+  tile_multiply(acc, rows, vectors, a, b, steps);
   UNROLL for (int n = 0; n < vectors; n++) {
     vec most = largest[n];
     UNROLL for (int r = 0; r < rows; r++) {

@@ -1,6 +1,6 @@
 /* What the machine can do at most, for `pyattn info --measure` and the benchmarks. */
 #include "kernels.h"
-#include "tile.h"
+#include "gemm.h"
 
 /* Runs rounds of independent multiply-adds in registers; returns how many floating-point operations those were. The
  * operands have full mantissas: multiplying ones draws less power, and was seen to run 7 % faster than any real data.

@@ -3,12 +3,12 @@
 #include "kernels.h"
 
 /* activation(a) b of a row [a, b]: GLU, Dauphin et al. 2016 (arXiv:1612.08083); Shazeer 2020 (arXiv:2002.05202). */
-static void gate(const char *input, char *out, ptrdiff_t width, int kind) {
+static void gate(const char *input, char *out, ptrdiff_t width, int activation) {
   const ptrdiff_t step = ELEMENT_BYTES;
   for (ptrdiff_t i = 0; i < width; i += LANES) {
     const ptrdiff_t columns = width - i < LANES ? width - i : LANES;
     vec x = load_elements(input + i * step, columns);
-    activate_all(&x, 1, kind);
+    activate_all(&x, 1, activation);
     store_elements(out + i * step, x * load_elements(input + (width + i) * step, columns), columns);
   }
 }
@@ -72,12 +72,12 @@ static void add_row(const char *input, char *sum, ptrdiff_t width) {
   }
 }
 
-static void activation(const char *input, char *out, ptrdiff_t count, int kind) {
+static void activate(const char *input, char *out, ptrdiff_t count, int activation) {
   const ptrdiff_t step = sizeof(real);
   for (ptrdiff_t i = 0; i < count; i += LANES) {
     const ptrdiff_t columns = count - i < LANES ? count - i : LANES;
     vec x = load_reals(input + i * step, columns);
-    activate_all(&x, 1, kind);
+    activate_all(&x, 1, activation);
     store_reals(out + i * step, x, columns);
   }
 }

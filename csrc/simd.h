@@ -9,7 +9,7 @@
  * What they do not express is a primitive, which each file of simd/ defines for one instruction set, all in this order:
  *
  *   VECTOR_BYTES                 bytes of a vector
- *   TILE_ROWS, TILE_VECTORS      accumulators of the tile of tile.h, as many as registers hold
+ *   TILE_ROWS, TILE_VECTORS      accumulators of the tile of gemm.h, as many as registers hold
  *   STEP                         elements that a lane multiplies at once: those of a dot-product group
  *   INPUT_ZERO                   added to int8 inputs, for dot products that want them without a sign
  *   ATTENTION_PAIRS              whether attention's tiles take two steps a turn

@@ -100,11 +100,6 @@ def measure(seconds: float = 0.5) -> dict[str, float]:
     if not isinstance(seconds, int | float) or not 0 <= seconds <= 60:
         raise ValueError(f"measure: seconds must be a number from 0 to 60, not {seconds!r}")
     threads = get_num_threads()
-    sizes = {"float32": 4, "float64": 8}
-    sizes |= {"bfloat16": 2} if dispatch.native_bfloat16 else {}
-    sizes |= {"int8": 1} if dispatch.native_int8 else {}
-    peaks = {
-        f"fma_gflops_{name}": dispatch.measure_multiply_add(size, threads, seconds) / 1e9
-        for name, size in sizes.items()
-    }
+    names = ["float32", "float64", *info()["dot_products"]]
+    peaks = {f"fma_gflops_{name}": dispatch.measure_multiply_add(name, threads, seconds) / 1e9 for name in names}
     return peaks | {"read_gbytes_per_s": dispatch.measure_read(threads, seconds, 1 << 29) / 1e9}

@@ -9,14 +9,14 @@ from pyattn._checks import Array
 from pyattn._core import rowwise
 from pyattn._threads import threads_for
 
-ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "silu": 4}  # the codes of csrc/kernels.h
+ACTIVATIONS = rowwise.ACTIVATIONS  # the codes of csrc/kernels.h
 
 
 def _activation(name: str, x: Any) -> Array:
     (x,) = _checks.floating(name, x=x)
     rows = np.ascontiguousarray(x)
     out: Array = np.empty_like(rows)
-    rowwise.activation(rows, out, ACTIVATIONS[name], threads_for(20.0 * x.size))
+    rowwise.activate(rows, out, ACTIVATIONS[name], threads_for(20.0 * x.size))
     return out.reshape(x.shape)
 
 

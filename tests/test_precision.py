@@ -12,8 +12,9 @@ from pyattn._core import linear
 from pyattn.precision import from_bfloat16, mask_to_bfloat16, to_bfloat16, to_int8
 
 EPS = np.finfo(np.float32).eps
-# How weights are held: float16 where there is an instruction that widens it.
-HELD = {"float16": int(pyattn.info()["isa"] != "baseline"), "bfloat16": 2}
+# How float32 weights are stored that are of a format: as float16 where there is an instruction that widens it.
+STORED = {None: "float32", "float16": "float16", "bfloat16": "bfloat16"}
+STORED |= {"float16": "float32"} if pyattn.info()["isa"] == "baseline" else {}
 SIZES = [(1, 1, 1), (1, 3, 5), (3, 16, 48), (8, 64, 49), (9, 65, 97), (17, 130, 33), (100, 96, 200)]
 
 
@@ -50,23 +51,26 @@ def test_bfloat16_rounding():
         ([[np.nan]], "bfloat16"),
     ],
 )
-def test_narrowest(weight, format):
-    assert [None, "float16", "bfloat16"][linear.narrowest(np.float32(weight))] == format
+def test_narrowest_format(weight, format):
+    weight = np.float32(weight)
+    assert linear.Packed(weight).format == STORED[format]
+    assert linear.Packed(weight, narrow=False).format == "float32"
+    np.testing.assert_array_equal(linear.Packed(weight).unpack()[0], weight)
 
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
 @pytest.mark.parametrize("format", ["float16", "bfloat16"])
-def test_weights_held_in_16_bits_change_no_bit(rows, inputs, outputs, format):
+def test_weights_stored_in_16_bits_change_no_bit(rows, inputs, outputs, format):
     weight = normal((outputs, inputs), 1)
     weight = weight.astype(np.float16).astype(np.float32) if format == "float16" else rounded(weight)
     x, bias = normal((rows, inputs)), normal(outputs, 2)
-    whole, held = (linear.Packed(weight, bias, whole=whole) for whole in (True, False))
+    whole, narrow = (linear.Packed(weight, bias, narrow=narrow) for narrow in (False, True))
     results = np.empty((2, rows, outputs), np.float32)
-    for packed, out in zip((whole, held), results, strict=True):
+    for packed, out in zip((whole, narrow), results, strict=True):
         linear.linear(x, [packed], None, out, 0, 2)
         np.testing.assert_array_equal(packed.unpack()[0], weight)
-    exact_in_both = held.held == 2 and format == "float16" and weight.size < 4  # then bfloat16 is taken
-    assert whole.held == 0 and (held.held == HELD[format] or exact_in_both)
+    exact_in_both = narrow.format == "bfloat16" and format == "float16" and weight.size < 4  # then bfloat16 is taken
+    assert whole.format == "float32" and (narrow.format == STORED[format] or exact_in_both)
     np.testing.assert_array_equal(results[0].view(np.uint32), results[1].view(np.uint32))
     layer = Linear(inputs, outputs)
     layer.load_state_dict({"weight": weight, "bias": bias})
@@ -76,8 +80,8 @@ def test_weights_held_in_16_bits_change_no_bit(rows, inputs, outputs, format):
 
 
 @pytest.mark.parametrize("format", ["float16", "bfloat16"])
-def test_parts_that_are_held_differently(format):
-    """Side by side, with an activation and a residual, from weights of any strides: the bits of those held whole."""
+def test_parts_of_different_formats(format):
+    """Side by side, with an activation and a residual, from weights of any strides: the bits of those stored in float32."""
     narrow = (
         normal((100, 33), 1).astype(np.float16).astype(np.float32)
         if format == "float16"
@@ -86,8 +90,8 @@ def test_parts_that_are_held_differently(format):
     weights = [narrow[::2], normal((60, 33), 2), np.asfortranarray(narrow[:, ::-1])]
     x, residual = normal((20, 33), 3), normal((20, 210), 4)
     results = np.empty((2, 20, 210), np.float32)
-    for whole, out in zip((True, False), results, strict=True):
-        parts = [linear.Packed(weight, None, whole=whole) for weight in weights]
+    for narrowed, out in zip((False, True), results, strict=True):
+        parts = [linear.Packed(weight, None, narrow=narrowed) for weight in weights]
         linear.linear(x, parts, residual, out, 2, 2)
     np.testing.assert_array_equal(results[0], results[1])
 

@@ -104,7 +104,7 @@ cdef class AttentionCall:
         cdef const cnp.npy_intp *shape = cnp.PyArray_DIMS(query)
         cdef bint has_heads = ndim > 2
         begin_call_of(
-            &self.call, kernels_of(query.dtype), shape[ndim - 3] if has_heads else 1,
+            &self.call, kernels_of(cnp.PyArray_TYPE(query)), shape[ndim - 3] if has_heads else 1,
             cnp.PyArray_DIMS(key)[ndim - 3] if has_heads else 1,
         )
         self.query = query

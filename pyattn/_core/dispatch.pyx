@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -76,17 +77,14 @@ cdef int choose() except -1:
     return 0
 
 
-cdef const pyattn_kernels *kernels_for(Py_ssize_t itemsize) noexcept:
-    if itemsize == 1:
-        return chosen.int8
-    if itemsize == 2:
-        return chosen.bfloat16
-    return chosen.float32 if itemsize == 4 else chosen.float64
-
-
-cdef const pyattn_kernels *kernels_of(dtype):
-    """Those for arrays of a dtype; uint16 are the bits of bfloat16."""
-    return chosen.float16 if dtype.char == "e" else kernels_for(dtype.itemsize)
+cdef const pyattn_kernels *kernels_of(int dtype) noexcept:
+    if dtype == cnp.NPY_FLOAT32:
+        return chosen.float32
+    if dtype == cnp.NPY_FLOAT64:
+        return chosen.float64
+    if dtype == cnp.NPY_FLOAT16:
+        return chosen.float16
+    return chosen.bfloat16 if dtype == cnp.NPY_UINT16 else chosen.int8
 
 
 cdef int begin_call(int threads) noexcept:
@@ -215,12 +213,14 @@ native_bfloat16 = chosen.bfloat16.step == 2  # whether the machine has dot produ
 native_int8 = chosen.int8.step == 4
 
 
-def measure_multiply_add(int itemsize, int threads, double seconds):
+def measure_multiply_add(str dtype not None, int threads, double seconds):
     """Peak floating-point operations a second of `threads` threads: independent multiply-adds in registers.
 
-    itemsize is that of float32, float64, bfloat16 or int8.
+    dtype: "float32", "float64", "bfloat16" or "int8".
     """
-    cdef const pyattn_kernels *kernels = kernels_for(itemsize)
+    cdef const pyattn_kernels *kernels = kernels_of({
+        "float32": cnp.NPY_FLOAT32, "float64": cnp.NPY_FLOAT64, "bfloat16": cnp.NPY_UINT16, "int8": cnp.NPY_INT8,
+    }[dtype])
     cdef Py_ssize_t rounds = 1000
     cdef double operations, best = 0
     cdef int _i
@@ -243,7 +243,7 @@ def measure_multiply_add(int itemsize, int threads, double seconds):
 
 def measure_read(int threads, double seconds, Py_ssize_t size):
     """Bytes a second that `threads` threads read from `size` bytes of memory, larger than any cache."""
-    cdef const pyattn_kernels *kernels = kernels_for(4)
+    cdef const pyattn_kernels *kernels = kernels_of(cnp.NPY_FLOAT32)
     threads = pyattn_team(threads)
     cdef Py_ssize_t vector = kernels.lanes * 4
     cdef Py_ssize_t share = size // threads // PYATTN_ALIGNMENT * PYATTN_ALIGNMENT

@@ -12,9 +12,11 @@ cdef extern from "kernels.h" nogil:
         PYATTN_WIDTH_BLOCK
         PYATTN_DECODE_ROWS
         PYATTN_ALIGNMENT
-        PYATTN_WHOLE
+        PYATTN_FLOAT32
+        PYATTN_FLOAT64
         PYATTN_FLOAT16
         PYATTN_BFLOAT16
+        PYATTN_INT8
         PYATTN_IDENTITY
         PYATTN_RELU
         PYATTN_GELU
@@ -68,16 +70,21 @@ cdef extern from "kernels.h" nogil:
         const char *index_bias
         Py_ssize_t first, count
 
-    struct pyattn_linear:
+    struct pyattn_weight:
         const char *packed
         const char *bias
+        Py_ssize_t outputs, inputs
+        int format
+
+    struct pyattn_linear:
+        const pyattn_weight *weight
         const char *residual
         char *out
         Py_ssize_t residual_row, out_row
-        Py_ssize_t inputs, outputs
-        int activation, half, held
+        int activation
+        int out_is_bf16
 
-    struct pyattn_steps:
+    struct pyattn_packed_rows:
         const char *data
         Py_ssize_t row
         const float *scales
@@ -96,7 +103,6 @@ cdef extern from "kernels.h" nogil:
         int tile_rows
         int tile_vectors
         int real_bytes
-        int widens_float16
         int step
         pyattn_attention_path prefill, decode
         void (*weights_begin)(const pyattn_query_block *) noexcept nogil
@@ -105,22 +111,26 @@ cdef extern from "kernels.h" nogil:
         void (*weights_finish)(const pyattn_query_block *) noexcept nogil
         void (*column_sums)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first, Py_ssize_t count,
                             double *sums) noexcept nogil
-        Py_ssize_t (*linear_packed_bytes)(Py_ssize_t outputs, Py_ssize_t inputs, int held) noexcept nogil
-        void (*linear_pack)(const char *weight, Py_ssize_t row, Py_ssize_t column, const float *scales,
-                            Py_ssize_t outputs, Py_ssize_t inputs, int held, char *packed) noexcept nogil
-        Py_ssize_t (*linear_row_bytes)(Py_ssize_t inputs) noexcept nogil
-        void (*linear_load)(const char *input, int half, Py_ssize_t inputs, char *steps, float *scale) noexcept nogil
-        void (*linear_tile)(const pyattn_linear *, const pyattn_steps *, Py_ssize_t first, Py_ssize_t rows,
+        int (*linear_format)(const char *elements, Py_ssize_t row, Py_ssize_t column, Py_ssize_t outputs,
+                             Py_ssize_t inputs) noexcept nogil
+        Py_ssize_t (*linear_packed_bytes)(Py_ssize_t outputs, Py_ssize_t inputs, int format) noexcept nogil
+        void (*linear_pack)(const pyattn_weight *, const char *elements, Py_ssize_t row, Py_ssize_t column,
+                            const float *scales, char *packed) noexcept nogil
+        void (*linear_unpack)(const pyattn_weight *, char *elements, float *scales) noexcept nogil
+        Py_ssize_t (*linear_row_bytes)(Py_ssize_t inputs, int input_is_bf16) noexcept nogil
+        void (*linear_pack_row)(const char *input, int input_is_bf16, Py_ssize_t inputs, char *packed,
+                                float *scale) noexcept nogil
+        void (*linear_tile)(const pyattn_linear *, const pyattn_packed_rows *, Py_ssize_t first, Py_ssize_t rows,
                             Py_ssize_t panel) noexcept nogil
-        void (*gate)(const char *input, char *out, Py_ssize_t width, int kind) noexcept nogil
+        void (*gate)(const char *input, char *out, Py_ssize_t width, int activation) noexcept nogil
         void (*rotate)(char *row, const char *cosines, const char *sines, Py_ssize_t heads, Py_ssize_t stride,
                        Py_ssize_t half, int interleaved) noexcept nogil
         void (*normalise_row)(const char *input, const char *weight, const char *bias, char *out, Py_ssize_t width,
                               double eps, int centred) noexcept nogil
         void (*add_row)(const char *input, char *sum, Py_ssize_t width) noexcept nogil
-        void (*activation)(const char *input, char *out, Py_ssize_t count, int kind) noexcept nogil
+        void (*activate)(const char *input, char *out, Py_ssize_t count, int activation) noexcept nogil
         double (*probe_multiply_add)(Py_ssize_t rounds) noexcept nogil
-        double (*probe_read)(const char *p, Py_ssize_t vectors) noexcept nogil
+        double (*probe_read)(const char *p, Py_ssize_t count) noexcept nogil
 
     struct pyattn_isa:
         const char *name

@@ -14,7 +14,8 @@ from libc.stdint cimport int64_t
 from pyattn._core.attention import WIDTH_BLOCK, attention
 from pyattn._core.linear cimport Packed, linear
 from pyattn._core.rows cimport Rows, bytes_of, contiguous, part_of, rows_of
-from pyattn._core.rowwise cimport gate, normalise, rotate, store
+from pyattn._core.rowwise cimport gate, normalise, rotate
+from pyattn._core.sequences cimport store
 
 cnp.import_array()
 

@@ -7,13 +7,13 @@ class Packed:
     bias: Array | None
     outputs: int
     inputs: int
-    held: int
+    @property
+    def format(self) -> str: ...
     def __init__(
-        self, weight: Array, bias: Array | None = None, scales: Array | None = None, whole: bool = False
+        self, weight: Array, bias: Array | None = None, scales: Array | None = None, narrow: bool = True
     ) -> None: ...
     def unpack(self) -> tuple[Array, Array | None]: ...
 
-def narrowest(weight: Array, float16: bool = True) -> int: ...
 def linear(
     input: Array, parts: list[Packed], residual: Array | None, out: Array, activation: int, threads: int
 ) -> None: ...

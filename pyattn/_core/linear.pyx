@@ -14,150 +14,155 @@ from pyattn._core.dispatch cimport (
     Watch, begin_call, begin_watch, end_call, kernels_of, no_scratch, raise_error, stopped,
 )
 from pyattn._core.kernels cimport (
-    PYATTN_ALIGNMENT, PYATTN_BFLOAT16, PYATTN_FLOAT16, PYATTN_WHOLE, pyattn_kernels, pyattn_linear, pyattn_steps,
+    PYATTN_ALIGNMENT, PYATTN_BFLOAT16, PYATTN_FLOAT16, PYATTN_FLOAT32, PYATTN_FLOAT64, PYATTN_INT8, pyattn_kernels,
+    pyattn_linear, pyattn_packed_rows, pyattn_weight,
 )
+from pyattn._core.rows cimport Rows, bytes_of, rows_of
 
 cnp.import_array()
 
 cdef enum:
-    MOST_PARTS = 3
-    MOST_ROWS = 16  # of a tile
-    ROWS = 96  # of a task
-    MOST_PANEL = 256  # outputs that packing may add, of padding
-    MOST_STEP = 4  # and inputs
+    MAX_TILE_ROWS = 16
+    TASK_ROWS = 96
+    MAX_PANEL = 256  # outputs that packing may add, of padding
+    MAX_GROUP = 4  # and inputs
     FEW_TILES = 2
-    NUMBERS_AT_ONCE = 1048576
     CACHED = 655360  # bytes of panels that a task multiplies with each tile of rows: they stay in second-level cache
 
-cdef double MOST_BYTES = 2.0**62  # sizes of weights are counted in Py_ssize_t
+cdef double MAX_BYTES = 2.0**62  # sizes of weights are counted in Py_ssize_t
+
+cdef dict FORMAT_NAMES = {
+    PYATTN_FLOAT32: "float32", PYATTN_FLOAT64: "float64", PYATTN_FLOAT16: "float16", PYATTN_BFLOAT16: "bfloat16",
+    PYATTN_INT8: "int8",
+}
 
 
 cdef class Packed:  # linear.pxd names its fields
-    """A weight (outputs, inputs) as tiles read it, with its bias (outputs,) of reals or None.
+    """A weight (outputs, inputs) as tiles read it, with its bias (outputs,) of the compute type or None.
 
     The weight, of any strides, is of float32, float64, uint16 (the bits of bfloat16) or int8; the last is multiplied by
-    scales (outputs,), float32. One of float32 whose numbers are all of 16 bits is held in these, unless `whole`.
+    scales (outputs,), float32. A float32 weight whose values are all representable in 16 bits is stored in these, unless
+    narrow is false.
     """
     def __init__(
-        self, cnp.ndarray weight not None, cnp.ndarray bias=None, cnp.ndarray scales=None, bint whole=False
+        self, cnp.ndarray weight not None, cnp.ndarray bias=None, cnp.ndarray scales=None, bint narrow=True
     ):
-        cdef Py_ssize_t size
+        cdef Py_ssize_t size, row, column
         if weight.ndim != 2:
             raise ValueError(f"Linear: a weight has two axes, not {weight.ndim}")
-        self.kernels = kernels_of(weight.dtype)
+        self.kernels = kernels_of(cnp.PyArray_TYPE(weight))
         self.dtype = weight.dtype
         self.bias = bias
         self.outputs, self.inputs = weight.shape[0], weight.shape[1]
-        if (self.outputs + MOST_PANEL) * 8.0 * (self.inputs + MOST_STEP) > MOST_BYTES:
+        if (self.outputs + MAX_PANEL) * 8.0 * (self.inputs + MAX_GROUP) > MAX_BYTES:
             raise MemoryError(f"Linear: no memory holds a weight ({self.outputs}, {self.inputs})")
         check_vector("bias", bias, self.outputs, np.float64 if self.kernels.real_bytes == 8 else np.float32)
         check_vector("scales", scales, self.outputs, np.float32)
         if (scales is None) != (weight.dtype != np.int8):
             raise ValueError(f"Linear: scales are for int8, and needed there; the weight is {weight.dtype}")
-        if weight.dtype == np.uint16 and self.kernels.step == 1:
-            self.held = PYATTN_BFLOAT16
-        elif weight.dtype == np.float32 and not whole:
+        cdef const char *elements = <const char *> cnp.PyArray_DATA(weight)
+        row, column = cnp.PyArray_STRIDES(weight)[0], cnp.PyArray_STRIDES(weight)[1]
+        self.storage = PYATTN_FLOAT32
+        if narrow or weight.dtype != np.float32:
             size = self.kernels.linear_packed_bytes(self.outputs, self.inputs, PYATTN_FLOAT16)
-            np.empty(size, np.uint8)  # what no memory holds is refused before each number is looked at
-            self.held = narrowest(weight, self.kernels.widens_float16)
-        size = self.kernels.linear_packed_bytes(self.outputs, self.inputs, self.held)
+            np.empty(size, np.uint8)  # what no memory holds is refused before each value is looked at
+            with nogil:
+                self.storage = self.kernels.linear_format(elements, row, column, self.outputs, self.inputs)
+        size = self.kernels.linear_packed_bytes(self.outputs, self.inputs, self.storage)
         self.memory = np.empty(size + PYATTN_ALIGNMENT, np.uint8)
         self.data = <char *> cnp.PyArray_DATA(self.memory)
         self.data += (PYATTN_ALIGNMENT - <size_t> self.data % PYATTN_ALIGNMENT) % PYATTN_ALIGNMENT
+        cdef pyattn_weight own = self.as_weight()
         self.kernels.linear_pack(
-            <const char *> cnp.PyArray_DATA(weight), cnp.PyArray_STRIDES(weight)[0], cnp.PyArray_STRIDES(weight)[1],
-            NULL if scales is None else <const float *> cnp.PyArray_DATA(scales), self.outputs, self.inputs, self.held,
-            self.data,
+            &own, elements, row, column, NULL if scales is None else <const float *> cnp.PyArray_DATA(scales), self.data,
         )
+
+    cdef pyattn_weight as_weight(self) noexcept:
+        cdef pyattn_weight weight
+        weight.packed = self.data
+        weight.bias = NULL if self.bias is None else <const char *> cnp.PyArray_DATA(self.bias)
+        weight.outputs, weight.inputs, weight.format = self.outputs, self.inputs, self.storage
+        return weight
+
+    @property
+    def format(self):
+        """How the weight is stored: "float32", "float64", "float16", "bfloat16" or "int8"."""
+        return FORMAT_NAMES[self.storage]
 
     def unpack(self):
         """The weight, and the scales or None."""
-        cdef Py_ssize_t lanes = self.kernels.lanes, width = lanes * self.kernels.tile_vectors, step = self.kernels.step
-        cdef Py_ssize_t steps = (self.inputs + step - 1) // step, real = self.kernels.real_bytes, first, rows, lines
-        cdef Py_ssize_t padded = (self.outputs + lanes - 1) // lanes * lanes
-        start = self.data - <char *> cnp.PyArray_DATA(self.memory)
-        if self.held == PYATTN_BFLOAT16:
-            steps = (steps + 1) // 2
-        words = self.memory[start:start + padded * steps * (2 if self.held == PYATTN_FLOAT16 else real)]
-        words = words.view({8: np.float64, 4: np.float16 if self.held == PYATTN_FLOAT16 else np.float32}[real])
-        weight = np.empty((self.outputs, self.inputs), self.dtype)
-        for first in range(0, self.outputs, width):
-            rows = min(self.outputs - first, width)
-            lines = (rows + lanes - 1) // lanes * lanes
-            panel = words[first * steps:][:lines * steps].reshape(steps, lines)[:, :rows].T
-            if self.held == PYATTN_BFLOAT16:  # two steps in a word
-                parts = np.ascontiguousarray(panel).view(np.uint16)[:, :self.inputs]
-                whole = parts if self.dtype.itemsize == 2 else (parts.astype(np.uint32) << 16).view(np.float32)
-                weight[first:first + rows] = whole
-            elif self.dtype.itemsize == real:
-                weight[first:first + rows] = panel
-            else:
-                parts = np.ascontiguousarray(panel).view(
-                    np.uint16 if self.dtype.itemsize == 2 else np.int8 if step == 4 else np.int16
-                )
-                weight[first:first + rows] = parts[:, :self.inputs]
-        if self.dtype.itemsize != 1:
-            return weight, None
-        return weight, self.memory[start + padded * steps * real:][:self.outputs * 4].view(np.float32).copy()
-
-
-def narrowest(cnp.ndarray weight not None, bint float16=True):
-    """PYATTN_BFLOAT16, or PYATTN_FLOAT16 if allowed, where all numbers of a float32 weight are of that format."""
-    cdef bint bfloat16 = True
-    cdef Py_ssize_t rows = 1, first = 0  # the first row tells of nearly all weights
-    while first < weight.shape[0] and (float16 or bfloat16):
-        part = np.ascontiguousarray(weight[first:first + rows])
-        if bfloat16:
-            bfloat16 = not (part.view(np.uint32) & np.uint32(0xFFFF)).any()
-        if float16:
-            with np.errstate(all="ignore"):
-                float16 = np.array_equal(part.astype(np.float16), part)
-        first += rows
-        rows = 1 + NUMBERS_AT_ONCE // max(<Py_ssize_t> 1, weight.shape[1])
-    # bfloat16 of both: it is widened at less cost
-    return PYATTN_BFLOAT16 if bfloat16 else PYATTN_FLOAT16 if float16 else PYATTN_WHOLE
+        cdef pyattn_weight own = self.as_weight()
+        cdef cnp.ndarray weight = np.empty((self.outputs, self.inputs), self.dtype), scales = None
+        if self.dtype == np.int8:
+            scales = np.empty(self.outputs, np.float32)
+        cdef float *scale = NULL if scales is None else <float *> cnp.PyArray_DATA(scales)
+        with nogil:
+            self.kernels.linear_unpack(&own, <char *> cnp.PyArray_DATA(weight), scale)
+        return weight, scales
 
 
 cdef int check_vector(str name, cnp.ndarray x, Py_ssize_t size, dtype) except -1:
-    """Refuses what a kernel would read as so many contiguous numbers of dtype, but is something else; None is fine."""
+    """Refuses what a kernel would read as so many contiguous elements of dtype, but is something else; None is fine."""
     if x is not None and (x.ndim != 1 or x.shape[0] != size or x.dtype != dtype or not cnp.PyArray_IS_C_CONTIGUOUS(x)):
         raise ValueError(f"Linear: {name} of {size} outputs must be contiguous {np.dtype(dtype)} ({size},), "
                          f"not {x.dtype} {(<object> x).shape}")
     return 0
 
 
-cdef int check_sizes(cnp.ndarray input, list parts, cnp.ndarray residual, cnp.ndarray out) except -1:
-    """Refuses rows that the weights were not made for."""
+cdef int join(list parts, Weights *weights) except -1:
     cdef Packed first = parts[0], part
-    cdef Py_ssize_t rows = input.shape[0], outputs = 0
-    cdef int real = first.kernels.real_bytes, read = cnp.PyArray_ITEMSIZE(input), written = cnp.PyArray_ITEMSIZE(out)
-    cdef bint fits = len(parts) <= MOST_PARTS
+    cdef bint fits = len(parts) <= MAX_PARTS
+    memset(weights, 0, sizeof(Weights))
+    weights.kernels = first.kernels
+    weights.inputs = first.inputs
+    weights.element_dtype = (<cnp.dtype> first.dtype).type_num
+    weights.compute_dtype = cnp.NPY_FLOAT32 if first.kernels.real_bytes == 4 else cnp.NPY_FLOAT64
+    weights.operand_dtype = cnp.NPY_UINT16 if first.dtype.itemsize < 4 else weights.compute_dtype
     for part in parts:
-        outputs += part.outputs
-        fits = fits and part.kernels == first.kernels and part.inputs == input.shape[1]
-    fits = fits and out.shape[0] == rows and out.shape[1] == outputs
-    if first.dtype.itemsize < 4:  # may read and write bits of bfloat16
-        fits = fits and (read == real or read == 2) and (written == real or written == 2)
-    else:
-        fits = fits and read == written == real
-    if residual is not None:
-        fits = fits and cnp.PyArray_ITEMSIZE(residual) == real
-        fits = fits and residual.shape[0] == rows and residual.shape[1] == outputs
+        fits = fits and part.kernels == first.kernels and part.inputs == first.inputs
+        if fits:
+            weights.parts[weights.count] = part.as_weight()
+            weights.count += 1
+            weights.outputs += part.outputs
     if not fits:
-        weights = ", ".join([f"{weight.dtype} ({weight.outputs}, {weight.inputs})" for weight in parts])
-        raise ValueError(f"Linear: a weight {weights} does not make {out.dtype} ({rows}, {out.shape[1]}) of "
-                         f"{input.dtype} ({rows}, {input.shape[1]})")
+        listed = ", ".join([f"{weight.dtype} ({weight.outputs}, {weight.inputs})" for weight in parts])
+        raise ValueError(f"Linear: weights {listed} do not read the same inputs, or are more than {MAX_PARTS}")
     return 0
 
 
+cdef bint fits(const Weights *weights, const Rows *input, const Rows *residual, const Rows *out) noexcept:
+    """Whether rows are such as the weights were made for."""
+    if input.width != weights.inputs or out.count != input.count or out.width != weights.outputs:
+        return False
+    if residual != NULL and (
+        residual.dtype != weights.compute_dtype or residual.count != out.count or residual.width != out.width
+    ):
+        return False
+    return (input.dtype == weights.compute_dtype or input.dtype == weights.operand_dtype) and (
+        out.dtype == weights.compute_dtype or out.dtype == weights.operand_dtype
+    )
+
+
+cdef object misfit(const Weights *weights, const Rows *input, const Rows *out):
+    weight, read, written = [cnp.PyArray_DescrFromType(t) for t in (weights.element_dtype, input.dtype, out.dtype)]
+    listed = ", ".join([
+        f"{weight} ({weights.parts[i].outputs}, {weights.parts[i].inputs})" for i in range(weights.count)
+    ])
+    return ValueError(f"Linear: a weight {listed} does not make {written} ({input.count}, {out.width}) of {read} "
+                      f"({input.count}, {input.width})")
+
+
 cdef struct Job:
-    const pyattn_kernels *kernels
-    pyattn_linear parts[MOST_PARTS]
-    Py_ssize_t first_panel[MOST_PARTS + 1]
+    const Weights *weights
+    pyattn_linear parts[MAX_PARTS]
+    Py_ssize_t first_panel[MAX_PARTS + 1]
+    Py_ssize_t groups, blocks  # tasks: groups of panels x blocks of rows
     const char *input
-    Py_ssize_t input_row, row_bytes  # row_bytes: of loaded steps; 0 where the input is steps already
-    int half  # whether the input is of bfloat16
-    float *scales  # of all rows, where these are loaded before the first task; NULL where a task loads its own
+    Py_ssize_t rows, input_row
+    Py_ssize_t row_bytes  # of packed rows; 0 where the input is multiplied in place
+    bint input_is_bf16
+    char *packed  # of all rows, or of a tile for each thread, which packs its own
+    float *scales  # of all rows, where these are packed before the first task; else NULL
     bint few  # whether the rows are so few that the time is that of reading the weight
 
 
@@ -172,82 +177,112 @@ cpdef linear(
     """out = activation(input weight^T + bias) + residual, for the weights of all parts side by side.
 
     input (rows, inputs), residual and out (rows, sum of outputs) with contiguous rows any distance apart; input and out
-    are of reals or, where weights are bfloat16 or int8, uint16 (the bits of bfloat16). residual may be None, or out.
+    are of the compute type or, where weights are bfloat16 or int8, uint16 (the bits of bfloat16). residual may be None,
+    or out.
     """
-    check_sizes(input, parts, residual, out)
+    cdef Weights weights
+    cdef Rows read = rows_of(input), written = rows_of(out), added
+    join(parts, &weights)
+    if residual is not None:
+        added = rows_of(residual)
+    multiply(&weights, &read, NULL if residual is None else &added, &written, activation, threads)
+
+
+cdef int multiply(
+    const Weights *weights, const Rows *input, const Rows *residual, const Rows *out, int activation, int threads
+) except -1:
+    if not fits(weights, input, residual, out):
+        raise misfit(weights, input, out)
     cdef Job job
     cdef Watch watch = begin_watch()
-    cdef Packed part = parts[0]
-    cdef Py_ssize_t rows = input.shape[0], count = len(parts), offset = 0, real = part.kernels.real_bytes
-    cdef Py_ssize_t i, panels, blocks, size = 0, groups, width = part.kernels.lanes * part.kernels.tile_vectors
-    cdef Py_ssize_t team, scratch, out_bytes = cnp.PyArray_ITEMSIZE(out)
-    team = begin_call(threads)
-    memset(&job, 0, sizeof(Job))
-    job.kernels = part.kernels
-    job.input = <const char *> cnp.PyArray_DATA(input)
-    job.input_row = cnp.PyArray_STRIDES(input)[0]
-    job.half = cnp.PyArray_ITEMSIZE(input) == 2
-    job.row_bytes = part.kernels.linear_row_bytes(part.inputs)
-    if job.half and part.dtype.itemsize == 2 and part.kernels.step == 2 and part.inputs % 2 == 0:
-        job.row_bytes = 0
-    for i in range(count):
-        part = parts[i]
-        job.parts[i].packed = part.data
-        if part.bias is not None:
-            job.parts[i].bias = <const char *> cnp.PyArray_DATA(part.bias)
-        if residual is not None:
-            job.parts[i].residual = <const char *> cnp.PyArray_DATA(residual) + offset * real
-            job.parts[i].residual_row = cnp.PyArray_STRIDES(residual)[0]
-        job.parts[i].out = <char *> cnp.PyArray_DATA(out) + offset * out_bytes
-        job.parts[i].out_row = cnp.PyArray_STRIDES(out)[0]
-        job.parts[i].inputs = part.inputs
-        job.parts[i].outputs = part.outputs
-        job.parts[i].activation = activation
-        job.parts[i].held = part.held
-        job.parts[i].half = out_bytes == 2
-        offset += part.outputs
-        job.first_panel[i + 1] = job.first_panel[i] + (part.outputs + width - 1) // width
-        size = max(size, (part.inputs + part.kernels.step - 1) // part.kernels.step * (2 if part.held else real))
-    # Tasks: groups of panels x blocks of rows. A thread takes long runs of them, so that a group stays in its cache
-    # while rows stream by; with few rows groups are small enough for all threads.
-    panels = job.first_panel[count]
-    blocks = (rows + ROWS - 1) // ROWS
-    size = min(CACHED // max(<Py_ssize_t> 1, size * width), panels * blocks // (4 * team))
-    groups = (panels + max(1, size) - 1) // max(1, size)
-    # Tasks of one group load their rows, a tile at a time; with several groups each row is loaded once, before them.
-    job.few = rows <= FEW_TILES * job.kernels.tile_rows
-    cdef bint shared = (groups > 1 or job.few) and job.row_bytes > 0
-    scratch = job.row_bytes * (rows if shared else team * job.kernels.tile_rows)
-    cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + scratch + (rows * sizeof(float) if shared else 0))
-    if memory == NULL:
-        end_call()
-        raise no_scratch()
-    cdef char *aligned = memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT
+    cdef const pyattn_kernels *kernels = weights.kernels
+    cdef int team = begin_call(threads)
+    lay_out(&job, weights, input, residual, out, activation)
+    cdef Py_ssize_t i, tasks = plan(&job, team)
+    # Tasks of one group pack their rows, a tile at a time; with several groups each row is packed once, before them.
+    cdef bint shared = (job.groups > 1 or job.few) and job.row_bytes > 0
+    cdef Py_ssize_t scratch = job.row_bytes * (job.rows if shared else team * kernels.tile_rows)
+    cdef char *memory = NULL
+    if scratch > 0:
+        memory = <char *> malloc(PYATTN_ALIGNMENT + scratch + (job.rows * sizeof(float) if shared else 0))
+        if memory == NULL:
+            end_call()
+            raise no_scratch()
+        job.packed = memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT
     with nogil:
         if shared:
-            job.scales = <float *> (aligned + scratch)
-            for i in prange(rows, num_threads=team if rows > 1 else 1, schedule="static"):
-                job.kernels.linear_load(job.input + i * job.input_row, job.half, job.parts[0].inputs,
-                                        aligned + i * job.row_bytes, &job.scales[i])
-            job.input = aligned
+            job.scales = <float *> (job.packed + scratch)
+            for i in prange(job.rows, num_threads=team if job.rows > 1 else 1, schedule="static"):
+                kernels.linear_pack_row(job.input + i * job.input_row, job.input_is_bf16, weights.inputs,
+                                        job.packed + i * job.row_bytes, &job.scales[i])
+            job.input = job.packed
             job.input_row = job.row_bytes
-        for i in prange(groups * blocks, num_threads=team, schedule="guided"):
-            if not stopped(&watch, threadid()):
-                run_task(&job, i // blocks * panels // groups, (i // blocks + 1) * panels // groups, i % blocks * ROWS,
-                         min(rows, (i % blocks + 1) * ROWS),
-                         aligned + threadid() * job.row_bytes * job.kernels.tile_rows)
+        if team == 1:
+            for i in range(tasks):
+                run_task(&job, &watch, i, 0)
+        else:
+            for i in prange(tasks, num_threads=team, schedule="guided"):
+                run_task(&job, &watch, i, threadid())
     end_call()
     free(memory)
     raise_error(&watch)
+    return 0
 
 
-cdef void run_task(
-    const Job *job, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t row, Py_ssize_t last, char *scratch
-) noexcept nogil:
-    """Rows row ... last of the panels start ... stop."""
-    cdef Py_ssize_t tile = job.kernels.tile_rows, part = 0, panel, first
-    cdef float scales[MOST_ROWS]
+cdef void lay_out(
+    Job *job, const Weights *weights, const Rows *input, const Rows *residual, const Rows *out, int activation
+) noexcept:
+    """Places the parts side by side in out."""
+    cdef Py_ssize_t offset = 0, width = weights.kernels.lanes * weights.kernels.tile_vectors
+    cdef pyattn_linear *part
+    cdef int i
+    memset(job, 0, sizeof(Job))
+    job.weights = weights
+    job.input, job.input_row, job.rows = input.data, input.stride, input.count
+    job.input_is_bf16 = input.dtype == cnp.NPY_UINT16
+    job.row_bytes = weights.kernels.linear_row_bytes(weights.inputs, job.input_is_bf16)
+    for i in range(weights.count):
+        part = &job.parts[i]
+        part.weight = &weights.parts[i]
+        if residual != NULL:
+            part.residual = residual.data + offset * bytes_of(residual.dtype)
+            part.residual_row = residual.stride
+        part.out = out.data + offset * bytes_of(out.dtype)
+        part.out_row = out.stride
+        part.activation = activation
+        part.out_is_bf16 = out.dtype == cnp.NPY_UINT16
+        offset += part.weight.outputs
+        job.first_panel[i + 1] = job.first_panel[i] + (part.weight.outputs + width - 1) // width
+
+
+cdef Py_ssize_t plan(Job *job, int team) noexcept:
+    """How many tasks: a thread takes long runs of them, so that a group of panels stays in its cache while rows stream
+    by; with few rows groups are small enough for all threads."""
+    cdef const pyattn_kernels *kernels = job.weights.kernels
+    cdef Py_ssize_t panels = job.first_panel[job.weights.count], bytes = 0, size
+    cdef int i
+    for i in range(job.weights.count):
+        bytes = max(bytes, kernels.linear_packed_bytes(kernels.lanes * kernels.tile_vectors, job.weights.inputs,
+                                                       job.weights.parts[i].format))
+    job.blocks = (job.rows + TASK_ROWS - 1) // TASK_ROWS
+    size = max(<Py_ssize_t> 1, min(CACHED // max(<Py_ssize_t> 1, bytes), panels * job.blocks // (4 * team)))
+    job.groups = (panels + size - 1) // size
+    job.few = job.rows <= FEW_TILES * kernels.tile_rows
+    return job.groups * job.blocks
+
+
+cdef void run_task(const Job *job, Watch *watch, Py_ssize_t number, int thread) noexcept nogil:
+    """A block of rows through a group of panels."""
+    if stopped(watch, thread):
+        return
+    cdef Py_ssize_t tile = job.weights.kernels.tile_rows, group = number // job.blocks, part, panel, first
+    cdef Py_ssize_t panels = job.first_panel[job.weights.count]
+    cdef Py_ssize_t start = group * panels // job.groups, stop = (group + 1) * panels // job.groups
+    cdef Py_ssize_t row = number % job.blocks * TASK_ROWS, last = min(job.rows, row + TASK_ROWS)
+    cdef char *scratch = job.packed + thread * job.row_bytes * tile
+    cdef float scales[MAX_TILE_ROWS]
     if job.few:  # each panel is read from memory once
+        part = 0
         for panel in range(start, stop):
             while job.first_panel[part + 1] <= panel:
                 part += 1
@@ -259,8 +294,8 @@ cdef void run_task(
     while row < last:  # rows stream by panels that stay in the cache
         if job.row_bytes > 0 and job.scales == NULL:
             for first in range(min(last - row, tile)):
-                job.kernels.linear_load(job.input + (row + first) * job.input_row, job.half, job.parts[0].inputs,
-                                        scratch + first * job.row_bytes, &scales[first])
+                job.weights.kernels.linear_pack_row(job.input + (row + first) * job.input_row, job.input_is_bf16,
+                                                    job.weights.inputs, scratch + first * job.row_bytes, &scales[first])
         part = 0
         for panel in range(start, stop):
             while job.first_panel[part + 1] <= panel:
@@ -270,15 +305,15 @@ cdef void run_task(
 
 
 cdef inline void run_tile(
-    const Job *job, Py_ssize_t part, Py_ssize_t panel, Py_ssize_t row, Py_ssize_t rows, const char *loaded,
+    const Job *job, Py_ssize_t part, Py_ssize_t panel, Py_ssize_t row, Py_ssize_t rows, const char *packed,
     const float *scales,
 ) noexcept nogil:
-    """A tile of one panel, on rows that stand in `loaded` unless they are steps already."""
-    cdef pyattn_steps steps
-    steps.data = job.input + row * job.input_row
-    steps.row = job.input_row
-    steps.scales = job.scales + row if job.scales != NULL else scales
+    """A tile of one panel, on rows that are packed in `packed` unless all are."""
+    cdef pyattn_packed_rows input
+    input.data = job.input + row * job.input_row
+    input.row = job.input_row
+    input.scales = job.scales + row if job.scales != NULL else scales
     if job.row_bytes > 0 and job.scales == NULL:
-        steps.data = loaded
-        steps.row = job.row_bytes
-    job.kernels.linear_tile(&job.parts[part], &steps, row, rows, panel - job.first_panel[part])
+        input.data = packed
+        input.row = job.row_bytes
+    job.weights.kernels.linear_tile(&job.parts[part], &input, row, rows, panel - job.first_panel[part])

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyattn._checks import Array
-from pyattn._core import rowwise
+from pyattn._core import rowwise, sequences
 from pyattn._threads import threads_for
 
 
@@ -20,5 +20,5 @@ def embed(tables: Sequence[Array], indices: Sequence[Array]) -> NDArray[np.float
 def sum_sequences(rows: Array, cu_seqlens: Array) -> NDArray[np.float32]:
     """(sequences, width): the sum of each packed sequence's rows; zeros for an empty one."""
     sums = np.zeros((len(cu_seqlens) - 1, rows.shape[1]), np.float32)
-    rowwise.sum_sequences(rows, cu_seqlens, sums, threads_for(rows.size))
+    sequences.sum_sequences(rows, cu_seqlens, sums, threads_for(rows.size))
     return sums

@@ -8,7 +8,7 @@ import numpy as np
 from pyattn import _threads
 from pyattn._checks import Array
 from pyattn._core import layer as _layer
-from pyattn._core import rowwise
+from pyattn._core import sequences as _sequences
 from pyattn._threads import get_num_threads
 from pyattn.layers.config import Rotary
 from pyattn.positional import rotary_tables
@@ -101,12 +101,12 @@ class Sequences:
         return cls(batch, np.array([0, length]), new_len=lengths)
 
     def longest(self) -> int:
-        return rowwise.longest(self.cu_seqlens)
+        return _sequences.longest(self.cu_seqlens)
 
     def positions(self) -> Array:
         """The position of each row in its sequence."""
         if self._positions is None:
-            positions = rowwise.positions(self.cu_seqlens, self.batch)
+            positions = _sequences.positions(self.cu_seqlens, self.batch)
             if self.first:
                 positions += self.first
             if self.past_len is not None:

@@ -13,7 +13,7 @@ import numpy as np
 
 import pyattn
 from pyattn import _threads
-from pyattn._core import linear, rowwise
+from pyattn._core import linear, rowwise, sequences
 
 SIZES = [1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97, 127, 128, 129, 257]
 DTYPES = [np.dtype(x) for x in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)]
@@ -73,7 +73,7 @@ def layers(rng, dtype, rows, inputs, outputs, at_end):
     for element, activation in itertools.product(elements, range(5)):
         weight = guarded(rng.integers(0, 100, (outputs, inputs)).astype(element), at_end)
         scales = guarded(np.ones(outputs, np.float32), at_end) if element == np.int8 else None
-        packed = linear.Packed(weight, bias, scales, whole=True)
+        packed = linear.Packed(weight, bias, scales, narrow=False)
         linear.linear(x, [packed], out, out, activation, 2)
         if np.dtype(element).itemsize < 4:
             halves = guarded(np.zeros((rows, inputs), np.uint16), at_end)
@@ -86,17 +86,17 @@ def layers(rng, dtype, rows, inputs, outputs, at_end):
         rowwise.normalise(x, random(inputs), random(inputs), x, 1e-5, centred, 2)
     cache = random(1, 1, rows + 2, inputs)
     ends = [guarded(np.array([end]), at_end) for end in (2, rows + 2)]
-    rowwise.store(random(rows, inputs), 0, cache, *ends, 2)
-    rowwise.activation(x, x, 2, 2)
+    sequences.store(random(rows, inputs), 0, cache, *ends, 2)
+    rowwise.activate(x, x, 2, 2)
     tables = [random(5, inputs) for _ in range(3)]
     numbers = [guarded(rng.integers(0, 5, rows), at_end) for _ in tables]
     rowwise.embed(tables, numbers, x, 2)
-    rowwise.sum_sequences(x, guarded(np.array([0, rows // 2, rows]), at_end), random(2, inputs), 2)
+    sequences.sum_sequences(x, guarded(np.array([0, rows // 2, rows]), at_end), random(2, inputs), 2)
     for kind in (x.dtype, np.dtype(np.uint16)):
         both = guarded(np.zeros((rows, 2 * inputs), kind), at_end)
         rowwise.gate(both, guarded(np.zeros((rows, inputs), kind), at_end), 4, 2)
         real = np.float32 if kind == np.uint16 else kind
-        places = rowwise.positions(guarded(np.array([0, rows]), at_end), 1)
+        places = sequences.positions(guarded(np.array([0, rows]), at_end), 1)
         for half in (inputs, inputs // 2):
             angles = [guarded(np.zeros((rows, half), real), at_end) for _ in range(2)]
             for interleaved in (False, True):

@@ -1,0 +1,142 @@
+/* The micro-kernel that scores, weighted sums and packed matmuls share: C += A B into a buffer of TILE_ROWS x
+ * TILE_VECTORS vectors,
+ *
+ *     C[r][n] += A[r][t] * B[t][n]      for r < rows, n < vectors, t < count
+ *
+ * where t counts dot-product groups of STEP elements. A is packed in groups, a row after the other or strided; each
+ * group of it is broadcast to all lanes. B is packed: `vectors` vectors of groups for each t, one t after the other. So
+ * a matrix unit can take the place of this file: it needs no other layout, and the buffer is all that comes out.
+ *
+ * An 8 x 3 tile does 24 multiply-adds for 3 loads and 8 broadcasts: a core with two FMA units and two load ports is
+ * bound by the former.
+ */
+#ifndef PYATTN_GEMM_H
+#define PYATTN_GEMM_H
+
+#include "kernels.h"
+#include "simd.h"
+
+typedef vec tile[TILE_ROWS][TILE_VECTORS];
+
+/* Group (r, t) lies r * row + t * step bytes after data. With each group the cache line at `ahead` is prefetched, which
+ * moves on by ahead_step: some rows ahead in a walk along rows, the next tile in a walk along columns. One a group is
+ * free; the same prefetches in a burst before the tile cost 5 to 10 %. Without them rows of 512 bytes or more, whose
+ * lines crowd a few sets of the first-level cache, cost 15 % of a tile. */
+struct tile_a {
+  const char *data;
+  ptrdiff_t row, step;
+  const char *ahead;
+  ptrdiff_t ahead_step;
+};
+
+/* unroll: two groups a turn, as shared lanes need; with it int8 weights take 1.3 times as long on AVX2, others are as
+ * fast. prefetch: bytes ahead that B is prefetched, or 0. format, unroll and prefetch must be constants. */
+struct tile_b {
+  const char *data;
+  int format, unroll, prefetch;
+};
+
+/* The format of groups that multiply_add reads as they are. */
+#if ELEMENT == I8
+#define PLAIN_FORMAT PYATTN_INT8
+#elif STEP == 2
+#define PLAIN_FORMAT PYATTN_BFLOAT16
+#elif REAL_BITS == 64
+#define PLAIN_FORMAT PYATTN_FLOAT64
+#else
+#define PLAIN_FORMAT PYATTN_FLOAT32
+#endif
+
+/* bfloat16 lies in pairs in the halves of each lane, the first in the lower one: groups for the dot products of two,
+ * else two groups that share a vector, which a shift and a mask widen; conversions of half vectors cost 12 % of a tile.
+ */
+INLINE int shares_lanes(int format) { return format == PYATTN_BFLOAT16 && STEP == 1; }
+
+/* Bytes of a vector of B for two groups. */
+INLINE ptrdiff_t bytes_of_two(int format) {
+  return format == PYATTN_FLOAT16 || shares_lanes(format) ? VECTOR_BYTES : 2 * VECTOR_BYTES;
+}
+
+/* Vector n of a group; second: of those of two groups. */
+INLINE vec load_b(const char *b, int format, int second, int n) {
+#if REAL_BITS == 32
+  if (format == PYATTN_FLOAT16) {
+    halves x;
+    memcpy(&x, b + n * (VECTOR_BYTES / 2), sizeof x);
+    return widen_float16(x);
+  }
+  if (shares_lanes(format)) {
+    const uvec x = (uvec)load(b + n * VECTOR_BYTES);
+    return (vec)(second ? x & 0xffff0000 : x << 16);
+  }
+#endif
+  (void)format, (void)second;
+  return load(b + n * VECTOR_BYTES);
+}
+
+INLINE void tile_step(tile c, int rows, int vectors, const char *a, ptrdiff_t row, struct tile_b b, int second) {
+  vec x[TILE_VECTORS];
+  const int bytes = vectors * (int)bytes_of_two(b.format) / 2;
+  const int begin = shares_lanes(b.format) ? second * bytes : 0; /* both groups read what lies at b */
+  if (b.prefetch) {
+    UNROLL for (int line = begin; line < begin + bytes; line += 64) prefetch_far(b.data + b.prefetch + line);
+  }
+  UNROLL for (int n = 0; n < vectors; n++) x[n] = load_b(b.data, b.format, second, n);
+  UNROLL for (int r = 0; r < rows; r++) {
+    const vec y = splat(load_real(a + r * row));
+    UNROLL for (int n = 0; n < vectors; n++) c[r][n] = multiply_add(y, x[n], c[r][n]);
+  }
+}
+
+/* rows and vectors must be constants at every call: all loops over them unroll. */
+INLINE void tile_multiply(tile c, int rows, int vectors, struct tile_a a, struct tile_b b, ptrdiff_t count) {
+  const ptrdiff_t next = shares_lanes(b.format) ? 0 : vectors * bytes_of_two(b.format) / 2;
+  ptrdiff_t t = 0;
+  for (; b.unroll && t + 1 < count; t += 2) {
+    tile_step(c, rows, vectors, a.data, a.row, b, 0);
+    __builtin_prefetch(a.ahead, 0, 3);
+    b.data += next;
+    tile_step(c, rows, vectors, a.data + a.step, a.row, b, 1);
+    __builtin_prefetch(a.ahead + a.ahead_step, 0, 3);
+    a.ahead += 2 * a.ahead_step;
+    a.data += 2 * a.step;
+    b.data += vectors * bytes_of_two(b.format) - next;
+  }
+  for (; t < count; t++) {
+    tile_step(c, rows, vectors, a.data, a.row, b, 0);
+    __builtin_prefetch(a.ahead, 0, 3);
+    a.ahead += a.ahead_step;
+    a.data += a.step;
+    b.data += next;
+  }
+}
+
+/* Run `statement` with ROWS, or VECTORS, a constant equal to the variable, which is at most TILE_ROWS, or TILE_VECTORS.
+ */
+#define WITH_CONSTANT_ROWS(rows, statement)      \
+  switch (rows) {                                \
+    CONSTANT_CASE(ROWS, 1, TILE_ROWS, statement) \
+    CONSTANT_CASE(ROWS, 2, TILE_ROWS, statement) \
+    CONSTANT_CASE(ROWS, 3, TILE_ROWS, statement) \
+    CONSTANT_CASE(ROWS, 4, TILE_ROWS, statement) \
+    CONSTANT_CASE(ROWS, 5, TILE_ROWS, statement) \
+    CONSTANT_CASE(ROWS, 6, TILE_ROWS, statement) \
+    CONSTANT_CASE(ROWS, 7, TILE_ROWS, statement) \
+    CONSTANT_CASE(ROWS, 8, TILE_ROWS, statement) \
+    default: __builtin_unreachable();            \
+  }
+#define WITH_CONSTANT_VECTORS(vectors, statement)      \
+  switch (vectors) {                                   \
+    CONSTANT_CASE(VECTORS, 1, TILE_VECTORS, statement) \
+    CONSTANT_CASE(VECTORS, 2, TILE_VECTORS, statement) \
+    CONSTANT_CASE(VECTORS, 3, TILE_VECTORS, statement) \
+    default: __builtin_unreachable();                  \
+  }
+#define CONSTANT_CASE(name, n, most, statement) \
+  case n: {                                     \
+    enum { name = n <= most ? n : most };       \
+    if (n <= most) statement;                   \
+    break;                                      \
+  }
+
+#endif

@@ -1,0 +1,127 @@
+/* out = activation(input weight^T + bias) + residual, on weights that were packed once.
+ *
+ * An output is one sum over the input features in ascending order, whatever the tile: a row's bits depend on nothing
+ * but the row. Weights of float32 that are stored in 16 bits are widened by the tile: the sums have the same bits, at
+ * half the memory and, for few rows, half the time.
+ *
+ * Inputs of bfloat16 weights are rounded to it, a row at a time. Those of int8 weights are divided by a scale of the
+ * row, the largest over 127, and rounded to integers (Dettmers et al. 2022, arXiv:2208.07339, section 2.1, row and
+ * column wise); the sums of their products are exact.
+ */
+#include "../activations.h"
+#include "format.h"
+
+/* Few rows take the time of reading the weight, which is prefetched so many bytes ahead. */
+enum { WEIGHTS_AHEAD = 4096 };
+
+/* A tile of sums, which begin with the initial accumulators. */
+INLINE void multiply(const struct pyattn_linear *job, const struct pyattn_packed_rows *input, const char *packed,
+                     const vec *initial, vec *result, int rows, int vectors, int format) {
+  tile acc;
+  UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = initial[n]; }
+  const ptrdiff_t row = input->row, step = sizeof(real);
+  const struct tile_a a = {input->data, row, step, input->data + TILE_ROWS * row, TILE_ROWS * step};
+  const struct tile_b b = {packed, format, shares_lanes(format), rows <= TILE_ROWS / 2 ? WEIGHTS_AHEAD : 0};
+  tile_multiply(acc, rows, vectors, a, b, groups_of(job->weight->inputs));
+  UNROLL for (int r = 0; r < rows; r++) {
+    UNROLL for (int n = 0; n < vectors; n++) result[r * vectors + n] = acc[r][n];
+  }
+}
+
+/* Per output vector of a panel: initial accumulator, bias, int8 dequantisation scale. */
+struct panel {
+  ptrdiff_t feature; /* the first */
+  vec initial[TILE_VECTORS], bias[TILE_VECTORS], scale[TILE_VECTORS];
+};
+
+INLINE void load_panel(const struct pyattn_weight *weight, ptrdiff_t feature, int vectors, struct panel *panel) {
+  const ptrdiff_t outputs = weight->outputs;
+  const char *scales = scales_of(weight->packed, outputs, weight->inputs) + feature * (ptrdiff_t)sizeof(real);
+  panel->feature = feature;
+  UNROLL for (int n = 0; n < vectors; n++) {
+    const ptrdiff_t rest = outputs - feature - n * LANES;
+    const char *bias = weight->bias + (feature + n * LANES) * (ptrdiff_t)sizeof(real);
+    panel->bias[n] = weight->bias ? load_reals(bias, rest < LANES ? rest : LANES) : (vec){0};
+    panel->initial[n] = panel->bias[n];
+    if (ELEMENT == I8) {
+      panel->scale[n] = load(scales + n * VECTOR_BYTES);
+      panel->initial[n] = load(scales + padded(outputs) * (ptrdiff_t)sizeof(real) + n * VECTOR_BYTES);
+    }
+  }
+}
+
+/* Sums of int8 products to the compute type. */
+INLINE vec dequantised(const struct panel *panel, vec sum, float row_scale, int n) {
+  return __builtin_convertvector((ivec)sum, vec) * (panel->scale[n] * row_scale) + panel->bias[n];
+}
+
+/* Writes a tile. quantised: its sums are of int8 products; whole: none of its vectors is cut by the last feature. */
+INLINE void write_tile(const struct pyattn_linear *job, const struct pyattn_packed_rows *input,
+                       const struct panel *panel, ptrdiff_t first, const vec *result, int rows, int vectors,
+                       int is_bf16, int quantised, int whole) {
+  const ptrdiff_t feature = panel->feature, width = is_bf16 ? 2 : (ptrdiff_t)sizeof(real);
+  for (int r = 0; r < rows; r++) {
+    char *out = job->out + (first + r) * job->out_row + feature * width;
+    const char *residual = job->residual;
+    if (residual) residual += (first + r) * job->residual_row + feature * (ptrdiff_t)sizeof(real);
+    UNROLL for (int n = 0; n < vectors; n++) {
+      const ptrdiff_t rest = job->weight->outputs - feature - n * LANES, columns = whole || rest > LANES ? LANES : rest;
+      vec x = result[r * vectors + n];
+      if (quantised) x = dequantised(panel, x, input->scales[r], n);
+      if (residual) x += load_reals(residual + n * VECTOR_BYTES, columns);
+      if (is_bf16)
+        store_halves(out + n * LANES * width, x, columns);
+      else
+        store_reals(out + n * LANES * width, x, columns);
+    }
+  }
+}
+
+INLINE void linear_vectors(const struct pyattn_linear *job, const struct pyattn_packed_rows *input, ptrdiff_t first,
+                           int rows, ptrdiff_t number, int vectors) {
+  const struct pyattn_weight *weight = job->weight;
+  const ptrdiff_t feature = number * PANEL;
+  const int format = format_of(weight), is_bf16 = job->out_is_bf16;
+  vec result[TILE_ROWS * TILE_VECTORS];
+  struct panel panel;
+  WRITTEN(result);
+  load_panel(weight, feature, vectors, &panel);
+  const char *packed = weight->packed + feature / LANES * packed_vector_bytes(weight->inputs, format);
+#if ELEMENT == F32
+#if WIDENS_FLOAT16
+  if (format == PYATTN_FLOAT16)
+    WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, panel.initial, result, ROWS, vectors, PYATTN_FLOAT16))
+  else
+#endif
+      if (format == PYATTN_BFLOAT16)
+    WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, panel.initial, result, ROWS, vectors, PYATTN_BFLOAT16))
+  else
+#endif
+    WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, panel.initial, result, ROWS, vectors, ELEMENT_FORMAT))
+  const int quantised = ELEMENT == I8, whole = weight->outputs - feature >= vectors * LANES;
+  if (job->activation != PYATTN_IDENTITY) {
+    for (int r = 0; quantised && r < rows; r++) {
+      UNROLL for (int n = 0; n < vectors; n++) {
+        result[r * vectors + n] = dequantised(&panel, result[r * vectors + n], input->scales[r], n);
+      }
+    }
+    activate_all(result, rows * vectors, job->activation);
+    if (whole && is_bf16)
+      write_tile(job, input, &panel, first, result, rows, vectors, 1, 0, 1);
+    else
+      write_tile(job, input, &panel, first, result, rows, vectors, is_bf16, 0, 0);
+  } else if (whole && is_bf16) {
+    write_tile(job, input, &panel, first, result, rows, vectors, 1, quantised, 1);
+  } else if (whole) {
+    write_tile(job, input, &panel, first, result, rows, vectors, 0, quantised, 1);
+  } else {
+    write_tile(job, input, &panel, first, result, rows, vectors, is_bf16, quantised, 0);
+  }
+}
+
+static void linear_tile(const struct pyattn_linear *job, const struct pyattn_packed_rows *input, ptrdiff_t first,
+                        ptrdiff_t rows, ptrdiff_t panel) {
+  const ptrdiff_t rest = padded(job->weight->outputs - panel * PANEL) / LANES;
+  WITH_CONSTANT_VECTORS(rest < TILE_VECTORS ? rest : TILE_VECTORS,
+                        linear_vectors(job, input, first, (int)rows, panel, VECTORS))
+}

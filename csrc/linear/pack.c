@@ -1,0 +1,184 @@
+/* Weights to and from the packed layout of format.h, once; rows of inputs to the tile's left operand, in each call. */
+#include "format.h"
+
+static int linear_format(const char *elements, ptrdiff_t row, ptrdiff_t column, ptrdiff_t outputs, ptrdiff_t inputs) {
+#if ELEMENT == F32
+  int bfloat16 = 1, float16 = WIDENS_FLOAT16; /* the first row tells of nearly all weights */
+  for (ptrdiff_t o = 0; o < outputs && (bfloat16 || float16); o++) {
+    ivec beyond_bfloat16 = {0}, beyond_float16 = {0};
+    for (ptrdiff_t k = 0; k < inputs; k += LANES) {
+      const vec x = load_strided(elements + o * row + k * column, column, inputs - k < LANES ? inputs - k : LANES);
+      beyond_bfloat16 |= (ivec)x & 0xffff;
+      if (WIDENS_FLOAT16) beyond_float16 |= widen_float16(narrow_float16(x)) != x;
+    }
+    bfloat16 &= !any_lane(beyond_bfloat16);
+    float16 &= !any_lane(beyond_float16);
+  }
+  return bfloat16 ? PYATTN_BFLOAT16 : float16 ? PYATTN_FLOAT16 : PYATTN_FLOAT32; /* bfloat16 is widened at less cost */
+#else
+  (void)elements, (void)row, (void)column, (void)outputs, (void)inputs;
+  return ELEMENT_FORMAT;
+#endif
+}
+
+static ptrdiff_t linear_packed_bytes(ptrdiff_t outputs, ptrdiff_t inputs, int format) {
+  return padded(outputs) / LANES * (packed_vector_bytes(inputs, format) + (ELEMENT == I8 ? 2 * VECTOR_BYTES : 0));
+}
+
+/* Where the vectors of the features `first` ... first + LANES begin, the first of a panel or not, and how many bytes
+ * later those of the next lanes of inputs follow. */
+INLINE ptrdiff_t vectors_at(const struct pyattn_weight *weight, ptrdiff_t first, ptrdiff_t *line) {
+  const ptrdiff_t panel = first / PANEL, place = first % PANEL, rest = padded(weight->outputs - panel * PANEL);
+  const ptrdiff_t bytes = LANES * lane_bytes(format_of(weight));
+  *line = (rest < PANEL ? rest : PANEL) / LANES * bytes;
+  return panel * TILE_VECTORS * packed_vector_bytes(weight->inputs, format_of(weight)) + place / LANES * bytes;
+}
+
+/* A vector of group t, as load_b will read it. */
+INLINE void store_group(char *p, vec x, int format, ptrdiff_t t) {
+#if REAL_BITS == 32
+  if (format == PYATTN_FLOAT16) {
+    const halves y = narrow_float16(x);
+    memcpy(p, &y, sizeof y);
+  } else if (shares_lanes(format)) {
+    store(p, t % 2 == 0 ? (vec)((uvec)x >> 16) : (vec)((uvec)load(p) | (uvec)x));
+  } else
+#endif
+    store(p, x);
+  (void)format, (void)t;
+}
+
+static void linear_pack(const struct pyattn_weight *weight, const char *elements, ptrdiff_t row, ptrdiff_t column,
+                        const float *scales, char *packed) {
+  const ptrdiff_t outputs = weight->outputs, inputs = weight->inputs;
+  const int format = format_of(weight);
+  const ptrdiff_t groups = lane_inputs(format) / STEP; /* of a lane */
+  for (ptrdiff_t first = 0; first < outputs; first += LANES) {
+    ptrdiff_t line;
+    char *base = packed + vectors_at(weight, first, &line);
+    for (ptrdiff_t k = 0; k < inputs; k += LANES * STEP) {
+      const ptrdiff_t columns = inputs - k < LANES * STEP ? inputs - k : LANES * STEP;
+      vec x[LANES];
+      UNROLL for (int i = 0; i < LANES; i++) {
+        x[i] = (vec){0};
+        if (first + i < outputs) x[i] = load_steps(elements + (first + i) * row + k * column, column, columns);
+      }
+      transpose(x);
+      for (ptrdiff_t i = 0; i < groups_of(columns); i++) {
+        const ptrdiff_t t = k / STEP + i;
+        store_group(base + t / groups * line, x[i], format, t);
+      }
+    }
+  }
+#if ELEMENT == I8
+  float *scale = (float *)scales_of(packed, outputs, inputs);
+  int32_t *initial = (int32_t *)(scale + padded(outputs));
+  for (ptrdiff_t o = 0; o < padded(outputs); o++) {
+    scale[o] = o < outputs ? scales[o] : 0;
+    initial[o] = 0;
+    for (ptrdiff_t k = 0; o < outputs && k < inputs; k++) {
+      initial[o] += *(const int8_t *)(elements + o * row + k * column);
+    }
+    initial[o] *= -INPUT_ZERO;
+  }
+#else
+  (void)scales;
+#endif
+}
+
+/* One element from the lane that holds it and others, which begin `number` before it. */
+INLINE void unpack_element(char *element, const char *lane, ptrdiff_t number, int format) {
+#if ELEMENT == I8
+#if STEP == 4
+  *(int8_t *)element = *(const int8_t *)(lane + number);
+#else
+  int16_t x;
+  memcpy(&x, lane + 2 * number, sizeof x);
+  *(int8_t *)element = (int8_t)x;
+#endif
+#elif ELEMENT == F32
+  uint32_t bits;
+  uint16_t half;
+  if (format == PYATTN_FLOAT16) {
+    halves x = {0};
+    memcpy(&half, lane, sizeof half);
+    x[0] = half;
+    store_real(element, widen_float16(x)[0]);
+    return;
+  }
+  memcpy(&bits, lane, sizeof bits);
+  if (format == PYATTN_BFLOAT16) bits = number ? bits & 0xffff0000 : bits << 16;
+  memcpy(element, &bits, sizeof bits);
+#else
+  memcpy(element, lane + number * ELEMENT_BYTES, ELEMENT_BYTES);
+#endif
+  (void)number, (void)format;
+}
+
+static void linear_unpack(const struct pyattn_weight *weight, char *elements, float *scales) {
+  const int format = format_of(weight);
+  const ptrdiff_t inputs = weight->inputs, shared = lane_inputs(format);
+  for (ptrdiff_t o = 0; o < weight->outputs; o++) {
+    ptrdiff_t line;
+    const char *lane = weight->packed + vectors_at(weight, o, &line) + o % LANES * lane_bytes(format);
+    for (ptrdiff_t k = 0; k < inputs; k++) {
+      unpack_element(elements + (o * inputs + k) * ELEMENT_BYTES, lane + k / shared * line, k % shared, format);
+    }
+  }
+  if (ELEMENT == I8) memcpy(scales, scales_of(weight->packed, weight->outputs, inputs), (size_t)weight->outputs * 4);
+}
+
+static ptrdiff_t linear_row_bytes(ptrdiff_t inputs, int input_is_bf16) {
+  const int in_place = PAIRS_OF_BFLOAT16 ? input_is_bf16 && inputs % 2 == 0 : ELEMENT == F32 || ELEMENT == F64;
+  return in_place ? 0 : (inputs + LANES * STEP - 1) / (LANES * STEP) * VECTOR_BYTES;
+}
+
+#if ELEMENT == BF16 || ELEMENT == I8
+/* LANES inputs from k on, zeros behind the last */
+INLINE vec load_input(const char *input, int is_bf16, ptrdiff_t k, ptrdiff_t inputs) {
+  const ptrdiff_t columns = inputs - k < LANES ? inputs - k : LANES;
+  if (columns <= 0) return (vec){0};
+  return is_bf16 ? load_elements(input + k * 2, columns) : load_reals(input + k * (ptrdiff_t)sizeof(real), columns);
+}
+
+INLINE void pack_row(const char *input, int is_bf16, ptrdiff_t inputs, char *packed, float *scale) {
+#if ELEMENT == BF16
+  for (ptrdiff_t k = 0; k < inputs; k += LANES * STEP, packed += VECTOR_BYTES) {
+    const vec low = load_input(input, is_bf16, k, inputs);
+    store(packed, STEP == 2 ? pack_steps(low, load_input(input, is_bf16, k + LANES, inputs)) : widen(narrow(low)));
+  }
+  *scale = 1;
+#else
+  ivec bits = {0}; /* of the largest magnitude: as integers they are in the same order, with inf and NaN behind all */
+  for (ptrdiff_t k = 0; k < inputs; k += LANES) {
+    const ivec x = (ivec)magnitude(load_input(input, is_bf16, k, inputs));
+    bits = (ivec)choose(x > bits, (vec)x, (vec)bits);
+  }
+  word max_bits = 0;
+  UNROLL for (int i = 0; i < LANES; i++) max_bits = bits[i] > max_bits ? bits[i] : max_bits;
+  float max;
+  memcpy(&max, &max_bits, sizeof max);
+  const int finite = max < (float)INFINITY;
+  const float into = finite && max > 0 ? 127 / max : 0;
+  for (ptrdiff_t k = 0; k < inputs; k += LANES * STEP, packed += VECTOR_BYTES) {
+    vec x[STEP];
+    UNROLL for (int s = 0; s < STEP; s++) {
+      x[s] = finite ? load_input(input, is_bf16, k + s * LANES, inputs) * into : (vec){0};
+    }
+    store(packed, round_steps(x));
+  }
+  *scale = finite ? max / 127 : (float)NAN; /* so that NaN and inf come out */
+#endif
+}
+#endif
+
+static void linear_pack_row(const char *input, int input_is_bf16, ptrdiff_t inputs, char *packed, float *scale) {
+#if ELEMENT == BF16 || ELEMENT == I8
+  if (input_is_bf16)
+    pack_row(input, 1, inputs, packed, scale);
+  else
+    pack_row(input, 0, inputs, packed, scale);
+#else
+  (void)input, (void)input_is_bf16, (void)inputs, (void)packed, (void)scale;
+#endif
+}
