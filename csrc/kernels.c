@@ -2,8 +2,10 @@
  * whose name is PYATTN_TABLE. */
 #include "simd.h"
 #if ELEMENT != I8
-#include "attention.c"
-#include "review.c"
+#include "attention/column_sums.c"
+#include "attention/decode.c"
+#include "attention/prefill.c"
+#include "attention/weights.c"
 #endif
 #if ELEMENT != F16
 #include "linear/multiply.c"
@@ -21,12 +23,26 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .real_bytes = sizeof(real),
     .step = STEP,
 #if ELEMENT != I8
-    .prefill = {attention_scratch, attention_load_scratch, attention_load, attention_begin, attention_attend, attention_fold, attention_finish, 0, 0},
-    .decode = {attention_scratch, attention_load_scratch, attention_load, attention_begin, attention_attend, attention_fold, attention_finish, 0, 1},
-    .weights_begin = attention_review_begin,
-    .weights_update = attention_review,
-    .weights_finish = attention_review_finish,
-    .column_sums = attention_receive,
+    .prefill = {.state_bytes = prefill_state_bytes,
+                .load_bytes = prefill_load_bytes,
+                .load = prefill_load,
+                .begin = prefill_begin,
+                .update = prefill_update,
+                .merge = prefill_merge,
+                .finish = prefill_finish,
+                .logits = prefill_logits},
+    .decode = {.state_bytes = decode_state_bytes,
+               .load_bytes = decode_load_bytes,
+               .load = decode_load,
+               .begin = decode_begin,
+               .update = decode_update,
+               .merge = decode_merge,
+               .finish = decode_finish,
+               .logits = decode_logits},
+    .weights_begin = weights_begin,
+    .weights_update = weights_update,
+    .weights_finish = weights_finish,
+    .column_sums = column_sums,
 #endif
 #if ELEMENT != F16
     .linear_format = linear_format,

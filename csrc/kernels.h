@@ -60,8 +60,8 @@ struct pyattn_attention {
   int mask_kind;
   int index_bias; /* whether gathered keys carry biases */
   const struct pyattn_attention_path *path;
-  double scale, softcap;  /* softcap 0: none */
-  ptrdiff_t left, right;  /* a query at position p sees the keys from p - left to p + right */
+  double scale, softcap; /* softcap 0: none */
+  ptrdiff_t left, right; /* a query at position p sees the keys from p - left to p + right */
   ptrdiff_t top_k;
 };
 
@@ -136,7 +136,6 @@ struct pyattn_attention_path {
   /* Fills the state with the logits of keys first ... first + count, which it may narrow to those that some row sees.
    * Returns whether some are masked. */
   int (*logits)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t *first, ptrdiff_t *count);
-  int few;
 };
 
 struct pyattn_kernels {

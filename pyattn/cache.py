@@ -10,7 +10,7 @@ from pyattn._checks import Array
 from pyattn.functional import merge_attention, scaled_dot_product_attention
 from pyattn.precision import BFLOAT16_BITS, INT8, from_bfloat16, to_bfloat16, to_int8
 
-PIECE = 1024  # keys that are made reals at a time
+SPLIT = 1024  # keys that are widened at a time
 
 
 class KVCache:
@@ -140,17 +140,16 @@ class KVCache:
         options["kv_lengths"] = self.lengths
         longest = int(self.lengths.max(initial=0))
         at_once = any(hasattr(options.get(name), "tocsr") for name in ("mask", "bias")) or options.get("return_weights")
-        if self._dtype == self._real or longest <= PIECE or at_once:
+        if self._dtype == self._real or longest <= SPLIT or at_once:
             return scaled_dot_product_attention(query, self.keys, self.values, **options)
-        return self._attend_in_pieces(query, longest, **options)
+        return self._attend_in_splits(query, longest, **options)
 
-    def _attend_in_pieces(
+    def _attend_in_splits(
         self,
         query: Array,
         longest: int,
         *,
         kv_lengths: Array,
-        query_offset: Any = None,
         return_lse: bool = False,
         out: Array | None = None,
         **options: Any,
@@ -159,31 +158,19 @@ class KVCache:
         name = "scaled_dot_product_attention"
         every = np.broadcast_to(self._real.type(0), (*self._keys.shape[:2], longest, self._keys.shape[3]))
         query, _ = _checks.attention_arrays(name, query=query, key=every)
-        _checks.attention_shapes(name, query, every, every)
-        inputs = {"query": query, "query_offset": query_offset, **options}
-        masks = {x: options.pop(x) for x in ("mask", "bias") if options.get(x) is not None}
-        logits = (*query.shape[:3], longest)
-        masks = {x: _checks.aligned_mask(name, mask, logits, query.dtype, x) for x, mask in masks.items()}
-        offsets = kv_lengths - query.shape[2]
-        if query_offset is not None:
-            accepted = f"a scalar or what broadcasts to {offsets.shape} = query.shape[:-3]"
-            offsets = _checks.query_offsets(name, query_offset, offsets.shape, accepted)
+        whole = _checks.attention_call(name, query, every, every, options | {"kv_lengths": kv_lengths}).operands
         return_lse = _checks.flag(name, "return_lse", return_lse)
-        result = _checks.output(name, out, query.shape, query.dtype, inputs)
+        result = _checks.output(name, out, query.shape, query.dtype, {"query": query, **options})
+        masks = {x: whole[x] for x in ("mask", "bias") if x in whole}
+        offsets = whole.get("query_offset", kv_lengths - query.shape[2])
         outs: list[Array] = []
         lses: list[Array] = []
-        for first in range(0, longest, PIECE):
-            last = min(longest, first + PIECE)
-            part, lse = scaled_dot_product_attention(
-                query,
-                self._reals(0, first, last),
-                self._reals(1, first, last),
-                kv_lengths=np.clip(kv_lengths - first, 0, last - first),
-                query_offset=offsets - first,
-                return_lse=True,
-                **options,
-                **{x: mask[..., first:last] for x, mask in masks.items()},
-            )
+        for first in range(0, longest, SPLIT):
+            last = min(longest, first + SPLIT)
+            options |= {x: mask[..., first:last] for x, mask in masks.items()}
+            options |= {"kv_lengths": np.clip(kv_lengths - first, 0, last - first), "query_offset": offsets - first}
+            keys, values = self._reals(0, first, last), self._reals(1, first, last)
+            part, lse = scaled_dot_product_attention(query, keys, values, return_lse=True, **options)
             options.pop("sinks", None)  # count once
             outs.append(part)
             lses.append(lse)

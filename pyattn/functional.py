@@ -1,16 +1,18 @@
 """Attention on arrays."""
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pyattn import _checks
-from pyattn._checks import Array, Sparse
-from pyattn._core.call import AttentionCall
+from pyattn._checks import Array, AttentionOptions, PackedOptions, Sparse
 from pyattn._threads import threads_for
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @overload
@@ -20,18 +22,10 @@ def scaled_dot_product_attention(
     value: Array,
     mask: Array | Sparse | None = None,
     *,
-    bias: Array | Sparse | None = None,
-    is_causal: bool = False,
-    window: tuple[int | None, int | None] | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi_slopes: ArrayLike | None = None,
-    sinks: ArrayLike | None = None,
-    kv_lengths: ArrayLike | None = None,
-    query_offset: ArrayLike | None = None,
     return_lse: Literal[False] = False,
     return_weights: Literal[False] = False,
     out: Array | None = None,
+    **options: "Unpack[AttentionOptions]",
 ) -> Array: ...
 @overload
 def scaled_dot_product_attention(
@@ -40,18 +34,10 @@ def scaled_dot_product_attention(
     value: Array,
     mask: Array | Sparse | None = None,
     *,
-    bias: Array | Sparse | None = None,
-    is_causal: bool = False,
-    window: tuple[int | None, int | None] | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi_slopes: ArrayLike | None = None,
-    sinks: ArrayLike | None = None,
-    kv_lengths: ArrayLike | None = None,
-    query_offset: ArrayLike | None = None,
     return_lse: Literal[True],
     return_weights: Literal[False] = False,
     out: Array | None = None,
+    **options: "Unpack[AttentionOptions]",
 ) -> tuple[Array, Array]: ...
 @overload
 def scaled_dot_product_attention(
@@ -60,18 +46,10 @@ def scaled_dot_product_attention(
     value: Array,
     mask: Array | Sparse | None = None,
     *,
-    bias: Array | Sparse | None = None,
-    is_causal: bool = False,
-    window: tuple[int | None, int | None] | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi_slopes: ArrayLike | None = None,
-    sinks: ArrayLike | None = None,
-    kv_lengths: ArrayLike | None = None,
-    query_offset: ArrayLike | None = None,
     return_lse: bool = False,
     return_weights: bool = False,
     out: Array | None = None,
+    **options: "Unpack[AttentionOptions]",
 ) -> Any: ...
 def scaled_dot_product_attention(
     query: Array,
@@ -182,7 +160,7 @@ def scaled_dot_product_attention(
         results["lse"] = np.empty(query.shape[:-1], _checks.statistics_dtype(query.dtype))
     if return_weights:
         results["weights"] = np.zeros((*query.shape[:-1], key.shape[-2]), query.dtype)
-    run(call, results)
+    call.run(threads_for, **results)
     return tuple(results.values()) if len(results) > 1 else results["out"]
 
 
@@ -194,16 +172,9 @@ def varlen_attention(
     cu_seqlens_q: ArrayLike,
     cu_seqlens_k: ArrayLike | None = None,
     *,
-    is_causal: bool = False,
-    window: tuple[int | None, int | None] | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi_slopes: ArrayLike | None = None,
-    sinks: ArrayLike | None = None,
-    kv_lengths: ArrayLike | None = None,
-    query_offset: ArrayLike | None = None,
     return_lse: Literal[False] = False,
     out: Array | None = None,
+    **options: "Unpack[PackedOptions]",
 ) -> Array: ...
 @overload
 def varlen_attention(
@@ -213,16 +184,9 @@ def varlen_attention(
     cu_seqlens_q: ArrayLike,
     cu_seqlens_k: ArrayLike | None = None,
     *,
-    is_causal: bool = False,
-    window: tuple[int | None, int | None] | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi_slopes: ArrayLike | None = None,
-    sinks: ArrayLike | None = None,
-    kv_lengths: ArrayLike | None = None,
-    query_offset: ArrayLike | None = None,
     return_lse: Literal[True],
     out: Array | None = None,
+    **options: "Unpack[PackedOptions]",
 ) -> tuple[Array, Array]: ...
 def varlen_attention(
     query: Array,
@@ -290,7 +254,7 @@ def varlen_attention(
     results = {"out": result.swapaxes(0, 1)}  # heads first
     if return_lse:
         results["lse"] = np.empty(query.shape[:-1], _checks.statistics_dtype(query.dtype)).T
-    run(call, results)
+    call.run(threads_for, **results)
     return (result, results["lse"].T) if return_lse else result
 
 
@@ -339,10 +303,3 @@ def merge_attention(outputs: Sequence[Array] | Array, lses: Sequence[Array] | Ar
             np.multiply(output, np.exp(part - lse)[..., None], out=term, where=live)
             np.add(merged, term, out=merged, where=live)
         return merged.astype(outputs[0].dtype, copy=False), lse
-
-
-def run(call: AttentionCall, results: Mapping[str, Array]) -> None:
-    """Runs a call, which writes results, by the names of AttentionCall.bind."""
-    for name, array in results.items():
-        call.bind(name, array)
-    call.run(threads_for(call.operations))

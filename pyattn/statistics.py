@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from pyattn import _checks
 from pyattn._checks import Array, Sparse
-from pyattn.functional import run
+from pyattn._threads import threads_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +115,6 @@ def attention_statistics(
     if most:
         results["top_keys"] = np.empty((*rows, most), np.int64)
         results["top_weights"] = np.empty((*rows, most), dtype)
-    run(call, results)
+    call.run(threads_for, **results)
     results.pop("moments", None)
     return AttentionStatistics(results.pop("out", None), received=results.pop("column_sums", None), **results)

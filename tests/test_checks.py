@@ -433,40 +433,43 @@ def test_nothing_is_written_on_error():
     assert (out == 7).all()
 
 
-def prepared(query, key, **given):
-    """Checked options, as the driver gets them."""
-    names = ("mask", "bias", "kv_lengths", "query_offset", "window", "scale", "softcap", "alibi_slopes", "sinks")
-    return _checks.attention_options("f", query, key, **({"is_causal": False} | dict.fromkeys(names) | given))
+def prepared(query, key, **options):
+    """The call, as the driver gets it."""
+    return _checks.attention_call("f", query, key, None, options)
 
 
 def test_options_that_are_not_given_are_not_passed_on():
-    assert prepared(*qkv()[:2]) == {"scale": 1 / np.sqrt(8)}
+    call = prepared(*qkv()[:2])
+    assert call.operands.keys() == {"query", "key"}
+    assert (call.scale, call.softcap, call.window) == (1 / np.sqrt(8), 0, (-1, -1))
 
 
 @pytest.mark.parametrize(
     ("window", "is_causal", "expected"),
     [
-        (None, True, {"right": 0}),
-        ((None, None), False, {}),
-        ((3, None), False, {"left": 3}),
-        ((None, 2), True, {"right": 0}),
-        ([np.int8(3), 0], False, {"left": 3, "right": 0}),
-        ((2**31 - 1, 2**31), False, {"left": 2**31 - 1}),
-        ((0, 10**30), True, {"left": 0, "right": 0}),
+        (None, True, (-1, 0)),
+        ((None, None), False, (-1, -1)),
+        ((3, None), False, (3, -1)),
+        ((None, 2), True, (-1, 0)),
+        ([np.int8(3), 0], False, (3, 0)),
+        ((2**31 - 2, 2**31), False, (2**31 - 2, -1)),
+        ((0, 10**30), True, (0, 0)),
     ],
 )
 def test_windows(window, is_causal, expected):
-    options = prepared(*qkv()[:2], window=window, is_causal=is_causal)
-    assert options == {"scale": 1 / np.sqrt(8)} | expected
+    call = prepared(*qkv()[:2], window=window, is_causal=is_causal)
+    assert call.window == expected
+    assert call.scale == 1 / np.sqrt(8)
+    assert call.operands.keys() == {"query", "key"}
 
 
 @pytest.mark.parametrize("ndim", [2, 3, 4, 5])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 def test_options_are_views_of_the_leading_shape(ndim, dtype):
     query, key = np.zeros((3, 2, 4, 5, 8)[-ndim:], dtype), np.zeros((3, 2, 2, 7, 8)[-ndim:], dtype)
-    leading = query.shape[:-2] or (1,)
+    leading, batch = query.shape[:-2], query.shape[:-3]
     mask, bias = np.ones((5, 7), bool), np.ones((5, 7), dtype)
-    options = prepared(
+    call = prepared(
         query,
         key,
         mask=mask,
@@ -480,15 +483,15 @@ def test_options_are_views_of_the_leading_shape(ndim, dtype):
     for name, shape, expected, value in [
         ("mask", (*leading, 5, 7), bool, True),
         ("bias", (*leading, 5, 7), dtype, 1),
-        ("slopes", leading, statistics, 0.5),
+        ("alibi_slopes", leading, statistics, 0.5),
         ("sinks", leading, statistics, -np.inf),
-        ("kv_lengths", (*leading, 1), np.int64, 7),
-        ("offsets", (*leading, 1), np.int64, -3),
+        ("kv_lengths", batch, np.int64, 7),
+        ("query_offset", batch, np.int64, -3),
     ]:
-        x = options[name]
+        x = call.operands[name]
         assert (x.shape, x.dtype, set(x.flat)) == (shape, expected, {value}), name
-    assert np.shares_memory(options["mask"], mask)
-    assert np.shares_memory(options["bias"], bias)
+    assert np.shares_memory(call.operands["mask"], mask)
+    assert np.shares_memory(call.operands["bias"], bias)
 
 
 def dense(structure):
@@ -512,10 +515,10 @@ def dense(structure):
 def test_sparse_formats(form, kind):
     expected = csr().toarray()
     mask = getattr(sparse, f"{form}_{kind}")(expected)
-    live, _ = dense(prepared(*qkv()[:2], mask=mask)["structure"])
+    live, _ = dense(prepared(*qkv()[:2], mask=mask).operands["csr"])
     np.testing.assert_array_equal(live, expected != 0)
     bias = mask * np.float64(0.5)
-    structure = prepared(*qkv()[:2], mask=mask, bias=bias)["structure"]
+    structure = prepared(*qkv()[:2], mask=mask, bias=bias).operands["csr"]
     assert structure[2].dtype == np.float32
     np.testing.assert_array_equal(dense(structure)[1], expected / 2)
 
@@ -530,7 +533,7 @@ def test_sparse_structure_is_every_stored_entry():
     unsorted = sparse.csr_array((values, np.array(columns, np.int32), indptr), shape=(17, 33))
     before = [x.copy() for x in (unsorted.data, unsorted.indices, unsorted.indptr)]
     for mask in (unsorted, sparse.coo_array((values, (rows, columns)), shape=(17, 33))):
-        structure = prepared(*qkv()[:2], mask=mask, bias=mask)["structure"]
+        structure = prepared(*qkv()[:2], mask=mask, bias=mask).operands["csr"]
         np.testing.assert_array_equal(dense(structure), (live, bias))
     for x, y in zip(before, (unsorted.data, unsorted.indices, unsorted.indptr), strict=True):
         np.testing.assert_array_equal(x, y)
@@ -538,38 +541,36 @@ def test_sparse_structure_is_every_stored_entry():
 
 def test_values_of_sparse_arrays_that_fit_are_not_copied():
     mask = csr()
-    _, _, data = prepared(*qkv()[:2], mask=mask, bias=mask)["structure"]
+    _, _, data = prepared(*qkv()[:2], mask=mask, bias=mask).operands["csr"]
     assert np.shares_memory(data, mask.data)
 
 
 @pytest.mark.parametrize("shape", [(17, 33), (0, 33), (17, 0)])
 def test_sparse_masks_may_be_empty(shape):
     query, key = np.zeros((2, shape[0], 8)), np.zeros((2, shape[1], 8))
-    indptr, indices, data = prepared(query, key, mask=sparse.csr_array(shape))["structure"]
+    indptr, indices, data = prepared(query, key, mask=sparse.csr_array(shape)).operands["csr"]
     np.testing.assert_array_equal(indptr, np.zeros(shape[0] + 1))
     assert indices.shape == (0,)
     assert data is None
 
 
-def test_packed_options_are_views_for_each_sequence():
-    query, key, _ = packed()
-    starts = _checks.packed_starts("f", query, key, np.array(CU_Q, np.uint8), CU_K)
-    names = ("window", "scale", "softcap", "alibi_slopes", "sinks")
-    options = _checks.packed_options(
-        "f", query, *starts, kv_lengths=[30, 0], query_offset=7, is_causal=True, **dict.fromkeys(names)
-    )
-    np.testing.assert_array_equal(options["kv_lengths"], [[30, 0], [30, 0]])
-    np.testing.assert_array_equal(options["offsets"], [[7, 7], [7, 7]])
-    assert all(x.dtype == np.int64 and x.flags.c_contiguous for x in starts)
-    assert options["right"] == 0
+def test_packed_options_are_of_each_sequence():
+    cu_seqlens = np.array(CU_Q, np.uint8), CU_K
+    options = {"kv_lengths": [30, 0], "query_offset": 7, "is_causal": True}
+    call = _checks.packed_call("f", *packed(), cu_seqlens, options)
+    np.testing.assert_array_equal(call.operands["kv_lengths"], [30, 0])
+    np.testing.assert_array_equal(call.operands["query_offset"], [7, 7])
+    assert all(x.dtype == np.int64 and x.flags.c_contiguous for x in call.operands["cu_seqlens"])
+    np.testing.assert_array_equal(call.operands["cu_seqlens"], [CU_Q, CU_K])
+    assert call.window == (-1, 0)
 
 
 def test_bfloat16_is_known_by_its_name():
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     arrays = [x.astype(bfloat16) for x in qkv()]
     assert _checks.attention_arrays("f", query=arrays[0])[0].dtype == bfloat16
-    options = prepared(*arrays[:2], bias=np.ones((17, 33), bfloat16), sinks=np.ones(2, bfloat16))
-    assert (options["bias"].dtype, options["sinks"].dtype) == (bfloat16, np.float32)
+    operands = prepared(*arrays[:2], bias=np.ones((17, 33), bfloat16), sinks=np.ones(2, bfloat16)).operands
+    assert (operands["bias"].dtype, operands["sinks"].dtype) == (bfloat16, np.float32)
     refuses(TypeError, "query bfloat16, key bfloat16, value float16", sdpa, *arrays[:2], arrays[2].astype(np.float16))
     refuses(TypeError, "mask has dtype float32; .*query's dtype bfloat16", sdpa, *arrays, np.ones((17, 33), np.float32))
     refuses(TypeError, "out must be an array of dtype bfloat16", sdpa, *arrays, out=np.empty((2, 17, 8), np.float32))

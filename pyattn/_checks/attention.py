@@ -1,37 +1,32 @@
 """Shapes and options of attention, which leave here as an AttentionCall: views where that is possible."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyattn._checks.basics import (
+from pyattn._checks.arrays import (
     Array,
     array,
     attention_arrays,
     first_wrong,
-    flag,
-    integer,
     integers,
     is_real,
-    number,
     statistics_dtype,
     within,
 )
 from pyattn._checks.masks import Sparse, aligned_mask, structure
+from pyattn._checks.numbers import MAX_ROWS, finite_scale, finite_softcap, flag, sides
+from pyattn._checks.sequences import packed_starts
 from pyattn._core.call import AttentionCall
 
-MOST_ROWS = 2**30  # L, S and query_offset stay below: positions and their differences fit 32 bits
-MOST_WIDTH = 2**30  # D stays below: sizes of scratch memory fit 64 bits
+MAX_WIDTH = 2**30  # D stays below: sizes of scratch memory fit 64 bits
 
 
-class AttentionOptions(TypedDict, total=False):
-    """The options of attention, as its functions take them."""
+class PackedOptions(TypedDict, total=False):
+    """The options of attention that packed sequences have too."""
 
-    mask: Array | Sparse | None
-    bias: Array | Sparse | None
     is_causal: bool
     window: tuple[int | None, int | None] | None
     scale: float | None
@@ -42,60 +37,10 @@ class AttentionOptions(TypedDict, total=False):
     query_offset: ArrayLike | None
 
 
-def attention_shapes(function: str, query: Array, key: Array, value: Array | None) -> None:
-    """query (..., H, L, D), key (..., Hkv, S, D), value (..., Hkv, S, Dv), H a multiple of Hkv; L and S in bounds."""
-    q, k = query.shape, key.shape
-    v = k if value is None else value.shape
-    remedy = ""
-    if len(q) < 2 or len(q) != len(k) or len(q) != len(v):
-        wrong = "query, key and value must have the same number of axes, at least 2"
-        remedy = "; accepted: query (..., H, L, D), key (..., Hkv, S, D), value (..., Hkv, S, Dv)"
-    elif q[-1] != k[-1]:
-        wrong = "query and key must have the same last axis (D)"
-    elif k[:-1] != v[:-1]:
-        wrong = "key and value must agree on all axes but the last"
-    elif q[:-3] != k[:-3]:
-        wrong = "the axes in front of the heads (batch) must be the same"
-        remedy = "; np.broadcast_to repeats an array without copying it"
-    elif len(q) > 2 and not _multiple(q[-3], k[-3]):
-        wrong = "query's heads must be a multiple of key's (axis -3)"
-    elif max(q[-2], k[-2]) >= MOST_ROWS:
-        wrong = "L and S (axis -2) must be below 2**30"
-    elif q[-1] >= MOST_WIDTH:
-        wrong = "D (axis -1) must be below 2**30"
-    else:
-        return
-    raise ValueError(f"{function}: {wrong}: {_seen(query, key, value)}{remedy}")
+class AttentionOptions(PackedOptions, total=False):
+    """The options of attention beside the mask; scaled_dot_product_attention says what they mean."""
 
-
-def packed_shapes(function: str, query: Array, key: Array, value: Array) -> None:
-    """query (total_q, H, D), key (total_k, Hkv, D), value (total_k, Hkv, Dv), H a multiple of Hkv; totals in bounds."""
-    q, k, v = query.shape, key.shape, value.shape
-    remedy = ""
-    if not len(q) == len(k) == len(v) == 3:
-        wrong = "query, key and value must have three axes"
-        remedy = "; accepted: query (total_q, H, D), key (total_k, Hkv, D), value (total_k, Hkv, Dv)"
-    elif q[2] != k[2]:
-        wrong = "query and key must have the same last axis (D)"
-    elif k[:2] != v[:2]:
-        wrong = "key and value must agree on all axes but the last"
-    elif not _multiple(q[1], k[1]):
-        wrong = "query's heads must be a multiple of key's (axis 1)"
-    elif max(q[0], k[0]) >= MOST_ROWS:
-        wrong = "rows (axis 0) must be less than 2**30"
-    elif q[2] >= MOST_WIDTH:
-        wrong = "D (axis 2) must be below 2**30"
-    else:
-        return
-    raise ValueError(f"{function}: {wrong}: {_seen(query, key, value)}{remedy}")
-
-
-def _multiple(heads: int, key_heads: int) -> bool:
-    return heads == key_heads or (key_heads > 0 and heads % key_heads == 0)
-
-
-def _seen(query: Array, key: Array, value: Array | None) -> str:
-    return f"query {query.shape}, key {key.shape}" + ("" if value is None else f", value {value.shape}")
+    bias: Array | Sparse | None
 
 
 def attention_call(
@@ -103,7 +48,7 @@ def attention_call(
 ) -> AttentionCall:
     """The call for query (..., H, L, D), key (..., Hkv, S, D), value (..., Hkv, S, Dv) or None, or without H.
 
-    options holds AttentionOptions; what else it holds is passed over.
+    options holds a mask and AttentionOptions by name; what else it holds is passed over.
     """
     attention_shapes(function, query, key, value)
     shape, dtype = (*query.shape[:-1], key.shape[-2]), query.dtype
@@ -160,8 +105,9 @@ def _set_logit_options(
     function: str, call: AttentionCall, leading: tuple[int, ...], options: Mapping[str, Any]
 ) -> None:
     """The options that packed sequences share with others, for heads of the shape `leading`."""
-    statistics = statistics_dtype(call.query.dtype)
-    call.scale = finite_scale(function, options.get("scale"), call.query.shape[-1], statistics)
+    query = call.operands["query"]
+    statistics = statistics_dtype(query.dtype)
+    call.scale = finite_scale(function, options.get("scale"), query.shape[-1], statistics)
     if (softcap := options.get("softcap")) is not None:
         call.softcap = finite_softcap(function, softcap, statistics)
     left, right = sides(function, options.get("window"))
@@ -187,43 +133,6 @@ def _set_logit_options(
         call.bind("sinks", sinks)
 
 
-def finite_softcap(function: str, softcap: Any, dtype: np.dtype[Any]) -> float:
-    """What scores are capped at."""
-    limits = np.finfo(dtype)
-    number(function, "softcap", softcap, "a real number or None")
-    if not float(limits.tiny) <= softcap <= float(limits.max) / 2:  # so that 1 / softcap is finite as well
-        raise ValueError(
-            f"{function}: softcap must be positive and finite in {dtype}, not {softcap}; None switches it off"
-        )
-    return float(softcap)
-
-
-def sides(function: str, window: Any) -> tuple[int, int]:
-    """A window's (left, right) with -1 for None."""
-    if window is None:
-        return -1, -1
-    accepted = "(left, right), each an integer >= 0 or None (unbounded): query i sees p - left <= j <= p + right"
-    if isinstance(window, int | np.integer) and not isinstance(window, bool) and window >= 0:
-        raise TypeError(
-            f"{function}: window={window} is ambiguous; pass a pair: ({window}, {window}) to see as many keys on both "
-            f"sides, ({window}, 0) for those before only"
-        )
-    if not isinstance(window, tuple | list):
-        raise TypeError(f"{function}: window must be {accepted}; not {type(window).__name__}")
-    if len(window) != 2:
-        raise ValueError(f"{function}: window must be {accepted}; not {window!r}")
-    for side in window:
-        if side is None:
-            continue
-        if isinstance(side, bool) or not isinstance(side, int | np.integer):
-            raise TypeError(f"{function}: window must be {accepted}; not {window!r}")
-        if side < 0:
-            raise ValueError(f"{function}: window must be {accepted}; not {window!r}")
-    # no query and key are 2 * MOST_ROWS apart
-    left, right = (-1 if side is None or side >= 2 * MOST_ROWS else int(side) for side in window)
-    return left, right
-
-
 def _per_head(function: str, name: str, x: Any, leading: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """x, one number for each head, as a view of the shape `leading`."""
     x = array(function, name, x)
@@ -244,7 +153,7 @@ def _per_head(function: str, name: str, x: Any, leading: tuple[int, ...], dtype:
 def query_offsets(function: str, query_offset: Any, shape: tuple[int, ...], needed: str) -> Array:
     """query_offset as int64, seen as `shape`."""
     offsets = integers(function, "query_offset", query_offset, shape, needed)
-    wrong = (offsets >= MOST_ROWS) | (offsets <= -MOST_ROWS)
+    wrong = (offsets >= MAX_ROWS) | (offsets <= -MAX_ROWS)
     if wrong.any():
         raise ValueError(
             f"{function}: query_offset must be below 2**30 in magnitude, not {first_wrong(offsets, wrong)}"
@@ -252,92 +161,60 @@ def query_offsets(function: str, query_offset: Any, shape: tuple[int, ...], need
     return offsets.astype(np.int64)
 
 
-def finite_scale(function: str, scale: Any, width: int, dtype: np.dtype[Any]) -> float:
-    """The scale, 1 / sqrt(width) for None."""
-    if scale is None:
-        return 1 / math.sqrt(max(1, width))
-    number(function, "scale", scale, "a real number or None")
-    largest = float(np.finfo(dtype).max) / 2  # logits are in units of log2: larger by log2(e)
-    if not (-largest <= scale < 0 or 0 < scale <= largest):
-        raise ValueError(f"{function}: scale must be finite in {dtype} and not zero, not {scale}")
-    return float(scale)
+def attention_shapes(function: str, query: Array, key: Array, value: Array | None) -> None:
+    """query (..., H, L, D), key (..., Hkv, S, D), value (..., Hkv, S, Dv), H a multiple of Hkv; L and S in bounds."""
+    q, k = query.shape, key.shape
+    v = k if value is None else value.shape
+    remedy = ""
+    if len(q) < 2 or len(q) != len(k) or len(q) != len(v):
+        wrong = "query, key and value must have the same number of axes, at least 2"
+        remedy = "; accepted: query (..., H, L, D), key (..., Hkv, S, D), value (..., Hkv, S, Dv)"
+    elif q[-1] != k[-1]:
+        wrong = "query and key must have the same last axis (D)"
+    elif k[:-1] != v[:-1]:
+        wrong = "key and value must agree on all axes but the last"
+    elif q[:-3] != k[:-3]:
+        wrong = "the axes in front of the heads (batch) must be the same"
+        remedy = "; np.broadcast_to repeats an array without copying it"
+    elif len(q) > 2 and not _multiple(q[-3], k[-3]):
+        wrong = "query's heads must be a multiple of key's (axis -3)"
+    elif max(q[-2], k[-2]) >= MAX_ROWS:
+        wrong = "L and S (axis -2) must be below 2**30"
+    elif q[-1] >= MAX_WIDTH:
+        wrong = "D (axis -1) must be below 2**30"
+    else:
+        return
+    raise ValueError(f"{function}: {wrong}: {_seen(query, key, value)}{remedy}")
 
 
-def batches(function: str, *shapes: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
-    """Batch size and lengths (L, S) of query, key and value of shapes (B, L), (B, S), (B, S), or without B."""
-    query, key, value = shapes
-    if len(query) not in (1, 2) or len(key) != len(query) or key != value or query[:-1] != key[:-1]:
-        seen = ", ".join(str((*shape, "E")).replace("'", "") for shape in dict.fromkeys(shapes))
-        raise ValueError(f"{function}: the inputs have shapes {seen}; accepted: (B, L, E) and (B, S, E), or without B")
-    if max(query[-1], key[-1]) >= MOST_ROWS:
-        raise ValueError(f"{function}: the inputs have {max(query[-1], key[-1])} rows; less than 2**30 are accepted")
-    return (query[0] if len(query) == 2 else 1), (query[-1], key[-1])
+def packed_shapes(function: str, query: Array, key: Array, value: Array) -> None:
+    """query (total_q, H, D), key (total_k, Hkv, D), value (total_k, Hkv, Dv), H a multiple of Hkv; totals in bounds."""
+    q, k, v = query.shape, key.shape, value.shape
+    remedy = ""
+    if not len(q) == len(k) == len(v) == 3:
+        wrong = "query, key and value must have three axes"
+        remedy = "; accepted: query (total_q, H, D), key (total_k, Hkv, D), value (total_k, Hkv, Dv)"
+    elif q[2] != k[2]:
+        wrong = "query and key must have the same last axis (D)"
+    elif k[:2] != v[:2]:
+        wrong = "key and value must agree on all axes but the last"
+    elif not _multiple(q[1], k[1]):
+        wrong = "query's heads must be a multiple of key's (axis 1)"
+    elif max(q[0], k[0]) >= MAX_ROWS:
+        wrong = "rows (axis 0) must be less than 2**30"
+    elif q[2] >= MAX_WIDTH:
+        wrong = "D (axis 2) must be below 2**30"
+    else:
+        return
+    raise ValueError(f"{function}: {wrong}: {_seen(query, key, value)}{remedy}")
 
 
-def sequence_starts(
-    function: str, cu_seqlens: Any, shape: tuple[int, ...], name: str = "cu_seqlens", what: str = "tokens"
-) -> Array:
-    """cu_seqlens as int64, for packed rows of the leading shape (total,)."""
-    starts = array(function, name, cu_seqlens)
-    if starts.dtype.kind not in "iu":
-        raise TypeError(f"{function}: {name} must be integers, not {starts.dtype}")
-    starts = np.array(starts, order="C")  # before it is looked at: another thread may write to the caller's
-    if len(shape) != 1:
-        raise ValueError(f"{function}: x must have two axes, (total tokens, E), not {len(shape) + 1}")
-    if shape[0] >= MOST_ROWS:
-        raise ValueError(f"{function}: there are {shape[0]} {what}; less than 2**30 are accepted")
-    if (
-        starts.ndim != 1
-        or len(starts) < 1
-        or starts[0] != 0
-        or starts[-1] != shape[0]
-        or (starts[1:] < starts[:-1]).any()
-    ):
-        raise ValueError(
-            f"{function}: {name} must ascend from 0 to the number of {what}, {shape[0]}; they are {starts}"
-        )
-    return starts.astype(np.int64, copy=False)
+def _multiple(heads: int, key_heads: int) -> bool:
+    return heads == key_heads or (key_heads > 0 and heads % key_heads == 0)
 
 
-def packed_starts(function: str, query: Array, key: Array, cu_seqlens_q: Any, cu_seqlens_k: Any) -> tuple[Array, Array]:
-    """The first rows of the sequences in packed queries and keys."""
-    query_starts = sequence_starts(function, cu_seqlens_q, query.shape[:1], "cu_seqlens_q", "rows of query")
-    if cu_seqlens_k is None:
-        if len(query) != len(key):
-            raise ValueError(
-                f"{function}: query has {len(query)} rows, key {len(key)}; pass cu_seqlens_k where they differ"
-            )
-        return query_starts, query_starts
-    key_starts = sequence_starts(function, cu_seqlens_k, key.shape[:1], "cu_seqlens_k", "rows of key")
-    if len(query_starts) != len(key_starts):
-        raise ValueError(
-            f"{function}: cu_seqlens_q has {len(query_starts)} numbers, cu_seqlens_k {len(key_starts)}; "
-            "both need one more than there are sequences"
-        )
-    return query_starts, key_starts
-
-
-def most_keys(function: str, top_k: Any, keys: int) -> int:
-    """top_k, 0 for None."""
-    if top_k is None:
-        return 0
-    if not 1 <= integer(function, "top_k", top_k, "an integer or None") <= keys:
-        raise ValueError(f"{function}: top_k must be from 1 to S ({keys}), not {top_k}")
-    return int(top_k)
-
-
-def row_range(function: str, query_range: Any, length: int) -> tuple[int, int]:
-    """query_range, all queries for None."""
-    if query_range is None:
-        return 0, length
-    accepted = f"(start, stop), integers with 0 <= start <= stop <= L ({length})"
-    if not isinstance(query_range, tuple | list):
-        raise TypeError(f"{function}: query_range must be {accepted}; not {type(query_range).__name__}")
-    if any(isinstance(end, bool) or not isinstance(end, int | np.integer) for end in query_range):
-        raise TypeError(f"{function}: query_range must be {accepted}; not {query_range!r}")
-    if len(query_range) != 2 or not 0 <= query_range[0] <= query_range[1] <= length:
-        raise ValueError(f"{function}: query_range must be {accepted}; not {query_range!r}")
-    return int(query_range[0]), int(query_range[1])
+def _seen(query: Array, key: Array, value: Array | None) -> str:
+    return f"query {query.shape}, key {key.shape}" + ("" if value is None else f", value {value.shape}")
 
 
 def merge_parts(function: str, outputs: Any, lses: Any) -> tuple[list[Array], list[Array]]:

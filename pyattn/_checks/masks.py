@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pyattn._checks.basics import FLOATING, Array, array, is_half, is_real, statistics_dtype
+from pyattn._checks.arrays import FLOATING, Array, array, is_16_bit, is_real, statistics_dtype
 
 
 class Sparse(Protocol):
@@ -123,7 +123,7 @@ def aligned_mask(
 
 
 def _mask_dtype(function: str, name: str, seen: np.dtype[Any], dtype: np.dtype[Any] | None) -> None:
-    if (seen in FLOATING or is_half(seen)) if dtype is None else seen == dtype:
+    if (seen in FLOATING or is_16_bit(seen)) if dtype is None else seen == dtype:
         return
     needed = dtype or "a supported one"
     if name == "bias":

@@ -32,6 +32,4 @@ cdef inline void bind(
 cdef class AttentionCall:
     cdef Call call
     cdef int64_t cu_seqlens[4]  # of the only sequence: of its queries, then of its keys
-    cdef list arrays  # what call points into
-    cdef bint packed
-    cdef readonly cnp.ndarray query
+    cdef readonly dict operands  # by name: what call points into

@@ -35,7 +35,7 @@ from pyattn._core.tasks cimport KEY_ROWS, OWN_ROWS, QUERY_ROWS, SEQUENCE_ROWS
 cnp.import_array()
 
 cdef enum:
-    UNBOUNDED = 0x7ffffffe  # farther than any key from any query
+    UNBOUNDED = 0x7fffffff  # farther than any key from any query
 
 # How many axes of an operand follow those of batch and heads; -1 where the heads have none either.
 NAMES = {
@@ -107,13 +107,12 @@ cdef class AttentionCall:
             &self.call, kernels_of(cnp.PyArray_TYPE(query)), shape[ndim - 3] if has_heads else 1,
             cnp.PyArray_DIMS(key)[ndim - 3] if has_heads else 1,
         )
-        self.query = query
-        self.arrays = [query, cu_seqlens_q, cu_seqlens_k]
+        self.operands = {}
         self.call.batch_axes = ndim - 3 if has_heads else 0
         self.call.batch_shape = <const Py_ssize_t *> shape
         self.call.shared.width = shape[ndim - 1]
-        self.packed = cu_seqlens_q is not None
-        if self.packed:
+        if cu_seqlens_q is not None:
+            self.operands["cu_seqlens"] = cu_seqlens_q, cu_seqlens_k
             self.call.sequences = cu_seqlens_q.shape[0] - 1
             self.call.cu_seqlens_q = <const int64_t *> cnp.PyArray_DATA(cu_seqlens_q)
             self.call.cu_seqlens_k = <const int64_t *> cnp.PyArray_DATA(cu_seqlens_k)
@@ -144,13 +143,13 @@ cdef class AttentionCall:
         cdef Py_ssize_t head = 0, row = 0, column = 0
         operand, trailing = NAMES[name]
         if trailing < 0:
-            row = strides[ndim - 1] if self.packed else 0
+            row = strides[ndim - 1] if "cu_seqlens" in self.operands else 0
         else:
             column = strides[ndim - 1] if trailing == 2 else 0
             row = strides[ndim - trailing] if trailing > 0 else 0
             head = strides[ndim - trailing - 1] if ndim > trailing else 0
         bind(&self.call, operand, <char *> cnp.PyArray_DATA(array), head, row, column, <const Py_ssize_t *> strides)
-        self.arrays.append(array)
+        self.operands[name] = array
         if operand == PYATTN_MASK:
             self.call.shared.mask_kind = PYATTN_MASK_BOOL if cnp.PyArray_TYPE(array) == cnp.NPY_BOOL else (
                 PYATTN_MASK_REAL)
@@ -169,11 +168,17 @@ cdef class AttentionCall:
         self.call.indices = <const int32_t *> cnp.PyArray_DATA(indices)
         self.call.index_bias = <const char *> cnp.PyArray_DATA(data) if data is not None else NULL
         self.call.shared.index_bias = data is not None
-        self.arrays += [indptr, indices, data]
+        self.operands["csr"] = indptr, indices, data
 
     def set_window(self, Py_ssize_t left, Py_ssize_t right):
         """How many keys a query sees before and behind its position; -1 for all."""
         set_window(&self.call, left, right)
+
+    @property
+    def window(self):
+        """left and right of set_window."""
+        sides = self.call.shared.left, self.call.shared.right
+        return tuple([-1 if side == UNBOUNDED else side for side in sides])
 
     @property
     def scale(self):
@@ -201,7 +206,7 @@ cdef class AttentionCall:
         cdef AttentionCall part = AttentionCall.__new__(AttentionCall)
         cdef int i
         part.call = self.call
-        part.query, part.arrays = self.query, self.arrays.copy()
+        part.operands = self.operands.copy()
         part.cu_seqlens[0] = part.cu_seqlens[2] = 0
         part.cu_seqlens[1], part.cu_seqlens[3] = end - first, self.cu_seqlens[3]
         part.call.cu_seqlens_q, part.call.cu_seqlens_k = &part.cu_seqlens[0], &part.cu_seqlens[2]
@@ -212,12 +217,12 @@ cdef class AttentionCall:
                 part.call.shared.operands[i].data += first * part.call.shared.operands[i].row
         return part
 
-    @property
-    def operations(self):
-        """Floating-point operations of the two products."""
-        return operations(&self.call)
+    def run(self, threads_for, **results):
+        """Binds results and writes them, on threads_for(floating-point operations) threads at most.
 
-    def run(self, int threads):
-        """Writes the results, on at most so many threads. A call may run several times."""
+        A call may run several times.
+        """
+        for name, array in results.items():
+            self.bind(name, array)
         cdef Call call = self.call
-        run_attention(&call, threads)
+        run_attention(&call, threads_for(operations(&call)))

@@ -7,7 +7,7 @@ import numpy as np
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core.call import AttentionCall
-from pyattn.functional import run
+from pyattn._threads import threads_for
 
 CHUNK = 1 << 21  # logits of a chunk of queries
 FEWEST = 32  # queries of a chunk
@@ -76,6 +76,8 @@ def relative_attention(
     if mask is not None and (mask := _checks.array(name, "mask", mask)).dtype == dtype:
         mask = mask.astype(wide, copy=False)
     query, key, value, *given = (x.astype(wide, copy=False) for x in (query, key, value, *given))
+    if query.ndim == 2:
+        given = [table[0] if table.ndim == 3 else table for table in given]
     length, keys = query.shape[-2], key.shape[-2]
     offset = keys - length if query_offset is None else query_offset
     offset = int(_checks.integers(name, "query_offset", offset, (), "a scalar"))
@@ -109,11 +111,10 @@ def _chunk(call: AttentionCall, query: Array, value: Array, tables: list[Array],
         biases[..., near.stop :] = products[..., -1:]
     out = np.empty((*query.shape[:-1], value.shape[-1]), query.dtype)
     call.bind("bias", _by_key(biases, keys))
-    results = {"out": out}
     if len(tables) > 1:
         weights = np.zeros_like(biases)
-        results["weights"] = _by_key(weights, keys)
-    run(call, results)
+        call.bind("weights", _by_key(weights, keys))
+    call.run(threads_for, out=out)
     if len(tables) > 1:
         of_distance = np.zeros((*weights.shape[:-1], 2 * k + 1), weights.dtype)
         of_distance[..., seen] = weights[..., near]

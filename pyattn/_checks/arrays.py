@@ -1,8 +1,7 @@
-"""What all checks rest on: arrays and their dtypes, numbers, rows, what a result may be written to."""
+"""Arrays: their dtypes, integers within bounds, what a result may be written to."""
 
 import math
 import sys
-from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 Array: TypeAlias = NDArray[Any]
 
-FLOATING = (np.dtype(np.float32), np.dtype(np.float64))  # of layers and activations; attention takes halves as well
+FLOATING = (np.dtype(np.float32), np.dtype(np.float64))  # of layers and activations; attention takes 16 bits as well
 FLOAT32, FLOAT64 = FLOATING
 
 
@@ -28,20 +27,12 @@ def array(function: str, name: str, x: Any) -> Array:
         raise ValueError(f"{function}: {name} is not an array: {error}") from None
 
 
-def flag(function: str, name: str, value: Any) -> bool:
-    if value is True or value is False:
-        return value
-    if not isinstance(value, np.bool_ | int | np.integer) or value not in (0, 1):
-        raise TypeError(f"{function}: {name} must be True or False, not {value!r}")
-    return bool(value)
-
-
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
     """Whether dtype is ml_dtypes.bfloat16, which is never imported."""
     return dtype.kind == "V" and dtype.itemsize == 2 and dtype.isnative and dtype.name == "bfloat16"
 
 
-def is_half(dtype: np.dtype[Any]) -> bool:
+def is_16_bit(dtype: np.dtype[Any]) -> bool:
     return dtype == np.float16 or is_bfloat16(dtype)
 
 
@@ -55,23 +46,55 @@ def statistics_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return FLOAT64 if dtype == FLOAT64 else FLOAT32
 
 
+def layer_dtype(function: str, dtype: DTypeLike) -> np.dtype[Any]:
+    """float32 or float64."""
+    try:
+        if np.dtype(dtype) in FLOATING:
+            return np.dtype(dtype)
+    except TypeError:  # not a dtype at all
+        pass
+    raise TypeError(f"{function}: dtype must be float32 or float64, not {getattr(dtype, '__name__', dtype)}")
+
+
+def weight_dtype(function: str, dtype: Any) -> np.dtype[Any]:
+    """float32, float64, int8, or uint16 for the bits of bfloat16: what a weight's elements are."""
+    if (isinstance(dtype, str) and dtype == "bfloat16") or getattr(dtype, "__name__", None) == "bfloat16":
+        return np.dtype(np.uint16)
+    try:
+        seen = np.dtype("V1" if dtype is None else dtype)  # NumPy takes None for float64
+        if seen in FLOATING or seen == np.int8:
+            return seen
+        if is_bfloat16(seen):
+            return np.dtype(np.uint16)
+    except TypeError:  # not a dtype at all
+        pass
+    named = getattr(dtype, "__name__", dtype)
+    raise TypeError(f'{function}: dtype must be "float32", "float64", "bfloat16" or "int8", not {named!r}')
+
+
+def weight_dtype_name(function: str, dtype: Any) -> str:
+    """The name of what weight_dtype accepts, as a user would write it."""
+    seen = weight_dtype(function, dtype).name
+    return "bfloat16" if seen == "uint16" else seen
+
+
 def floating(function: str, **arrays: Any) -> list[Array]:
     """The arguments as arrays of one and the same dtype, float32 or float64."""
-    return _same_dtype(function, arrays, halves=False)
+    return _same_dtype(function, arrays, with_16_bits=False)
 
 
 def attention_arrays(function: str, **arrays: Any) -> list[Array]:
     """The arguments as arrays of one and the same dtype: float32, float64, float16 or bfloat16."""
-    return _same_dtype(function, arrays, halves=True)
+    return _same_dtype(function, arrays, with_16_bits=True)
 
 
-def _same_dtype(function: str, arrays: dict[str, Any], halves: bool) -> list[Array]:
+def _same_dtype(function: str, arrays: dict[str, Any], with_16_bits: bool) -> list[Array]:
     result = [array(function, name, x) for name, x in arrays.items()]
     dtype = result[0].dtype
     mixed = False
     for name, x in zip(arrays, result, strict=True):
-        if x.dtype not in FLOATING and not (halves and is_half(x.dtype)):
-            accepted = "float32, float64, float16 or bfloat16" if halves else "float32 or float64"
+        if x.dtype not in FLOATING and not (with_16_bits and is_16_bit(x.dtype)):
+            accepted = "float32, float64, float16 or bfloat16" if with_16_bits else "float32 or float64"
             raise TypeError(
                 f"{function}: {name} has dtype {x.dtype}; {accepted} in native byte order is needed "
                 f"({name}.astype(np.float32) converts)"
@@ -105,99 +128,6 @@ def first_wrong(x: Array, wrong: Array) -> str:
     """The first wrong value of x, and where it stands."""
     place = tuple(int(i) for i in np.argwhere(wrong)[0])
     return f"{x[place]}" + (f" (at index {', '.join(map(str, place))})" if place else "")
-
-
-def integer(function: str, name: str, value: Any, accepted: str = "an integer") -> int:
-    """An integer, NumPy's as well, but no bool."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise _wrong_type(function)(f"{function}: {name} must be {accepted}, not {value!r}")
-    return int(value)
-
-
-def number(function: str, name: str, value: Any, accepted: str = "a real number") -> float | int:
-    """A real number, NumPy's as well, but no bool."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.floating | np.integer):
-        raise _wrong_type(function)(f"{function}: {name} must be {accepted}, not {type(value).__name__}")
-    return value  # type: ignore[return-value]  # of NumPy's numbers
-
-
-def _wrong_type(function: str) -> type[Exception]:
-    """TypeError for an argument; what a file says is a value, whatever its type."""
-    return ValueError if function.split(":")[0] == "load" else TypeError
-
-
-def size(function: str, name: str, value: Any) -> int:
-    """A layer's size: a positive integer that C can hold."""
-    if integer(function, name, value, "a positive integer") < 1:
-        raise ValueError(f"{function}: {name} must be a positive integer, not {value!r}")
-    if value > sys.maxsize:
-        raise ValueError(f"{function}: {name} must be at most {sys.maxsize}, not {value}")
-    return int(value)
-
-
-def count(function: str, name: str, value: Any, lowest: int = 0) -> int:
-    """An integer, `lowest` or more."""
-    accepted = f"an integer, {lowest} or more"
-    if integer(function, name, value, accepted) < lowest:
-        raise ValueError(f"{function}: {name} must be {accepted}, not {value!r}")
-    return int(value)
-
-
-def positive(function: str, name: str, value: Any) -> float:
-    """A positive finite number."""
-    if not 0 < number(function, name, value, "positive and finite") < math.inf:
-        raise ValueError(f"{function}: {name} must be positive and finite, not {value!r}")
-    return float(value)
-
-
-def rotary_base(function: str, base: Any, width: int) -> float | None:
-    """The base of rotary positions of heads of so many features, or None."""
-    if base is None:
-        return None
-    if not 0 < number(function, "rotary_base", base, "positive and finite, or None") < 1e300:
-        raise ValueError(f"{function}: rotary_base must be positive and finite, or None; not {base!r}")
-    if width % 2:
-        raise ValueError(f"{function}: rotary positions need heads of an even width, not {width}")
-    return float(base)
-
-
-def choice(function: str, name: str, value: Any, accepted: Iterable[Any]) -> Any:
-    # a tuple: what cannot be hashed is compared as well; but an array is equal to nothing
-    if hasattr(value, "__array__") or value not in tuple(accepted):
-        raise ValueError(f"{function}: {name} must be one of {', '.join(map(repr, accepted))}, not {value!r}")
-    return value
-
-
-def layer_dtype(function: str, dtype: DTypeLike) -> np.dtype[Any]:
-    """float32 or float64."""
-    try:
-        if np.dtype(dtype) in FLOATING:
-            return np.dtype(dtype)
-    except TypeError:  # not a dtype at all
-        pass
-    raise TypeError(f"{function}: dtype must be float32 or float64, not {getattr(dtype, '__name__', dtype)}")
-
-
-def weight_dtype(function: str, dtype: Any) -> np.dtype[Any]:
-    """float32, float64, int8, or uint16 for the bits of bfloat16: what a weight's elements are."""
-    if (isinstance(dtype, str) and dtype == "bfloat16") or getattr(dtype, "__name__", None) == "bfloat16":
-        return np.dtype(np.uint16)
-    try:
-        seen = np.dtype("V1" if dtype is None else dtype)  # NumPy takes None for float64
-        if seen in FLOATING or seen == np.int8:
-            return seen
-        if is_bfloat16(seen):
-            return np.dtype(np.uint16)
-    except TypeError:  # not a dtype at all
-        pass
-    named = getattr(dtype, "__name__", dtype)
-    raise TypeError(f'{function}: dtype must be "float32", "float64", "bfloat16" or "int8", not {named!r}')
-
-
-def weight_dtype_name(function: str, dtype: Any) -> str:
-    """The name of what weight_dtype accepts, as a user would write it."""
-    seen = weight_dtype(function, dtype).name
-    return "bfloat16" if seen == "uint16" else seen
 
 
 def rows(function: str, x: Any, width: int, dtype: np.dtype[Any]) -> tuple[Array, tuple[int, ...]]:
