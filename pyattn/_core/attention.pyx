@@ -109,7 +109,7 @@ cdef void run_tasks(const Call *call, Py_ssize_t tasks, char *scratch, int team,
     cdef Py_ssize_t i
     if team == 1:  # without the 0.2 microseconds of a parallel region
         for i in range(tasks):
-            if not stopped(watch, 0):
+            if i == 0 or not stopped(watch, 0):
                 run_task(call, i, scratch)
     elif call.sequences > 1 or call.shared.operands[PYATTN_KV_LENGTHS].data != NULL or call.indptr != NULL:
         # tasks of unlike lengths: a few at a time
