@@ -11,15 +11,30 @@ run on the calling thread.
 cimport numpy as cnp
 from libc.stdint cimport int64_t
 
-from pyattn._core.attention import WIDTH_BLOCK, attention
-from pyattn._core.linear cimport Packed, linear
+from pyattn._core.call cimport begin_call_of, bind, bind_bias_of_sequence, run, set_window
+from pyattn._core.dispatch cimport kernels_of
+from pyattn._core.kernels cimport (
+    PYATTN_ALIBI_SLOPES,
+    PYATTN_BIAS,
+    PYATTN_KEY,
+    PYATTN_KV_LENGTHS,
+    PYATTN_MASK,
+    PYATTN_MASK_BOOL,
+    PYATTN_MASK_REAL,
+    PYATTN_OUT,
+    PYATTN_QUERY,
+    PYATTN_QUERY_OFFSET,
+    PYATTN_SINKS,
+    PYATTN_VALUE,
+)
+from pyattn._core.linear cimport Packed, Weights, join, multiply
 from pyattn._core.rows cimport Rows, bytes_of, contiguous, part_of, rows_of
-from pyattn._core.rowwise cimport gate, normalise, rotate
-from pyattn._core.sequences cimport store
+from pyattn._core.rowwise cimport Norm, Rotation as RotaryRows
+from pyattn._core.rowwise cimport gate_rows, norm_of, normalise_rows, rotate_rows
+from pyattn._core.sequences cimport Cache, cache_of, store_rows
+from pyattn._core.tasks cimport Call
 
 cnp.import_array()
-
-cdef Py_ssize_t MAX_WIDTH = WIDTH_BLOCK
 
 # Rows of a thread that pass through a feed-forward block at a time: the hidden activations stay in its cache.
 cdef enum:
@@ -61,12 +76,39 @@ cdef class Workspace:
         return contiguous(cnp.PyArray_DATA(memory), count, width, dtype)
 
 
+cdef struct Heads:  # of queries, keys, values or results; strides are in bytes
+    char *data
+    Py_ssize_t batch, head, row
+
+
+cdef inline Heads heads_of(const Rows *rows, Py_ssize_t batch, Py_ssize_t width) noexcept:
+    """Heads of so many features side by side, in rows of `batch` samples one behind the other."""
+    cdef Heads heads
+    heads.data, heads.head, heads.row = rows.data, width * bytes_of(rows.dtype), rows.stride
+    heads.batch = rows.count // max(<Py_ssize_t> 1, batch) * rows.stride
+    return heads
+
+
+cdef inline Heads cached(cnp.ndarray array) noexcept:
+    """Those of a cache (batch, heads, capacity, width)."""
+    cdef Cache cache = cache_of(array)
+    cdef Heads heads
+    heads.data, heads.batch, heads.head, heads.row = cache.data, cache.sequence, cache.head, cache.row
+    return heads
+
+
 cdef class Rotation:
     """Rotary positions of a call's rows: int64 (n,), and tables (positions, half) of cosines and sines."""
-    cdef cnp.ndarray positions, cosines, sines
+    cdef RotaryRows rows
+    cdef tuple arrays  # that rows points into
 
     def __init__(self, cnp.ndarray positions not None, cnp.ndarray cosines not None, cnp.ndarray sines not None):
-        self.positions, self.cosines, self.sines = positions, cosines, sines
+        self.arrays = positions, cosines, sines
+        self.rows.positions = <const int64_t *> cnp.PyArray_DATA(positions)
+        self.rows.cosines = <const char *> cnp.PyArray_DATA(cosines)
+        self.rows.sines = <const char *> cnp.PyArray_DATA(sines)
+        self.rows.half = cnp.PyArray_DIMS(cosines)[1]
+        self.rows.interleaved = False
 
 
 cdef class Binding:
@@ -95,11 +137,6 @@ cdef class Binding:
     cdef inline int team(self, double operations) noexcept:
         return 1 if operations < self.small else self.threads
 
-    cdef double mean_keys(self):
-        """Keys that a query meets, on average."""
-        cdef Py_ssize_t sequences = self.key_starts.shape[0] - 1
-        return (<int64_t *> cnp.PyArray_DATA(self.key_starts))[sequences] / max(1.0, <double> sequences)
-
 
 cdef class Memory:
     """What cross-attention attends to, in one call: rows of keys and of values, or a cache that has them.
@@ -120,12 +157,33 @@ cdef class Memory:
 
 cdef class NormPlan:
     """A norm's parameters, (width,) each; bias may be None. centred: the mean is subtracted first."""
-    cdef cnp.ndarray weight, bias
-    cdef double eps
-    cdef bint centred
+    cdef Norm norm
+    cdef tuple arrays  # that norm points into
 
-    def __init__(self, cnp.ndarray weight, cnp.ndarray bias, double eps, bint centred):
-        self.weight, self.bias, self.eps, self.centred = weight, bias, eps, centred
+    def __init__(self, cnp.ndarray weight not None, cnp.ndarray bias, double eps, bint centred):
+        self.arrays = weight, bias
+        self.norm = norm_of(weight, bias, eps, centred)
+
+    cdef int apply(self, const Rows *input, const Rows *out, Py_ssize_t heads, Binding binding) except -1:
+        """Normalises each of so many parts of each row into out, which may be input."""
+        return normalise_rows(input, &self.norm, out, heads, binding.team(10.0 * input.count * input.width))
+
+
+cdef class WeightsPlan:
+    """Packed weights that read the same inputs, side by side."""
+    cdef Weights weights
+    cdef list parts  # that weights points into
+
+    def __init__(self, list parts not None):
+        self.parts = parts
+        join(parts, &self.weights)
+
+    cdef int apply(
+        self, const Rows *input, const Rows *residual, const Rows *out, int activation, Binding binding
+    ) except -1:
+        """out = activation(input weights^T + bias) + residual, which may be NULL."""
+        cdef int threads = binding.team(2.0 * input.count * input.width * self.weights.outputs)
+        return multiply(&self.weights, input, residual, out, activation, threads)
 
 
 cdef class AttentionPlan:
@@ -135,44 +193,68 @@ cdef class AttentionPlan:
     cdef readonly bint bf16  # whether attention's operands, and caches, are of bfloat16
     cdef readonly int heads, key_heads
     cdef readonly Py_ssize_t head_dim
-    cdef list projections
-    cdef Packed out_proj
+    cdef WeightsPlan query, key, value, key_and_value, every, output  # every: query, key and value, if of one width
     cdef Py_ssize_t inner, shared  # features of all heads of queries, and of keys
     cdef int dtype  # of attention's operands
-    cdef double scale, softcap
-    cdef Py_ssize_t left, right
-    cdef cnp.ndarray slopes, sinks
+    cdef Call call  # without what is bound at each call
+    cdef Py_ssize_t left
+    cdef Py_ssize_t no_stride  # of slopes and sinks along the batch
+    cdef cnp.ndarray slopes, sinks  # alive for call
     cdef NormPlan q_norm, k_norm
 
     def __init__(self, layer, revision):
         self.revision, self.rotary, self.compute_dtype = revision, layer.rotary, layer.out_proj.dtype
-        self.projections = [projection._weights() for projection in layer._projections]
-        self.out_proj = layer.out_proj._weights()
+        cdef Packed query, key, value
+        query, key, value = [projection._weights() for projection in layer._projections]
+        self.query, self.key, self.value = WeightsPlan([query]), WeightsPlan([key]), WeightsPlan([value])
+        if key.inputs == value.inputs:
+            self.key_and_value = WeightsPlan([key, value])
+        if query.inputs == key.inputs == value.inputs:
+            self.every = WeightsPlan([query, key, value])
+        self.output = WeightsPlan([layer.out_proj._weights()])
         self.heads, self.key_heads, self.head_dim = layer.num_heads, layer.num_key_value_heads, layer.head_dim
         self.inner, self.shared = self.heads * self.head_dim, self.key_heads * self.head_dim
-        self.scale, self.softcap = layer.scale, layer.softcap or 0.0
-        self.left, self.right = layer.left, layer.right
         self.slopes, self.sinks = layer._slopes(), layer._parameters.get("sinks")
         self.bf16 = layer._attends_in_bf16()
-        self.dtype = cnp.NPY_UINT16 if self.bf16 else real_dtype(self.out_proj)
+        self.dtype = cnp.NPY_UINT16 if self.bf16 else self.output.weights.compute_dtype
         if layer.q_norm is not None:
             self.q_norm, self.k_norm = NormPlan(*layer.q_norm._arguments()), NormPlan(*layer.k_norm._arguments())
         self.check()
+        self.prepare(layer.scale, layer.softcap or 0.0, layer.left, layer.right)
 
     def __reduce__(self):
         return type(None), ()  # a copy of a layer makes its own
 
     cdef int check(self) except -1:
         """Refuses parts that were not made for each other."""
-        cdef list outputs = [(<Packed> part).outputs for part in self.projections]
+        cdef list outputs = [self.query.weights.outputs, self.key.weights.outputs, self.value.weights.outputs]
+        cdef Py_ssize_t inputs = self.output.weights.inputs
         if min(self.heads, self.key_heads, self.head_dim) < 1 or self.heads % self.key_heads \
-                or self.out_proj.inputs != self.inner or outputs != [self.inner, self.shared, self.shared]:
+                or inputs != self.inner or outputs != [self.inner, self.shared, self.shared]:
             raise ValueError(f"MultiHeadAttention: {self.heads} heads and {self.key_heads} of keys, of {self.head_dim} "
-                             f"features each, do not fit projections to {outputs} features and one from "
-                             f"{self.out_proj.inputs}; layers or sizes were replaced")
+                             f"features each, do not fit projections to {outputs} features and one from {inputs}; "
+                             "layers or sizes were replaced")
         if self.sinks is not None and self.sinks.shape[0] != self.heads:
             raise ValueError(f"MultiHeadAttention: sinks of {self.sinks.shape[0]} heads do not fit {self.heads} heads; "
                              "sizes were replaced")
+        return 0
+
+    cdef int prepare(self, double scale, double softcap, Py_ssize_t left, Py_ssize_t right) except -1:
+        """Fills in what calls of attention have in common."""
+        cdef Call *call = &self.call
+        begin_call_of(call, kernels_of(self.dtype), self.heads, self.key_heads)
+        call.batch_axes = 1
+        call.shared.width = call.shared.value_width = self.head_dim
+        call.shared.scale, call.shared.softcap = scale, softcap
+        self.left = left
+        set_window(call, left, right)
+        self.no_stride = 0
+        if self.slopes is not None:
+            bind(call, PYATTN_ALIBI_SLOPES, <char *> cnp.PyArray_DATA(self.slopes),
+                 cnp.PyArray_STRIDES(self.slopes)[0], 0, 0, &self.no_stride)
+        if self.sinks is not None:
+            bind(call, PYATTN_SINKS, <char *> cnp.PyArray_DATA(self.sinks), cnp.PyArray_STRIDES(self.sinks)[0], 0, 0,
+                 &self.no_stride)
         return 0
 
     cdef int check_cache(self, cnp.ndarray cache, Py_ssize_t batch) except -1:
@@ -192,23 +274,25 @@ cdef class AttentionPlan:
                              f"the layer's are {batch} and {self.heads}; layers were replaced")
         return 0
 
-    cdef Rows project(self, int first, int last, const Rows *rows, int buffer, Binding binding):
-        """Rows through some of the projections, side by side."""
-        cdef Py_ssize_t width = 0
-        cdef Packed part
-        cdef list parts = self.projections[first:last]
-        for part in parts:
-            width += part.outputs
-        cdef Rows out = binding.workspace.rows(buffer, self.dtype, rows.count, width)
-        multiply(parts, rows, NULL, &out, 0, binding.team(2.0 * rows.count * rows.width * width))
+    cdef Rows project(self, WeightsPlan weights, const Rows *rows, int buffer, Binding binding):
+        """Rows through projections, side by side."""
+        cdef Rows out = binding.workspace.rows(buffer, self.dtype, rows.count, weights.weights.outputs)
+        weights.apply(rows, NULL, &out, 0, binding)
         return out
 
     cdef int encode(self, const Rows *rows, NormPlan norm, Rotation rotation, Binding binding) except -1:
         """Norm and rotary positions of projected queries or keys, in place: each head by itself."""
         if norm is not None:
-            normalise_heads(rows, norm, self.head_dim, binding.team(10.0 * rows.count * rows.width))
+            norm.apply(rows, rows, rows.width // self.head_dim, binding)
         if rotation is not None:
-            rotate_rows(rows, rotation, self.head_dim, binding.team(4.0 * rows.count * rows.width))
+            rotate_rows(rows, &rotation.rows, self.head_dim, binding.team(4.0 * rows.count * rows.width))
+        return 0
+
+    cdef int store(self, const Rows *rows, cnp.ndarray cache, Binding binding) except -1:
+        """Appends projected keys or values to a cache."""
+        cdef Cache target = cache_of(cache)
+        store_rows(rows, 0, &target, <const int64_t *> cnp.PyArray_DATA(binding.past_len),
+                   <const int64_t *> cnp.PyArray_DATA(binding.new_len), binding.team(1.0 * rows.count * rows.width))
         return 0
 
     cdef Rows attend(
@@ -221,7 +305,7 @@ cdef class AttentionPlan:
         cdef Py_ssize_t both = self.inner + self.shared
         cdef bint appends = memory is None and keys is not None
         if memory is None:
-            query_and_key = self.project(0, 3, rows, PROJECTED, own)
+            query_and_key = self.project(self.every, rows, PROJECTED, own)
             query = part_of(&query_and_key, 0, rows.count, 0, self.inner)
             key = part_of(&query_and_key, 0, rows.count, self.inner, self.shared)
             value = part_of(&query_and_key, 0, rows.count, both, self.shared)
@@ -232,12 +316,12 @@ cdef class AttentionPlan:
                 self.encode(&query, self.q_norm, rotation, own)
                 self.encode(&key, self.k_norm, rotation, own)
         else:
-            query = self.project(0, 1, rows, PROJECTED, own)
+            query = self.project(self.query, rows, PROJECTED, own)
             self.encode(&query, self.q_norm, memory.query_rotation, own)
             if memory.keys is None:
                 key, value = rows_of(memory.key_rows), rows_of(memory.value_rows)
-                key = self.project(1, 2, &key, KEYS, own)
-                value = self.project(2, 3, &value, VALUES, own)
+                key = self.project(self.key, &key, KEYS, own)
+                value = self.project(self.value, &value, VALUES, own)
                 self.encode(&key, self.k_norm, memory.key_rotation, own)
             else:
                 keys, values = memory.keys, memory.values
@@ -245,57 +329,61 @@ cdef class AttentionPlan:
             self.check_cache(keys, binding.batch)
             self.check_cache(values, binding.batch)
         if appends:
-            store_rows(&key, keys, own)
-            store_rows(&value, values, own)
+            self.store(&key, keys, own)
+            self.store(&value, values, own)
         cdef Rows out = own.workspace.rows(ATTENDED, self.dtype, rows.count, self.inner)
-        if keys is None:
-            keys = heads_of(&key, binding.batch, self.key_heads, self.head_dim)
-            values = heads_of(&value, binding.batch, self.key_heads, self.head_dim)
-        self.weigh(&query, keys, values, &out, binding)
+        cdef Heads all_keys = heads_of(&key, binding.batch, self.head_dim) if keys is None else cached(keys)
+        cdef Heads all_values = heads_of(&value, binding.batch, self.head_dim) if keys is None else cached(values)
+        self.weigh(&query, &all_keys, &all_values, &out, binding)
         return out
 
     cdef int weigh(
-        self, const Rows *query, cnp.ndarray keys, cnp.ndarray values, const Rows *out, Binding binding
+        self, const Rows *query, const Heads *keys, const Heads *values, const Rows *out, Binding binding
     ) except -1:
-        """Calls the driver of attention: out = softmax(query keys^T) values."""
-        cdef dict options = {"scale": self.scale, "left": self.left, "right": 0 if binding.is_causal else self.right}
-        cdef Py_ssize_t first
+        """out = softmax(query keys^T) values, by the driver of attention."""
+        cdef Call call = self.call
+        cdef Heads queries = heads_of(query, binding.batch, self.head_dim)
+        cdef Heads results = heads_of(out, binding.batch, self.head_dim)
+        cdef Py_ssize_t size = bytes_of(self.dtype), length = sizeof(int64_t)
+        cdef const cnp.npy_intp *strides
         self.check_option("mask", binding.mask, binding.batch)
         self.check_option("bias", binding.bias, binding.batch)
-        if self.softcap:
-            options["softcap"] = self.softcap
+        call.batch_shape = &binding.batch
+        call.sequences = binding.key_starts.shape[0] - 1
+        call.cu_seqlens_q = <const int64_t *> cnp.PyArray_DATA(binding.query_starts)
+        call.cu_seqlens_k = <const int64_t *> cnp.PyArray_DATA(binding.key_starts)
+        bind(&call, PYATTN_QUERY, queries.data, queries.head, queries.row, size, &queries.batch)
+        bind(&call, PYATTN_KEY, keys.data, keys.head, keys.row, size, &keys.batch)
+        bind(&call, PYATTN_VALUE, values.data, values.head, values.row, size, &values.batch)
+        bind(&call, PYATTN_OUT, results.data, results.head, results.row, size, &results.batch)
+        if binding.is_causal:
+            set_window(&call, self.left, 0)
         if binding.mask is not None:
-            options["mask"] = binding.mask
+            strides = cnp.PyArray_STRIDES(binding.mask)
+            bind(&call, PYATTN_MASK, <char *> cnp.PyArray_DATA(binding.mask), strides[1], strides[2], strides[3],
+                 <const Py_ssize_t *> strides)
+            call.shared.mask_kind = PYATTN_MASK_BOOL if cnp.PyArray_ISBOOL(binding.mask) else PYATTN_MASK_REAL
         if binding.bias is not None:
-            options["bias"], options["bias_of_sequence"] = binding.bias, binding.bias_of_sequence
-        if self.slopes is not None:
-            options["slopes"] = repeated(self.slopes, 0, binding.batch, self.heads)
-        if self.sinks is not None:
-            options["sinks"] = repeated(self.sinks, 0, binding.batch, self.heads)
+            strides = cnp.PyArray_STRIDES(binding.bias)
+            bind(&call, PYATTN_BIAS, <char *> cnp.PyArray_DATA(binding.bias), strides[1], strides[2], strides[3],
+                 <const Py_ssize_t *> strides)
+            if binding.bias_of_sequence:
+                bind_bias_of_sequence(&call)
         if binding.new_len is not None:
-            options["kv_lengths"] = repeated(binding.new_len, 1, binding.batch, self.heads)[..., None]
+            bind(&call, PYATTN_KV_LENGTHS, <char *> cnp.PyArray_DATA(binding.new_len), 0, 0, 0, &length)
         if binding.past_len is not None:
-            options["offsets"] = repeated(binding.past_len, 1, binding.batch, self.heads)[..., None]
-        queries = heads_of(query, binding.batch, self.heads, self.head_dim)
-        result = heads_of(out, binding.batch, self.heads, self.head_dim)
-        cdef int threads = binding.team(4.0 * query.count * self.heads * binding.mean_keys() * self.head_dim)
-        for first in range(0, self.head_dim, MAX_WIDTH):
-            here, there = values, result
-            if self.head_dim > MAX_WIDTH:
-                here, there = values[..., first:first + MAX_WIDTH], result[..., first:first + MAX_WIDTH]
-            attention(queries, keys, here, there, query_starts=binding.query_starts, key_starts=binding.key_starts,
-                      threads=threads, **options)
-        return 0
+            bind(&call, PYATTN_QUERY_OFFSET, <char *> cnp.PyArray_DATA(binding.past_len), 0, 0, 0, &length)
+        return run(&call, binding.threads, binding.small)
 
     def run(self, cnp.ndarray x not None, Binding own not None, Rotation rotation=None, Memory memory=None):
         """Attention of rows x to themselves or to a memory, projected; new rows of the compute type."""
         cdef Rows rows = rows_of(x), out, attended
         cdef cnp.npy_intp shape[2]
-        shape[0], shape[1] = rows.count, self.out_proj.outputs
+        shape[0], shape[1] = rows.count, self.output.weights.outputs
         cdef cnp.ndarray result = cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(x), 0)
         out = rows_of(result)
         attended = self.attend(&rows, own, rotation, memory, None, None)
-        multiply([self.out_proj], &attended, NULL, &out, 0, own.team(2.0 * rows.count * self.inner * out.width))
+        self.output.apply(&attended, NULL, &out, 0, own)
         return result
 
     def precompute(
@@ -303,14 +391,14 @@ cdef class AttentionPlan:
         cnp.ndarray values not None,
     ):
         """Stores keys and values of a memory's rows in a cache, for cross-attention."""
-        cdef Rows rows = rows_of(x), both = self.project(1, 3, &rows, PROJECTED, binding), key, value
+        cdef Rows rows = rows_of(x), both = self.project(self.key_and_value, &rows, PROJECTED, binding), key, value
         key = part_of(&both, 0, rows.count, 0, self.shared)
         value = part_of(&both, 0, rows.count, self.shared, self.shared)
         self.check_cache(keys, binding.batch)
         self.check_cache(values, binding.batch)
         self.encode(&key, self.k_norm, rotation, binding)
-        store_rows(&key, keys, binding)
-        store_rows(&value, values, binding)
+        self.store(&key, keys, binding)
+        self.store(&value, values, binding)
 
 
 cdef class BlockPlan:
@@ -328,25 +416,25 @@ cdef class BlockPlan:
         if self.before is None:
             return x[0]
         cdef Rows out = binding.workspace.rows(NORMED, x.dtype, x.count, x.width)
-        normalise_rows(x, self.before, &out, binding.team(10.0 * x.count * x.width))
+        self.before.apply(x, &out, 1, binding)
         return out
 
-    cdef int leave(self, Packed weight, const Rows *input, const Rows *x, const Rows *out, Binding binding) except -1:
+    cdef int leave(
+        self, WeightsPlan weights, const Rows *input, const Rows *x, const Rows *out, Binding binding
+    ) except -1:
         """out, which may be x, = x + the block's last product, of its input."""
-        cdef int threads = binding.team(2.0 * input.count * input.width * weight.outputs)
         if self.inside is None and self.scale == 1.0:
-            multiply([weight], input, x, out, 0, threads)
-            return 0
+            return weights.apply(input, x, out, 0, binding)
         cdef Rows branch = binding.workspace.rows(BRANCH, x.dtype, input.count, x.width)
-        multiply([weight], input, NULL, &branch, 0, threads)
+        weights.apply(input, NULL, &branch, 0, binding)
         if self.inside is not None:
-            normalise_rows(&branch, self.inside, &branch, binding.team(10.0 * branch.count * branch.width))
-        add_scaled(x, &branch, self.scale, out, binding.team(2.0 * branch.count * branch.width))
+            self.inside.apply(&branch, &branch, 1, binding)
+        add_scaled(x, &branch, self.scale, out)
         return 0
 
     cdef int finish(self, const Rows *out, Binding binding) except -1:
         if self.after is not None:
-            normalise_rows(out, self.after, out, binding.team(10.0 * out.count * out.width))
+            self.after.apply(out, out, 1, binding)
         return 0
 
 
@@ -355,16 +443,15 @@ cdef class LayerPlan:
     cdef readonly object revision
     cdef readonly AttentionPlan self_attention, cross_attention
     cdef BlockPlan around_self, around_cross, around_feed_forward
-    cdef Packed linear1, linear2
-    cdef int hidden_dtype, activation
+    cdef WeightsPlan linear1, linear2
+    cdef int activation
     cdef bint gated
 
     def __init__(self, layer, AttentionPlan self_attention not None, AttentionPlan cross_attention, list norms, revision):
         """norms: for each block, the norm and the one behind it; norms are _arguments() of Norm, or None."""
         self.revision = revision
         self.self_attention, self.cross_attention = self_attention, cross_attention
-        self.linear1, self.linear2 = layer.linear1._weights(), layer.linear2._weights()
-        self.hidden_dtype = operand_dtype(self.linear2)
+        self.linear1, self.linear2 = WeightsPlan([layer.linear1._weights()]), WeightsPlan([layer.linear2._weights()])
         self.activation, self.gated = layer._activation, layer.gated
         arounds = [
             BlockPlan(*[None if norm is None else NormPlan(*norm._arguments()) for norm in pair], layer.norm_first,
@@ -388,58 +475,35 @@ cdef class LayerPlan:
         cdef Rows read = rows_of(x), written = rows_of(out), fed, attended
         fed = self.around_self.enter(&read, own)
         attended = self.self_attention.attend(&fed, own, rotation, None, keys, values)
-        self.around_self.leave(self.self_attention.out_proj, &attended, &read, &written, own)
+        self.around_self.leave(self.self_attention.output, &attended, &read, &written, own)
         self.around_self.finish(&written, own)
         if memory is not None:
             fed = self.around_cross.enter(&written, own)
             attended = self.cross_attention.attend(&fed, own, None, memory, None, None)
-            self.around_cross.leave(self.cross_attention.out_proj, &attended, &written, &written, own)
+            self.around_cross.leave(self.cross_attention.output, &attended, &written, &written, own)
             self.around_cross.finish(&written, own)
         self.feed_forward(&written, own)
 
     cdef int feed_forward(self, const Rows *x, Binding own) except -1:
         """x += linear2(activation(linear1 x)), or of two halves that linear1 makes activation(first) * second."""
         cdef Rows fed = self.around_feed_forward.enter(x, own), hidden, inner, part, here
-        cdef Py_ssize_t n = x.count, width = self.linear2.inputs, first, count, parts
+        cdef Py_ssize_t n = x.count, width = self.linear2.weights.inputs, first, count, parts
         cdef Py_ssize_t most = FEED_FORWARD_ROWS * own.threads
+        cdef int dtype = self.linear2.weights.operand_dtype
         parts = max(<Py_ssize_t> 1, (n + most // 2) // most)
         count = (n + parts - 1) // parts
-        hidden = inner = own.workspace.rows(HIDDEN, self.hidden_dtype, count, width)
+        hidden = inner = own.workspace.rows(HIDDEN, dtype, count, width)
         if self.gated:
-            inner = own.workspace.rows(GATES, self.hidden_dtype, count, 2 * width)
+            inner = own.workspace.rows(GATES, dtype, count, 2 * width)
         for first in range(0, n, max(<Py_ssize_t> 1, count)):
             hidden.count = inner.count = count = min(count, n - first)
             part = part_of(&fed, first, count, 0, fed.width)
-            multiply([self.linear1], &part, NULL, &inner, 0 if self.gated else self.activation,
-                     own.team(2.0 * count * x.width * self.linear1.outputs))
+            self.linear1.apply(&part, NULL, &inner, 0 if self.gated else self.activation, own)
             if self.gated:
                 gate_rows(&inner, &hidden, self.activation, own.team(20.0 * count * width))
             here = part_of(x, first, count, 0, x.width)
             self.around_feed_forward.leave(self.linear2, &hidden, &here, &here, own)
         return self.around_feed_forward.finish(x, own)
-
-
-cdef int real_dtype(Packed weight):
-    """The type that products with a weight are computed in."""
-    return cnp.NPY_FLOAT32 if weight.kernels.real_bytes == 4 else cnp.NPY_FLOAT64
-
-
-cdef int operand_dtype(Packed weight):
-    """The type that a product with a weight reads best, and attention in front of it: the bits of bfloat16 if it may."""
-    return cnp.NPY_UINT16 if weight.dtype.itemsize < 4 else real_dtype(weight)
-
-
-cdef int add_scaled(const Rows *x, const Rows *branch, double scale, const Rows *out, int threads) except -1:
-    """out, which may be x, = x + scale * branch."""
-    cdef Py_ssize_t i
-    for i in range(branch.count):
-        if out.dtype == cnp.NPY_FLOAT32:
-            add_row[float](<float *> (x.data + i * x.stride), <float *> (branch.data + i * branch.stride), <float> scale,
-                           <float *> (out.data + i * out.stride), out.width)
-        else:
-            add_row[double](<double *> (x.data + i * x.stride), <double *> (branch.data + i * branch.stride), scale,
-                            <double *> (out.data + i * out.stride), out.width)
-    return 0
 
 
 ctypedef fused real:
@@ -453,70 +517,15 @@ cdef inline void add_row(const real *x, const real *branch, real scale, real *ou
         out[i] = x[i] + scale * branch[i]
 
 
-# What follows hands rows to drivers that take arrays.
-
-
-cdef cnp.ndarray array_of(const Rows *rows):
-    """The rows as an array, valid while their memory is."""
-    cdef cnp.npy_intp shape[2]
-    cdef cnp.npy_intp strides[2]
-    shape[0], shape[1] = rows.count, rows.width
-    strides[0], strides[1] = rows.stride, bytes_of(rows.dtype)
-    return cnp.PyArray_New(cnp.ndarray, 2, shape, rows.dtype, strides, rows.data, 0, cnp.NPY_ARRAY_BEHAVED, None)
-
-
-cdef cnp.ndarray heads_of(const Rows *rows, Py_ssize_t batch, int heads, Py_ssize_t width):
-    """Rows (batch n, heads width) as (batch, heads, n, width)."""
-    cdef cnp.npy_intp shape[4]
-    cdef cnp.npy_intp strides[4]
-    shape[0], shape[1], shape[3] = batch, heads, width
-    shape[2] = rows.count // batch if batch else 0
-    strides[3] = bytes_of(rows.dtype)
-    strides[0], strides[1], strides[2] = shape[2] * rows.stride, width * strides[3], rows.stride
-    return cnp.PyArray_New(cnp.ndarray, 4, shape, rows.dtype, strides, rows.data, 0, cnp.NPY_ARRAY_BEHAVED, None)
-
-
-cdef cnp.ndarray repeated(cnp.ndarray x, int repeated_axis, Py_ssize_t batch, int heads):
-    """One axis seen as (batch, heads), the same along one of the two."""
-    cdef cnp.npy_intp shape[2]
-    cdef cnp.npy_intp strides[2]
-    shape[0], shape[1] = batch, heads
-    strides[0] = strides[1] = cnp.PyArray_STRIDES(x)[0]
-    strides[repeated_axis] = 0
-    return cnp.PyArray_New(cnp.ndarray, 2, shape, cnp.PyArray_TYPE(x), strides, cnp.PyArray_DATA(x), 0,
-                           cnp.NPY_ARRAY_BEHAVED, None)
-
-
-cdef int multiply(
-    list parts, const Rows *input, const Rows *residual, const Rows *out, int activation, int threads
-) except -1:
-    linear(array_of(input), parts, None if residual == NULL else array_of(residual), array_of(out), activation, threads)
-    return 0
-
-
-cdef int normalise_rows(const Rows *input, NormPlan norm, const Rows *out, int threads) except -1:
-    normalise(array_of(input), norm.weight, norm.bias, array_of(out), norm.eps, norm.centred, threads)
-    return 0
-
-
-cdef int normalise_heads(const Rows *rows, NormPlan norm, Py_ssize_t head_dim, int threads) except -1:
-    x = array_of(rows)
-    heads = x.reshape(rows.count * rows.width // head_dim, head_dim).copy()
-    normalise(heads, norm.weight, norm.bias, heads, norm.eps, norm.centred, threads)
-    x[...] = heads.reshape(rows.count, rows.width)
-    return 0
-
-
-cdef int rotate_rows(const Rows *rows, Rotation rotation, Py_ssize_t head_dim, int threads) except -1:
-    rotate(array_of(rows), rotation.positions, rotation.cosines, rotation.sines, threads, head_dim)
-    return 0
-
-
-cdef int store_rows(const Rows *rows, cnp.ndarray cache, Binding binding) except -1:
-    store(array_of(rows), 0, cache, binding.past_len, binding.new_len, binding.team(1.0 * rows.count * rows.width))
-    return 0
-
-
-cdef int gate_rows(const Rows *input, const Rows *out, int activation, int threads) except -1:
-    gate(array_of(input), array_of(out), activation, threads)
-    return 0
+cdef void add_scaled(const Rows *x, const Rows *branch, double scale, const Rows *out) noexcept:
+    """out, which may be x, = x + scale * branch."""
+    cdef Py_ssize_t i
+    cdef char *source
+    cdef char *added
+    cdef char *target
+    for i in range(branch.count):
+        source, added, target = x.data + i * x.stride, branch.data + i * branch.stride, out.data + i * out.stride
+        if out.dtype == cnp.NPY_FLOAT32:
+            add_row[float](<float *> source, <float *> added, <float> scale, <float *> target, out.width)
+        else:
+            add_row[double](<double *> source, <double *> added, scale, <double *> target, out.width)
