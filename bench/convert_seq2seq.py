@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import torch_families  # noqa: F401  # which makes the models of the last two loadable
 from bench.convert import package, torch_tensors, write
 
 # How CTranslate2 numbers the types of its tensors.

@@ -100,16 +100,17 @@ class Quantized:
         return self.elements * self.scales[:, None]
 
 
-def quantized_if_near(weight: "Array | Quantized", most: float) -> "Array | Quantized":
-    """A weight in int8, unless that moves it by more than so much of its length.
+def quantized_if_near(weights: Sequence["Array | Quantized"], most: float) -> Sequence["Array | Quantized"]:
+    """Weights in int8, unless that moves them by more than so much of their length, all together.
 
     The error of rounding is taken for uniform, of variance scale^2 / 12.
     """
-    if isinstance(weight, Quantized):
-        return weight
-    elements, scales = to_int8(weight)
-    error = np.square(scales, dtype=np.float64).sum() * weight.shape[1] / 12
-    return Quantized(elements, scales) if error <= most**2 * float(np.vdot(weight, weight)) else weight
+    if all(isinstance(weight, Quantized) for weight in weights):
+        return weights
+    reals = [values_of(weight) for weight in weights]
+    rounded = [Quantized(*to_int8(weight)) for weight in reals]
+    error = sum(np.square(x.scales, dtype=np.float64).sum() * x.shape[1] / 12 for x in rounded)
+    return rounded if error <= most**2 * sum(float(np.vdot(weight, weight)) for weight in reals) else reals
 
 
 def concatenated(weights: Sequence["Array | Quantized"]) -> "Array | Quantized":

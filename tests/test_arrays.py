@@ -8,7 +8,7 @@ import pytest
 import pyattn
 from pyattn import KVCache, Linear, MultiHeadAttention, RotaryEmbedding, audio
 from pyattn import scaled_dot_product_attention as sdpa
-from pyattn.models.generative import Memory
+from pyattn.models.cached_sequences import Memory
 from pyattn.tasks.passages import Passage
 from pyattn.tasks.search_index import SearchIndex
 from tests.support.tiny_generator import write_generator

@@ -15,7 +15,7 @@ import scipy.sparse
 import pyattn
 from pyattn import KVCache, LayerNorm, Linear, TransformerDecoder, TransformerDecoderLayer, _checks
 from pyattn._checks import masks
-from pyattn.models.generative import Continuation, Memory
+from pyattn.models.cached_sequences import CachedSequences, Memory
 from pyattn.precision import Quantized
 from tests.support.mismatches import main as mismatches
 from tests.support.recorded import recorded
@@ -371,7 +371,7 @@ def test_a_continuation_of_another_models_state_is_refused(models):
     bart, _, llama = models
     theirs = bart.start(bart.encode(np.ones((2, 4), int)), capacity=9)
     with pytest.raises(ValueError, match="^GenerativeModel.step: state was made by another decoder"):
-        Continuation(llama, theirs._state).step(np.ones((2, 3), int))
+        CachedSequences(llama, theirs._state).step(np.ones((2, 3), int))
 
 
 def copies(x):

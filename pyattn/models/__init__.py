@@ -36,13 +36,11 @@ import os
 
 from pyattn import _checks
 from pyattn.models._files import find_directory, read_json
-from pyattn.models.config import EncoderConfig, GenerativeConfig
-from pyattn.models.families import FAMILIES
-from pyattn.models.generative import GenerativeModel, Memory
-from pyattn.models.generative_families import GENERATIVE_FAMILIES
+from pyattn.models.cached_sequences import Memory
+from pyattn.models.configs import EncoderConfig, GenerativeConfig
+from pyattn.models.generative import GenerativeModel
 from pyattn.models.heads import TaskModel
 from pyattn.models.image import ImageEncoder
-from pyattn.models.image_families import IMAGE_FAMILIES
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.models.text import TextEncoder
 
@@ -66,8 +64,7 @@ def load(
 
     Families, by model_type. Encoders of texts: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, ALBERT,
     ELECTRA, ModernBERT and Nomic BERT; of images: ViT, DeiT and DINOv2, with and without registers. Models that
-    generate: GPT-2, Llama, Mistral, Qwen2; behind an encoder BART, mBART, Marian, T5, Whisper, and two that only
-    converters write (bench/convert_seq2seq.py): "annalog" and "latex-ocr".
+    generate: GPT-2, Llama, Mistral, Qwen2; behind an encoder BART, mBART, Marian, T5 and Whisper.
 
     Keys of config.json mean what they mean in transformers 5: those that are left out have its defaults, those that
     change a result are obeyed or refused by name. A dtype or torch_dtype there changes nothing: what is computed is
@@ -101,11 +98,10 @@ def load(
     """
     directory = find_directory(path_or_hub_id)
     file = directory / "config.json"
-    known = [*FAMILIES, *GENERATIVE_FAMILIES]
-    model_type = _checks.choice("load", f"{file}: model_type", read_json(file, dict).get("model_type"), known)
-    if model_type in GENERATIVE_FAMILIES:
-        return GenerativeModel.from_directory(directory, dtype, strict)
-    return (ImageEncoder if model_type in IMAGE_FAMILIES else TextEncoder).from_directory(directory, dtype, strict)
+    values = read_json(file, dict)
+    classes = {name: model for model in (TextEncoder, ImageEncoder, GenerativeModel) for name in model._families}
+    model_type = _checks.choice("load", f"{file}: model_type", values.get("model_type"), classes)
+    return classes[model_type]._from_config(directory, values, dtype, strict)
 
 
 def load_task(

@@ -6,7 +6,7 @@ file and what would be accepted.
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -53,7 +53,7 @@ class FileTensor:
 
     path: Path
     name: str
-    kind: str  # the type in safetensors
+    type: str  # in safetensors
     shape: tuple[int, ...]
     offset: int
     scales: "FileTensor | None" = None
@@ -67,8 +67,8 @@ class FileTensor:
         if self.scales is not None:
             scales: NDArray[np.float32] = values_of(self.scales.read()).reshape(-1)
             return Quantized(self._elements(), scales / np.float32(self.largest) if self.largest > 1 else scales)
-        stored = self._raw(_STORED_AS[self.kind], self.shape)
-        if self.kind == "BF16":
+        stored = self._raw(_STORED_AS[self.type], self.shape)
+        if self.type == "BF16":
             stored = stored.astype(np.uint32)
             stored <<= np.uint32(16)
             return stored.view(np.float32)
@@ -77,10 +77,10 @@ class FileTensor:
     def integers(self) -> list[int]:
         """The first of them, as many as any description has."""
         count = min(4, math.prod(self.shape))
-        return [int(x) for x in self._raw(_INTEGERS[self.kind], (count,))] if self.kind in _INTEGERS else []
+        return [int(x) for x in self._raw(_INTEGERS[self.type], (count,))] if self.type in _INTEGERS else []
 
     def _elements(self) -> NDArray[np.int8]:
-        if self.kind == "I8":
+        if self.type == "I8":
             return self._raw("<i1", self.shape)
         rows, columns = self.shape
         parts = self._raw("<u1", (rows, -(-columns // 4) * 4))
@@ -128,11 +128,13 @@ def find_weights(directory: Path, config: Mapping[str, Any]) -> Path:
 
 def weight_files(file: Path) -> list[Path]:
     """What find_weights found: a file of weights, or the shards that an index names."""
-    return [file.parent / name for name in sorted(set(_weight_map(file).values()))] if file.name == INDEX else [file]
+    return [file.parent / name for name in sorted(set(_shards(file).values()))] if file.name == INDEX else [file]
 
 
-def _weight_map(file: Path) -> dict[str, str]:
-    """Of each tensor the name of its shard."""
+def _shards(file: Path) -> dict[str, str]:
+    """Of each tensor that an index names the name of its shard."""
+    if file.name != INDEX:
+        return {}
     shards = read_json(file, dict).get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(shard, str) for shard in shards.values()):
         raise ValueError(f"load: {file}: weight_map must be an object that gives each tensor the name of its shard")
@@ -142,10 +144,10 @@ def _weight_map(file: Path) -> dict[str, str]:
     return shards
 
 
-def stored_tensors(file: Path, wanted: Callable[[str], bool]) -> dict[str, FileTensor]:
-    """The tensors whose names `wanted` accepts, in a safetensors file or in the shards of an index; not yet read.
+def stored_tensors(file: Path, choose: Callable[[list[str]], Collection[str]]) -> dict[str, FileTensor]:
+    """Tensors in a safetensors file or in the shards of an index; not yet read.
 
-    It is asked for each tensor of a model: what holds the scales of int8 is none.
+    choose: those that are wanted of all names of a model's tensors. What holds the scales of int8 is none of these.
     """
     found: dict[str, FileTensor] = {}
     for shard in weight_files(file):
@@ -156,17 +158,18 @@ def stored_tensors(file: Path, wanted: Callable[[str], bool]) -> dict[str, FileT
                 places = f"{found[tensor.name].path.name} and {shard.name}"
                 raise ValueError(f"load: {file}: {tensor.name} is in {places}")
             found[tensor.name] = tensor
-    for name, place in _weight_map(file).items() if file.name == INDEX else ():
-        if name not in found and wanted(name):
-            raise ValueError(f"load: {file}: {name} is not in {place}, nor in another shard")
+    absent = {name: shard for name, shard in _shards(file).items() if name not in found}
     found = _with_scales(file, found)
     for name, tensor in found.items():
-        if tensor.scales is None and (tool := tool_of(name, tensor.kind)) is not None:
+        if tensor.scales is None and (tool := tool_of(name, tensor.type)) is not None:
             raise ValueError(f"load: {tensor.path}: {name}: quantized by {tool}: {ACCEPTED}")
-    found = {name: tensor for name, tensor in found.items() if wanted(name)}
-    for tensor in found.values():
+    wanted = choose([*absent, *found])
+    if (name := next((name for name in absent if name in wanted), None)) is not None:
+        raise ValueError(f"load: {file}: {name} is not in {absent[name]}, nor in another shard")
+    chosen = {name: tensor for name, tensor in found.items() if name in wanted}
+    for tensor in chosen.values():
         _check(tensor)
-    return found
+    return chosen
 
 
 def _header(path: Path) -> list[FileTensor]:
@@ -192,14 +195,14 @@ def _header(path: Path) -> list[FileTensor]:
 def _with_scales(file: Path, found: dict[str, FileTensor]) -> dict[str, FileTensor]:
     """The tensors, those of int8 with the scales of their rows; what holds these is none of the model's."""
     for name, tensor in list(found.items()):
-        if name.endswith(PACKED) and tensor.kind == "I32":  # compressed-tensors, weights only: four in an integer
+        if name.endswith(PACKED) and tensor.type == "I32":  # compressed-tensors, weights only: four in an integer
             stem = name.removesuffix(PACKED)
             sizes = found[stem + "_shape"].integers() if stem + "_shape" in found else []
             rows, columns = sizes if len(sizes) == 2 else (0, 0)
             if tensor.shape == (rows, -(-columns // 4)) and _are_scales(found.get(stem + SCALES), rows):
                 del found[name], found[stem + "_shape"]
                 found[stem] = replace(tensor, name=stem, shape=(rows, columns), scales=found.pop(stem + SCALES))
-        elif tensor.kind == "I8":
+        elif tensor.type == "I8":
             rows = tensor.shape[0] if len(tensor.shape) == 2 else -1
             module = name.removesuffix("weight")
             if _are_scales(found.get(name + SCALES), rows):
@@ -216,19 +219,19 @@ def _with_scales(file: Path, found: dict[str, FileTensor]) -> dict[str, FileTens
 
 def _are_scales(tensor: FileTensor | None, rows: int) -> bool:
     """Whether they are one for each of so many rows."""
-    return tensor is not None and tensor.kind in _REALS and tensor.shape in ((rows,), (rows, 1))
+    return tensor is not None and tensor.type in _REALS and tensor.shape in ((rows,), (rows, 1))
 
 
 def _check(tensor: FileTensor) -> None:
     """That it can be read."""
     what = f"load: {tensor.path}: {tensor.name}"
-    if tensor.scales is None and tensor.kind == "I8":
+    if tensor.scales is None and tensor.type == "I8":
         raise ValueError(
             f"{what} is of int8 and {tensor.shape}; such a tensor must be a matrix, with one float for each of its "
             f"rows in {tensor.name}{SCALES}"
         )
-    if tensor.scales is None and tensor.kind not in _REALS:
-        raise ValueError(f"{what} has type {tensor.kind}; accepted are {', '.join(_REALS)}, I8")
+    if tensor.scales is None and tensor.type not in _REALS:
+        raise ValueError(f"{what} has type {tensor.type}; accepted are {', '.join(_REALS)}, I8")
     try:
         np.broadcast_to(np.float32(0), tensor.shape)
     except (ValueError, OverflowError) as error:  # many axes, or a long one beside one of length 0
@@ -236,8 +239,9 @@ def _check(tensor: FileTensor) -> None:
 
 
 def read_tensors(file: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray[np.float32] | Quantized]:
-    """stored_tensors, all read."""
-    return {name: tensor.read() for name, tensor in stored_tensors(file, wanted).items()}
+    """The tensors whose names `wanted` accepts."""
+    tensors = stored_tensors(file, lambda names: set(filter(wanted, names)))
+    return {name: tensor.read() for name, tensor in tensors.items()}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
@@ -255,7 +259,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     end = 0
     for name, part in parts.items():
         start, end = end, end + part.nbytes
-        dtype = next(kind for kind, stored in _STORED_AS.items() if part.dtype == stored)
+        dtype = next(name for name, stored in _STORED_AS.items() if part.dtype == stored)
         header[name] = {"dtype": dtype, "shape": part.shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

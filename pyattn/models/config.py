@@ -1,62 +1,96 @@
-"""What decides the computation of a model, whatever its family: read from config.json by the family's table."""
+"""The sizes and choices of a model, read from config.json by the family's table of keys."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-
 from pyattn import _checks
-from pyattn.layers.config import Rotary
-from pyattn.models.defaults import DEFAULTS
-from pyattn.models.families import FAMILIES
 from pyattn.models.family import ACTIVATIONS, Family
-from pyattn.models.generative_families import GENERATIVE_FAMILIES
+from pyattn.models.spec import FrameSpec, ModelSpec, PatchSpec, TokenSpec
 from pyattn.positional.scaling import BY_LENGTH, rope_type, rotary_frequencies
 
 _Config = TypeVar("_Config", bound="ModelConfig")
 
 # What keys of all families must be, if they are there: other values would make layers that differ among each other.
 _SUPPORTED: Mapping[str, tuple[Any, ...]] = {"per_layer_config": ({},), "pruned_heads": ({},)}
-MOST_LAYERS, MOST = 4096, 2**31 - 1
+MAX_LAYERS, MAX_SIZE = 4096, 2**31 - 1
 UNBOUNDED = 2**30  # tokens of a sequence that nothing in the model bounds
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What all models have; `source` is the config.json that from_dict read it from."""
+    """Sizes and choices under one name for all families; 0 is of what a model has not.
+
+    hidden_act is the name of an activation of pyattn's layers, `longest` the longest sequence in tokens; of sizes that
+    both sides of a model have, those that do not begin with encoder_ are the decoder's. `source` is the config.json
+    that from_dict read, `spec` what the family builds of it.
+    """
 
     families: ClassVar[Mapping[str, Family]]
+    causal: ClassVar[tuple[Any, ...]] = ()  # what is_causal may be; (): it is not read
+
     model_type: str
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int = 0  # 0: as many
+    head_dim: int = 0  # of attention; 0: hidden_size / num_attention_heads
     intermediate_size: int
     layer_norm_eps: float
     hidden_act: str
     vocab_size: int = 0
     max_position_embeddings: int = 0
     first_position: int = 0  # the row of the first token's position
-    gated: bool = False
-    rotaries: tuple[Rotary, ...] = ()  # of each layer
-    windows: tuple[int | None, ...] = ()  # of each layer: how far a token sees, on either side or back
-    without_bias: frozenset[str] = frozenset()
     tied: bool = True  # whether the head may be the words' matrix
-    apart: frozenset[str] = frozenset()  # of the family's tied names those that are not
-    sinusoidal: frozenset[str] = frozenset()  # our names of positions that are computed where a file lacks them
+    embedding_size: int = 0
+    type_vocab_size: int = 0
+    relative_buckets: int = 0
+    relative_distance: int = 0
+    distinct_layers: int = 0  # each of them is run num_hidden_layers / distinct_layers times in a row
+    is_causal: bool = True
+    # of what a decoder attends to
+    encoder_layers: int = 0
+    encoder_attention_heads: int = 0
+    encoder_ffn_dim: int = 0
+    source_vocab_size: int = 0  # 0: vocab_size
+    num_mel_bins: int = 0
+    max_source_positions: int = 0
+    # images: (height, width)
+    image_size: tuple[int, int] = (0, 0)
+    patch_size: tuple[int, int] = (0, 0)
+    num_channels: int = 0
     source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    spec: ModelSpec = field(default=ModelSpec({}), hash=False, repr=False)
 
     @property
     def family(self) -> Family:
         return self.families[self.model_type]
 
+    @cached_property
+    def values(self) -> Mapping[str, Any]:
+        """The contents of config.json, keys that it leaves out with their defaults."""
+        return {**self.family.defaults, **self.source}
+
+    def value(self, key: str) -> Any:
+        return self.values.get(key)
+
     @property
     def tied_names(self) -> tuple[str, ...]:
         """Tensors that are one matrix, as far as a file does not have several of them."""
-        apart = self.apart if self.tied or not self.family.tied else {*self.apart, self.family.tied_head}
-        return tuple(name for name in self.family.tied if name not in apart)
+        separate = self.spec.separate
+        if not self.tied and self.family.tied:
+            separate = separate | {self.family.tied_head}
+        return tuple(name for name in self.family.tied if name not in separate)
+
+    @property
+    def encoder_input(self) -> str:
+        """What a model that generates reads: "tokens", "frames" of a spectrogram, or "patches"; "": no more than it
+        writes."""
+        if not self.encoder_layers:
+            return ""
+        return {TokenSpec: "tokens", FrameSpec: "frames", PatchSpec: "patches"}[type(self.spec.encoder_embeddings)]
 
     @cached_property
     def longest(self) -> int:
@@ -65,203 +99,125 @@ class ModelConfig:
         That is max_position_embeddings where positions are rows of a table, and where the frequencies of rotary ones
         would change with the length. Others go on for ever, as in transformers.
         """
-        bounded = "embeddings.positions" in self.family.names or self._type_by_length
-        return self.max_position_embeddings if bounded else UNBOUNDED
+        tables = (isinstance(x, TokenSpec) and x.positions > 0 for x in self.spec.embeddings)
+        return self.max_position_embeddings if any(tables) or self._type_by_length else UNBOUNDED
 
     @property
     def bound(self) -> str:
         """What bounds the length, for messages."""
-        kind = self._type_by_length
-        why = f'; rope_type "{kind}", whose frequencies change beyond them, is not supported there' if kind else ""
-        return f"the model has positions for {self.longest}{why}"
+        by_length = self._type_by_length
+        why = f'; rope_type "{by_length}", whose frequencies change beyond them, is not supported there'
+        return f"the model has positions for {self.longest}{why if by_length else ''}"
+
+    @property
+    def _rotaries(self) -> set[Any]:
+        layers = (layer for stack in self.spec.stacks for layer in stack.layers)
+        return {(layer.rotary, layer.rotary.width or layer.head_dim) for layer in layers if layer.rotary is not None}
 
     @property
     def _type_by_length(self) -> str:
         """The type of rotary positions whose frequencies depend on the sequence's length; "" if there are none."""
-        kinds = (rope_type("load", dict(rotary.scaling)) for rotary in set(self.rotaries))
-        return next((kind for kind in kinds if kind in BY_LENGTH), "")
+        types = (rope_type("load", dict(rotary.scaling)) for rotary, _ in self._rotaries)
+        return next((name for name in types if name in BY_LENGTH), "")
 
-    def value(self, key: str) -> Any:
-        """What config.json says under a key, or the default of the family."""
-        return self.source.get(key, DEFAULTS[self.model_type].get(key))
+    def least_elements(self) -> int:
+        """Fewer cannot be in the tensors of a model of these sizes."""
+        stacks, embeddings = self.spec.stacks, self.spec.embeddings
+        layers = sum(layer.d_model + layer.dim_feedforward for stack in stacks for layer in stack.layers)
+        tokens = [x for x in embeddings if isinstance(x, TokenSpec)]
+        rows = max([self.vocab_size, *(x.positions for x in tokens if not x.sinusoidal)])
+        relative = [stack.relative for stack in stacks if stack.relative is not None]
+        biases = max((x.buckets * x.heads for x in relative), default=0)
+        return max(layers, rows + max(x.width for x in embeddings), biases)
 
-    def with_positions(self: _Config, names: Iterable[str]) -> _Config:
-        """The configuration for a file with such tensors: what it has of positions is not computed."""
-        given = {ours for ours in self.sinusoidal if self.family.names[ours] in set(names)}
-        return replace(self, sinusoidal=self.sinusoidal - given) if given else self
+    @classmethod
+    def from_dict(cls: type[_Config], values: Mapping[str, Any], source: str = "config") -> _Config:
+        """Check the contents of a config.json; `source` names it in the ValueError for whatever is not supported."""
+        sizes = _sizes(values, source, cls.families)
+        if cls.causal:
+            sizes["is_causal"] = _checks.choice(
+                "load", f"{source}: is_causal", values.get("is_causal", True), cls.causal
+            )
+        config = cls(**{"embedding_size": sizes["hidden_size"], "distinct_layers": sizes["num_hidden_layers"]} | sizes)
+        config._check_sizes(source)
+        return replace(config, spec=config._build(source))
 
-    def check_rotaries(self, source: str, width: int) -> None:
-        """Of heads of so many features."""
-        for rotary in set(self.rotaries):
+    def _check_sizes(self, source: str) -> None:
+        """Refuses sizes that do not go together."""
+        for heads in (self.num_attention_heads, self.encoder_attention_heads or 1):
+            if not self.head_dim and self.hidden_size % heads:
+                raise ValueError(f"load: {source}: hidden size {self.hidden_size} must be a multiple of {heads} heads")
+        if self.num_attention_heads % (self.num_key_value_heads or 1):
+            raise ValueError(
+                f"load: {source}: num_attention_heads {self.num_attention_heads} must be a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+
+    def _build(self, source: str) -> ModelSpec:
+        with _named(source, self.model_type):
+            spec = self.family.build(self)
+        for rotary, width in replace(self, spec=spec)._rotaries:
             _checks.rotary_base(f"load: {source}", rotary.base, width)
             try:
                 rotary_frequencies(width, base=rotary.base, scaling=dict(rotary.scaling))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"load: {source}: {error}") from error
-
-    def least_elements(self) -> int:
-        """Fewer cannot be in the tensors of a model of these sizes."""
-        layers = (self.hidden_size + self.intermediate_size) * self.num_hidden_layers
-        learned = "embeddings.positions" in self.family.names.keys() - self.sinusoidal
-        positions = self.max_position_embeddings * learned
-        return max(layers, self.hidden_size + max(self.vocab_size, positions))
+        return spec
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncoderConfig(ModelConfig):
-    """Sizes and choices under one name for all families; `source` is the config.json that from_dict read them from.
-
-    hidden_act is the name of an activation of pyattn's layers, longest the longest sequence in tokens.
-    """
-
-    # texts
-    embedding_size: int = 0
-    projected: bool = False  # embeddings to hidden_size
-    type_vocab_size: int = 0
-    relative_buckets: int = 0
-    # images: (height, width)
-    image_size: tuple[int, int] = (0, 0)
-    patch_size: tuple[int, int] = (0, 0)
-    num_channels: int = 0
-    num_register_tokens: int = 0
-    antialias: bool = False  # of positions that are interpolated
-    # layers
-    first_norm: bool = True  # whether the first layer has a norm in front of its attention
-    distinct_layers: int = 0  # each of them is run num_hidden_layers / distinct_layers times in a row
-    pooling: str = "cls"  # of sequences that a head classifies
-
-    families = FAMILIES
-
-    def least_elements(self) -> int:
-        rows = max(self.vocab_size, self.max_position_embeddings * ("embeddings.positions" in self.family.names))
-        least = (self.hidden_size + self.intermediate_size) * self.distinct_layers
-        biases = self.relative_buckets * self.num_attention_heads
-        return max(least, rows + self.embedding_size, self.distinct_layers, biases)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "EncoderConfig":
-        """Check the contents of a config.json; `source` names it in the ValueError for whatever is not supported."""
-        fields = _fields(values, source, cls.families)
-        config = cls(
-            **{"embedding_size": fields["hidden_size"], "distinct_layers": fields["num_hidden_layers"]} | fields
-        )
-        if config.hidden_size % config.num_attention_heads:
-            raise ValueError(
-                f"load: {source}: hidden_size {config.hidden_size} must be a multiple of "
-                f"num_attention_heads {config.num_attention_heads}"
-            )
-        config.check_rotaries(source, config.hidden_size // config.num_attention_heads)
-        if any(np.less(config.image_size, config.patch_size)):
-            raise ValueError(
-                f"load: {source}: image_size {config.image_size} is smaller than a patch, {config.patch_size}"
-            )
-        return config
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerativeConfig(ModelConfig):
-    """Sizes and choices of a decoder, and of the encoder in front of it if encoder_layers is not 0."""
-
-    head_dim: int = 0  # of attention; 0: hidden_size / num_attention_heads
-    scale: float | None = None  # of logits of attention
-    norm: str = "layer"
-    bias: bool = True
-    head_bias: bool = True
-    logits_scale: float = 1.0
-    embedding_scale: float = 1.0
-    relative_buckets: int = 0
-    relative_distance: int = 0
-    # the encoder
-    encoder_layers: int = 0
-    encoder_attention_heads: int = 0
-    encoder_ffn_dim: int = 0
-    source_vocab_size: int = 0  # 0: vocab_size
-    encoder_input: str = ""  # "tokens", "frames" of a spectrogram, or "patches" of an image
-    num_mel_bins: int = 0
-    max_source_positions: int = 0
-    image_size: tuple[int, int] = (0, 0)
-    patch_size: tuple[int, int] = (0, 0)
-    num_channels: int = 0
-
-    families = GENERATIVE_FAMILIES
-    causal: ClassVar[tuple[bool, ...]] = (True,)  # what is_causal may be; transformers reads it of every decoder
-
-    def least_elements(self) -> int:
-        return super().least_elements() + (self.hidden_size + self.encoder_ffn_dim) * self.encoder_layers
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "GenerativeConfig":
-        """Check the contents of a config.json; `source` names it in the ValueError for whatever is not supported."""
-        fields = _fields(values, source, cls.families)
-        _checks.choice("load", f"{source}: is_causal", values.get("is_causal", True), cls.causal)
-        config = cls(**fields)
-        for heads in (config.num_attention_heads, config.encoder_attention_heads or 1):
-            if not config.head_dim and config.hidden_size % heads:
-                raise ValueError(
-                    f"load: {source}: hidden size {config.hidden_size} must be a multiple of {heads} heads"
-                )
-        if any(side % patch for side, patch in zip(config.image_size, config.patch_size, strict=True) if patch):
-            raise ValueError(
-                f"load: {source}: image_size {config.image_size} must be a multiple of patch_size {config.patch_size}"
-            )
-        if config.num_attention_heads % (config.num_key_value_heads or 1):
-            raise ValueError(
-                f"load: {source}: num_attention_heads {config.num_attention_heads} must be a multiple of "
-                f"num_key_value_heads {config.num_key_value_heads}"
-            )
-        config.check_rotaries(source, config.head_dim or config.hidden_size // config.num_attention_heads)
-        return config
-
-
-def _fields(values: Mapping[str, Any], source: str, families: Mapping[str, Family]) -> dict[str, Any]:
-    """What config.json and the family's table say, by our names."""
-    model_type = _checks.choice("load", f"{source}: model_type", values.get("model_type"), families)
-    family, told = families[model_type], {**DEFAULTS[model_type], **values}
-    for key, supported in {**_SUPPORTED, **family.supported}.items():
-        if values.get(key) is not None:
-            _checks.choice("load", f"{source}: {key}", values[key], supported or (None,))
-    fields: dict[str, Any] = dict(family.fixed)
-    for name, keys in family.keys.items():
-        key = _key(values, keys, source)
-        if told.get(key) is not None or name not in family.nullable:
-            fields[name] = _field(name, told.get(key), f"{source}: {key}")
+@contextmanager
+def _named(source: str, model_type: str) -> Iterator[None]:
+    """Names the file in the errors of a family's functions, which read what may be anything."""
     try:
-        fields |= family.derive(told, fields)
+        yield
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"load: {source} is not a whole configuration of {model_type} ({error!r})") from error
     except ValueError as error:
-        raise ValueError(f"load: {source}: {error}") from None
-    return {"model_type": model_type, "source": dict(values)} | fields
+        raise ValueError(f"load: {source}: {str(error).removeprefix('LayerConfig: ')}") from None
+
+
+def _sizes(values: Mapping[str, Any], source: str, families: Mapping[str, Family]) -> dict[str, Any]:
+    """What config.json and the family's table say, under our names."""
+    model_type = _checks.choice("load", f"{source}: model_type", values.get("model_type"), families)
+    family = families[model_type]
+    all_values = {**family.defaults, **values}
+    for key, supported in {**_SUPPORTED, **family.supported}.items():
+        if values.get(key) is not None:
+            _checks.choice("load", f"{source}: {key}", values[key], supported or (None,))
+    sizes: dict[str, Any] = {}
+    for name, keys in family.keys.items():
+        key = _key(values, keys, source)
+        if all_values.get(key) is not None or name not in family.nullable:
+            sizes[name] = _size(name, all_values.get(key), f"{source}: {key}")
+    with _named(source, model_type):
+        sizes |= family.derive(all_values, sizes)
+    return {"model_type": model_type, "source": dict(values)} | sizes
 
 
 def _key(values: Mapping[str, Any], keys: tuple[str, ...], source: str) -> str:
     """That of keys of one meaning which config.json has; several must not contradict one another."""
-    given = [key for key in keys if values.get(key) is not None]
-    given = given or [key for key in keys if key in values] or [keys[0]]
-    if any(values[key] != values[given[0]] for key in given[1:]):
-        told = " and ".join(f"{key} {values[key]!r}" for key in given)
-        raise ValueError(f"load: {source}: {told} contradict one another")
-    return given[0]
+    present = [key for key in keys if values.get(key) is not None]
+    present = present or [key for key in keys if key in values] or [keys[0]]
+    if any(values[key] != values[present[0]] for key in present[1:]):
+        pairs = " and ".join(f"{key} {values[key]!r}" for key in present)
+        raise ValueError(f"load: {source}: {pairs} contradict one another")
+    return present[0]
 
 
-def _field(name: str, value: Any, what: str) -> Any:
+def _size(name: str, value: Any, what: str) -> Any:
     """A field of the configuration, from the value of its key."""
     if name == "hidden_act":
         return ACTIVATIONS[_checks.choice("load", what, value, ACTIVATIONS)]
     if name == "tied":
         return _checks.choice("load", what, value, (True, False))
     if name == "layer_norm_eps":
-        return _fraction(what, value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise ValueError(f"load: {what} must be a number in [0, 1), not {value!r}")
+        return float(value)
     if name in ("image_size", "patch_size"):
         pair = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
         return tuple(_checks.size("load", what, side) for side in pair)
     size = _checks.size("load", what, value)
-    if size > (MOST_LAYERS if name.endswith("_layers") else MOST):
+    if size > (MAX_LAYERS if name.endswith("_layers") else MAX_SIZE):
         raise ValueError(f"load: {what} is {value}, which is more than any model's")
     return size
-
-
-def _fraction(what: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(f"load: {what} must be a number in [0, 1), not {value!r}")
-    return float(value)

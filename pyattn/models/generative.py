@@ -1,9 +1,8 @@
 """Models that generate: a decoder of tokens, alone or behind an encoder of tokens, spectrograms or images."""
 
-import copy
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,95 +12,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn._module import Setting
 from pyattn.generation import Generated, GenerationOptions, generate, stream
 from pyattn.generation.options import changed_options, with_valid
 from pyattn.generation.rows import Adjust
-from pyattn.layers import (
-    DecoderState,
-    Linear,
-)
+from pyattn.layers import Linear
+from pyattn._module import Setting
 from pyattn.layers.sequences import Sequences
 from pyattn.models._files import read_json, write_json
-from pyattn.models._told_options import ToldOptions
-from pyattn.models.config import GenerativeConfig
-from pyattn.models.generative_families import GENERATIVE_FAMILIES
-from pyattn.models.inputs import FrameEmbeddings, PatchEmbeddings, TokenEmbeddings
-from pyattn.models.naming import Tensors
-from pyattn.models.pretrained import Pretrained, WeightDtypes, any_dtype, products_of
-from pyattn.models.stacks import decoder_of, encoder_of
+from pyattn.models.builder import make_decoder, make_encoder
+from pyattn.models.cached_sequences import CachedSequences, Memory
+from pyattn.models.configs import GenerativeConfig
+from pyattn.models.embeddings import FrameEmbeddings, TokenEmbeddings, make_embeddings
+from pyattn.models.families import GENERATIVE_FAMILIES
+from pyattn.models.file_options import FileOptions
+from pyattn.models.naming import Selected, Tensors
+from pyattn.models.pretrained import Pretrained, WeightDtypes, products_of
+from pyattn.models.spec import ModelSpec
 from pyattn.positional import relative_position_buckets
 from pyattn.precision import values_of
 
 NEW_TOKENS = 20  # at most, unless something else is said
-
-
-@dataclass(frozen=True, eq=False)
-class Memory:
-    """What an encoder has made of its inputs: hidden (B, S, E), of which lengths (B,) rows are real.
-
-    tokens are those that it has read, an array for each sample; of frames and images, and if not given, none.
-    """
-
-    hidden: NDArray[np.float32]
-    lengths: NDArray[np.int64]
-    tokens: tuple[Array, ...] = ()
-
-
-class Continuation:
-    """Sequences of tokens that a model continues, with their caches; made by GenerativeModel.start."""
-
-    def __init__(self, model: "GenerativeModel", state: DecoderState) -> None:
-        self._model, self._state = model, state
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Continuation":
-        """Sequences that go on by themselves, of the same model."""
-        memo[id(self._model)] = self._model
-        return Continuation(self._model, copy.deepcopy(self._state, memo))
-
-    @property
-    def lengths(self) -> Array:
-        """(rows,): tokens of each sequence."""
-        return self._state.lengths
-
-    def step(self, tokens: Array, lengths: Array | None = None) -> NDArray[np.float32]:
-        """Appends tokens to the sequences; the logits of what comes next.
-
-        Args:
-            tokens: (rows, L) integers.
-            lengths: (rows,) integers: how many of each row's are real, padding behind them; None: all.
-
-        Returns:
-            (rows, vocab_size) float32.
-
-        Raises:
-            TypeError: tokens or lengths are not integers.
-            ValueError: shapes do not fit, a token is none of the vocabulary, a sequence would be longer than the
-                caches, or than the model has positions for. Nothing has changed then.
-        """
-        model, name = self._model, f"{type(self._model).__name__}.step"
-        model.decoder._check_state(name, self._state)
-        tokens = _checks.indices(name, "tokens", tokens, model.config.vocab_size)
-        past = self._state.lengths
-        if tokens.ndim != 2 or len(tokens) != len(past) or not tokens.shape[1]:
-            raise ValueError(f"{name}: tokens has shape {tokens.shape}; ({len(past)}, L), L 1 or more, is needed")
-        length = tokens.shape[1]
-        ends = np.full(len(past), length)
-        if lengths is not None:
-            ends = _checks.integers(name, "lengths", lengths, past.shape, f"{past.shape}, one for each row")
-            _checks.within(name, "lengths", ends, 1, np.full(len(past), length), "L")
-            ends = ends.astype(np.int64)
-        if ((past + ends) > model.config.longest).any():
-            raise ValueError(f"{name}: a sequence would have {(past + ends).max()} tokens; {model.config.bound}")
-        positions = np.minimum(past[:, None] + np.arange(length), model.config.longest - 1)
-        x = model.embeddings.apply(model._parameters["words"], tokens.reshape(-1), positions.reshape(-1))
-        hidden = model.decoder._step_rows(name, x, self._state, length, ends)
-        last = hidden if length == 1 else hidden[np.arange(len(past)) * length + ends - 1]
-        return model._logits(last)
-
-    def reorder(self, rows: ArrayLike) -> None:
-        """Makes sequence i what sequence rows[i] was; errors as DecoderState.reorder's."""
-        self._state.reorder(rows)
 
 
 class GenerativeModel(Pretrained):
@@ -124,21 +54,20 @@ class GenerativeModel(Pretrained):
     """
 
     _families = GENERATIVE_FAMILIES
-    _configs = GenerativeConfig
-    _products_of = ""
+    _config_class = GenerativeConfig
     config: GenerativeConfig
 
     def __init__(
         self,
         config: GenerativeConfig,
-        tensors: Tensors,
+        tensors: Tensors | Selected,
         source: str = "tensors",
         dtype: WeightDtypes = "float32",
         strict: bool = True,
         generation: Mapping[str, Any] | None = None,
     ) -> None:
         self._generation = generation
-        self._told = ToldOptions(config, generation, source)
+        self._file_options = FileOptions(config, generation, source)
         self._options: GenerationOptions | None = None  # those that were set
         super().__init__(config, tensors, source, dtype, strict)
 
@@ -152,7 +81,9 @@ class GenerativeModel(Pretrained):
 
     @property
     def start_token(self) -> int | None:
-        return self._told.start_token(f"{type(self).__name__}.start_token") if self.config.encoder_layers else None
+        return (
+            self._file_options.start_token(f"{type(self).__name__}.start_token") if self.config.encoder_layers else None
+        )
 
     def options_with(
         self, function: str, options: GenerationOptions | None, changes: Mapping[str, Any]
@@ -160,7 +91,7 @@ class GenerativeModel(Pretrained):
         """The options, or else those that were set, or else those of the directory; with changes."""
         if options is not None or self._options is not None:
             return changed_options(function, self._options if options is None else options, changes)
-        return self._told.options(function, changes)
+        return self._file_options.options(function, changes)
 
     @classmethod
     def _from_other_files(cls, directory: Path) -> dict[str, Any]:
@@ -172,22 +103,19 @@ class GenerativeModel(Pretrained):
         if self._generation is not None:
             write_json(Path(directory) / "generation_config.json", self._generation)
 
-    def _make(self, config: GenerativeConfig, dtype: WeightDtypes) -> None:
-        kind = any_dtype(dtype)
-        self._parameters = {"words": np.zeros((0, config.hidden_size), np.float32)}
-        self.embeddings = TokenEmbeddings(config, "embeddings")
-        self.decoder = decoder_of(config, kind)
-        self.head = Linear(config.hidden_size, config.vocab_size, config.head_bias, dtype=kind)
+    def _make(self, spec: ModelSpec, dtype: str) -> None:
+        assert spec.decoder is not None and spec.decoder_embeddings is not None and spec.logits is not None
+        self._parameters = {"words": np.zeros((0, spec.decoder_embeddings.width), np.float32)}
+        self.embeddings = TokenEmbeddings(spec.decoder_embeddings)
+        self.decoder = make_decoder(spec.decoder, dtype)
+        self.head = Linear(spec.decoder_embeddings.width, spec.logits.tokens, spec.logits.bias, dtype=dtype)
+        self._logits_scale = np.float32(spec.logits.scale)
         self.encoder_embeddings: Any = None
         self.encoder: Any = None
-        if config.encoder_layers:
-            self.encoder = encoder_of(config, kind)
-            make: dict[str, Callable[[], Any]] = {
-                "tokens": lambda: TokenEmbeddings(config, "encoder_embeddings"),
-                "frames": lambda: FrameEmbeddings(config, kind),
-                "patches": lambda: PatchEmbeddings(config),
-            }
-            self.encoder_embeddings = make[config.encoder_input]()
+        if spec.encoder is not None:
+            assert spec.encoder_embeddings is not None
+            self.encoder = make_encoder(spec.encoder, dtype)
+            self.encoder_embeddings = make_embeddings(spec.encoder_embeddings, dtype)
 
     def __call__(self, token_ids: ArrayLike, memory: Memory | None = None) -> NDArray[np.float32]:
         """Logits of what follows each token, all at once.
@@ -200,7 +128,7 @@ class GenerativeModel(Pretrained):
             (B, L, vocab_size) float32.
 
         Raises:
-            TypeError, ValueError: as Continuation.step; memory is missing, of other samples, or not wanted.
+            TypeError, ValueError: as CachedSequences.step; memory is missing, of other samples, or not wanted.
         """
         name = type(self).__name__
         tokens = _checks.indices(name, "token_ids", token_ids, self.config.vocab_size)
@@ -213,7 +141,7 @@ class GenerativeModel(Pretrained):
             return np.zeros((*tokens.shape, self.config.vocab_size), np.float32)
         state = self.start(memory, batch_size=len(tokens), capacity=tokens.shape[1])._state
         positions = np.tile(np.arange(tokens.shape[1]), len(tokens))
-        x = self.embeddings.apply(self._parameters["words"], tokens.reshape(-1), positions)
+        x = self.embeddings.apply(tokens.reshape(-1), positions, words=self._parameters["words"])
         hidden = self.decoder._step_rows(name, x, state, tokens.shape[1])
         return self._logits(hidden).reshape(*tokens.shape, -1)
 
@@ -229,31 +157,29 @@ class GenerativeModel(Pretrained):
             TypeError: inputs are of another dtype.
             ValueError: the model has no encoder, or shapes do not fit.
         """
-        name = f"{type(self).__name__}.encode"
-        if self.encoder is None:
+        name, embeddings = f"{type(self).__name__}.encode", self.encoder_embeddings
+        if embeddings is None:
             raise ValueError(f"{name}: {self.config.model_type} has no encoder")
-        if self.config.encoder_input == "tokens":
-            return self._encode_tokens(name, inputs, lengths)
+        if isinstance(embeddings, TokenEmbeddings):
+            return self._encode_tokens(name, embeddings, inputs, lengths)
         if lengths is not None:
             raise ValueError(f"{name}: lengths are for tokens; this model takes {self.config.encoder_input}")
         x = _checks.array(name, "inputs", inputs)
         if x.dtype != np.float32:
             raise TypeError(f"{name}: inputs have dtype {x.dtype}; float32 is needed")
-        embeddings = self.encoder_embeddings
-        if self.config.encoder_input == "frames":
-            needed: tuple[Any, ...] = (embeddings.frames, embeddings.bins)
-            fits = x.ndim == 3 and x.shape[2] == embeddings.bins and 0 < x.shape[1] <= embeddings.frames
-        else:
-            needed = embeddings.shape
-            fits = x.shape[1:] == needed
-        if not fits:
-            raise ValueError(f"{name}: inputs have shape {x.shape}; (B, {', '.join(map(str, needed))}) is needed")
+        if not embeddings.fits(x.shape):
+            needed = ", ".join(map(str, embeddings.shape))
+            raise ValueError(f"{name}: inputs have shape {x.shape}; (B, {needed}) is needed")
         rows = embeddings.apply(x)
-        length = len(rows) // max(1, len(x))
-        hidden = self.encoder._forward_rows(rows, Sequences(len(x), np.array([0, length])))
-        return Memory(hidden.reshape(len(x), length, self.config.hidden_size), np.full(len(x), length))
+        batch, length, width = rows.shape
+        hidden = self.encoder._forward_rows(
+            rows.reshape(batch * length, width), Sequences(batch, np.array([0, length]))
+        )
+        return Memory(hidden.reshape(rows.shape), np.full(batch, length))
 
-    def _encode_tokens(self, name: str, inputs: ArrayLike, lengths: ArrayLike | None) -> Memory:
+    def _encode_tokens(
+        self, name: str, embeddings: TokenEmbeddings, inputs: ArrayLike, lengths: ArrayLike | None
+    ) -> Memory:
         tokens = _checks.indices(name, "inputs", inputs, self.config.source_vocab_size or self.config.vocab_size)
         if tokens.ndim != 2:
             raise ValueError(f"{name}: inputs have shape {tokens.shape}; (B, S) is needed")
@@ -266,12 +192,12 @@ class GenerativeModel(Pretrained):
         if "encoder_relative_bias" in self._parameters:
             longest = sequences.longest()
             sequences.relative_bias = self._by_distance("encoder_relative_bias", 1 - longest, max(1, longest), True)
-        x = self.encoder_embeddings.apply(self._parameters["words"], tokens[live], sequences.positions())
+        x = embeddings.apply(tokens[live], sequences.positions(), words=self._parameters["words"])
         hidden = np.zeros((*tokens.shape, self.config.hidden_size), np.float32)
         hidden[live] = self.encoder._forward_rows(x, sequences)
         return Memory(hidden, counts, tuple(np.split(tokens[live], starts[1:-1])))
 
-    def start(self, memory: Memory | None = None, *, batch_size: int | None = None, capacity: int) -> Continuation:
+    def start(self, memory: Memory | None = None, *, batch_size: int | None = None, capacity: int) -> CachedSequences:
         """Sequences without tokens, for pyattn.generation.
 
         Args:
@@ -292,7 +218,7 @@ class GenerativeModel(Pretrained):
             )
         if "relative_bias" in self._parameters:
             state.bias_by_distance = partial(self._by_distance, "relative_bias", bidirectional=False)
-        return Continuation(self, state)
+        return CachedSequences(self, state)
 
     def generate(
         self,
@@ -379,7 +305,7 @@ class GenerativeModel(Pretrained):
             )
         return given, options
 
-    def _caches(self, prompts: list[Array], options: GenerationOptions, memory: Memory | None) -> Continuation:
+    def _caches(self, prompts: list[Array], options: GenerationOptions, memory: Memory | None) -> CachedSequences:
         """As many sequences as prompts, with room for all that the options ask for."""
         capacity = options.max_length
         if options.max_new_tokens is not None:
@@ -432,8 +358,8 @@ class GenerativeModel(Pretrained):
             raise ValueError(f"{function}: memory has {len(hidden)} samples, but there are {samples} sequences")
 
     def _logits(self, hidden: Array) -> NDArray[np.float32]:
-        if self.config.logits_scale != 1:
-            hidden = hidden * np.float32(self.config.logits_scale)
+        if self._logits_scale != 1:
+            hidden = hidden * self._logits_scale
         logits: NDArray[np.float32] = self.head._apply(np.ascontiguousarray(hidden))
         return logits
 
@@ -453,11 +379,13 @@ class GenerativeModel(Pretrained):
         return modules | products_of(self.decoder.layers, "decoder.layers") | {"head": [self.head]}
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
-        config, names = self.config, self.config.family.names
-        biases = [name for name in ("relative_bias", "encoder_relative_bias") if name in names]
-        shapes: dict[str, tuple[int, ...]] = {"words": (config.vocab_size, config.hidden_size)}
-        return shapes | dict.fromkeys(biases, (config.relative_buckets, config.num_attention_heads))
+        spec = self._spec
+        shapes: dict[str, tuple[int, ...]] = {"words": (self.config.vocab_size, self.config.hidden_size)}
+        for name, stack in (("relative_bias", spec.decoder), ("encoder_relative_bias", spec.encoder)):
+            if stack is not None and stack.relative is not None:
+                shapes[name] = (stack.relative.buckets, stack.relative.heads)
+        return shapes
 
     def _own_made(self, values: Any) -> list[Setting]:
-        made = {name: np.ascontiguousarray(values_of(x), np.float32) for name, x in values.items()}
-        return [(self, "_parameters", made)]
+        tables = {name: np.ascontiguousarray(values_of(x), np.float32) for name, x in values.items()}
+        return [(self, "_parameters", tables)]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.layers import Layer, LayerNorm, Linear
+from pyattn.models._files import read_json
 from pyattn.models._tensors import read, write_tensors
-from pyattn.models.config import EncoderConfig
+from pyattn.models.configs import EncoderConfig
 from pyattn.models.family import ACTIVATIONS, Head
-from pyattn.models.naming import Tensors, listed, stand_ins
-from pyattn.models.pretrained import WeightDtypes, read_config, read_selected, select, write_config
+from pyattn.models.naming import Selected, Tensors, listed, stand_ins
+from pyattn.models.pretrained import WeightDtypes, read_selected, select, write_config
 from pyattn.models.text import TextEncoder
 from pyattn.precision import values_of
 
@@ -35,7 +37,7 @@ class TaskModel(Layer):
     def __init__(
         self,
         config: EncoderConfig,
-        tensors: Tensors,
+        tensors: Tensors | Selected,
         task: str,
         source: str = "tensors",
         dtype: WeightDtypes = "float32",
@@ -44,13 +46,14 @@ class TaskModel(Layer):
         head = _head_of(config, task)
         self.task, self.config, self._head = task, config, head
         named = _names(config, head, source)
-        selection = select(config, tensors, source, strict, named)
-        given = {short: tensors[name] for name, short in selection.wanted.items()}
+        if not isinstance(tensors, Selected):
+            tensors = select(config, tensors, source, strict, named).of(tensors)
+        given = tensors.tensors
         needed = {name for module in head.modules.values() for name in named[module]}
         of_head = {*needed, head.out_bias} - {*stand_ins(config, given).values()}
         of_encoder = {name: tensor for name, tensor in given.items() if name not in of_head}
-        self.encoder = TextEncoder(config, of_encoder, source, dtype, strict)
-        self.unused_tensors = tuple(sorted([*selection.unused, *self.encoder.unused_tensors]))
+        self.encoder = TextEncoder(config, replace(tensors, tensors=of_encoder), source, dtype, strict)
+        self.unused_tensors = self.encoder.unused_tensors
         own = {name: values_of(read(given[name])) for name in {*needed, head.out_bias} & given.keys()}
         if task == "masked-lm" and config.tied:
             own.setdefault(f"{head.out}.weight", self.encoder.embeddings._parameters["words"])
@@ -82,12 +85,12 @@ class TaskModel(Layer):
         cls, directory: Path, task: str, dtype: WeightDtypes = "float32", strict: bool = True
     ) -> "TaskModel":
         """The model of a directory; errors as in `pyattn.models.load_task`."""
-        config = read_config(Path(directory))
-        named = _names(config, _head_of(config, task), str(Path(directory) / "config.json"))
-        tensors, unused, source = read_selected(Path(directory), config, strict, named)
-        model = cls(config, tensors, task, source, dtype, strict)
-        model.unused_tensors = tuple(sorted([*model.unused_tensors, *unused]))
-        return model
+        file = Path(directory) / "config.json"
+        config = EncoderConfig.from_dict(read_json(file, dict), str(file))
+        tensors, source = read_selected(
+            Path(directory), config, strict, _names(config, _head_of(config, task), str(file))
+        )
+        return cls(config, tensors, task, source, dtype, strict)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes config.json and model.safetensors, which `pyattn.models.load_task` reads; see TextEncoder's.
@@ -131,7 +134,7 @@ class TaskModel(Layer):
         """
         name = "TaskModel"
         padding = {"attention_mask": attention_mask, "lengths": lengths}
-        pooling = self.config.pooling if self._head.of_sequence else ""
+        pooling = self.config.spec.pooling if self._head.of_sequence else ""
         x, starts, live = self.encoder._forward(name, token_ids, cu_seqlens, token_type_ids, pooling, **padding)
         if self._head.of_sequence:
             x, live = self._pooled(x, starts), None
@@ -143,7 +146,7 @@ class TaskModel(Layer):
         return self.encoder._unpacked(self.out._apply(x), live)
 
     def _pooled(self, x: Array, starts: Array) -> Array:
-        if self.config.pooling == "mean" and len(starts) > 1:
+        if self.config.spec.pooling == "mean" and len(starts) > 1:
             mean: Array = np.add.reduceat(x, starts[:-1]) / np.diff(starts)[:, None].astype(np.float32)
             return mean
         return np.ascontiguousarray(x[starts[:-1]])

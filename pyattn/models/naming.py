@@ -2,28 +2,38 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pyattn.layers import Layer
 from pyattn.models._tensors import SCALES, Tensor, read
 from pyattn.models.config import ModelConfig
+from pyattn.models.spec import ModelSpec
 from pyattn.precision import Quantized, concatenated, scaled, values_of
 
 Tensors = Mapping[str, Tensor]
-# Of tensors whose file has them in another shape than ours that shape; None of those that it lacks.
-Shapes = Mapping[str, tuple[int, ...] | None]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 # What tools put in front of the names of a model that they wrap (sentence-transformers, torch's parallel modules,
 # Lightning), and what torch.compile and others put between the names of its modules.
 _WRAPPERS = ("0.auto_model.", "auto_model.", "0.model.", "module.", "model.")
 _BETWEEN = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The tensors that a model is made of, by their names without prefixes.
+
+    names: those -> the names in the file; unused: the names of the file's other tensors.
+    """
+
+    tensors: Tensors
+    names: Mapping[str, str]
+    unused: list[str]
 
 
 @dataclass(frozen=True)
@@ -38,20 +48,24 @@ class Selection:
     unused: list[str]
     strange: list[str]
 
+    def of(self, tensors: Tensors) -> Selected:
+        by_name = {short: tensors[name] for name, short in self.wanted.items()}
+        return Selected(by_name, {short: name for name, short in self.wanted.items()}, self.unused)
+
 
 def selected(config: ModelConfig, names: Iterable[str], source: str, head: Mapping[str, Collection[str]]) -> Selection:
     """What is wanted of such names; `head` has the modules of a head and, of each, the names of its tensors."""
     family = config.family
     own = {name for of_module in head.values() for name in of_module}
     known = _known_names(config) | own
-    plain = _plain_names(names, family.prefix, known)
-    if len(short := set(plain.values())) < len(plain):
-        twice = min(name for name, count in Counter(plain.values()).items() if count > 1)
+    without_prefix = _without_prefixes(names, family.prefix, known)
+    if len(short := set(without_prefix.values())) < len(without_prefix):
+        twice = min(name for name, count in Counter(without_prefix.values()).items() if count > 1)
         raise ValueError(f"load: {source}: several tensors are {twice}, but for what stands in front of it")
     if family.heads:  # the words, unless they stand under the head's name alone
         known -= {*family.tied[1:]} - own - {*stand_ins(config, short).values()}
     result = Selection({}, [], [])
-    for name, inner in plain.items():
+    for name, inner in without_prefix.items():
         if inner.removesuffix(SCALES) in known:
             result.wanted[name] = inner
             continue
@@ -78,18 +92,16 @@ def stand_ins(config: ModelConfig, present: Collection[str]) -> dict[str, str]:
 
 def _known_names(config: ModelConfig) -> set[str]:
     """All names that tensors of such a model may have, and a few more: biases, of modules that have none."""
-    family = config.family
-    known = set(family.tied)
-    layers = range(max(config.num_hidden_layers, getattr(config, "encoder_layers", 0)))
-    tables: tuple[Mapping[str, str | tuple[str, ...]], ...] = (family.names, family.names_if_gated, family.scales)
-    for names in (names for table in tables for names in table.values()):
+    known = set(config.family.tied)
+    numbers = range(max(len(stack.layers) for stack in config.spec.stacks))
+    for names in (*config.spec.names.values(), *config.family.scales.values()):
         for name in (names,) if isinstance(names, str) else names:
-            for module in (name.format(number) for number in (layers if "{}" in name else [""])):
+            for module in (name.format(number) for number in (numbers if "{}" in name else [""])):
                 known |= {module, f"{module}.weight", f"{module}.bias"}
     return known
 
 
-def _plain_names(names: Iterable[str], prefix: str, known: Collection[str]) -> dict[str, str]:
+def _without_prefixes(names: Iterable[str], prefix: str, known: Collection[str]) -> dict[str, str]:
     """Names in a file -> those without prefixes of the model and of wrappers.
 
     What looks like a wrapper's is one where more of the names are the model's without it.
@@ -97,16 +109,16 @@ def _plain_names(names: Iterable[str], prefix: str, known: Collection[str]) -> d
     inner = {name: _BETWEEN.sub("", name) for name in names}
     best, most = inner, -1
     while True:
-        plain = {name: _plain_name(rest, prefix) for name, rest in inner.items()}
-        if (count := sum(name in known for name in plain.values())) > most:
-            best, most = plain, count
+        shortened = {name: _without_prefix(rest, prefix) for name, rest in inner.items()}
+        if (count := sum(name in known for name in shortened.values())) > most:
+            best, most = shortened, count
         wrapper = next((x for x in _WRAPPERS if any(rest.startswith(x) for rest in inner.values())), None)
         if wrapper is None:
             return best
         inner = {name: rest.removeprefix(wrapper) for name, rest in inner.items()}
 
 
-def _plain_name(name: str, prefix: str) -> str:
+def _without_prefix(name: str, prefix: str) -> str:
     """Without the model's prefix, and with the scale and shift of a LayerNorm as PyTorch calls them."""
     return (
         name.removeprefix(prefix)
@@ -115,112 +127,148 @@ def _plain_name(name: str, prefix: str) -> str:
     )
 
 
-def _split(ours: str) -> tuple[str, str, str]:
-    """The module of a parameter with {} for its number, the number, and which parameter it is."""
-    module, _, parameter = ours.rpartition("_" if "in_proj_" in ours else ".")
-    number = _NUMBER.search(ours)
-    return _NUMBER.sub("{}", module), "" if number is None else number.group(), parameter
+@dataclass(frozen=True)
+class Place:
+    """Where a parameter is in a file: in tensors below one another, or in one that has queries, keys and values.
+
+    part: which of the three it is; None of other parameters.
+    """
+
+    names: tuple[str, ...]
+    part: int | None = None
+    factor: str | None = None  # the tensor that its rows are multiplied by
+    is_transposed: bool = False
 
 
-def their_names(config: ModelConfig, ours: str) -> tuple[str, ...] | None:
-    """The family's tensors that make one of our parameters, one below the other; None where it has no such bias."""
-    module, number, parameter = _split(ours)
-    if (
-        parameter == "bias"
-        and module.rpartition("{}.")[2].removeprefix("encoder.").removeprefix("embeddings.") in config.without_bias
-    ):
-        return None
-    table = {**config.family.names, **(config.family.names_if_gated if config.gated else {})}
-    if (whole := _NUMBER.sub("{}", ours)) in table:
-        names, ending = table[whole], ""
-    else:
-        names, ending = table[module], f".{parameter}"
-    return tuple(name.format(number) + ending for name in ((names,) if isinstance(names, str) else names))
-
-
-def factor_name(config: ModelConfig, ours: str) -> str | None:
-    """The tensor that a parameter's rows are multiplied by, if it is a weight; None where there is none."""
-    module, number, parameter = _split(ours)
+def place_of(config: ModelConfig, spec: ModelSpec, ours: str) -> Place:
+    """The place of a parameter."""
+    names, numbered = spec.names, _NUMBER.search(ours)
+    number = "" if numbered is None else numbered.group()
+    name = _NUMBER.sub("{}", ours)
+    module, _, parameter = name.rpartition(".")
+    part = None
+    if not {name, module} & names.keys():
+        attention, _, projection = module.rpartition(".")
+        module, part = f"{attention}.in_proj", _PROJECTIONS.index(projection)
+        name = f"{module}.{parameter}"
+    tensors, ending = (names[name], "") if name in names else (names[module], f".{parameter}")
     factor = config.family.scales.get(module)
-    return factor.format(number) if factor is not None and parameter == "weight" else None
+    return Place(
+        tuple(x.format(number) + ending for x in ((tensors,) if isinstance(tensors, str) else tensors)),
+        part,
+        None if factor is None else factor.format(number),
+        parameter == "weight" and module in config.family.transposed,
+    )
 
 
 @dataclass(frozen=True)
 class Stored:
     """How a file has what is not as ours: shapes of tensors, None of those that it lacks, and names that stand in."""
 
-    shapes: Shapes
+    shapes: Mapping[str, tuple[int, ...] | None]
     names: Mapping[str, str]
 
 
-def to_our_names(
-    model: Layer, config: ModelConfig, given: Tensors, source: str
-) -> tuple[Callable[[str], Any], Stored, set[str]]:
-    """What reads a parameter by its name, how the file has them, and the names of what is none of them.
+class FileParameters:
+    """A model's parameters in a file: names and shapes are checked at once, values are read when they are asked for.
 
-    All names and shapes are checked here; values are read when a parameter is asked for.
+    Args:
+        config, spec: the model's.
+        shapes: of the model's parameters, by their names.
+        tensors: those of the file, by their names without prefixes.
+        source: where they come from, for messages.
+
+    Attributes:
+        stored: how the file has them.
+        strange: the names of tensors that are no parameter.
     """
-    shapes = model._shapes()
-    instead = stand_ins(config, given)
-    given, instead = _once(config, given, instead)
-    stored: dict[str, tuple[int, ...] | None] = {}
-    expected: dict[str, tuple[int, ...]] = {}
-    for ours, shape in shapes.items():
-        names = their_names(config, ours) or ()
-        for name, rows in zip(names, part_rows(config, ours, shape[0], len(names)), strict=True):
-            name = instead.get(name, name)
-            turned = _is_transposed(config, ours) and not _is_int8(given.get(name))
-            expected[name] = (*shape[1:], rows) if turned else (rows, *shape[1:])
-        if (factor := factor_name(config, ours)) is not None:
-            expected[factor] = shape[:1]
-    for name in given.keys() & set(config.tied_names) - expected.keys():  # of which there are others: it is not read
-        expected[name] = shapes["words"]
-    lacking = {name for name in expected if name.endswith(config.family.lacks) and name not in given}
-    stored |= dict.fromkeys(lacking)
-    if missing := expected.keys() - given.keys() - lacking:
-        raise ValueError(f"load: {source}: missing tensors: {listed(missing)}")
-    for name in expected.keys() - lacking:
-        seen = given[name].shape
-        if seen != expected[name]:
-            if not _fits(seen, expected[name]):
-                raise ValueError(f"load: {source}: {name} has shape {seen}; config.json asks for {expected[name]}")
-            stored[name] = seen
 
-    def tensor(name: str) -> Any:
-        shape = expected[name]
-        if name in lacking:
+    def __init__(
+        self,
+        config: ModelConfig,
+        spec: ModelSpec,
+        shapes: Mapping[str, tuple[int, ...]],
+        tensors: Tensors,
+        source: str,
+    ) -> None:
+        self._config, self._spec, self._shapes = config, spec, shapes
+        self._tensors, self._instead = _once(config, tensors, stand_ins(config, tensors))
+        self._joint: dict[str, Any] = {}  # tensors of queries, keys and values of which not all parts were asked for
+        self._expected = self._expected_shapes()
+        self._lacking = {
+            name for name in self._expected if name.endswith(config.family.lacks) and name not in self._tensors
+        }
+        if missing := self._expected.keys() - self._tensors.keys() - self._lacking:
+            raise ValueError(f"load: {source}: missing tensors: {listed(missing)}")
+        others: dict[str, tuple[int, ...] | None] = dict.fromkeys(self._lacking)
+        for name in self._expected.keys() - self._lacking:
+            seen, needed = self._tensors[name].shape, self._expected[name]
+            if seen != needed:
+                if not _fits(seen, needed):
+                    raise ValueError(f"load: {source}: {name} has shape {seen}; config.json asks for {needed}")
+                others[name] = seen
+        # an encoder is saved without the head under whose name its words stood
+        self.stored = Stored(others, {} if config.family.heads else self._instead)
+        self.strange = set(self._tensors.keys() - self._expected.keys())
+
+    def _expected_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The tensors that are needed."""
+        expected: dict[str, tuple[int, ...]] = {}
+        for ours, shape in self._shapes.items():
+            place = place_of(self._config, self._spec, ours)
+            rows = shape[0] // len(place.names) if place.part is None else sum(self._rows_of_parts(ours, place))
+            for name in place.names:
+                name = self._instead.get(name, name)
+                is_transposed = place.is_transposed and not _is_int8(self._tensors.get(name))
+                expected[name] = (*shape[1:], rows) if is_transposed else (rows, *shape[1:])
+            if place.factor is not None:
+                expected[place.factor] = shape[:1]
+        for name in self._tensors.keys() & set(self._config.tied_names) - expected.keys():  # not read: there are others
+            expected[name] = (self._config.vocab_size, self._config.hidden_size)
+        return expected
+
+    def _rows_of_parts(self, ours: str, place: Place) -> list[int]:
+        """The rows of queries, of keys and of values."""
+        assert place.part is not None
+        return [self._shapes[ours.replace(_PROJECTIONS[place.part], x)][0] for x in _PROJECTIONS]
+
+    def read(self, ours: str) -> Any:
+        """The values of a parameter."""
+        place = place_of(self._config, self._spec, ours)
+        if place.part is None:
+            parts = [self._read(place, name) for name in place.names]
+            value = parts[0] if len(parts) == 1 else concatenated(parts)
+        else:
+            (name,) = place.names
+            if name not in self._joint:
+                self._joint[name] = self._read(place, name)
+            rows = self._rows_of_parts(ours, place)
+            first = sum(rows[: place.part])
+            value = self._joint[name][first : first + rows[place.part]]
+            if place.part == len(rows) - 1:
+                del self._joint[name]
+        return value if place.factor is None else scaled(value, self._tensor(place.factor))
+
+    def _read(self, place: Place, name: str) -> Any:
+        value = self._tensor(self._instead.get(name, name))
+        return value.T if place.is_transposed and isinstance(value, np.ndarray) else value
+
+    def _tensor(self, name: str) -> Any:
+        shape = self._expected[name]
+        if name in self._lacking:
             return np.zeros(shape, np.float32)
-        values = read(given[name])
+        values = read(self._tensors[name])
         if values.shape == shape:
             return values
         values = values_of(values)
         return (values.swapaxes(1, 2) if _is_convolution(values.shape, shape) else values).reshape(shape)
 
-    def parameter(ours: str) -> Any:
-        names = their_names(config, ours) or ()
-        if not names:
-            return np.zeros(shapes[ours], np.float32)
-        turned = _is_transposed(config, ours)
-        parts = [
-            x.T if turned and isinstance(x, np.ndarray) else x
-            for x in (tensor(instead.get(name, name)) for name in names)
-        ]
-        value = parts[0] if len(parts) == 1 else concatenated(parts)
-        module, number, _ = _split(ours)
-        if module in config.family.scales:  # of biases as well
-            value = scaled(value, tensor(config.family.scales[module].format(number)))
-        return value
 
-    # an encoder is saved without the head under whose name its words stood
-    kept = {} if config.family.heads else instead
-    return parameter, Stored(stored, kept), set(given.keys() - expected.keys())
-
-
-def _once(config: ModelConfig, given: Tensors, instead: dict[str, str]) -> tuple[Tensors, dict[str, str]]:
+def _once(config: ModelConfig, tensors: Tensors, instead: dict[str, str]) -> tuple[Tensors, dict[str, str]]:
     """Tied tensors that a file has several times, alike, are held once, under the first of their names."""
-    group = [name for name in config.tied_names if name in given]
-    alike = {name: group[0] for name in group[1:] if _is_same(given[name], given[group[0]])}
-    return {name: x for name, x in given.items() if name not in alike}, {**instead, **alike}
+    group = [name for name in config.tied_names if name in tensors]
+    alike = {name: group[0] for name in group[1:] if _is_same(tensors[name], tensors[group[0]])}
+    return {name: x for name, x in tensors.items() if name not in alike}, {**instead, **alike}
 
 
 def _is_same(first: Tensor, second: Tensor) -> bool:
@@ -233,38 +281,44 @@ def _is_int8(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.dtype == np.int8
 
 
-def part_rows(config: ModelConfig, ours: str, rows: int, parts: int) -> list[int]:
-    """The rows of each of the tensors that make one of our parameters."""
-    if parts == 3 and ".self_attn.in_proj" in ours:
-        shared = config.num_key_value_heads or config.num_attention_heads
-        shared = rows * shared // (config.num_attention_heads + 2 * shared)
-        return [rows - 2 * shared, shared, shared]
-    return [rows // max(1, parts)] * parts
+def file_tensors(
+    config: ModelConfig, spec: ModelSpec, parameters: Iterable[tuple[str, Any]], stored: Stored
+) -> dict[str, Any]:
+    """Parameters, as they are held, as tensors of the family; int8 is never transposed.
 
-
-def as_stored(config: ModelConfig, ours: str, value: Any, stored: Stored) -> dict[str, Any]:
-    """One of our parameters, as it is held, as tensors of the family; int8 is never transposed."""
+    Those of one attention layer follow one another. Of tied tensors the first is written.
+    """
     tensors: dict[str, Any] = {}
-    first = 0
-    shapes, names = stored.shapes, their_names(config, ours) or ()
-    for name, rows in zip(names, part_rows(config, ours, value.shape[0], len(names)), strict=True):
-        part = value[first : first + rows]
-        first += rows
-        shape = shapes.get(name, part.shape)
-        if shape is None:
-            continue
-        if _is_transposed(config, ours) and not isinstance(part, Quantized):
-            part = part.T
-        elif name in shapes and not isinstance(part, Quantized):
-            convolution = _is_convolution(shape, part.shape)
-            part = part.reshape(shape[0], shape[2], shape[1]).swapaxes(1, 2) if convolution else part.reshape(shape)
-        tensors[stored.names.get(name, name)] = part
+    joint: dict[str, list[Any]] = {}
+    for ours, value in parameters:
+        place = place_of(config, spec, ours)
+        if place.part is not None:
+            joint.setdefault(place.names[0], []).append(value)
+            if place.part < len(_PROJECTIONS) - 1:
+                continue
+            value = concatenated(joint.pop(place.names[0]))
+        rows = value.shape[0] // len(place.names)
+        for i, name in enumerate(place.names):
+            shape = stored.shapes.get(name, value.shape)
+            if shape is not None:
+                part = _as_in_file(place, value[i * rows : (i + 1) * rows], stored.shapes.get(name))
+                tensors.setdefault(stored.names.get(name, name), part)
+        if place.factor is not None and ours.endswith(".weight"):
+            tensors[place.factor] = np.ones(value.shape[0], np.float32)
     return tensors
 
 
-def _is_transposed(config: ModelConfig, ours: str) -> bool:
-    module, _, parameter = _split(ours)
-    return parameter == "weight" and module in config.family.transposed
+def _as_in_file(place: Place, part: Any, shape: tuple[int, ...] | None) -> Any:
+    """Rows of a parameter in the shape that the file has them in, None: in their own."""
+    if isinstance(part, Quantized):
+        return part
+    if place.is_transposed:
+        return part.T
+    if shape is None:
+        return part
+    if _is_convolution(shape, part.shape):
+        return part.reshape(shape[0], shape[2], shape[1]).swapaxes(1, 2)
+    return part.reshape(shape)
 
 
 def _fits(stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -289,8 +343,3 @@ def listed(names: Iterable[str], most: int = 4) -> str:
     ordered = sorted(names)
     more = len(ordered) - most
     return ", ".join(ordered[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def weight_name(module: str) -> str:
-    """The name of a matrix product's weight."""
-    return module + ("_weight" if module.endswith("in_proj") else ".weight")

@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
@@ -13,24 +12,24 @@ from numpy.typing import DTypeLike
 
 from pyattn import _checks
 from pyattn._checks import weight_dtype_name
-from pyattn.layers import Layer, LayerNorm, Linear, TransformerEncoder, TransformerEncoderLayer
-from pyattn.layers.block import Block
+from pyattn.layers import Layer, Linear, MultiHeadAttention, TransformerEncoder
 from pyattn.models._files import WEIGHTS, read_json, write_json
 from pyattn.models._quantized import QUANTIZATION_KEYS
 from pyattn.models._tensors import find_weights, stored_tensors, write_tensors
-from pyattn.models.config import EncoderConfig, ModelConfig
+from pyattn.models.config import ModelConfig
+from pyattn.models.configs import EncoderConfig
 from pyattn.models.family import Family
 from pyattn.models.naming import (
+    FileParameters,
+    Selected,
     Selection,
     Stored,
     Tensors,
-    as_stored,
-    factor_name,
+    file_tensors,
     refuse_strange,
     selected,
-    to_our_names,
-    weight_name,
 )
+from pyattn.models.spec import ModelSpec
 from pyattn.precision import MOST_INT8_INPUTS, Quantized, quantized_if_near
 
 # Of "int8" the weights that would move by more of their length stay bfloat16: rows of even spread move by 0.7 %, those
@@ -66,8 +65,7 @@ class Pretrained(Layer):
     """
 
     _families: ClassVar[Mapping[str, Family]]
-    _configs: ClassVar[type[ModelConfig]] = EncoderConfig
-    _products_of: ClassVar[str] = "encoder."
+    _config_class: ClassVar[type[ModelConfig]] = EncoderConfig
     config: Any
     encoder: TransformerEncoder
     weight_dtypes: dict[str, str]
@@ -77,7 +75,7 @@ class Pretrained(Layer):
     def __init__(
         self,
         config: ModelConfig,
-        tensors: Tensors,
+        tensors: Tensors | Selected,
         source: str = "tensors",
         dtype: WeightDtypes = "float32",
         strict: bool = True,
@@ -87,27 +85,34 @@ class Pretrained(Layer):
                 f"load: {source}: {config.model_type} is not one of {', '.join(self._families)}; pyattn.models.load "
                 "reads all families"
             )
-        selection = select(config, tensors, source, strict)
-        given = {short: tensors[name] for name, short in selection.wanted.items()}
-        _check_sizes(config, given, source)
-        self.config = config.with_positions(given)
-        self._make(self.config, dtype)
-        strange = self._fill(given, source, dtype)
+        if not isinstance(tensors, Selected):
+            tensors = select(config, tensors, source, strict).of(tensors)
+        _check_sizes(config, tensors.tensors, source)
+        self.config = config
+        self._spec = config.spec.without_computed_positions(tensors.tensors)
+        self._make(self._spec, any_dtype(dtype))
+        strange = self._fill(tensors.tensors, source, dtype)
         if strict:
             refuse_strange(config, strange, source)
-        more = (name for name, short in selection.wanted.items() if short in strange)
-        self.unused_tensors = tuple(sorted([*selection.unused, *more]))
+        self.unused_tensors = tuple(sorted([*tensors.unused, *(tensors.names[name] for name in strange)]))
 
     @classmethod
     def from_directory(
         cls: type[_Model], directory: Path, dtype: WeightDtypes = "float32", strict: bool = True
     ) -> _Model:
         """The model of a directory that holds config.json and weights; errors as in `pyattn.models.load`."""
-        config, more = read_config(Path(directory), cls._configs), cls._from_other_files(Path(directory))
-        tensors, unused, source = read_selected(Path(directory), config, strict)
-        model = cls(config, tensors, source, dtype, strict, **more)
-        model.unused_tensors = tuple(sorted([*model.unused_tensors, *unused]))
-        return model
+        file = Path(directory) / "config.json"
+        return cls._from_config(Path(directory), read_json(file, dict), dtype, strict)
+
+    @classmethod
+    def _from_config(
+        cls: type[_Model], directory: Path, values: Mapping[str, Any], dtype: WeightDtypes, strict: bool
+    ) -> _Model:
+        """The model of a directory whose config.json has such contents."""
+        config = cls._config_class.from_dict(values, str(directory / "config.json"))
+        more = cls._from_other_files(directory)
+        tensors, source = read_selected(directory, config, strict)
+        return cls(config, tensors, source, dtype, strict, **more)
 
     @classmethod
     def _from_other_files(cls, directory: Path) -> dict[str, Any]:
@@ -123,39 +128,46 @@ class Pretrained(Layer):
         shapes = {name: shape for name, shape in self._stored_as.shapes.items() if shape is not None}
         self._stored_as = Stored(shapes, {})
 
-    def _make(self, config: Any, dtype: WeightDtypes) -> None:
+    def _make(self, spec: ModelSpec, dtype: str) -> None:
         """Sets the model's layers, whose parameters are never drawn if others are loaded."""
         raise NotImplementedError
 
-    def _fill(self, given: Tensors, source: str, dtype: WeightDtypes) -> set[str]:
+    def _fill(self, tensors: Tensors, source: str, dtype: WeightDtypes) -> set[str]:
         """Sets all parameters from tensors under the family's names; the names of what is none of them."""
-        parameter, self._stored_as, strange = to_our_names(self, self.config, given, source)
-        modules = self._products()
+        groups = list(_groups_of(self))
+        shapes = {
+            prefix + name: shape
+            for group in groups
+            for prefix, layer in group
+            for name, shape in layer._own_shapes().items()
+        }
+        parameters = FileParameters(self.config, self._spec, shapes, tensors, source)
+        self._stored_as = parameters.stored
+        products = self._products()
         if isinstance(dtype, Mapping):
-            self.weight_dtypes = _by_pattern(modules, dtype)
+            self.weight_dtypes = _by_pattern(products, dtype)
         else:
-            self.weight_dtypes = dict.fromkeys(modules, _dtype_name(dtype))
-        products = {self._products_of + weight_name(name): name for name in modules}
-        for prefix, layer in _layers_of(self):  # what is read for one is let go before the next
-            values = {name: parameter(prefix + name) for name in layer._own_shapes()}
-            for name in values:
-                if (module := products.get(prefix + name)) is not None:
-                    if self.weight_dtypes[module] == "int8" and not isinstance(dtype, Mapping):
-                        values[name] = quantized_if_near(values[name], MOST_ROUNDING)
-                        self.weight_dtypes[module] = "int8" if isinstance(values[name], Quantized) else "bfloat16"
-                    self._set_dtype(module, modules[module], source)
-            for owner, attribute, value in layer._own_made(values):
-                setattr(owner, attribute, value)
-        return strange
+            self.weight_dtypes = dict.fromkeys(products, _dtype_name(dtype))
+        names = {id(linear): name for name, linears in products.items() for linear in linears}
+        for group in groups:  # what is read for one is let go before the next
+            values = [{name: parameters.read(prefix + name) for name in layer._own_shapes()} for prefix, layer in group]
+            layers = [layer for _, layer in group]
+            if (product := names.get(id(layers[0]))) is not None:
+                if self.weight_dtypes[product] == "int8" and not isinstance(dtype, Mapping):
+                    self.weight_dtypes[product] = _round(values)
+                self._set_dtype(product, products[product], source)
+            _set(layers, values)
+            del values
+        return parameters.strange
 
-    def _set_dtype(self, module: str, linears: list[Linear], source: str) -> None:
+    def _set_dtype(self, product: str, linears: list[Linear], source: str) -> None:
         for linear in linears:
-            if self.weight_dtypes[module] == "int8" and linear.in_features > MOST_INT8_INPUTS:
-                raise ValueError(f"load: {source}: {module} has {linear.in_features} inputs: too many for int8")
-            linear.weight_dtype = _checks.weight_dtype("load", self.weight_dtypes[module])
+            if self.weight_dtypes[product] == "int8" and linear.in_features > MOST_INT8_INPUTS:
+                raise ValueError(f"load: {source}: {product} has {linear.in_features} inputs: too many for int8")
+            linear.weight_dtype = _checks.weight_dtype("load", self.weight_dtypes[product])
 
     def _products(self) -> dict[str, list[Linear]]:
-        """The matrix products whose weights dtype is about, by their names behind _products_of."""
+        """The matrix products whose weights dtype is about, by name."""
         return products_of(self.encoder.layers)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
@@ -173,23 +185,43 @@ class Pretrained(Layer):
 
     def _stored(self) -> dict[str, Any]:
         """All parameters under the family's names, as they are held."""
-        tensors: dict[str, Any] = {}
-        for ours, value in self._held().items():
-            # of tied ones the first, the words, which are float32
-            tensors = as_stored(self.config, ours, value, self._stored_as) | tensors
-            if (factor := factor_name(self.config, ours)) is not None:
-                tensors[factor] = np.ones(value.shape[0], np.float32)
-        return tensors
+        parameters = (
+            (prefix + name, value)
+            for group in _groups_of(self)
+            for prefix, layer in group
+            for name, value in layer._own_held().items()
+        )
+        return file_tensors(self.config, self._spec, parameters, self._stored_as)
 
 
-def _layers_of(layer: Layer, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-    """A layer and all those in it, with what the names of their own parameters begin with."""
-    yield prefix, layer
+def _groups_of(layer: Layer, prefix: str = "") -> Iterator[list[tuple[str, Layer]]]:
+    """A layer and all those in it, each with what the names of its own parameters begin with.
+
+    The projections of queries, keys and values, which an attention layer has as one parameter, are a group instead.
+    """
+    if isinstance(layer, MultiHeadAttention):
+        yield [(f"{prefix}{x}_proj.", projection) for x, projection in zip("qkv", layer._projections, strict=True)]
+    else:
+        yield [(prefix, layer)]
     for name, child in layer._children().items():
-        yield from _layers_of(child, f"{prefix}{name}.")
+        yield from _groups_of(child, f"{prefix}{name}.")
 
 
-def products_of(layers: Sequence[Block], prefix: str = "layers") -> dict[str, list[Linear]]:
+def _round(values: list[dict[str, Any]]) -> str:
+    """Makes the weights of a matrix product int8 unless that moves them too far; the dtype that they are to have."""
+    weights = quantized_if_near([x["weight"] for x in values], MOST_ROUNDING)
+    for x, weight in zip(values, weights, strict=True):
+        x["weight"] = weight
+    return "int8" if isinstance(weights[0], Quantized) else "bfloat16"
+
+
+def _set(layers: list[Layer], values: list[dict[str, Any]]) -> None:
+    for layer, own in zip(layers, values, strict=True):
+        for owner, attribute, value in layer._own_made(own):
+            setattr(owner, attribute, value)
+
+
+def products_of(layers: Sequence[Any], prefix: str = "layers") -> dict[str, list[Linear]]:
     """The matrix products of layers by name."""
     modules: dict[str, list[Linear]] = {}
     for number, layer in enumerate(layers):
@@ -200,11 +232,6 @@ def products_of(layers: Sequence[Block], prefix: str = "layers") -> dict[str, li
         modules[f"{prefix}.{number}.linear1"] = [layer.linear1]
         modules[f"{prefix}.{number}.linear2"] = [layer.linear2]
     return modules
-
-
-def read_config(directory: Path, kind: Any = EncoderConfig) -> Any:
-    file = directory / "config.json"
-    return kind.from_dict(read_json(file, dict), str(file))
 
 
 def select(
@@ -223,18 +250,17 @@ def select(
 
 def read_selected(
     directory: Path, config: ModelConfig, strict: bool, head: Mapping[str, Collection[str]] | None = None
-) -> tuple[Tensors, list[str], str]:
-    """The tensors that a model is made of, the names of the others, and where they come from."""
+) -> tuple[Selected, str]:
+    """The tensors of a directory that a model is made of, and where they come from."""
     file = find_weights(directory, config.source)
-    names: list[str] = []
+    selections: list[Selection] = []
 
-    def listen(name: str) -> bool:
-        names.append(name)
-        return False
+    def choose(names: list[str]) -> Collection[str]:
+        selections.append(select(config, names, str(file), strict, head))
+        return selections[0].wanted
 
-    stored_tensors(file, listen)
-    selection = select(config, names, str(file), strict, head)
-    return stored_tensors(file, selection.wanted.__contains__), selection.unused, str(file)
+    tensors = stored_tensors(file, choose)
+    return selections[0].of(tensors), str(file)
 
 
 def _check_sizes(config: ModelConfig, tensors: Tensors, source: str) -> None:
@@ -248,8 +274,8 @@ def _check_sizes(config: ModelConfig, tensors: Tensors, source: str) -> None:
 
 def write_config(folder: Path, config: ModelConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    told = {key: value for key, value in config.source.items() if key not in QUANTIZATION_KEYS}
-    write_json(folder / "config.json", told)  # weights are written in a way of their own
+    values = {key: value for key, value in config.source.items() if key not in QUANTIZATION_KEYS}
+    write_json(folder / "config.json", values)  # weights are written in a way of their own
 
 
 def _dtype_name(dtype: Any) -> str:
@@ -263,9 +289,9 @@ def _dtype_name(dtype: Any) -> str:
 def _by_pattern(modules: Iterable[str], dtypes: Mapping[str, Any]) -> dict[str, str]:
     """In what each weight is to be held: the last pattern that fits its name says it."""
     names = {str(pattern): _dtype_name(value) for pattern, value in dtypes.items()}
-    kinds = sorted(set(names.values()))
-    if len(kinds) > 1 and kinds != ["bfloat16", "int8"]:
-        raise ValueError(f"load: of dtypes bfloat16 and int8 only may be mixed, not {', '.join(kinds)}")
+    used = sorted(set(names.values()))
+    if len(used) > 1 and used != ["bfloat16", "int8"]:
+        raise ValueError(f"load: of dtypes bfloat16 and int8 only may be mixed, not {', '.join(used)}")
     chosen = {}
     for module in modules:
         fitting = [name for pattern, name in names.items() if fnmatchcase(module, pattern)]
@@ -279,29 +305,3 @@ def any_dtype(dtype: WeightDtypes) -> str:
     """One of the dtypes: the others differ in what layers hold, not in what they take and give."""
     names = [_dtype_name(value) for value in (dtype.values() if isinstance(dtype, Mapping) else [dtype])]
     return names[0] if names else "float32"
-
-
-def stack(config: EncoderConfig, dtype: WeightDtypes) -> TransformerEncoder:
-    """The layers of an encoder, with random parameters that are never drawn if others are loaded."""
-    norm_first = config.family.norm_first
-    layer = TransformerEncoderLayer(
-        config.hidden_size,
-        config.num_attention_heads,
-        config.intermediate_size,
-        config.hidden_act,
-        config.layer_norm_eps,
-        norm_first,
-        gated=config.gated,
-        dtype=any_dtype(dtype),
-    )
-    norm = LayerNorm(config.hidden_size, config.layer_norm_eps) if "encoder.norm" in config.family.names else None
-    encoder = TransformerEncoder(layer, config.distinct_layers, norm)
-    for i, (rotary, window) in enumerate(zip(config.rotaries, config.windows or repeat(None), strict=False)):
-        encoder.layers[i].self_attn.rotary = rotary
-        if window is not None:
-            encoder.layers[i].self_attn.left = encoder.layers[i].self_attn.right = window
-    if not config.first_norm:
-        encoder.layers[0].norm1 = None
-    if (each := config.num_hidden_layers / config.distinct_layers) > 1:
-        encoder._order = [int(i / each) for i in range(config.num_hidden_layers)]
-    return encoder

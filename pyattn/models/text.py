@@ -1,52 +1,19 @@
 """Encoders of texts: embeddings of words and positions, then the layers, over packed tokens."""
 
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn._core import rowwise
-from pyattn._module import Setting
-from pyattn._threads import threads_for
-from pyattn.layers import Layer, LayerNorm, Linear
 from pyattn.layers.encoder import has_gaps
 from pyattn.layers.sequences import Sequences
-from pyattn.models.config import EncoderConfig
+from pyattn.models.builder import make_encoder
+from pyattn.models.embeddings import TokenEmbeddings
 from pyattn.models.families import TEXT_FAMILIES
-from pyattn.models.pretrained import Pretrained, WeightDtypes, stack
+from pyattn.models.pretrained import Pretrained
+from pyattn.models.spec import ModelSpec, TokenSpec
 from pyattn.positional import relative_position_buckets
-from pyattn.precision import values_of
-
-
-class TextEmbeddings(Layer):
-    """The sum of a token's vectors, normalised; those that a family lacks are absent."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        width, names = config.embedding_size, config.family.names
-        rows = {"words": config.vocab_size, "token_types": config.type_vocab_size}
-        rows["positions"] = config.first_position + config.max_position_embeddings
-        self._tables = {name: (count, width) for name, count in rows.items() if f"embeddings.{name}" in names and count}
-        self.norm = LayerNorm(width, config.layer_norm_eps)
-        self.projection = Linear(width, config.hidden_size) if config.projected else None
-
-    def _apply(self, words: Array, positions: Array, types: Array) -> Array:
-        """Rows of packed tokens; positions are rows of their table."""
-        rows = {"words": words, "positions": positions, "token_types": types}
-        numbers = [rows[name] for name in self._tables]
-        x = np.empty((len(words), self.norm.width), np.float32)
-        rowwise.embed([self._parameters[name] for name in self._tables], numbers, x, threads_for(20.0 * x.size))
-        x = self.norm._apply(x, out=x)
-        return x if self.projection is None else self.projection._apply(x)
-
-    def _own_shapes(self) -> dict[str, tuple[int, ...]]:
-        return dict(self._tables)
-
-    def _own_made(self, values: Any) -> list[Setting]:
-        # not copied: most of the memory of a small model is its vocabulary's
-        made = {name: np.ascontiguousarray(values_of(x), np.float32) for name, x in values.items()}
-        return [(self, "_parameters", made)]
 
 
 class TextEncoder(Pretrained):
@@ -56,14 +23,14 @@ class TextEncoder(Pretrained):
     """
 
     _families = TEXT_FAMILIES
-    embeddings: TextEmbeddings
+    embeddings: TokenEmbeddings
 
-    def _make(self, config: EncoderConfig, dtype: WeightDtypes) -> None:
-        self.encoder = stack(config, dtype)
-        self.embeddings = TextEmbeddings(config)
-        if config.relative_buckets:
-            shape = (config.relative_buckets, config.num_attention_heads)
-            self._parameters = {"relative_bias": np.zeros(shape, np.float32)}
+    def _make(self, spec: ModelSpec, dtype: str) -> None:
+        assert spec.encoder is not None and isinstance(spec.encoder_embeddings, TokenSpec)
+        self.encoder = make_encoder(spec.encoder, dtype)
+        self.embeddings = TokenEmbeddings(spec.encoder_embeddings)
+        if (relative := spec.encoder.relative) is not None:
+            self._parameters = {"relative_bias": np.zeros((relative.buckets, relative.heads), np.float32)}
 
     def __call__(
         self,
@@ -143,7 +110,7 @@ class TextEncoder(Pretrained):
             sequences.relative_bias = np.ascontiguousarray(self._parameters["relative_bias"][buckets].T)
         types = np.zeros(words.shape, np.int64) if types is None else types
         packed = [np.ascontiguousarray(x if rows is None else x[rows]) for x in (words, types)]
-        x = self.embeddings._apply(packed[0], positions + config.first_position, packed[1])
+        x = self.embeddings.apply(packed[0], positions, packed[1])
         x = self.encoder._forward_rows(x, sequences)
         if rows is not live and live is not None:
             if pooling == "cls":
@@ -164,14 +131,14 @@ class TextEncoder(Pretrained):
         Learned ones are places, be there padding or not. Families whose positions begin behind that of padding, such as
         RoBERTa, know it by its id, wherever it stands and whatever the mask: others are counted, padding is at -1.
         """
-        if "positions" not in self.embeddings._tables:
+        if not self.embeddings.learns_positions:
             return sequences.positions()
         if self.config.first_position:
             real = words != self.config.first_position - 1
             counted = np.cumsum(real, axis=-1)
             if rows is None:  # from the start of each sequence
-                before = np.concatenate([[0], counted])[sequences.cu_seqlens[:-1]]
-                counted -= np.repeat(before, np.diff(sequences.cu_seqlens))
+                before = np.concatenate([[0], counted])[sequences.starts[:-1]]
+                counted -= np.repeat(before, np.diff(sequences.starts))
             positions = np.where(real, counted - 1, -1)
         elif rows is None:
             return sequences.positions()

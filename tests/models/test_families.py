@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from pyattn import models
-from pyattn.models.families import FAMILIES
 from pyattn.precision import to_int8
 from tests.data.record_families import CASES, make
 from tests.support.recorded import load, recorded, write
@@ -37,7 +36,7 @@ def largest_difference(model, case, inputs, outputs):
 
 def test_every_family_is_recorded():
     families = {recorded(case)[0]["model_type"] for case in CASES}
-    assert families == FAMILIES.keys()
+    assert families == models.EncoderConfig.families.keys()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -63,7 +62,7 @@ def test_every_tensor_matters(case, tmp_path):
     config, tensors, inputs, outputs = recorded(case)
     plain = load(write(tmp_path, config, tensors), case)
     taken = plain.encoder._stored().keys() if CASES[case][0] else plain._stored().keys()
-    prefix = FAMILIES[config["model_type"]].prefix
+    prefix = models.EncoderConfig.families[config["model_type"]].prefix
     for name, tensor in tensors.items():
         short = name.removeprefix(prefix)
         if short not in taken or "key.bias" in name or ".k.bias" in name or "k_lin.bias" in name:

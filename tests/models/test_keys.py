@@ -8,11 +8,10 @@ import json
 import numpy as np
 import pytest
 
+from bench.torch_families import MODEL_TYPES
 from pyattn import models
-from pyattn.models.defaults import DEFAULTS
-from pyattn.models.families import FAMILIES
+from pyattn.models.families import GENERATIVE_FAMILIES, IMAGE_FAMILIES, TEXT_FAMILIES
 from pyattn.models.family import ACTIVATIONS
-from pyattn.models.generative_families import GENERATIVE_FAMILIES
 from tests.data.record_families import CASES, FOLDER
 from tests.data.record_generative import FOLDER as GENERATIVE
 from tests.data.record_keys import ABSENT, ACTIVATION_KEYS, DECODERS, ENCODERS, HEADS, RECORD, TOKENS, changed, sampled
@@ -21,6 +20,7 @@ from tests.support.recorded import recorded, write
 pytest.importorskip("safetensors.numpy")
 
 TOLERANCE = 1e-5
+FAMILIES = TEXT_FAMILIES | IMAGE_FAMILIES | GENERATIVE_FAMILIES
 RECORDED = json.loads(RECORD.read_text())
 
 # What transformers 5 computes and pyattn refuses by name: what its layers lack,
@@ -125,8 +125,7 @@ def fault_of(case, folder, inputs, key, value, kind, expected):
 
 def test_every_family_and_task_is_walked():
     families = {recorded(case, FOLDER if case in CASES else GENERATIVE)[0]["model_type"] for case in RECORDED}
-    of_converters = {"annalog", "latex-ocr"}
-    assert families | of_converters == FAMILIES.keys() | GENERATIVE_FAMILIES.keys()
+    assert families == FAMILIES.keys() - MODEL_TYPES.keys()
     assert RECORDED.keys() == {*ENCODERS, *HEADS, *DECODERS}
 
 
@@ -138,17 +137,17 @@ def test_every_key_is_obeyed_or_refused_by_name(case, tmp_path):
 @pytest.mark.parametrize("case", [case for case, told in RECORDED.items() if told["defaults"]])
 def test_defaults_are_those_of_transformers(case):
     config = recorded(case, FOLDER if case in CASES else GENERATIVE)[0]
-    theirs, ours = RECORDED[case]["defaults"], DEFAULTS[config["model_type"]]
+    family = FAMILIES[config["model_type"]]
+    theirs, ours = RECORDED[case]["defaults"], family.defaults
     told = {key: value for key, value in ours.items() if key in theirs and value is not None}
     if config["model_type"] == "qwen2":
         assert told.pop("sliding_window") == 4096  # transformers keeps it where use_sliding_window is true
     assert {key: theirs[key] for key in told} == told
-    family = (FAMILIES | GENERATIVE_FAMILIES)[config["model_type"]]
     for keys in family.keys.values():
         assert keys[0] in ours
 
 
-@pytest.mark.parametrize("model_type", [name for name in DEFAULTS if name not in ("annalog", "latex-ocr")])
+@pytest.mark.parametrize("model_type", [name for name in FAMILIES if name not in MODEL_TYPES])
 def test_a_configuration_may_leave_all_to_defaults(model_type):
     kind = models.GenerativeConfig if model_type in GENERATIVE_FAMILIES else models.EncoderConfig
     config = kind.from_dict({"model_type": model_type})

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 import pyattn
-from pyattn.models.generative import Continuation, Memory
+from pyattn.models.cached_sequences import CachedSequences, Memory
 from pyattn.precision import Quantized
 
 WIDTHS, HEADS = (16, 24, 48), (1, 2, 4)
@@ -143,7 +143,7 @@ class Mixture:
         )
         memory = self.one((Memory(hidden, lengths), None, hidden))
         if self.rng.random() < 0.3:
-            Continuation(model, self.state_of(self.decoder())).step(np.ones((2, 3), int))
+            CachedSequences(model, self.state_of(self.decoder())).step(np.ones((2, 3), int))
         model.start(memory, capacity=9, batch_size=2).step(
             np.ones((2, 3), int), self.one((None, np.array([1, 3], np.uint64)))
         )

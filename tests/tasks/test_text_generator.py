@@ -2,6 +2,7 @@
 
 import pytest
 
+import bench.torch_families  # noqa: F401  # which makes "latex-ocr" a family
 import pyattn
 from pyattn.generation import GenerationOptions
 from tests.support.tiny_generator import write_generator

@@ -15,9 +15,9 @@ from pyattn.models import TextEncoder
 from pyattn.models._files import read_json, write_json
 from pyattn.models._tensors import find_weights, weight_files
 from pyattn.models._tokenizer import errors_of_library, read_tokenizer
-from pyattn.models.families import TEXT_FAMILIES
+from pyattn.models.families import STATE_FAMILIES, TEXT_FAMILIES
 from pyattn.models.pretrained import WeightDtypes
-from pyattn.models.token_states import STATE_FAMILIES, TokenStates
+from pyattn.models.token_states import TokenStates
 from pyattn.tasks.sentence.modules import TOKENS, Features
 from pyattn.tasks.sentence.transformer_settings import (
     LENGTH_KEY,

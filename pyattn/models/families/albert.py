@@ -1,0 +1,58 @@
+"""ALBERT: Lan et al. 2019 (arXiv:1909.11942)."""
+
+from pyattn.models.config import ModelConfig
+from pyattn.models.families.bert import DEFAULTS, EMBEDDINGS, KEYS, TOKEN_HEADS, WORDS, encoder_spec
+from pyattn.models.family import Family, Head
+from pyattn.models.keys import layer_of, projections
+from pyattn.models.spec import ModelSpec, Names
+
+_LAYER = "encoder.albert_layer_groups.{}.albert_layers.0"
+_NAMES: Names = {
+    **EMBEDDINGS,
+    **projections("encoder.layers.{}.self_attn", f"{_LAYER}.attention", ("query", "key", "value")),
+    "embeddings.projection": "encoder.embedding_hidden_mapping_in",
+    "encoder.layers.{}.self_attn.out_proj": f"{_LAYER}.attention.dense",
+    "encoder.layers.{}.norm1": f"{_LAYER}.attention.LayerNorm",
+    "encoder.layers.{}.linear1": f"{_LAYER}.ffn",
+    "encoder.layers.{}.linear2": f"{_LAYER}.ffn_output",
+    "encoder.layers.{}.norm2": f"{_LAYER}.full_layer_layer_norm",
+}
+
+
+def build(config: ModelConfig) -> ModelSpec:
+    """Each layer of its own, of a group in transformers' words, runs several times in a row."""
+    runs, distinct = config.num_hidden_layers, config.distinct_layers
+    order = tuple(int(i / (runs / distinct)) for i in range(runs)) if runs > distinct else ()
+    return encoder_spec(config, _NAMES, (layer_of(config),) * distinct, projected=True, order=order)
+
+
+TEXT_FAMILIES = {
+    "albert": Family(
+        build=build,
+        prefix="albert.",
+        keys={**KEYS, "embedding_size": ("embedding_size",), "distinct_layers": ("num_hidden_groups",)},
+        defaults={
+            **DEFAULTS,
+            "vocab_size": 30000,
+            "embedding_size": 128,
+            "hidden_size": 4096,
+            "num_hidden_groups": 1,
+            "num_attention_heads": 64,
+            "intermediate_size": 16384,
+            "hidden_act": "gelu_new",
+        },
+        supported={"position_embedding_type": ("absolute",), "inner_group_num": (1,)},
+        heads={
+            **TOKEN_HEADS,
+            "sequence-classification": Head("classifier", dense="pooler", activation="tanh", of_sequence=True),
+            "masked-lm": Head(
+                "predictions.decoder",
+                dense="predictions.dense",
+                norm="predictions.LayerNorm",
+                out_bias="predictions.bias",
+            ),
+        },
+        tied=(WORDS, "predictions.decoder.weight"),
+        ignored=("embeddings.position_ids", "sop_classifier."),
+    )
+}

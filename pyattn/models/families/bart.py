@@ -1,0 +1,159 @@
+"""BART: Lewis et al. 2019 (arXiv:1910.13461); mBART: Liu et al. 2020 (arXiv:2001.08210)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pyattn.models.config import ModelConfig
+from pyattn.models.family import Family
+from pyattn.models.keys import TIED, layer_of, norm_of, projections, same, switch
+from pyattn.models.spec import FrameSpec, LogitsSpec, ModelSpec, Names, PatchSpec, StackSpec, TokenSpec
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "hidden_size": ("d_model", "hidden_size"),
+    "num_hidden_layers": ("decoder_layers",),
+    "num_attention_heads": ("decoder_attention_heads",),
+    "intermediate_size": ("decoder_ffn_dim",),
+    "hidden_act": ("activation_function",),
+    "encoder_layers": ("encoder_layers", "num_hidden_layers"),
+    "encoder_attention_heads": ("encoder_attention_heads", "num_attention_heads"),
+    **same("encoder_ffn_dim", "vocab_size", "max_position_embeddings"),
+    **TIED,
+}
+DEFAULTS: dict[str, Any] = {
+    "vocab_size": 50265,
+    "max_position_embeddings": 1024,
+    "encoder_layers": 12,
+    "encoder_ffn_dim": 4096,
+    "encoder_attention_heads": 16,
+    "decoder_layers": 12,
+    "decoder_ffn_dim": 4096,
+    "decoder_attention_heads": 16,
+    "activation_function": "gelu",
+    "d_model": 1024,
+    "scale_embedding": False,
+    "tie_word_embeddings": True,
+}
+
+
+def _layer_names(side: str, norms: Mapping[str, str]) -> dict[str, str]:
+    layer = f"{side}.layers.{{}}"
+    names = {f"{layer}.linear1": f"{layer}.fc1", f"{layer}.linear2": f"{layer}.fc2"}
+    names |= {f"{layer}.{ours}": f"{layer}.{theirs}" for ours, theirs in norms.items()}
+    attentions = {"self_attn": "self_attn", "multihead_attn": "encoder_attn"} if side == "decoder" else {}
+    for ours, theirs in (attentions or {"self_attn": "self_attn"}).items():
+        names |= projections(f"{layer}.{ours}", f"{layer}.{theirs}")
+        names[f"{layer}.{ours}.out_proj"] = f"{layer}.{theirs}.out_proj"
+    return names
+
+
+LAYER_NAMES: Names = {
+    **_layer_names("encoder", {"norm1": "self_attn_layer_norm", "norm2": "final_layer_norm"}),
+    **_layer_names(
+        "decoder", {"norm1": "self_attn_layer_norm", "norm2": "encoder_attn_layer_norm", "norm3": "final_layer_norm"}
+    ),
+}
+FINAL_NORMS: Names = {"encoder.norm": "encoder.layer_norm", "decoder.norm": "decoder.layer_norm"}
+POSITIONS: Names = {
+    "embeddings.positions": "decoder.embed_positions.weight",
+    "encoder_embeddings.positions": "encoder.embed_positions.weight",
+}
+NAMES: Names = {
+    **LAYER_NAMES,
+    **POSITIONS,
+    "words": "decoder.embed_tokens.weight",
+    "encoder_embeddings.words": "encoder.embed_tokens.weight",
+    "head.weight": "lm_head.weight",
+    "head.bias": "final_logits_bias",
+}
+_EMBEDDING_NORMS: Names = {
+    "embeddings.norm": "decoder.layernorm_embedding",
+    "encoder_embeddings.norm": "encoder.layernorm_embedding",
+}
+
+
+def token_spec(config: ModelConfig, names: Names, first_position: int = 0, sinusoidal: bool = False) -> TokenSpec:
+    """Tokens of the decoder."""
+    scaled = config.value("scale_embedding") is not None and switch(config.values, "scale_embedding")
+    return TokenSpec(
+        config.hidden_size,
+        positions=first_position + config.max_position_embeddings,
+        first_position=first_position,
+        sinusoidal=sinusoidal,
+        scale=math.sqrt(config.hidden_size) if scaled else 1.0,
+        norm=norm_of(config) if "embeddings.norm" in names else None,
+    )
+
+
+def two_sides(
+    config: ModelConfig,
+    names: Names,
+    tokens: TokenSpec,
+    encoder_embeddings: TokenSpec | FrameSpec | PatchSpec,
+    *,
+    norm_placement: str,
+    logits_bias: bool,
+) -> ModelSpec:
+    """An encoder, and a decoder that attends to it; each has a norm at its end where names have that."""
+    decoder = layer_of(config, norm_placement=norm_placement, cross_attention=True)
+    encoder = layer_of(
+        config,
+        nhead=config.encoder_attention_heads,
+        dim_feedforward=config.encoder_ffn_dim,
+        norm_placement=norm_placement,
+    )
+    norm = norm_of(config) if "decoder.norm" in names else None
+    return ModelSpec(
+        names,
+        encoder=StackSpec((encoder,) * config.encoder_layers, norm),
+        encoder_embeddings=encoder_embeddings,
+        decoder=StackSpec((decoder,) * config.num_hidden_layers, norm),
+        decoder_embeddings=tokens,
+        logits=LogitsSpec(config.vocab_size, logits_bias),
+    )
+
+
+def build(
+    config: ModelConfig, names: Names, norm_placement: str, first_position: int = 0, sinusoidal: bool = False
+) -> ModelSpec:
+    tokens = token_spec(config, names, first_position, sinusoidal)
+    source = replace(tokens, words=config.source_vocab_size or config.vocab_size)
+    return two_sides(config, names, tokens, source, norm_placement=norm_placement, logits_bias=True)
+
+
+def eps(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """No key says it."""
+    return {"layer_norm_eps": 1e-5}
+
+
+_BART: Names = {**NAMES, **_EMBEDDING_NORMS}
+_MBART: Names = {**_BART, **FINAL_NORMS}
+# Keys of older files that say what the family is; transformers passes over them now.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "normalize_before": (False,),
+    "normalize_embedding": (True,),
+    "add_final_layer_norm": (False,),
+    "static_position_embeddings": (False,),
+}
+
+BART = Family(
+    build=lambda config: build(config, _BART, "post", first_position=2),
+    prefix="model.",
+    keys=KEYS,
+    defaults=DEFAULTS,
+    supported=_SUPPORTED,
+    derive=eps,
+    tied=("shared.weight", "lm_head.weight", "decoder.embed_tokens.weight", "encoder.embed_tokens.weight"),
+    logits_name="lm_head.weight",
+    lacks=("final_logits_bias",),
+)
+
+GENERATIVE_FAMILIES = {
+    "bart": BART,
+    "mbart": replace(
+        BART,
+        build=lambda config: build(config, _MBART, "pre", first_position=2),
+        supported={**_SUPPORTED, "normalize_before": (True,), "add_final_layer_norm": (True,)},
+    ),
+}

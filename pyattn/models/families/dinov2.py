@@ -1,0 +1,77 @@
+"""DINOv2: Oquab et al. 2023 (arXiv:2304.07193); with registers: Darcet et al. 2023 (arXiv:2309.16588)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pyattn.models.config import ModelConfig
+from pyattn.models.families.vit import DEFAULTS, KEYS, NAMES, image_spec
+from pyattn.models.family import Family
+from pyattn.models.keys import integer, layer_of, switch
+from pyattn.models.spec import ModelSpec, Names
+
+_LAYER = "encoder.layer.{}"
+_NAMES: Names = {
+    **NAMES,
+    "encoder.layers.{}.norm1": f"{_LAYER}.norm1",
+    "encoder.layers.{}.norm2": f"{_LAYER}.norm2",
+    "encoder.layers.{}.linear1": f"{_LAYER}.mlp.fc1",
+    "encoder.layers.{}.linear2": f"{_LAYER}.mlp.fc2",
+}
+_GATED: Names = {
+    "encoder.layers.{}.linear1": f"{_LAYER}.mlp.weights_in",
+    "encoder.layers.{}.linear2": f"{_LAYER}.mlp.weights_out",
+}
+_REGISTERS: Names = {"embeddings.register_tokens": "embeddings.register_tokens"}
+
+
+def build(config: ModelConfig, names: Names = _NAMES, registers: int = 0, antialias: bool = False) -> ModelSpec:
+    values = config.values
+    gated = switch(values, "use_swiglu_ffn")
+    layer = layer_of(config, norm_placement="pre", gated=gated, in_proj_bias=switch(values, "qkv_bias"))
+    return image_spec(config, {**names, **(_GATED if gated else {})}, layer, registers, antialias)
+
+
+def build_with_registers(config: ModelConfig) -> ModelSpec:
+    registers = integer(config.values, "num_register_tokens", least=0)
+    return build(config, {**_NAMES, **_REGISTERS}, registers, antialias=True)
+
+
+def _sizes(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    ratio = values["mlp_ratio"]
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1000:
+        raise ValueError(f"mlp_ratio must be a positive number, not {ratio!r}")
+    inner = max(1, int(sizes["hidden_size"] * ratio))
+    if switch(values, "use_swiglu_ffn"):
+        return {"intermediate_size": (int(inner * 2 / 3) + 7) // 8 * 8, "hidden_act": "silu"}
+    return {"intermediate_size": inner}
+
+
+_FAMILY = Family(
+    build=build,
+    prefix="dinov2.",
+    keys=KEYS,
+    defaults={**DEFAULTS, "patch_size": 14, "mlp_ratio": 4, "layer_norm_eps": 1e-6, "use_swiglu_ffn": False},
+    derive=_sizes,
+    scales={
+        "encoder.layers.{}.self_attn.out_proj": f"{_LAYER}.layer_scale1.lambda1",
+        "encoder.layers.{}.linear2": f"{_LAYER}.layer_scale2.lambda1",
+    },
+    ignored=("classifier.", "embeddings.mask_token"),
+)
+
+IMAGE_FAMILIES = {
+    "dinov2": _FAMILY,
+    "dinov2_with_registers": replace(
+        _FAMILY,
+        build=build_with_registers,
+        prefix="dinov2_with_registers.",
+        defaults={
+            **DEFAULTS,
+            "mlp_ratio": 4,
+            "layer_norm_eps": 1e-6,
+            "use_swiglu_ffn": False,
+            "num_register_tokens": 4,
+        },
+    ),
+}

@@ -1,0 +1,64 @@
+"""DistilBERT: Sanh et al. 2019 (arXiv:1910.01108)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyattn.models.config import ModelConfig
+from pyattn.models.families.bert import EMBEDDINGS, TOKEN_HEADS, WORDS, encoder_spec
+from pyattn.models.family import Family, Head
+from pyattn.models.keys import TIED, projections, same
+from pyattn.models.spec import ModelSpec, Names
+
+_NAMES: Names = {
+    **EMBEDDINGS,
+    **projections("encoder.layers.{}.self_attn", "transformer.layer.{}.attention", ("q_lin", "k_lin", "v_lin")),
+    "encoder.layers.{}.self_attn.out_proj": "transformer.layer.{}.attention.out_lin",
+    "encoder.layers.{}.norm1": "transformer.layer.{}.sa_layer_norm",
+    "encoder.layers.{}.linear1": "transformer.layer.{}.ffn.lin1",
+    "encoder.layers.{}.linear2": "transformer.layer.{}.ffn.lin2",
+    "encoder.layers.{}.norm2": "transformer.layer.{}.output_layer_norm",
+}
+
+
+def build(config: ModelConfig) -> ModelSpec:
+    return encoder_spec(config, _NAMES)
+
+
+def _no_eps(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """No key says it."""
+    return {"layer_norm_eps": 1e-12}
+
+
+TEXT_FAMILIES = {
+    "distilbert": Family(
+        build=build,
+        prefix="distilbert.",
+        keys={
+            "hidden_size": ("dim", "hidden_size"),
+            "num_hidden_layers": ("n_layers", "num_hidden_layers"),
+            "num_attention_heads": ("n_heads", "num_attention_heads"),
+            "intermediate_size": ("hidden_dim",),
+            "hidden_act": ("activation",),
+            **same("vocab_size", "max_position_embeddings"),
+            **TIED,
+        },
+        defaults={
+            "vocab_size": 30522,
+            "dim": 768,
+            "n_layers": 6,
+            "n_heads": 12,
+            "hidden_dim": 3072,
+            "activation": "gelu",
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": True,
+        },
+        derive=_no_eps,
+        heads={
+            **TOKEN_HEADS,
+            "sequence-classification": Head("classifier", dense="pre_classifier", activation="relu", of_sequence=True),
+            "masked-lm": Head("vocab_projector", dense="vocab_transform", norm="vocab_layer_norm"),
+        },
+        tied=(WORDS, "vocab_projector.weight"),
+        ignored=("embeddings.position_ids",),
+    )
+}

@@ -1,0 +1,77 @@
+"""GPT-2: Radford et al. 2019."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyattn.models.config import ModelConfig
+from pyattn.models.family import Family, for_states
+from pyattn.models.keys import TIED, integer, layer_of, norm_of, switch
+from pyattn.models.spec import LogitsSpec, ModelSpec, Names, StackSpec, TokenSpec
+
+_MODULES = {
+    "decoder.layers.{}.self_attn.in_proj": "h.{}.attn.c_attn",
+    "decoder.layers.{}.self_attn.out_proj": "h.{}.attn.c_proj",
+    "decoder.layers.{}.linear1": "h.{}.mlp.c_fc",
+    "decoder.layers.{}.linear2": "h.{}.mlp.c_proj",
+}
+_NAMES: Names = {
+    "words": "wte.weight",
+    "embeddings.positions": "wpe.weight",
+    "head.weight": "lm_head.weight",
+    "decoder.norm": "ln_f",
+    "decoder.layers.{}.norm1": "h.{}.ln_1",
+    "decoder.layers.{}.norm3": "h.{}.ln_2",
+    **_MODULES,
+}
+
+
+def build(config: ModelConfig) -> ModelSpec:
+    scale = None if switch(config.values, "scale_attn_weights") else 1.0
+    layer = layer_of(config, norm_placement="pre", scale=scale)
+    return ModelSpec(
+        _NAMES,
+        decoder=StackSpec((layer,) * config.num_hidden_layers, norm_of(config)),
+        decoder_embeddings=TokenSpec(config.hidden_size, positions=config.max_position_embeddings),
+        logits=LogitsSpec(config.vocab_size),
+    )
+
+
+def _inner(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    inner = values["n_inner"]
+    return {"intermediate_size": 4 * sizes["hidden_size"] if inner is None else integer(values, "n_inner", least=1)}
+
+
+_GPT2 = Family(
+    build=build,
+    prefix="transformer.",
+    keys={
+        "hidden_size": ("n_embd", "hidden_size"),
+        "num_hidden_layers": ("n_layer", "num_hidden_layers"),
+        "num_attention_heads": ("n_head", "num_attention_heads"),
+        "hidden_act": ("activation_function",),
+        "layer_norm_eps": ("layer_norm_epsilon",),
+        "max_position_embeddings": ("n_positions", "max_position_embeddings"),
+        "vocab_size": ("vocab_size",),
+        **TIED,
+    },
+    defaults={
+        "vocab_size": 50257,
+        "n_positions": 1024,
+        "n_embd": 768,
+        "n_layer": 12,
+        "n_head": 12,
+        "n_inner": None,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "scale_attn_weights": True,
+        "tie_word_embeddings": True,
+    },
+    supported={"scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)},
+    derive=_inner,
+    transposed=tuple(_MODULES),
+    tied=("wte.weight", "lm_head.weight"),
+    ignored_ends=(".attn.bias", ".attn.masked_bias"),
+)
+
+GENERATIVE_FAMILIES = {"gpt2": _GPT2}
+STATE_FAMILIES = {"gpt2": for_states(_GPT2)}

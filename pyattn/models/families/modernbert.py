@@ -1,0 +1,133 @@
+"""ModernBERT: Warner et al. 2024 (arXiv:2412.13663)."""
+
+from dataclasses import replace
+from typing import Any
+
+from pyattn.models.config import ModelConfig
+from pyattn.models.families.bert import KEYS
+from pyattn.models.family import Family, Head
+from pyattn.models.keys import choice, integer, layer_of, layer_types, norm_of, rotary, switch
+from pyattn.models.spec import ModelSpec, Names, StackSpec, TokenSpec
+
+_NAMES: Names = {
+    "embeddings.words": "embeddings.tok_embeddings.weight",
+    "embeddings.norm": "embeddings.norm",
+    "encoder.layers.{}.norm1": "layers.{}.attn_norm",
+    "encoder.layers.{}.self_attn.in_proj": "layers.{}.attn.Wqkv",
+    "encoder.layers.{}.self_attn.out_proj": "layers.{}.attn.Wo",
+    "encoder.layers.{}.norm2": "layers.{}.mlp_norm",
+    "encoder.layers.{}.linear1": "layers.{}.mlp.Wi",
+    "encoder.layers.{}.linear2": "layers.{}.mlp.Wo",
+    "encoder.norm": "final_norm",
+}
+
+
+def build(config: ModelConfig) -> ModelSpec:
+    """Every third layer sees all tokens; the others see near ones, with rotary positions of their own."""
+    values = config.values
+    attention_bias, norm_bias = switch(values, "attention_bias"), switch(values, "norm_bias")
+    layer = layer_of(
+        config,
+        norm_placement="pre",
+        gated=True,
+        in_proj_bias=attention_bias,
+        out_proj_bias=attention_bias,
+        linear_bias=switch(values, "mlp_bias"),
+        norm_bias=norm_bias,
+    )
+    types, near, rotaries = _layer_types(config), _window(config), _rotaries(config)
+    by_type = {
+        "full_attention": replace(layer, rotary=rotaries["full_attention"]),
+        "sliding_attention": replace(layer, rotary=rotaries["sliding_attention"], window=(near, near)),
+    }
+    first, *others = (by_type[x] for x in types)
+    norm = norm_of(config, bias=norm_bias)
+    return ModelSpec(
+        _NAMES,
+        encoder=StackSpec((replace(first, input_norm=False), *others), norm),
+        encoder_embeddings=TokenSpec(config.hidden_size, config.vocab_size, norm=norm),
+        pooling=choice(values, "classifier_pooling", ("cls", "mean")),
+    )
+
+
+def _layer_types(config: ModelConfig) -> list[str]:
+    types = config.values["layer_types"]
+    if types is None:
+        every = integer(config.values, "global_attn_every_n_layers", least=1)
+        types = ["sliding_attention" if i % every else "full_attention" for i in range(config.num_hidden_layers)]
+    return layer_types(types, config.num_hidden_layers)
+
+
+def _window(config: ModelConfig) -> int:
+    values = config.values
+    near = integer(values, "local_attention", least=0) // 2
+    if values.get("sliding_window", near) != near:
+        raise ValueError(f"sliding_window must be half of local_attention, {near}, not {values['sliding_window']!r}")
+    return near
+
+
+def _rotaries(config: ModelConfig) -> dict[str, Any]:
+    values = config.values
+    parameters = values["rope_parameters"] or {}
+    if not parameters.keys() <= {"full_attention", "sliding_attention"}:
+        raise ValueError("rope_parameters must be of 'full_attention' and 'sliding_attention'")
+    everywhere, local = values["global_rope_theta"], values["local_rope_theta"]
+    bases = {"full_attention": everywhere, "sliding_attention": everywhere if local is None else local}
+    shared = values["rope_scaling"] or {}
+    return {
+        layer_type: rotary({**(parameters.get(layer_type) or {}), **shared}, base, config.max_position_embeddings)
+        for layer_type, base in bases.items()
+    }
+
+
+_HEAD = Head(
+    "classifier",
+    dense="head.dense",
+    norm="head.norm",
+    activation_key="classifier_activation",
+    bias_keys={"dense": "classifier_bias", "norm": "norm_bias"},
+)
+
+TEXT_FAMILIES = {
+    "modernbert": Family(
+        build=build,
+        prefix="model.",
+        keys={
+            **{name: keys for name, keys in KEYS.items() if name != "type_vocab_size"},
+            "layer_norm_eps": ("norm_eps",),
+            "hidden_act": ("hidden_activation",),
+        },
+        defaults={
+            "vocab_size": 50368,
+            "hidden_size": 768,
+            "intermediate_size": 1152,
+            "num_hidden_layers": 22,
+            "num_attention_heads": 12,
+            "hidden_activation": "gelu",
+            "max_position_embeddings": 8192,
+            "norm_eps": 1e-5,
+            "norm_bias": False,
+            "attention_bias": False,
+            "layer_types": None,
+            "global_attn_every_n_layers": 3,
+            "rope_parameters": None,
+            "rope_scaling": None,
+            "global_rope_theta": 160000.0,
+            "local_rope_theta": 10000.0,
+            "local_attention": 128,
+            "mlp_bias": False,
+            "decoder_bias": True,
+            "classifier_pooling": "cls",
+            "classifier_bias": False,
+            "classifier_activation": "gelu",
+            "tie_word_embeddings": True,
+        },
+        heads={
+            "sequence-classification": replace(_HEAD, of_sequence=True),
+            "token-classification": _HEAD,
+            "question-answering": _HEAD,
+            "masked-lm": replace(_HEAD, out="decoder", bias_keys={**_HEAD.bias_keys, "out": "decoder_bias"}),
+        },
+        tied=("embeddings.tok_embeddings.weight", "decoder.weight"),
+    )
+}

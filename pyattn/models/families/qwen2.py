@@ -1,0 +1,47 @@
+"""Qwen2: Yang et al. 2024 (arXiv:2407.10671)."""
+
+from dataclasses import replace
+from typing import Any
+
+from pyattn.models.config import ModelConfig
+from pyattn.models.families.llama import DEFAULTS, LLAMA, decoder_layer, decoder_spec
+from pyattn.models.family import for_states
+from pyattn.models.keys import integer, switch, with_windows
+from pyattn.models.spec import ModelSpec
+
+
+def build(config: ModelConfig) -> ModelSpec:
+    """Queries, keys and values have biases."""
+    return decoder_spec(config, with_windows(config, decoder_layer(config, in_proj_bias=True), layer_types_of(config)))
+
+
+def layer_types_of(config: ModelConfig) -> Any:
+    """Layers behind the first ones may see near tokens only."""
+    values, layers, types = config.values, config.num_hidden_layers, config.value("layer_types")
+    windowed = switch(values, "use_sliding_window") and values["sliding_window"] is not None
+    if types is None:
+        whole = integer(values, "max_window_layers", least=0) if windowed else layers
+        return ["sliding_attention" if i >= whole else "full_attention" for i in range(layers)]
+    if not windowed and "sliding_attention" in types:
+        raise ValueError("layer_types has 'sliding_attention', but use_sliding_window or sliding_window rules it out")
+    return types
+
+
+_QWEN2 = replace(
+    LLAMA,
+    build=build,
+    defaults={
+        **DEFAULTS,
+        "vocab_size": 151936,
+        "intermediate_size": 22016,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 32768,
+        "use_sliding_window": False,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+        "layer_types": None,
+    },
+)
+
+GENERATIVE_FAMILIES = {"qwen2": _QWEN2}
+STATE_FAMILIES = {"qwen2": for_states(_QWEN2)}

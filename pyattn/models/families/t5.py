@@ -1,0 +1,144 @@
+"""T5: Raffel et al. 2019 (arXiv:1910.10683)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyattn.models.config import ModelConfig
+from pyattn.models.family import ACTIVATIONS, Family, for_states
+from pyattn.models.keys import layer_of, norm_of, projections, switch
+from pyattn.models.spec import LogitsSpec, ModelSpec, Names, RelativeSpec, StackSpec, TokenSpec
+
+
+def _side_names(side: str, attentions: Mapping[str, str]) -> dict[str, str]:
+    layer, block = f"{side}.layers.{{}}", f"{side}.block.{{}}.layer"
+    names = {
+        f"{side}.norm": f"{side}.final_layer_norm",
+        f"{layer}.linear2": f"{block}.{len(attentions)}.DenseReluDense.wo",
+        **{f"{layer}.norm{i + 1}": f"{block}.{i}.layer_norm" for i in range(len(attentions) + 1)},
+    }
+    for i, (ours, theirs) in enumerate(attentions.items()):
+        names |= projections(f"{layer}.{ours}", f"{block}.{i}.{theirs}", "qkv")
+        names[f"{layer}.{ours}.out_proj"] = f"{block}.{i}.{theirs}.o"
+    return names
+
+
+_NAMES: Names = {
+    "words": "decoder.embed_tokens.weight",
+    "encoder_embeddings.words": "encoder.embed_tokens.weight",
+    "head.weight": "lm_head.weight",
+    "encoder_relative_bias": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    "relative_bias": "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    **_side_names("encoder", {"self_attn": "SelfAttention"}),
+    **_side_names("decoder", {"self_attn": "SelfAttention", "multihead_attn": "EncDecAttention"}),
+}
+_INNER = {
+    "encoder.layers.{}.linear1": "encoder.block.{}.layer.1.DenseReluDense",
+    "decoder.layers.{}.linear1": "decoder.block.{}.layer.2.DenseReluDense",
+}
+_PLAIN: Names = {ours: f"{theirs}.wi" for ours, theirs in _INNER.items()}
+_GATED: Names = {ours: (f"{theirs}.wi_0", f"{theirs}.wi_1") for ours, theirs in _INNER.items()}
+
+
+def build(config: ModelConfig) -> ModelSpec:
+    values = config.values
+    gated = _feed_forward(values)[1]
+    no_biases = {"in_proj_bias": False, "out_proj_bias": False, "linear_bias": False}
+    layer = {"norm": "rms", "norm_placement": "pre", "gated": gated, "scale": 1.0, **no_biases}
+    norm = norm_of(config, "rms", bias=False)
+    relative = RelativeSpec(config.relative_buckets, config.num_attention_heads, config.relative_distance)
+    tokens = TokenSpec(config.hidden_size)
+    encoder = (layer_of(config, **layer),) * config.encoder_layers
+    decoder = (layer_of(config, **layer, cross_attention=True),) * config.num_hidden_layers
+    scaled = switch({"scale_decoder_outputs": _is_tied(values), **values}, "scale_decoder_outputs")
+    return ModelSpec(
+        {**_NAMES, **(_GATED if gated else _PLAIN)},
+        encoder=StackSpec(encoder, norm, relative),
+        encoder_embeddings=TokenSpec(config.hidden_size, words=config.vocab_size),
+        decoder=StackSpec(decoder, norm, relative),
+        decoder_embeddings=tokens,
+        logits=LogitsSpec(config.vocab_size, scale=config.hidden_size**-0.5 if scaled else 1.0),
+    )
+
+
+def _feed_forward(values: Mapping[str, Any]) -> tuple[str, bool]:
+    """The activation, and whether it is gated."""
+    named = values["feed_forward_proj"]
+    first, _, last = named.rpartition("-")
+    activation = values.get("dense_act_fn", "gelu_new" if named == "gated-gelu" else last)
+    if first not in ("", "gated") or named == "gated" or activation not in ACTIVATIONS:
+        raise ValueError(
+            f"feed_forward_proj must be a name or gated-name, and dense_act_fn a name, of {', '.join(ACTIVATIONS)}, "
+            f"not {named!r} and {values.get('dense_act_fn')!r}"
+        )
+    return ACTIVATIONS[activation], switch({"is_gated_act": first == "gated", **values}, "is_gated_act")
+
+
+def _is_tied(values: Mapping[str, Any]) -> bool:
+    """null is true here, as transformers has it."""
+    return values["tie_word_embeddings"] is None or switch(values, "tie_word_embeddings")
+
+
+def _sizes(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    activation, _ = _feed_forward(values)
+    buckets, farthest = sizes["relative_buckets"], sizes["relative_distance"]
+    if buckets < 4 or farthest <= buckets // 2:
+        raise ValueError(
+            "relative_attention_num_buckets must be 4 or more, and relative_attention_max_distance more than half of "
+            f"it, not {buckets} and {farthest}"
+        )
+    return {
+        "encoder_attention_heads": sizes["num_attention_heads"],
+        "encoder_ffn_dim": sizes["intermediate_size"],
+        "hidden_act": activation,
+        "max_position_embeddings": 2**30,
+        **({} if "num_hidden_layers" in sizes else {"num_hidden_layers": sizes["encoder_layers"]}),
+    }
+
+
+_T5 = Family(
+    build=build,
+    prefix="",
+    keys={
+        "hidden_size": ("d_model", "hidden_size"),
+        "encoder_layers": ("num_layers", "num_hidden_layers"),
+        "num_hidden_layers": ("num_decoder_layers",),
+        "num_attention_heads": ("num_heads", "num_attention_heads"),
+        "intermediate_size": ("d_ff",),
+        "head_dim": ("d_kv", "head_dim"),
+        "layer_norm_eps": ("layer_norm_epsilon",),
+        "relative_buckets": ("relative_attention_num_buckets",),
+        "relative_distance": ("relative_attention_max_distance",),
+        "vocab_size": ("vocab_size",),
+    },
+    defaults={
+        "vocab_size": 32128,
+        "d_model": 512,
+        "d_kv": 64,
+        "d_ff": 2048,
+        "num_layers": 6,
+        "num_decoder_layers": None,
+        "num_heads": 8,
+        "relative_attention_num_buckets": 32,
+        "relative_attention_max_distance": 128,
+        "layer_norm_epsilon": 1e-6,
+        "feed_forward_proj": "relu",
+        "tie_word_embeddings": True,
+    },
+    nullable=("num_hidden_layers",),
+    supported={"is_encoder_decoder": (True,)},
+    derive=_sizes,
+    tied=("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
+    ignored_ends=("EncDecAttention.relative_attention_bias.weight",),
+)
+
+GENERATIVE_FAMILIES = {"t5": _T5}
+STATE_FAMILIES = {
+    "t5": for_states(
+        _T5,
+        "decoder.",
+        "relative_bias",
+        "words",
+        keys={**_T5.keys, "num_hidden_layers": _T5.keys["encoder_layers"]},
+        supported={},  # is_encoder_decoder may be either
+    )
+}

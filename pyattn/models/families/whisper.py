@@ -1,0 +1,56 @@
+"""Whisper: Radford et al. 2022 (arXiv:2212.04356)."""
+
+from pyattn.models.config import ModelConfig
+from pyattn.models.families import bart
+from pyattn.models.family import Family
+from pyattn.models.keys import same
+from pyattn.models.spec import FrameSpec, ModelSpec, Names
+
+_NAMES: Names = {
+    **bart.LAYER_NAMES,
+    **bart.FINAL_NORMS,
+    **bart.POSITIONS,
+    "words": "decoder.embed_tokens.weight",
+    "head.weight": "proj_out.weight",
+    "encoder_embeddings.conv1": "encoder.conv1",
+    "encoder_embeddings.conv2": "encoder.conv2",
+}
+
+
+def build(config: ModelConfig) -> ModelSpec:
+    tokens = bart.token_spec(config, _NAMES)
+    frames = FrameSpec(config.hidden_size, config.num_mel_bins, config.max_source_positions)
+    return bart.two_sides(config, _NAMES, tokens, frames, norm_placement="pre", logits_bias=False)
+
+
+GENERATIVE_FAMILIES = {
+    "whisper": Family(
+        build=build,
+        prefix="model.",
+        keys={
+            **bart.KEYS,
+            "encoder_attention_heads": ("encoder_attention_heads", "num_attention_heads", "num_key_value_heads"),
+            **same("num_mel_bins", "max_source_positions"),
+            "max_position_embeddings": ("max_target_positions",),
+        },
+        defaults={
+            "vocab_size": 51865,
+            "num_mel_bins": 80,
+            "encoder_layers": 4,
+            "encoder_attention_heads": 6,
+            "encoder_ffn_dim": 1536,
+            "decoder_layers": 4,
+            "decoder_attention_heads": 6,
+            "decoder_ffn_dim": 1536,
+            "activation_function": "gelu",
+            "d_model": 384,
+            "max_source_positions": 1500,
+            "max_target_positions": 448,
+            "scale_embedding": False,
+            "tie_word_embeddings": True,
+        },
+        derive=bart.eps,
+        tied=("decoder.embed_tokens.weight", "proj_out.weight"),
+        lacks=(".k_proj.bias",),
+    )
+}
