@@ -164,8 +164,9 @@ def stored_tensors(file: Path, choose: Callable[[list[str]], Collection[str]]) -
         if tensor.scales is None and (tool := tool_of(name, tensor.type)) is not None:
             raise ValueError(f"load: {tensor.path}: {name}: quantized by {tool}: {ACCEPTED}")
     wanted = choose([*absent, *found])
-    if (name := next((name for name in absent if name in wanted), None)) is not None:
-        raise ValueError(f"load: {file}: {name} is not in {absent[name]}, nor in another shard")
+    for name, shard_name in absent.items():
+        if name in wanted:
+            raise ValueError(f"load: {file}: {name} is not in {shard_name}, nor in another shard")
     chosen = {name: tensor for name, tensor in found.items() if name in wanted}
     for tensor in chosen.values():
         _check(tensor)

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from pyattn import _checks
+from pyattn.layers.config import Rotary
 from pyattn.models.family import ACTIVATIONS, Family
 from pyattn.models.spec import FrameSpec, ModelSpec, PatchSpec, TokenSpec
 from pyattn.positional.scaling import BY_LENGTH, rope_type, rotary_frequencies
@@ -110,9 +111,14 @@ class ModelConfig:
         return f"the model has positions for {self.longest}{why if by_length else ''}"
 
     @property
-    def _rotaries(self) -> set[Any]:
+    def _rotaries(self) -> set[tuple[Rotary, int]]:
+        """The rotary positions of layers, and how many features of a head rotate."""
         layers = (layer for stack in self.spec.stacks for layer in stack.layers)
-        return {(layer.rotary, layer.rotary.width or layer.head_dim) for layer in layers if layer.rotary is not None}
+        return {
+            (layer.rotary, layer.rotary.width or layer.head_dim or layer.d_model // layer.nhead)
+            for layer in layers
+            if layer.rotary is not None
+        }
 
     @property
     def _type_by_length(self) -> str:
@@ -157,7 +163,6 @@ class ModelConfig:
         with _named(source, self.model_type):
             spec = self.family.build(self)
         for rotary, width in replace(self, spec=spec)._rotaries:
-            _checks.rotary_base(f"load: {source}", rotary.base, width)
             try:
                 rotary_frequencies(width, base=rotary.base, scaling=dict(rotary.scaling))
             except (TypeError, ValueError) as error:

@@ -6,9 +6,9 @@ import numpy as np
 
 from pyattn._checks import Array
 from pyattn._core import rowwise
+from pyattn._module import Setting
 from pyattn._threads import threads_for
 from pyattn.layers import Layer, LayerNorm, Linear, RMSNorm
-from pyattn._module import Setting
 from pyattn.layers.norm import Norm
 from pyattn.models.spec import FrameSpec, NormSpec, PatchSpec, TokenSpec
 from pyattn.positional import interpolate_positions, sinusoidal_encoding
@@ -20,7 +20,11 @@ MAX_GRIDS = 8  # whose interpolated positions are kept
 def make_norm(spec: NormSpec | None, width: int) -> Norm | None:
     if spec is None:
         return None
-    return LayerNorm(width, spec.eps, spec.bias) if spec.type == "layer" else RMSNorm(width, spec.eps)
+    return (
+        LayerNorm(width, spec.eps, spec.bias)
+        if spec.type == "layer"
+        else RMSNorm(width, spec.eps, unit_offset=spec.unit_offset)
+    )
 
 
 class Tables(Layer):

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
+from pyattn._module import Setting
 from pyattn.generation import Generated, GenerationOptions, generate, stream
 from pyattn.generation.options import changed_options, with_valid
 from pyattn.generation.rows import Adjust
-from pyattn.layers import Linear
-from pyattn._module import Setting
+from pyattn.layers import Linear, TransformerDecoder, TransformerEncoder
 from pyattn.layers.sequences import Sequences
 from pyattn.models._files import read_json, write_json
-from pyattn.models.builder import make_decoder, make_encoder
+from pyattn.models.builder import make_stack
 from pyattn.models.cached_sequences import CachedSequences, Memory
 from pyattn.models.configs import GenerativeConfig
 from pyattn.models.embeddings import FrameEmbeddings, TokenEmbeddings, make_embeddings
@@ -28,7 +27,6 @@ from pyattn.models.file_options import FileOptions
 from pyattn.models.naming import Selected, Tensors
 from pyattn.models.pretrained import Pretrained, WeightDtypes, products_of
 from pyattn.models.spec import ModelSpec
-from pyattn.positional import relative_position_buckets
 from pyattn.precision import values_of
 
 NEW_TOKENS = 20  # at most, unless something else is said
@@ -107,14 +105,14 @@ class GenerativeModel(Pretrained):
         assert spec.decoder is not None and spec.decoder_embeddings is not None and spec.logits is not None
         self._parameters = {"words": np.zeros((0, spec.decoder_embeddings.width), np.float32)}
         self.embeddings = TokenEmbeddings(spec.decoder_embeddings)
-        self.decoder = make_decoder(spec.decoder, dtype)
+        self.decoder = make_stack(TransformerDecoder, spec.decoder, dtype)
         self.head = Linear(spec.decoder_embeddings.width, spec.logits.tokens, spec.logits.bias, dtype=dtype)
         self._logits_scale = np.float32(spec.logits.scale)
         self.encoder_embeddings: Any = None
         self.encoder: Any = None
         if spec.encoder is not None:
             assert spec.encoder_embeddings is not None
-            self.encoder = make_encoder(spec.encoder, dtype)
+            self.encoder = make_stack(TransformerEncoder, spec.encoder, dtype)
             self.encoder_embeddings = make_embeddings(spec.encoder_embeddings, dtype)
 
     def __call__(self, token_ids: ArrayLike, memory: Memory | None = None) -> NDArray[np.float32]:
@@ -173,7 +171,7 @@ class GenerativeModel(Pretrained):
         rows = embeddings.apply(x)
         batch, length, width = rows.shape
         hidden = self.encoder._forward_rows(
-            rows.reshape(batch * length, width), Sequences(batch, np.array([0, length]))
+            rows.reshape(batch * length, width), Sequences.padded(batch, length, None, False, self.encoder._tables)
         )
         return Memory(hidden.reshape(rows.shape), np.full(batch, length))
 
@@ -188,10 +186,7 @@ class GenerativeModel(Pretrained):
         if counts.max(initial=0) > self.config.longest:
             raise ValueError(f"{name}: a sequence has {counts.max()} tokens; {self.config.bound}")
         assert live is not None
-        sequences = Sequences(1, starts)
-        if "encoder_relative_bias" in self._parameters:
-            longest = sequences.longest()
-            sequences.relative_bias = self._by_distance("encoder_relative_bias", 1 - longest, max(1, longest), True)
+        sequences = Sequences.packed(starts, False, self.encoder._tables)
         x = embeddings.apply(tokens[live], sequences.positions(), words=self._parameters["words"])
         hidden = np.zeros((*tokens.shape, self.config.hidden_size), np.float32)
         hidden[live] = self.encoder._forward_rows(x, sequences)
@@ -216,8 +211,6 @@ class GenerativeModel(Pretrained):
             state = self.decoder.start(
                 memory.hidden, capacity=capacity, batch_size=batch_size, memory_lengths=memory.lengths
             )
-        if "relative_bias" in self._parameters:
-            state.bias_by_distance = partial(self._by_distance, "relative_bias", bidirectional=False)
         return CachedSequences(self, state)
 
     def generate(
@@ -363,14 +356,6 @@ class GenerativeModel(Pretrained):
         logits: NDArray[np.float32] = self.head._apply(np.ascontiguousarray(hidden))
         return logits
 
-    def _by_distance(self, name: str, first: int, last: int, bidirectional: bool) -> Array:
-        """(H, last - first) biases of keys that stand first ... last - 1 behind the query."""
-        distances = np.arange(first, last)
-        buckets = relative_position_buckets(
-            distances, self.config.relative_buckets, self.config.relative_distance, bidirectional
-        )
-        return np.ascontiguousarray(self._parameters[name][buckets].T)
-
     def _products(self) -> dict[str, list[Linear]]:
         modules = {} if self.encoder is None else products_of(self.encoder.layers, "encoder.layers")
         if isinstance(self.encoder_embeddings, FrameEmbeddings):
@@ -379,12 +364,7 @@ class GenerativeModel(Pretrained):
         return modules | products_of(self.decoder.layers, "decoder.layers") | {"head": [self.head]}
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
-        spec = self._spec
-        shapes: dict[str, tuple[int, ...]] = {"words": (self.config.vocab_size, self.config.hidden_size)}
-        for name, stack in (("relative_bias", spec.decoder), ("encoder_relative_bias", spec.encoder)):
-            if stack is not None and stack.relative is not None:
-                shapes[name] = (stack.relative.buckets, stack.relative.heads)
-        return shapes
+        return {"words": (self.config.vocab_size, self.config.hidden_size)}
 
     def _own_made(self, values: Any) -> list[Setting]:
         tables = {name: np.ascontiguousarray(values_of(x), np.float32) for name, x in values.items()}

@@ -4,8 +4,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
+from pyattn.layers import TransformerEncoder
 from pyattn.layers.sequences import Sequences
-from pyattn.models.builder import make_encoder
+from pyattn.models.builder import make_stack
 from pyattn.models.embeddings import PatchEmbeddings
 from pyattn.models.families import IMAGE_FAMILIES
 from pyattn.models.pretrained import Pretrained
@@ -25,7 +26,7 @@ class ImageEncoder(Pretrained):
 
     def _make(self, spec: ModelSpec, dtype: str) -> None:
         assert spec.encoder is not None and isinstance(spec.encoder_embeddings, PatchSpec)
-        self.encoder = make_encoder(spec.encoder, dtype)
+        self.encoder = make_stack(TransformerEncoder, spec.encoder, dtype)
         self.embeddings = PatchEmbeddings(spec.encoder_embeddings)
 
     def __call__(self, pixel_values: ArrayLike) -> NDArray[np.float32]:
@@ -54,6 +55,6 @@ class ImageEncoder(Pretrained):
             )
         x = self.embeddings.apply(pixels.astype(np.float32, copy=False))
         batch, tokens, width = x.shape
-        sequences = Sequences(batch, np.array([0, tokens]))
+        sequences = Sequences.padded(batch, tokens, None, False, self.encoder._tables)
         out: NDArray[np.float32] = self.encoder._forward_rows(x.reshape(batch * tokens, width), sequences)
         return out.reshape(batch, tokens, width)

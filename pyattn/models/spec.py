@@ -73,11 +73,12 @@ class PatchSpec:
 
 @dataclass(frozen=True)
 class RelativeSpec:
-    """A bias of logits for each head by buckets of distances, one table for all layers: relative_position_buckets."""
+    """Biases of logits by distance, the same in all layers: the arguments of RelativePositionBias."""
 
     buckets: int
+    distance: int
     heads: int
-    distance: int = 128
+    bidirectional: bool
 
 
 @dataclass(frozen=True)

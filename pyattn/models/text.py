@@ -1,19 +1,18 @@
 """Encoders of texts: embeddings of words and positions, then the layers, over packed tokens."""
 
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
+from pyattn.layers import TransformerEncoder
 from pyattn.layers.encoder import has_gaps
 from pyattn.layers.sequences import Sequences
-from pyattn.models.builder import make_encoder
+from pyattn.models.builder import make_stack
 from pyattn.models.embeddings import TokenEmbeddings
 from pyattn.models.families import TEXT_FAMILIES
 from pyattn.models.pretrained import Pretrained
 from pyattn.models.spec import ModelSpec, TokenSpec
-from pyattn.positional import relative_position_buckets
 
 
 class TextEncoder(Pretrained):
@@ -27,10 +26,8 @@ class TextEncoder(Pretrained):
 
     def _make(self, spec: ModelSpec, dtype: str) -> None:
         assert spec.encoder is not None and isinstance(spec.encoder_embeddings, TokenSpec)
-        self.encoder = make_encoder(spec.encoder, dtype)
+        self.encoder = make_stack(TransformerEncoder, spec.encoder, dtype)
         self.embeddings = TokenEmbeddings(spec.encoder_embeddings)
-        if (relative := spec.encoder.relative) is not None:
-            self._parameters = {"relative_bias": np.zeros((relative.buckets, relative.heads), np.float32)}
 
     def __call__(
         self,
@@ -95,19 +92,14 @@ class TextEncoder(Pretrained):
         counts = np.diff(starts)
         if pooling and not counts.all():
             raise ValueError(f"{name}: sequence {int(counts.argmin())} has no tokens")
-        sequences, rows = Sequences(1, starts), live
+        sequences, rows = Sequences.packed(starts, False, self.encoder._tables), live
         if live is not None and self._computes_padding(live, pooling == "cls"):
-            sequences, rows = _masked(live, config.num_attention_heads), np.ones(live.shape, bool)
+            sequences, rows = self._masked(live), np.ones(live.shape, bool)
         positions = self._positions(words, rows, sequences)
         last = int(positions.max(initial=-1)) + 1
         if last > config.longest:
             among = " and places of padding" if last > counts.max() else ""
             raise ValueError(f"{name}: a sequence has {last} tokens{among}; {config.bound}")
-        if "relative_bias" in self._parameters:
-            longest = sequences.longest()
-            distances = np.arange(1 - longest, longest) if longest else np.zeros(1, np.int64)
-            buckets = relative_position_buckets(distances, config.relative_buckets)
-            sequences.relative_bias = np.ascontiguousarray(self._parameters["relative_bias"][buckets].T)
         types = np.zeros(words.shape, np.int64) if types is None else types
         packed = [np.ascontiguousarray(x if rows is None else x[rows]) for x in (words, types)]
         x = self.embeddings.apply(packed[0], positions, packed[1])
@@ -123,7 +115,7 @@ class TextEncoder(Pretrained):
         """Whether rows of padding are computed: of one that is wanted, or that tells how far apart tokens stand."""
         if first and not live[:, :1].all():
             return True
-        return ("relative_bias" in self._parameters or self.encoder._counts_positions()) and has_gaps(live)
+        return self.encoder._counts_positions() and has_gaps(live)
 
     def _positions(self, words: Array, rows: Array | None, sequences: Sequences) -> Array:
         """Of the rows the positions, counted from 0.
@@ -137,14 +129,20 @@ class TextEncoder(Pretrained):
             real = words != self.config.first_position - 1
             counted = np.cumsum(real, axis=-1)
             if rows is None:  # from the start of each sequence
-                before = np.concatenate([[0], counted])[sequences.starts[:-1]]
-                counted -= np.repeat(before, np.diff(sequences.starts))
+                before = np.concatenate([[0], counted])[sequences.cu_seqlens[:-1]]
+                counted -= np.repeat(before, np.diff(sequences.cu_seqlens))
             positions = np.where(real, counted - 1, -1)
         elif rows is None:
             return sequences.positions()
         else:
             positions = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
         return positions if rows is None else positions[rows]
+
+    def _masked(self, live: Array) -> Sequences:
+        """Sequences of all places, of which those that are live are seen."""
+        batch, length = live.shape
+        mask = np.broadcast_to(live[:, None, None, :], (batch, self.config.num_attention_heads, length, length))
+        return Sequences.padded(batch, length, mask, False, self.encoder._tables)
 
     @staticmethod
     def _unpacked(x: Array, live: Array | None) -> Array:
@@ -154,10 +152,3 @@ class TextEncoder(Pretrained):
         padded = np.zeros((*live.shape, x.shape[1]), x.dtype)
         padded[live] = x
         return padded
-
-
-def _masked(live: Array, heads: int) -> Sequences:
-    """Sequences of all places, of which those that are live are seen."""
-    batch, length = live.shape
-    mask = np.broadcast_to(live[:, None, None, :], (batch, heads, length, length))
-    return Sequences(batch, np.array([0, length]), mask)

@@ -7,15 +7,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
 from pyattn._module import Setting
-from pyattn.layers import Linear
+from pyattn.layers import Linear, TransformerDecoder, TransformerEncoder
 from pyattn.layers.sequences import Sequences
-from pyattn.models.builder import make_decoder, make_encoder
+from pyattn.layers.stack import Stack
+from pyattn.models.builder import make_stack
 from pyattn.models.configs import StateConfig
 from pyattn.models.embeddings import TokenEmbeddings
 from pyattn.models.families import STATE_FAMILIES
 from pyattn.models.pretrained import Pretrained, products_of
 from pyattn.models.spec import ModelSpec, TokenSpec
-from pyattn.positional import relative_position_buckets
 from pyattn.precision import values_of
 
 
@@ -35,11 +35,11 @@ class TokenStates(Pretrained):
         if spec.encoder is not None:
             assert isinstance(spec.encoder_embeddings, TokenSpec)
             self.encoder_embeddings = TokenEmbeddings(spec.encoder_embeddings)
-            self.encoder = make_encoder(spec.encoder, dtype)
+            self.encoder = make_stack(TransformerEncoder, spec.encoder, dtype)
         else:
             assert spec.decoder is not None and spec.decoder_embeddings is not None
             self.embeddings = TokenEmbeddings(spec.decoder_embeddings)
-            self.decoder = make_decoder(spec.decoder, dtype)
+            self.decoder = make_stack(TransformerDecoder, spec.decoder, dtype)
 
     def __call__(self, token_ids: ArrayLike, cu_seqlens: ArrayLike) -> NDArray[np.float32]:
         """The hidden state of every token behind the last norm; a decoder's sees itself and those before it.
@@ -59,30 +59,22 @@ class TokenStates(Pretrained):
         name, config = "TokenStates", self.config
         tokens = _checks.indices(name, "token_ids", token_ids, config.vocab_size)
         _, starts = _checks.packing(name, tokens.shape, cu_seqlens, attention_mask=None, lengths=None)
-        sequences = Sequences(1, starts, is_causal=not config.encoder_layers and config.is_causal)
+        encoder = self._spec.encoder is not None
+        stack: Stack = self.encoder if encoder else self.decoder
+        sequences = Sequences.packed(starts, not encoder and config.is_causal, stack._tables)
         if (longest := sequences.longest()) > config.longest:
             raise ValueError(f"{name}: a sequence has {longest} tokens; {config.bound}")
-        if not config.encoder_layers:
-            x = self.embeddings.apply(tokens, sequences.positions(), words=self._parameters["words"])
-            return self.decoder._forward_rows(x, [sequences] * len(self.decoder.layers))
-        distances = np.arange(1 - longest, max(1, longest))
-        buckets = relative_position_buckets(distances, config.relative_buckets, config.relative_distance, True)
-        sequences.relative_bias = np.ascontiguousarray(self._parameters["encoder_relative_bias"][buckets].T)
-        x = self.encoder_embeddings.apply(tokens, sequences.positions())
-        return self.encoder._forward_rows(x, sequences)
+        embeddings = self.encoder_embeddings if encoder else self.embeddings
+        x = embeddings.apply(tokens, sequences.positions(), words=self._parameters.get("words"))
+        return stack._forward_rows(x, sequences)
 
     def _products(self) -> dict[str, list[Linear]]:
-        if self.config.encoder_layers:
+        if self._spec.encoder is not None:
             return products_of(self.encoder.layers, "encoder.layers")
         return products_of(self.decoder.layers, "decoder.layers")
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
-        config = self.config
-        shapes = {
-            "words": (config.vocab_size, config.hidden_size),
-            "encoder_relative_bias": (config.relative_buckets, config.num_attention_heads),
-        }
-        return {name: shape for name, shape in shapes.items() if name in config.spec.names}
+        return {"words": (self.config.vocab_size, self.config.hidden_size)} if "words" in self._spec.names else {}
 
     def _own_made(self, values: Any) -> list[Setting]:
         tables = {name: np.ascontiguousarray(values_of(x), np.float32) for name, x in values.items()}

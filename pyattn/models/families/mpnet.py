@@ -14,7 +14,7 @@ _NAMES: Names = {
     **EMBEDDINGS,
     **FEED_FORWARD,
     **projections("encoder.layers.{}.self_attn", "encoder.layer.{}.attention.attn", "qkv"),
-    "relative_bias": "encoder.relative_attention_bias.weight",
+    "encoder.position_bias": "encoder.relative_attention_bias",
     "encoder.layers.{}.self_attn.out_proj": "encoder.layer.{}.attention.attn.o",
     "encoder.layers.{}.norm1": "encoder.layer.{}.attention.LayerNorm",
     "encoder.layers.{}.norm2": "encoder.layer.{}.output.LayerNorm",
@@ -22,7 +22,7 @@ _NAMES: Names = {
 
 
 def build(config: ModelConfig) -> ModelSpec:
-    relative = RelativeSpec(config.relative_buckets, config.num_attention_heads)
+    relative = RelativeSpec(config.relative_buckets, 128, config.num_attention_heads, bidirectional=True)
     return encoder_spec(config, _NAMES, relative=relative)
 
 

@@ -26,8 +26,8 @@ _NAMES: Names = {
     "words": "decoder.embed_tokens.weight",
     "encoder_embeddings.words": "encoder.embed_tokens.weight",
     "head.weight": "lm_head.weight",
-    "encoder_relative_bias": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-    "relative_bias": "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    "encoder.position_bias": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+    "decoder.position_bias": "decoder.block.0.layer.0.SelfAttention.relative_attention_bias",
     **_side_names("encoder", {"self_attn": "SelfAttention"}),
     **_side_names("decoder", {"self_attn": "SelfAttention", "multihead_attn": "EncDecAttention"}),
 }
@@ -45,16 +45,16 @@ def build(config: ModelConfig) -> ModelSpec:
     no_biases = {"in_proj_bias": False, "out_proj_bias": False, "linear_bias": False}
     layer = {"norm": "rms", "norm_placement": "pre", "gated": gated, "scale": 1.0, **no_biases}
     norm = norm_of(config, "rms", bias=False)
-    relative = RelativeSpec(config.relative_buckets, config.num_attention_heads, config.relative_distance)
+    sizes = config.relative_buckets, config.relative_distance, config.num_attention_heads
     tokens = TokenSpec(config.hidden_size)
     encoder = (layer_of(config, **layer),) * config.encoder_layers
     decoder = (layer_of(config, **layer, cross_attention=True),) * config.num_hidden_layers
     scaled = switch({"scale_decoder_outputs": _is_tied(values), **values}, "scale_decoder_outputs")
     return ModelSpec(
         {**_NAMES, **(_GATED if gated else _PLAIN)},
-        encoder=StackSpec(encoder, norm, relative),
+        encoder=StackSpec(encoder, norm, RelativeSpec(*sizes, bidirectional=True)),
         encoder_embeddings=TokenSpec(config.hidden_size, words=config.vocab_size),
-        decoder=StackSpec(decoder, norm, relative),
+        decoder=StackSpec(decoder, norm, RelativeSpec(*sizes, bidirectional=False)),
         decoder_embeddings=tokens,
         logits=LogitsSpec(config.vocab_size, scale=config.hidden_size**-0.5 if scaled else 1.0),
     )
@@ -136,7 +136,6 @@ STATE_FAMILIES = {
     "t5": for_states(
         _T5,
         "decoder.",
-        "relative_bias",
         "words",
         keys={**_T5.keys, "num_hidden_layers": _T5.keys["encoder_layers"]},
         supported={},  # is_encoder_decoder may be either
