@@ -107,7 +107,6 @@ class GenerativeModel(Pretrained):
         self.embeddings = TokenEmbeddings(spec.decoder_embeddings)
         self.decoder = make_stack(TransformerDecoder, spec.decoder, dtype)
         self.head = Linear(spec.decoder_embeddings.width, spec.logits.tokens, spec.logits.bias, dtype=dtype)
-        self._logits_scale = np.float32(spec.logits.scale)
         self.encoder_embeddings: Any = None
         self.encoder: Any = None
         if spec.encoder is not None:
@@ -351,9 +350,15 @@ class GenerativeModel(Pretrained):
             raise ValueError(f"{function}: memory has {len(hidden)} samples, but there are {samples} sequences")
 
     def _logits(self, hidden: Array) -> NDArray[np.float32]:
-        if self._logits_scale != 1:
-            hidden = hidden * self._logits_scale
+        spec = self._spec.logits
+        assert spec is not None
+        if spec.scale != 1:
+            hidden = hidden * np.float32(spec.scale)
         logits: NDArray[np.float32] = self.head._apply(np.ascontiguousarray(hidden))
+        if spec.softcap:
+            logits /= np.float32(spec.softcap)
+            np.tanh(logits, out=logits)
+            logits *= np.float32(spec.softcap)
         return logits
 
     def _products(self) -> dict[str, list[Linear]]:

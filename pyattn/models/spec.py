@@ -85,22 +85,28 @@ class RelativeSpec:
 class StackSpec:
     """Layers, each of a configuration of its own, and the norm behind the last.
 
-    order: the numbers of layers in the order in which they run, where some run several times.
+    order: the numbers of layers in the order in which they run, where some run several times. bidirectional: tokens of
+    a decoder see those behind them too, where it gives hidden states.
     """
 
     layers: tuple[LayerConfig, ...]
     norm: NormSpec | None = None
     relative: RelativeSpec | None = None
     order: tuple[int, ...] = ()
+    bidirectional: bool = False
 
 
 @dataclass(frozen=True)
 class LogitsSpec:
-    """The head of a model that generates: logits of so many tokens, of hidden states times scale."""
+    """The head of a model that generates: logits of so many tokens, of hidden states times scale.
+
+    softcap: logits become softcap * tanh(logits / softcap), unless it is 0.
+    """
 
     tokens: int
     bias: bool = False
     scale: float = 1.0
+    softcap: float = 0.0
 
 
 @dataclass(frozen=True)

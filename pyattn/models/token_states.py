@@ -59,9 +59,10 @@ class TokenStates(Pretrained):
         name, config = "TokenStates", self.config
         tokens = _checks.indices(name, "token_ids", token_ids, config.vocab_size)
         _, starts = _checks.packing(name, tokens.shape, cu_seqlens, attention_mask=None, lengths=None)
-        encoder = self._spec.encoder is not None
+        encoder, decoder = self._spec.encoder is not None, self._spec.decoder
         stack: Stack = self.encoder if encoder else self.decoder
-        sequences = Sequences.packed(starts, not encoder and config.is_causal, stack._tables)
+        is_causal = decoder is not None and config.is_causal and not decoder.bidirectional
+        sequences = Sequences.packed(starts, is_causal, stack._tables)
         if (longest := sequences.longest()) > config.longest:
             raise ValueError(f"{name}: a sequence has {longest} tokens; {config.bound}")
         embeddings = self.encoder_embeddings if encoder else self.embeddings
