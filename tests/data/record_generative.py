@@ -74,6 +74,16 @@ _LLAMA = {
     "eos_token_id": 2,
     "pad_token_id": None,
 }
+_QWEN3 = {**_LLAMA, "head_dim": 6, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+_GEMMA3 = {
+    **_LLAMA,
+    "num_hidden_layers": 3,
+    "head_dim": 6,
+    "query_pre_attn_scalar": 10,
+    "sliding_window": 4,
+    "sliding_window_pattern": 2,
+    "rope_local_base_freq": 100.0,
+}
 _TORCH = {
     **_SEQ2SEQ,
     "decoder_attention_heads": 2,
@@ -151,12 +161,26 @@ CASES = {
         {**_LLAMA, "num_hidden_layers": 3, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
         {},
     ),
+    "qwen3": ("Qwen3", {**_LLAMA, "head_dim": 8, "tie_word_embeddings": True}, {}),
+    "qwen3-windows": ("Qwen3", {**_QWEN3, "num_hidden_layers": 3, "attention_bias": True}, {}),
+    "gemma3": ("Gemma3", _GEMMA3, {}),
+    "gemma3-scaled": (
+        "Gemma3",
+        {
+            **_GEMMA3,
+            "attention_bias": True,
+            "final_logit_softcapping": 3.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+            "tie_word_embeddings": False,
+        },
+        {},
+    ),
     "annalog": ("", {**_TORCH, "model_type": "annalog"}, {}),
     "latex-ocr": ("", {**_LATEX, "model_type": "latex-ocr"}, {}),
 }
 
 # Cases whose config.json says it as files did before transformers 5.
-OLD = ("bart", "t5-gated", "llama", "llama-linear", "llama-llama3", "mistral", "qwen2-windows")
+OLD = ("bart", "t5-gated", "llama", "llama-linear", "llama-llama3", "mistral", "qwen2-windows", "gemma3-scaled")
 
 SOURCE_LENGTHS = [9, 1, 6]
 PROMPT_LENGTHS = [7, 2, 10]
@@ -188,7 +212,7 @@ def _inputs(values, rng):
     return inputs
 
 
-def _randomize(parameters, rng):
+def randomize(parameters, rng):
     import torch
 
     with torch.no_grad():
@@ -203,19 +227,21 @@ def _of_transformers(case, seed):
     from safetensors.numpy import load_file
 
     family, changes, generation = CASES[case]
-    seq2seq = family not in ("GPT2", "Llama", "Mistral", "Qwen2")
+    seq2seq = family not in ("GPT2", "Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3")
     suffix = {"GPT2": "LMHeadModel", "Marian": "MTModel"}.get(
         family, "ForConditionalGeneration" if seq2seq else "ForCausalLM"
     )
-    config = getattr(transformers, f"{family}Config")(**changes, attn_implementation="eager")
+    config = getattr(transformers, f"{family}TextConfig" if family == "Gemma3" else f"{family}Config")(
+        **changes, attn_implementation="eager"
+    )
     model = getattr(transformers, family + suffix)(config).eval()
     if family == "T5" and changes.get("tie_word_embeddings") is False:  # transformers 5 makes none that is not tied
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
     rng = np.random.default_rng(seed)
     sines = "embed_positions" if family == "Marian" else "-"
-    _randomize(dict.fromkeys(x for name, x in model.named_parameters() if sines not in name), rng)
+    randomize(dict.fromkeys(x for name, x in model.named_parameters() if sines not in name), rng)
     if family in ("Bart", "MBart", "Marian"):
-        _randomize([model.final_logits_bias], rng)
+        randomize([model.final_logits_bias], rng)
     if case not in ("bart", "marian"):  # so many that some sequences end
         generation = {"eos_token_id": [model.config.eos_token_id, 8, 13, 21, 34], **generation}
     model.generation_config.update(**generation)
@@ -252,6 +278,10 @@ def _of_transformers(case, seed):
 
 def _before_5(case, values):
     rotary = values.pop("rope_parameters", None)
+    if case == "gemma3-scaled":
+        values["rope_local_base_freq"] = rotary["sliding_attention"]["rope_theta"]
+        rotary = rotary["full_attention"]
+        del values["layer_types"]
     if rotary is not None:
         values["rope_theta"] = rotary.pop("rope_theta")
         if case == "llama-linear":
@@ -307,7 +337,7 @@ def _of_torch(case, seed):
     else:
         more |= {name.replace("decoder", "encoder"): more[name] for name in list(more) if name.startswith("decoder")}
     parameters = {name: nn.Parameter(torch.zeros(shape)) for name, shape in more.items()}
-    _randomize([*model.parameters(), *parameters.values()], rng)
+    randomize([*model.parameters(), *parameters.values()], rng)
     tensors = {name: x.detach() for name, x in [*model.named_parameters(), *parameters.items()]}
     scale = math.sqrt(width) if values["scale_embedding"] else 1.0
 
@@ -348,21 +378,27 @@ def _of_torch(case, seed):
     return values, numbers, inputs, {name: x.numpy() for name, x in outputs.items()}
 
 
+def save(file, values, tensors, inputs, outputs):
+    """Writes a case where tests.support.recorded reads it."""
+    from safetensors.numpy import save_file
+
+    arrays = {
+        f"{part}.{name}": np.ascontiguousarray(x)
+        for part, parts in (("state", tensors), ("input", inputs), ("output", outputs))
+        for name, x in parts.items()
+    }
+    save_file(arrays, file, {"config": json.dumps(values)})
+
+
 def main():
     import transformers
-    from safetensors.numpy import save_file
 
     warnings.filterwarnings("ignore")
     transformers.utils.logging.disable_progress_bar()
     FOLDER.mkdir(exist_ok=True)
     for case in sys.argv[1:] or CASES:
         values, tensors, inputs, outputs = make(case, seed=0)
-        stored = {
-            f"{kind}.{name}": np.ascontiguousarray(x)
-            for kind, parts in (("state", tensors), ("input", inputs), ("output", outputs))
-            for name, x in parts.items()
-        }
-        save_file(stored, FOLDER / f"{case}.safetensors", {"config": json.dumps(values)})
+        save(FOLDER / f"{case}.safetensors", values, tensors, inputs, outputs)
         print(case, [len(outputs[name]) for name in outputs if name.startswith(("greedy", "beams"))])
 
 

@@ -25,7 +25,7 @@ _ALIKE = ("albert-groups", "electra-unprojected", "modernbert-biases", "vit-unbi
 ENCODERS = [case for case in CASES if not CASES[case][0] and case not in _ALIKE]
 HEADS = [case for case in CASES if CASES[case][0]]
 DECODERS = ["bart", "mbart", "marian", "t5", "t5-gated", "whisper", "gpt2", "llama", "llama-biases", "llama-yarn"]
-DECODERS += ["mistral", "qwen2", "qwen2-windows"]
+DECODERS += ["mistral", "qwen2", "qwen2-windows", "qwen3-windows", "gemma3", "gemma3-scaled"]
 
 ACTIVATIONS = ["gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_python_tanh", "gelu_accurate", "quick_gelu"]
 ACTIVATIONS += ["gelu_pytorch_tanh", "gelu_10", "relu", "relu2", "relu6", "silu", "swish", "mish", "tanh", "sigmoid"]
@@ -227,6 +227,19 @@ _NOMIC = {
     "qkv_proj_bias": [True],
     "use_rms_norm": [True],
 }
+_GEMMA3 = {
+    **_LLAMA,
+    **_ROPE,
+    "attn_logit_softcapping": [2.0],
+    "final_logit_softcapping": [3.0, 2, 0.0, True],
+    "head_dim": [4, 5, 6],
+    "layer_types": [["full_attention"] * 3, ["full_attention"], ["attention"] * 3, ["sliding_attention"] * 3],
+    "query_pre_attn_scalar": [6, 16, 0],
+    "rope_local_base_freq": [77.0, 77, "77"],
+    "rope_parameters": _MODERNBERT["rope_parameters"],
+    "sliding_window_pattern": [1, 2, 3, 6],
+    "use_bidirectional_attention": [True, False],
+}
 # Keys of how tokens are chosen belong to generation's options, whose tests are elsewhere.
 _OF_GENERATION = {"bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_eos_token_id", "suppress_tokens"}
 _OF_GENERATION |= {"forced_bos_token_id", "begin_suppress_tokens", "model_type", "task_specific_params"}
@@ -242,6 +255,7 @@ _VARIANTS = {
     "llama-biases": {"attention_bias", "mlp_bias", "hidden_act"},
     "llama-yarn": {*_ROPE, "max_position_embeddings", "head_dim"},
     "qwen2-windows": {*_LLAMA, "num_attention_heads"},
+    "gemma3-scaled": {*_ROPE, "layer_types", "rope_local_base_freq", "sliding_window_pattern"},
     "t5-gated": {*_T5, "tie_word_embeddings", "num_hidden_layers"},
 }
 
@@ -261,13 +275,13 @@ def _extras(case, values):
         extras |= _SIDES | {"pad_token_id": [0, 39, 40, -1, "1"]}
     elif kind == "gpt2":
         extras |= _GPT2
-    elif kind in ("llama", "mistral", "qwen2"):
+    elif kind in ("llama", "mistral", "qwen2", "qwen3"):
         extras |= _ROPE | _LLAMA
     elif "image_size" in values:
         extras |= _IMAGE
     else:
         extras |= _TEXT
-    return extras | {"modernbert": _MODERNBERT, "nomic_bert": _NOMIC, "t5": _T5}.get(kind, {})
+    return extras | {"modernbert": _MODERNBERT, "nomic_bert": _NOMIC, "t5": _T5, "gemma3_text": _GEMMA3}.get(kind, {})
 
 
 def _others(value):

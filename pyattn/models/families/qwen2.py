@@ -27,7 +27,7 @@ def layer_types_of(config: ModelConfig) -> Any:
     return types
 
 
-_QWEN2 = replace(
+QWEN2 = replace(
     LLAMA,
     build=build,
     defaults={
@@ -43,5 +43,5 @@ _QWEN2 = replace(
     },
 )
 
-GENERATIVE_FAMILIES = {"qwen2": _QWEN2}
-STATE_FAMILIES = {"qwen2": for_states(_QWEN2)}
+GENERATIVE_FAMILIES = {"qwen2": QWEN2}
+STATE_FAMILIES = {"qwen2": for_states(QWEN2)}

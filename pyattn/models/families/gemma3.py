@@ -1,0 +1,118 @@
+"""Gemma 3: Team et al. 2025 (arXiv:2503.19786); its text models, and EmbeddingGemma (arXiv:2509.20354)."""
+
+from dataclasses import replace
+from typing import Any
+
+from pyattn.layers.config import Rotary
+from pyattn.models.config import ModelConfig
+from pyattn.models.families import llama
+from pyattn.models.family import Family, for_states
+from pyattn.models.keys import integer, layer_of, layer_types, rotary, switch
+from pyattn.models.spec import LogitsSpec, ModelSpec, Names, NormSpec, StackSpec, TokenSpec
+
+_NAMES: Names = {
+    **llama.NAMES,
+    "decoder.layers.{}.self_attn.q_norm": "layers.{}.self_attn.q_norm",
+    "decoder.layers.{}.self_attn.k_norm": "layers.{}.self_attn.k_norm",
+    "decoder.layers.{}.post_norm1": "layers.{}.post_attention_layernorm",
+    "decoder.layers.{}.norm3": "layers.{}.pre_feedforward_layernorm",
+    "decoder.layers.{}.post_norm3": "layers.{}.post_feedforward_layernorm",
+}
+
+
+def build(config: ModelConfig) -> ModelSpec:
+    """Norms in front of and behind each block; of so many layers one sees all tokens, the others near ones."""
+    values, types, rotaries = config.values, _layer_types(config), _rotaries(config)
+    bias, bidirectional = switch(values, "attention_bias"), bool(values["use_bidirectional_attention"])
+    layer = layer_of(
+        config,
+        norm="rms",
+        unit_offset=True,
+        norm_placement="sandwich",
+        qk_norm=True,
+        gated=True,
+        scale=integer(values, "query_pre_attn_scalar", least=1) ** -0.5,
+        **{**llama.NO_BIASES, "in_proj_bias": bias, "out_proj_bias": bias},
+    )
+    by_type = {"full_attention": replace(layer, rotary=rotaries["full_attention"])}
+    if "sliding_attention" in types:
+        near = integer(values, "sliding_window", least=1)
+        window = (near // 2, near // 2) if bidirectional else (near - 1, None)
+        by_type["sliding_attention"] = replace(layer, rotary=rotaries["sliding_attention"], window=window)
+    norm = NormSpec("rms", config.layer_norm_eps, unit_offset=True)
+    return ModelSpec(
+        _NAMES,
+        decoder=StackSpec(tuple(by_type[x] for x in types), norm, bidirectional=bidirectional),
+        decoder_embeddings=TokenSpec(config.hidden_size, scale=config.hidden_size**0.5),
+        logits=LogitsSpec(config.vocab_size, softcap=_softcap(values["final_logit_softcapping"])),
+    )
+
+
+def _layer_types(config: ModelConfig) -> list[str]:
+    types, layers = config.value("layer_types"), config.num_hidden_layers
+    if types is None:
+        every = integer(config.values, "sliding_window_pattern", least=1)
+        types = ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(layers)]
+    return layer_types(types, layers)
+
+
+def _rotaries(config: ModelConfig) -> dict[str, Rotary]:
+    """By the type of a layer; older files have keys for each, and scale those of layers that see all tokens."""
+    values = config.values
+    parameters = values["rope_parameters"] or {}
+    if not parameters.keys() <= {"full_attention", "sliding_attention"}:
+        raise ValueError("rope_parameters must be of 'full_attention' and 'sliding_attention'")
+    bases = {"full_attention": values["rope_theta"], "sliding_attention": values["rope_local_base_freq"]}
+    scaling = {"full_attention": values["rope_scaling"] or {}, "sliding_attention": {}}
+    return {
+        x: rotary({**(parameters.get(x) or {}), **scaling[x]}, base, config.max_position_embeddings)
+        for x, base in bases.items()
+    }
+
+
+def _softcap(value: Any) -> float:
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+        raise ValueError(f"final_logit_softcapping must be a positive number or null, not {value!r}")
+    return float(value)
+
+
+_GEMMA3 = Family(
+    build=build,
+    prefix="model.",
+    keys={**llama.KEYS, "hidden_act": ("hidden_activation",)},
+    defaults={
+        "vocab_size": 262208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 6,
+        "layer_types": None,
+        "rope_theta": 1000000.0,
+        "rope_local_base_freq": 10000.0,
+        "rope_parameters": None,
+        "rope_scaling": None,
+        "final_logit_softcapping": None,
+        "use_bidirectional_attention": False,
+    },
+    supported={"attn_logit_softcapping": ()},  # which transformers passes over
+    tied=llama.LLAMA.tied,
+    ignored_ends=llama.LLAMA.ignored_ends,
+)
+
+# A model that generates sees no tokens behind; EmbeddingGemma may.
+GENERATIVE_FAMILIES = {
+    "gemma3_text": replace(_GEMMA3, supported={**_GEMMA3.supported, "use_bidirectional_attention": (False,)})
+}
+STATE_FAMILIES = {"gemma3_text": for_states(_GEMMA3)}
