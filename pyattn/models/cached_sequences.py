@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,10 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.layers import DecoderState
-
-if TYPE_CHECKING:
-    from pyattn.models.generative import GenerativeModel
-
 
 @dataclass(frozen=True, eq=False)
 class Memory:
@@ -30,7 +26,7 @@ class Memory:
 class CachedSequences:
     """Sequences of tokens that a model continues, with their caches; made by GenerativeModel.start."""
 
-    def __init__(self, model: "GenerativeModel", state: DecoderState) -> None:
+    def __init__(self, model: Any, state: DecoderState) -> None:
         self._model, self._state = model, state
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CachedSequences":
@@ -76,7 +72,8 @@ class CachedSequences:
         x = model.embeddings.apply(tokens.reshape(-1), positions.reshape(-1), words=model._parameters["words"])
         hidden = model.decoder._step_rows(name, x, self._state, length, ends)
         last = hidden if length == 1 else hidden[np.arange(len(past)) * length + ends - 1]
-        return model._logits(last)
+        logits: NDArray[np.float32] = model._logits(last)
+        return logits
 
     def reorder(self, rows: ArrayLike) -> None:
         """Makes sequence i what sequence rows[i] was; errors as DecoderState.reorder's."""

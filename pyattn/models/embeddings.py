@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 
 from pyattn._checks import Array
-from pyattn._core import rowwise
 from pyattn._module import Setting
-from pyattn._threads import threads_for
 from pyattn.layers import Layer, LayerNorm, Linear, RMSNorm
+from pyattn.layers.embeddings import sum_of_rows
 from pyattn.layers.norm import Norm
 from pyattn.models.spec import FrameSpec, NormSpec, PatchSpec, TokenSpec
 from pyattn.positional import interpolate_positions, sinusoidal_encoding
@@ -72,11 +71,10 @@ class TokenEmbeddings(Tables):
             tables.append(self._positions(positions))
             indices.append(positions + spec.first_position)
         width = spec.width if self.norm is None else self.norm.width  # it may have been replaced, and is then refused
-        x = np.empty((len(tokens), width), np.float32)
         if spec.scale == 1:
-            rowwise.embed(tables, indices, x, threads_for(20.0 * x.size))
+            x = sum_of_rows(tables, indices, width)
         else:
-            np.multiply(tables[0][indices[0]], np.float32(spec.scale), out=x)
+            x = tables[0][indices[0]] * np.float32(spec.scale)
             for more, rows in zip(tables[1:], indices[1:], strict=True):
                 x += more[rows]
         if self.norm is not None:
