@@ -35,9 +35,9 @@ Nothing else is read, and nothing is unpickled or run. Of the hub these files al
 import os
 
 from pyattn import _checks
-from pyattn.models._files import find_directory, read_json
 from pyattn.models.cached_sequences import Memory
 from pyattn.models.configs import EncoderConfig, GenerativeConfig
+from pyattn.models.files import find_directory, read_json
 from pyattn.models.generative import GenerativeModel
 from pyattn.models.heads import TaskModel
 from pyattn.models.image import ImageEncoder

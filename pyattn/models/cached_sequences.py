@@ -11,6 +11,7 @@ from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.layers import DecoderState
 
+
 @dataclass(frozen=True, eq=False)
 class Memory:
     """What an encoder has made of its inputs: hidden (B, S, E), of which lengths (B,) rows are real.

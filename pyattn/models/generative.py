@@ -17,13 +17,13 @@ from pyattn.generation.options import changed_options, with_valid
 from pyattn.generation.rows import Adjust
 from pyattn.layers import Linear, TransformerDecoder, TransformerEncoder
 from pyattn.layers.sequences import Sequences
-from pyattn.models._files import read_json, write_json
 from pyattn.models.builder import make_stack
 from pyattn.models.cached_sequences import CachedSequences, Memory
 from pyattn.models.configs import GenerativeConfig
 from pyattn.models.embeddings import FrameEmbeddings, TokenEmbeddings, make_embeddings
 from pyattn.models.families import GENERATIVE_FAMILIES
 from pyattn.models.file_options import FileOptions
+from pyattn.models.files import read_json, write_json
 from pyattn.models.naming import Selected, Tensors
 from pyattn.models.pretrained import Pretrained, WeightDtypes, products_of
 from pyattn.models.spec import ModelSpec

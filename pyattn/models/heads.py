@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.layers import Layer, LayerNorm, Linear
-from pyattn.models._files import read_json
-from pyattn.models._tensors import read, write_tensors
 from pyattn.models.configs import EncoderConfig
 from pyattn.models.family import ACTIVATIONS, Head
+from pyattn.models.files import read_json
 from pyattn.models.naming import Selected, Tensors, listed, stand_ins
 from pyattn.models.pretrained import WeightDtypes, read_selected, select, write_config
+from pyattn.models.tensors import read, write_tensors
 from pyattn.models.text import TextEncoder
 from pyattn.precision import values_of
 

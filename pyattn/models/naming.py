@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pyattn.models._tensors import SCALES, Tensor, read
 from pyattn.models.config import ModelConfig
 from pyattn.models.spec import ModelSpec
+from pyattn.models.tensors import SCALES, Tensor, read
 from pyattn.precision import Quantized, concatenated, scaled, values_of
 
 Tensors = Mapping[str, Tensor]

@@ -13,12 +13,10 @@ from numpy.typing import DTypeLike
 from pyattn import _checks
 from pyattn._checks import weight_dtype_name
 from pyattn.layers import Layer, Linear, MultiHeadAttention, TransformerEncoder
-from pyattn.models._files import WEIGHTS, read_json, write_json
-from pyattn.models._quantized import QUANTIZATION_KEYS
-from pyattn.models._tensors import find_weights, stored_tensors, write_tensors
 from pyattn.models.config import ModelConfig
 from pyattn.models.configs import EncoderConfig
 from pyattn.models.family import Family
+from pyattn.models.files import WEIGHTS, read_json, write_json
 from pyattn.models.naming import (
     FileParameters,
     Selected,
@@ -29,7 +27,9 @@ from pyattn.models.naming import (
     refuse_strange,
     selected,
 )
+from pyattn.models.quantized import QUANTIZATION_KEYS
 from pyattn.models.spec import ModelSpec
+from pyattn.models.tensors import find_weights, stored_tensors, write_tensors
 from pyattn.precision import MOST_INT8_INPUTS, Quantized, quantized_if_near
 
 # Of "int8" the weights that would move by more of their length stay bfloat16: rows of even spread move by 0.7 %, those

@@ -13,11 +13,11 @@ import numpy as np
 from pyattn import _checks
 from pyattn.generation import Generated, GenerationOptions
 from pyattn.generation.options import with_valid
-from pyattn.models._files import find_directory
-from pyattn.models._languages import Languages
-from pyattn.models._pieces import Decoder
-from pyattn.models._sentencepiece import MarianTokenizer
-from pyattn.models._tokenizer import check_tokens, errors_of_library, read_tokenizer
+from pyattn.models.files import find_directory
+from pyattn.models.languages import Languages
+from pyattn.models.pieces import Decoder
+from pyattn.models.marian_tokenizer import MarianTokenizer
+from pyattn.models.tokenizer import check_tokens, errors_of_library, read_tokenizer
 from pyattn.models.generative import GenerativeModel
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.tasks.texts import checked_texts, progress, without_surrogates

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pyattn._extras import import_extra
-from pyattn.models._files import find_directory, read_json
-from pyattn.models._tensors import read_tensors
+from pyattn.models.files import find_directory, read_json
+from pyattn.models.tensors import read_tensors
 
 pytest.importorskip("safetensors")
 

@@ -8,7 +8,7 @@ import pytest
 
 import pyattn
 from pyattn import models
-from pyattn.models._files import FILES
+from pyattn.models.files import FILES
 from tests.data.record_generative import FOLDER as GENERATIVE
 from tests.data.record_quantized import FOLDER as QUANTIZED
 from tests.support.recorded import recorded, split, write

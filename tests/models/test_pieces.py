@@ -9,7 +9,7 @@ from tests.support import tiny_tokenizers as tiny
 
 pytest.importorskip("tokenizers")
 
-from pyattn.models._pieces import Decoder
+from pyattn.models.pieces import Decoder
 
 LOST = "\N{REPLACEMENT CHARACTER}"
 FILE = Path("tokenizer.json")

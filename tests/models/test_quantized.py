@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pyattn import models
-from pyattn.models._tensors import read_tensors
+from pyattn.models.tensors import read_tensors
 from pyattn.precision import Quantized, to_int8
 from tests.data.record_quantized import CASES, FOLDER
 from tests.support.recorded import recorded, write

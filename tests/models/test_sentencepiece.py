@@ -6,7 +6,7 @@ import json
 import pytest
 
 import pyattn
-from pyattn.models._sentencepiece import MarianTokenizer
+from pyattn.models.marian_tokenizer import MarianTokenizer
 from tests.support.tiny_generator import write_generator
 
 sentencepiece = pytest.importorskip("sentencepiece")

@@ -9,7 +9,7 @@ import pytest
 
 import pyattn
 from pyattn import models
-from pyattn.models._tensors import find_weights, read_tensors, stored_tensors, weight_files
+from pyattn.models.tensors import find_weights, read_tensors, stored_tensors, weight_files
 from tests.data.record_generative import FOLDER as GENERATIVE
 from tests.data.record_quantized import FOLDER as QUANTIZED
 from tests.support.recorded import INDEX, load, recorded, split, write, write_index

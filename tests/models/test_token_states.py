@@ -1,5 +1,7 @@
 """Hidden states of decoders without a head against transformers: recorded by tests/data/record_states.py, and anew."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ def largest_difference(model, inputs, outputs):
     sequences = [inputs[i] for i in sorted(inputs)]
     starts = np.cumsum([0, *map(len, sequences)])
     states = model(np.concatenate(sequences), starts)
-    parts = [states[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+    parts = [states[start:end] for start, end in pairwise(starts)]
     return max(abs(part - outputs[i]).max() for part, i in zip(parts, sorted(inputs), strict=True))
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pyattn import SentenceEncoder
-from pyattn.models._tokenizer import errors_of_library
+from pyattn.models.tokenizer import errors_of_library
 from tests.support import mutations
 from tests.support.mutations import SEP, TEXT, charsmap, replacement, template
 from tests.support.tiny_model import write_model

@@ -11,7 +11,7 @@ from tests.support import tiny_tokenizers as tiny
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
 
-from pyattn.models._tokenizer import errors_of_library, read_tokenizer
+from pyattn.models.tokenizer import errors_of_library, read_tokenizer
 
 RECORD = json.loads((Path(__file__).parents[1] / "data" / "tokenizers.json").read_text())
 CHARSMAP = base64.b64decode(RECORD["charsmap"])

@@ -7,7 +7,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from pyattn import _checks
-from pyattn.models._files import read_json, write_json
+from pyattn.models.files import read_json, write_json
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.tasks.sentence.inputs import Input, Transformer
 from pyattn.tasks.sentence.modules import MODULES, SENTENCE, TOKENS, Module, Pooling

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pyattn import _checks
 from pyattn._threads import one_ahead
-from pyattn.models._files import find_directory
+from pyattn.models.files import find_directory
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.tasks.sentence.batches import Call, batches, windows
 from pyattn.tasks.sentence.directory import digest_of, read_directory, write_directory

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pyattn import _checks
 from pyattn.layers import LayerNorm, Linear
 from pyattn.layers.rows import sum_sequences
-from pyattn.models._files import read_json, write_json
-from pyattn.models._tensors import read_tensors, write_tensors
+from pyattn.models.files import read_json, write_json
+from pyattn.models.tensors import read_tensors, write_tensors
 
 Array = NDArray[Any]
 

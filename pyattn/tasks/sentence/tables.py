@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from pyattn import _checks
 from pyattn._extras import import_extra
 from pyattn.layers.rows import embed
-from pyattn.models._files import read_json, require_file, write_json
-from pyattn.models._tensors import read_tensors, write_tensors
-from pyattn.models._tokenizer import errors_of_library, read_tokenizer
+from pyattn.models.files import read_json, require_file, write_json
+from pyattn.models.tensors import read_tensors, write_tensors
+from pyattn.models.tokenizer import errors_of_library, read_tokenizer
 from pyattn.tasks.sentence.inputs import Input, Tokenized, tokens_of
 from pyattn.tasks.sentence.modules import SENTENCE, TOKENS, Features, pool, refuse_pickle
 

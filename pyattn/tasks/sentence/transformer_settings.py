@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pyattn import _checks
-from pyattn.models._files import read_json
+from pyattn.models.files import read_json
 from pyattn.tasks.sentence.modules import TOKENS
 
 # The first of these files that exists and is not empty has a Transformer's settings.

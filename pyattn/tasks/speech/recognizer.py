@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyattn import _checks
-from pyattn.models._files import find_directory, read_json
-from pyattn.models._tokenizer import read_tokenizer
+from pyattn.models.files import find_directory, read_json
+from pyattn.models.tokenizer import read_tokenizer
 from pyattn.models.generative import GenerativeModel
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.tasks import audio

@@ -11,7 +11,7 @@ import numpy as np
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.generation import GenerationOptions
-from pyattn.models._files import read_json
+from pyattn.models.files import read_json
 
 _NAME = "SpeechRecognizer"
 _FILE = "generation_config.json"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pyattn._extras import import_extra
-from pyattn.models._files import require_file
-from pyattn.models._tokenizer_classes import with_settings
+from pyattn.models.files import require_file
+from pyattn.models.tokenizer_with_settings import with_settings
 
 MOST_GROWTH = 1e5  # of a text's bytes; what published tokenizers say they could is below 1e4
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pyattn._checks import Array
-from pyattn.models._tokenizer_classes import LANGUAGES
+from pyattn.models.tokenizer_classes import LANGUAGES
 
 _CODE = re.compile(r"[a-z]{2,3}_[A-Za-z]{2,4}")
 _IN_FRONT = re.compile(r">>(.+)<<")

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyattn._extras import import_extra
-from pyattn.models._files import INDEX, WEIGHTS, read_json, require_file
-from pyattn.models._quantized import ACCEPTED, check_quantization, tool_of
+from pyattn.models.files import INDEX, WEIGHTS, read_json, require_file
+from pyattn.models.quantized import ACCEPTED, check_quantization, tool_of
 from pyattn.precision import Quantized, values_of
 
 # How tensors lie in files; bfloat16 is read as its bits, the upper half of a float32. The last tell shapes and orders.

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from pyattn.models._tokenizer import errors_of_library
+from pyattn.models.tokenizer import errors_of_library
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character are decoded to
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pyattn.models._files import read_json
+from pyattn.models.files import read_json
 
 TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 

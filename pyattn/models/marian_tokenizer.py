@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pyattn._extras import import_extra
-from pyattn.models._files import MARIAN_FILES, read_json, require_file
-from pyattn.models._tokenizer import check_growth, growth_of_charsmap
-from pyattn.models._tokenizer_classes import CLEANED
-from pyattn.models._tokenizer_settings import content_of
+from pyattn.models.files import MARIAN_FILES, read_json, require_file
+from pyattn.models.tokenizer import check_growth, growth_of_charsmap
+from pyattn.models.tokenizer_classes import CLEANED
+from pyattn.models.tokenizer_settings import content_of
 
 _END, _UNKNOWN, _PADDING, _SPACE = "</s>", "<unk>", "<pad>", "\N{LOWER ONE EIGHTH BLOCK}"
 _SPECIAL = re.compile(f"({_END}|{_UNKNOWN}|{_PADDING})")

@@ -1,0 +1,222 @@
+"""tokenizer_config.json: what it, and the class that it names, make of the tokenizer in tokenizer.json.
+
+Transformers takes of tokenizer.json what its class does not make itself: BertTokenizer, say, takes the vocabulary
+alone, and makes the normalizer from `do_lower_case`. Here as there, a directory's settings win over tokenizer.json: a
+text becomes the tokens that AutoTokenizer (transformers 5.24) makes of it. Where there is no tokenizer_config.json,
+nothing is told: tokenizer.json is then taken as it stands.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pyattn._extras import import_extra
+from pyattn.models.files import read_json
+from pyattn.models.tokenizer_classes import (
+    ALIASES,
+    AS_IT_STANDS,
+    CLASS_OF_MODEL,
+    CLASSES,
+    CLEANED,
+    MAX_ADDED,
+    RARE,
+    REFUSED,
+    TOKEN_FIELDS,
+    TokenizerClass,
+)
+from pyattn.models.tokenizer_settings import TOKEN_NAMES, Settings, content_of
+
+
+def with_settings(tokenizer: Any, content: bytes, directory: Path) -> tuple[Any, str]:
+    """The tokenizer of a tokenizer.json's content, as the settings in its directory have it, and which end is cut."""
+    t = import_extra("tokenizers", f"load: reading {directory}")
+    settings = Settings(directory)
+    _refuse_others(settings)
+    config = directory / "config.json"
+    made = _class_of(settings, read_json(config, dict) if config.exists() else {}, content)
+    side = settings.values.get("truncation_side", (tokenizer.truncation or {}).get("direction", "right").lower())
+    if side not in ("left", "right"):
+        raise settings.error("truncation_side", '"left" or "right"')
+    if settings.is_legacy:  # else tokenizer_config.json has them all
+        for number, token in tokenizer.get_added_tokens_decoder().items():
+            settings.placed[number] = {name: getattr(token, name) for name in TOKEN_FIELDS}
+    if made is not None and type(tokenizer.model).__name__ == made.model:
+        tokenizer = _rebuilt(t, tokenizer, content, settings, made)
+    elif added := _tokens(t, settings, tokenizer.get_added_tokens_decoder().values(), None):
+        tokenizer.add_tokens(added)
+    tokenizer.encode_special_tokens = settings.flag("split_special_tokens", False, null=False)
+    if settings.flag("clean_up_tokenization_spaces", False, null=False):
+        _clean_up(t, tokenizer, settings)
+    return tokenizer, side
+
+
+def _refuse_others(settings: Settings) -> None:
+    """Refuses what would change the tokens in ways that are not supported."""
+    if settings.values.get("init_inputs"):
+        raise settings.error("init_inputs", "empty: it is not supported")
+    files = settings.values.get("fast_tokenizer_files") or ["tokenizer.json"]
+    if files != ["tokenizer.json"]:
+        raise settings.error("fast_tokenizer_files", '["tokenizer.json"]: versions of files are not supported')
+    if settings.values.get("fix_mistral_regex"):
+        raise settings.error("fix_mistral_regex", "false: it is not supported; save the tokenizer with transformers 5")
+
+
+def _class_of(settings: Settings, config: dict[str, Any], content: bytes) -> TokenizerClass | None:
+    """The class that AutoTokenizer takes; None: one that takes tokenizer.json as it stands."""
+    if not settings.file.exists():
+        return None
+    model_type, told = str(config.get("model_type")), settings.name or config.get("tokenizer_class")
+    if told is not None and not isinstance(told, str):
+        raise settings.error("tokenizer_class", "a name")
+    name = (told or "").removesuffix("Fast").removesuffix("Tokenizer")
+    if told is None or model_type == "qwen2":  # whose directories name wrong classes
+        name = CLASS_OF_MODEL.get(model_type, "")
+    if model_type in AS_IT_STANDS or (name == "Llama" and b'"ByteLevel"' in content):  # LlamaTokenizer is not for both
+        return None
+    if name in REFUSED:
+        raise ValueError(
+            f"load: {settings.file}: tokenizer_class {told!r} is not supported; save the tokenizer as "
+            "PreTrainedTokenizerFast"
+        )
+    return CLASSES.get(ALIASES.get(name, name))
+
+
+def _tokens(t: Any, settings: Settings, found: Iterable[Any], made: TokenizerClass | None) -> list[Any]:
+    """The tokens that transformers adds beside those that are found already, in its order.
+
+    The first are those that files place; then special tokens by name, then others.
+    """
+    present = {token.content: token for token in found}
+    identical = {repr(token) for token in present.values()}
+    named, extra = _named(settings, made), _extra(settings, made)
+    if len(settings.placed) + len(extra) > MAX_ADDED:
+        raise ValueError(f"load: {settings.file}: at most {MAX_ADDED} added tokens are accepted")
+    added, contents = [], set(present)
+    for _, token in sorted(settings.placed.items()):
+        if repr(_token(t, settings, token, placed=True)) not in identical:
+            added.append(_token(t, settings, token, placed=True))
+    contents |= {token.content for token in added}
+    for name, token in named.items():
+        if token is not None and content_of(token) not in contents:
+            flags = made.flags.get(name, {}) if made is not None and isinstance(token, str) else {}
+            added.append(_token(t, settings, {"content": token, "special": True, **flags} if flags else token))
+            contents.add(content_of(token))
+    for token in extra:
+        if content_of(token) not in contents:
+            added.append(_token(t, settings, token))
+            contents.add(content_of(token))
+    special = {content_of(token) for token in named.values() if token is not None}
+    for token in added:
+        token.special = token.special or token.content in special
+    return added
+
+
+def _named(settings: Settings, made: TokenizerClass | None) -> dict[str, Any]:
+    """Special tokens by name: those that all classes know, and what else ends in _token."""
+    named = {} if made is None else dict(made.named)
+    named |= {key: value for key, value in settings.values.items() if key in TOKEN_NAMES}
+    named = dict(sorted(named.items(), key=lambda item: item[0] not in TOKEN_NAMES))  # a class's own come last
+    others = {
+        key: x
+        for key, x in settings.values.items()
+        if key.endswith("_token") and key not in TOKEN_NAMES and (isinstance(x, str) or _is_token(x))
+    }
+    more = settings.values.get("extra_special_tokens")
+    return named | others | (more if isinstance(more, dict) else {})
+
+
+def _extra(settings: Settings, made: TokenizerClass | None) -> list[Any]:
+    given = settings.values.get("extra_special_tokens")
+    if isinstance(given, dict):
+        given = None
+    elif "extra_special_tokens" in settings.values:
+        return settings.words("extra_special_tokens")
+    if made is not None and made.extra is not None:
+        return made.extra(settings)
+    return settings.words("additional_special_tokens")
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("__type") == "AddedToken"
+
+
+def _token(t: Any, settings: Settings, token: Any, placed: bool = False) -> Any:
+    if isinstance(token, str) and not placed:
+        return t.AddedToken(token, special=True)
+    options = {key: token[key] for key in TOKEN_FIELDS if key in token} if isinstance(token, dict) else {}
+    try:
+        return t.AddedToken(options.pop("content"), **options)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"load: {settings.file}: {token!r:.200} is not a special token ({error})") from error
+
+
+def _rebuilt(t: Any, old: Any, content: bytes, settings: Settings, made: TokenizerClass) -> Any:
+    """A tokenizer of the vocabulary of another, with the parts that its class makes."""
+    named = _named(settings, made)
+    for key, value in made.model_options.items():
+        setattr(old.model, key, value)
+    if made.model == "WordPiece":
+        old.model.unk_token = content_of(named["unk_token"])
+    tokenizer = t.Tokenizer(_with_unknown(t, old.model, content, made, named))
+    parts = made.parts(t, settings, _rules(t, old.normalizer), old)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = parts.normalizer, parts.pre_tokenizer
+    tokenizer.decoder = parts.decoder
+    tokenizer.add_tokens(_tokens(t, settings, (), made))
+    if made.plain:
+        special = [*named.values(), *_extra(settings, made)]
+        tokenizer.add_tokens([t.AddedToken(content_of(x), special=True) for x in special if x is not None])
+    if parts.template is None:
+        tokenizer.post_processor = old.post_processor or t.processors.TemplateProcessing(single="$A")
+    else:
+        around = [_around(settings, tokenizer, name, named) if name else "$A" for name in parts.template]
+        tokenizer.post_processor = template_of(t, tokenizer, around)
+    return tokenizer
+
+
+def _around(settings: Settings, tokenizer: Any, name: str, named: Mapping[str, Any]) -> str:
+    token = (settings.values.get(name) or "en_XX") if name == "src_lang" else named.get(name)
+    if token is None or tokenizer.token_to_id(content_of(token)) is None:
+        raise ValueError(f"load: {settings.file}: {name} must be a token, not {token!r:.200}")
+    return content_of(token)
+
+
+def template_of(t: Any, tokenizer: Any, around: list[str]) -> Any:
+    """A post-processor that sets tokens around the text, which is $A."""
+    special = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys(around) if token != "$A"]
+    return t.processors.TemplateProcessing(single=around, special_tokens=special)
+
+
+def _with_unknown(t: Any, model: Any, content: bytes, made: TokenizerClass, named: Mapping[str, Any]) -> Any:
+    """The model, with the token for unknown characters that its class takes."""
+    if made.unknown is None:
+        return model
+    unknown = made.unknown
+    if isinstance(unknown, str):
+        unknown = model.token_to_id(content_of(named[unknown])) or 0
+    try:
+        if [token.id for token in model.tokenize(RARE)] == [unknown]:
+            return model
+    except Exception:  # it has none: the library raises no other kind
+        pass
+    vocabulary = json.loads(content)["model"]["vocab"]
+    return t.models.Unigram([tuple(piece) for piece in vocabulary], unk_id=unknown, byte_fallback=False)
+
+
+def _rules(t: Any, normalizer: Any) -> Any:
+    """The rules of sentencepiece among a normalizer's steps; None if there are none."""
+    if normalizer is None:
+        return None
+    steps = list(normalizer) if isinstance(normalizer, t.normalizers.Sequence) else [normalizer]
+    return next((step for step in steps if isinstance(step, t.normalizers.Precompiled)), None)
+
+
+def _clean_up(t: Any, tokenizer: Any, settings: Settings) -> None:
+    """Lets decode take away spaces in front of punctuation; BPE's are left alone, as transformers does."""
+    key = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+    if type(tokenizer.model).__name__ == "BPE" and not settings.flag(key, False, null=False):
+        return
+    if tokenizer.decoder is None:
+        raise settings.error("clean_up_tokenization_spaces", "false: tokenizer.json has no decoder")
+    steps = [t.decoders.Replace(old, new) for old, new in CLEANED.items()]
+    tokenizer.decoder = t.decoders.Sequence([tokenizer.decoder, t.decoders.Fuse(), *steps])
