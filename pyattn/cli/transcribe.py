@@ -35,16 +35,16 @@ def add(commands: Commands) -> None:
     )
     transcribe.add_argument("files", metavar="FILE", nargs="+", help="WAV files")
     transcribe.add_argument(
-        "--language", metavar="CODE", help="what is spoken, as de (default: the model's, or found by listening)"
+        "--language", metavar="CODE", help="spoken language, as de (default: the model's, or found by listening)"
     )
-    transcribe.add_argument("--translate", action="store_true", help="to English text")
+    transcribe.add_argument("--translate", action="store_true", help="write English text, whatever is spoken")
     transcribe.add_argument(
         "--beams", metavar="N", type=positive, help="beams of the search (default: the model's; 1 is greedy)"
     )
     form = transcribe.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON, with the times of each segment")
     form.add_argument("--srt", action="store_true", help="print subtitles")
-    add_model(transcribe, default="openai/whisper-tiny", help="default: %(default)s")
+    add_model(transcribe, default="openai/whisper-tiny", help="a Whisper (default: %(default)s)")
 
 
 def run(arguments: Namespace) -> None:
