@@ -1,6 +1,6 @@
 """The command `pyattn`: search texts by meaning, transcribe speech, write and translate texts, show what runs.
 
-Each subcommand is a module: its function `add` describes the arguments, its function `run` obeys them.
+Each subcommand is a module, which holds its help, its arguments and what it does.
 """
 
 import io
@@ -69,8 +69,16 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"pyattn {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for subcommand in _SUBCOMMANDS:
-        subcommand.add(commands)
+    for module in _SUBCOMMANDS:
+        command = commands.add_parser(
+            module.__name__.rpartition(".")[2],
+            help=module.HELP,
+            description=module.DESCRIPTION,
+            epilog=module.EPILOG,
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     return parser
 
 

@@ -1,8 +1,7 @@
 """What the parsers of several subcommands share."""
 
 import argparse
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
@@ -10,18 +9,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
-Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # what a subcommand is added to
-Run: TypeAlias = Callable[[argparse.Namespace], None]
-
-
-def add_command(commands: Commands, name: str, run: Run, *, help: str, description: str, epilog: str) -> Parser:
-    """The parser of a new subcommand; description and epilog are printed with their line breaks."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = commands.add_parser(name, help=help, description=description, epilog=epilog, formatter_class=layout)
-    parser.set_defaults(run=run)
-    return parser
 
 
 def add_model(command: Parser, **options: Any) -> None:

@@ -5,21 +5,17 @@ from argparse import Namespace
 from pathlib import Path
 
 from pyattn.cli import indexing
-from pyattn.cli.arguments import Commands, add_command, add_model
+from pyattn.cli.arguments import Parser, add_model
+
+HELP = "read texts into an index, so that they can be searched again at once"
+DESCRIPTION = "Reads files and folders into an index for `pyattn search --index`."
+EPILOG = indexing.EPILOG
 
 
-def add(commands: Commands) -> None:
-    embed = add_command(
-        commands,
-        "embed",
-        run,
-        help="read texts into an index, so that they can be searched again at once",
-        description="Reads files and folders into an index for `pyattn search --index`.",
-        epilog=indexing.EPILOG,
-    )
-    embed.add_argument("paths", metavar="PATH", nargs="+", help="files and folders to read")
-    embed.add_argument("-o", "--output", metavar="FILE", required=True, help="the index to write, a .npz file")
-    add_model(embed)
+def add_arguments(command: Parser) -> None:
+    command.add_argument("paths", metavar="PATH", nargs="+", help="files and folders to read")
+    command.add_argument("-o", "--output", metavar="FILE", required=True, help="the index to write, a .npz file")
+    add_model(command)
 
 
 def run(arguments: Namespace) -> None:

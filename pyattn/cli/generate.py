@@ -3,11 +3,13 @@
 from argparse import Namespace
 
 from pyattn.cli import writing
-from pyattn.cli.arguments import Commands, add_command
+from pyattn.cli.arguments import Parser
 from pyattn.cli.output import safe
 from pyattn.tasks.text_generator import TextGenerator
 
-_EPILOG = f"""\
+HELP = "write what follows a prompt"
+DESCRIPTION = "Writes what follows a prompt, as it is chosen."
+EPILOG = f"""\
 {writing.MODEL}Families: GPT-2, Llama, Mistral, Qwen2, which go on where the prompt ends; BART and
 T5, which read it first. Without a prompt, standard input is one.
 
@@ -18,25 +20,17 @@ examples:
 """
 
 
-def add(commands: Commands) -> None:
-    generate = add_command(
-        commands,
-        "generate",
-        run,
-        help="write what follows a prompt",
-        description="Writes what follows a prompt, as it is chosen.",
-        epilog=_EPILOG,
-    )
-    generate.add_argument("prompt", metavar="PROMPT", nargs="?", help="the text to continue")
-    generate.add_argument(
+def add_arguments(command: Parser) -> None:
+    command.add_argument("prompt", metavar="PROMPT", nargs="?", help="the text to continue")
+    command.add_argument(
         "--sample", action="store_true", help="draw at random, as do the next three (default: the most probable)"
     )
-    generate.add_argument("--temperature", metavar="T", type=float, help="above 1 more adventurous, below 1 less")
-    generate.add_argument(
+    command.add_argument("--temperature", metavar="T", type=float, help="above 1 more adventurous, below 1 less")
+    command.add_argument(
         "--top-p", metavar="P", type=float, help="draw from the most probable tokens, which make up the share P"
     )
-    generate.add_argument("--seed", metavar="N", type=int, help="draw the same every time")
-    writing.add_options(generate)
+    command.add_argument("--seed", metavar="N", type=int, help="draw the same every time")
+    writing.add_options(command)
 
 
 def run(arguments: Namespace) -> None:

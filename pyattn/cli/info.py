@@ -5,9 +5,11 @@ from argparse import Namespace
 from typing import Any
 
 from pyattn import _info
-from pyattn.cli.arguments import Commands, add_command
+from pyattn.cli.arguments import Parser
 
-_EPILOG = """\
+HELP = "show the version, the instruction sets, the threads and the build"
+DESCRIPTION = "Shows the version, the instruction sets, the threads and the build."
+EPILOG = """\
 PYATTN_ISA=avx2 and PYATTN_NUM_THREADS=4 in the environment choose an instruction
 set and the number of threads.
 
@@ -17,17 +19,9 @@ examples:
 """
 
 
-def add(commands: Commands) -> None:
-    info = add_command(
-        commands,
-        "info",
-        run,
-        help="show the version, the instruction sets, the threads and the build",
-        description="Shows the version, the instruction sets, the threads and the build.",
-        epilog=_EPILOG,
-    )
-    info.add_argument("--measure", action="store_true", help="measure arithmetic and memory speed, in a few seconds")
-    info.add_argument("--json", action="store_true", help="print JSON")
+def add_arguments(command: Parser) -> None:
+    command.add_argument("--measure", action="store_true", help="measure arithmetic and memory speed, in a few seconds")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: Namespace) -> None:

@@ -9,30 +9,28 @@ import textwrap
 from argparse import Namespace
 
 from pyattn.cli import indexing
-from pyattn.cli.arguments import Commands, add_command, add_model, positive
+from pyattn.cli.arguments import Parser, add_model, positive
 from pyattn.cli.output import printable
 from pyattn.tasks.search_index import Hit, SearchIndex
 
 _SNIPPET_LINES = 6
 _RULER = re.compile(r"^[\W_]+$", re.MULTILINE)  # what underlines a heading
 
+HELP = "print the passages of texts or of an index that are nearest in meaning to a query"
+DESCRIPTION = (
+    "Prints the passages that are nearest in meaning to a query, best first, with their\n"
+    "cosine, or the dot product of their vectors where the model asks for that."
+)
+EPILOG = indexing.EPILOG
 
-def add(commands: Commands) -> None:
-    search = add_command(
-        commands,
-        "search",
-        run,
-        help="print the passages of texts or of an index that are nearest in meaning to a query",
-        description="Prints the passages that are nearest in meaning to a query, best first, with their\n"
-        "cosine, or the dot product of their vectors where the model asks for that.",
-        epilog=indexing.EPILOG,
-    )
-    search.add_argument("query", metavar="QUERY", help="what to look for, in plain words")
-    search.add_argument("paths", metavar="PATH", nargs="*", help="files and folders to search; or give --index")
-    search.add_argument("--index", metavar="FILE", help="search an index that `pyattn embed` wrote")
-    search.add_argument("-k", "--top", metavar="N", type=positive, default=5, help="passages to print (default: 5)")
-    search.add_argument("--json", action="store_true", help="print JSON with the whole passages")
-    add_model(search)
+
+def add_arguments(command: Parser) -> None:
+    command.add_argument("query", metavar="QUERY", help="what to look for, in plain words")
+    command.add_argument("paths", metavar="PATH", nargs="*", help="files and folders to search; or give --index")
+    command.add_argument("--index", metavar="FILE", help="search an index that `pyattn embed` wrote")
+    command.add_argument("-k", "--top", metavar="N", type=positive, default=5, help="passages to print (default: 5)")
+    command.add_argument("--json", action="store_true", help="print JSON with the whole passages")
+    add_model(command)
 
 
 def run(arguments: Namespace) -> None:

@@ -5,12 +5,14 @@ import sys
 from argparse import Namespace
 from dataclasses import asdict
 
-from pyattn.cli.arguments import Commands, add_command, add_model, positive
+from pyattn.cli.arguments import Parser, add_model, positive
 from pyattn.cli.output import printable, safe
 from pyattn.tasks.audio import RATE, read_wave, resample
 from pyattn.tasks.speech import SpeechRecognizer
 
-_EPILOG = """\
+HELP = "write down what is said in WAV files, or translate it to English"
+DESCRIPTION = "Writes down what is said in WAV files, with Whisper."
+EPILOG = """\
 FILE is a WAV file of any rate and number of channels, of integers, floats, A-law
 or mu-law; others become one with: ffmpeg -i talk.mp3 -c:a pcm_s16le talk.wav
 MODEL is a Whisper: a directory that holds config.json, model.safetensors,
@@ -24,27 +26,19 @@ examples:
 """
 
 
-def add(commands: Commands) -> None:
-    transcribe = add_command(
-        commands,
-        "transcribe",
-        run,
-        help="write down what is said in WAV files, or translate it to English",
-        description="Writes down what is said in WAV files, with Whisper.",
-        epilog=_EPILOG,
-    )
-    transcribe.add_argument("files", metavar="FILE", nargs="+", help="WAV files")
-    transcribe.add_argument(
+def add_arguments(command: Parser) -> None:
+    command.add_argument("files", metavar="FILE", nargs="+", help="WAV files")
+    command.add_argument(
         "--language", metavar="CODE", help="spoken language, as de (default: the model's, or found by listening)"
     )
-    transcribe.add_argument("--translate", action="store_true", help="write English text, whatever is spoken")
-    transcribe.add_argument(
+    command.add_argument("--translate", action="store_true", help="write English text, whatever is spoken")
+    command.add_argument(
         "--beams", metavar="N", type=positive, help="beams of the search (default: the model's; 1 is greedy)"
     )
-    form = transcribe.add_mutually_exclusive_group()
+    form = command.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON, with the times of each segment")
     form.add_argument("--srt", action="store_true", help="print subtitles")
-    add_model(transcribe, default="openai/whisper-tiny", help="a Whisper (default: %(default)s)")
+    add_model(command, default="openai/whisper-tiny", help="a Whisper (default: %(default)s)")
 
 
 def run(arguments: Namespace) -> None:

@@ -4,11 +4,13 @@ from argparse import Namespace
 from pathlib import Path
 
 from pyattn.cli import writing
-from pyattn.cli.arguments import Commands, add_command
+from pyattn.cli.arguments import Parser
 from pyattn.cli.output import printable
 from pyattn.tasks.text_generator import TextGenerator
 
-_EPILOG = f"""\
+HELP = "translate texts, or do what else a model with an encoder was trained for"
+DESCRIPTION = "Prints what a model with an encoder makes of texts: translations, summaries."
+EPILOG = f"""\
 {writing.MODEL}Families: BART, mBART, T5 and Marian. Each TEXT becomes a line.
 Without any, each line of --file or of standard input does.
 
@@ -19,22 +21,14 @@ examples:
 """
 
 
-def add(commands: Commands) -> None:
-    translate = add_command(
-        commands,
-        "translate",
-        run,
-        help="translate texts, or do what else a model with an encoder was trained for",
-        description="Prints what a model with an encoder makes of texts: translations, summaries.",
-        epilog=_EPILOG,
-    )
-    translate.add_argument("texts", metavar="TEXT", nargs="*", help="what to translate")
-    translate.add_argument("--file", metavar="FILE", help="translate the lines of a text file")
-    translate.add_argument("--source", metavar="LANGUAGE", help="what the texts are in, as de_DE, for models that ask")
-    translate.add_argument(
+def add_arguments(command: Parser) -> None:
+    command.add_argument("texts", metavar="TEXT", nargs="*", help="what to translate")
+    command.add_argument("--file", metavar="FILE", help="translate the lines of a text file")
+    command.add_argument("--source", metavar="LANGUAGE", help="what the texts are in, as de_DE, for models that ask")
+    command.add_argument(
         "--target", metavar="LANGUAGE", help="what to translate to, as en_XX, or the token that translations begin with"
     )
-    writing.add_options(translate)
+    writing.add_options(command)
 
 
 def run(arguments: Namespace) -> None:

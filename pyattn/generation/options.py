@@ -11,36 +11,6 @@ from pyattn._checks import count, flag, real, token_ids
 
 _NAME = "GenerationOptions"
 
-# Keys of generation_config.json with the meaning of the option of that name; null means the option's default.
-_SAME = (
-    "max_new_tokens",
-    "max_length",
-    "min_new_tokens",
-    "min_length",
-    "num_beams",
-    "length_penalty",
-    "early_stopping",
-    "num_return_sequences",
-    "do_sample",
-    "temperature",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
-    "repetition_penalty",
-    "encoder_repetition_penalty",
-    "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size",
-    "sequence_bias",
-    "bad_words_ids",
-    "exponential_decay_length_penalty",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "renormalize_logits",
-)
 _MAX_LENGTH = 2**40  # no sequence is longer
 _MAX_BEAMS = 10_000  # each takes the memory of a sequence
 _OF_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
@@ -249,7 +219,7 @@ class GenerationOptions:
             ((2,), 4, 1.0)
         """
         given = {"top_k": 50} | {key: value for key, value in values.items() if value is not None}
-        options = {key: given[key] for key in (*_SAME, "top_k") if key in given}
+        options = {key: given[key] for key in _KEYS if key in given}
         options["stop_tokens"] = given.get("eos_token_id", ())
         for key in ("stop_tokens", "suppress_tokens", "begin_suppress_tokens"):
             if key in options:
@@ -273,6 +243,9 @@ class GenerationOptions:
 
 
 OPTION_NAMES = tuple(field.name for field in fields(GenerationOptions) if field.name != "unread")
+
+# Keys of generation_config.json with the meaning of the option of that name; null means the option's default.
+_KEYS = tuple(name for name in OPTION_NAMES if name not in ("stop_tokens", "seed", "return_scores"))
 
 
 def changed_options(function: str, options: GenerationOptions | None, changes: Mapping[str, Any]) -> GenerationOptions:
