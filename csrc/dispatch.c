@@ -1,5 +1,6 @@
 /* Which of the compiled instruction sets this machine can run. Compiled with baseline flags only: nothing newer may run
- * before the answer is known. setup.py lists what it compiled as PYATTN_ISAS, e.g. X(baseline) X(avx2). */
+ * before the answer is known. setup.py lists what it compiled as PYATTN_ISAS, e.g. X(baseline) X(avx2); where it compiled
+ * PYATTN_FLOAT32_ALONE, the other tables are NULL. */
 #include "kernels.h"
 
 #define X(isa)                                                                               \
@@ -24,6 +25,9 @@ static int supports_baseline(void) { return 1; }
 #endif
 
 const struct pyattn_isa *pyattn_isas(void) {
+#if PYATTN_FLOAT32_ALONE
+#define X(isa) {#isa, 0, &pyattn_kernels_##isa##_f32, NULL, NULL, NULL, NULL},
+#else
 #define X(isa)                   \
   {#isa,                         \
    0,                            \
@@ -32,6 +36,7 @@ const struct pyattn_isa *pyattn_isas(void) {
    &pyattn_kernels_##isa##_f16,  \
    &pyattn_kernels_##isa##_bf16, \
    &pyattn_kernels_##isa##_i8},
+#endif
   static struct pyattn_isa isas[] = {PYATTN_ISAS{NULL, 0, NULL, NULL, NULL, NULL, NULL}};
 #undef X
 #if defined(__x86_64__)

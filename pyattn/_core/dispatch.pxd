@@ -1,7 +1,7 @@
 from pyattn._core.kernels cimport pyattn_kernels
 
 # The kernels for elements of NumPy's type number; NPY_UINT16 stands for the bits of bfloat16.
-cdef const pyattn_kernels *kernels_of(int dtype) noexcept
+cdef const pyattn_kernels *kernels_of(int dtype) except NULL
 
 # Of the threads that a call may use, how many it takes: each of its parallel regions so many, or one.
 cdef int begin_call(int threads) noexcept

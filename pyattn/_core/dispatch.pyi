@@ -4,6 +4,7 @@ openmp: int
 compiler: str
 sanitized: bool
 debug: bool
+float32_alone: bool  # as `make dev` builds it
 native_bfloat16: bool  # whether the machine has dot products of them
 native_int8: bool
 

@@ -77,14 +77,20 @@ cdef int choose() except -1:
     return 0
 
 
-cdef const pyattn_kernels *kernels_of(int dtype) noexcept:
+cdef const pyattn_kernels *kernels_of(int dtype) except NULL:
     if dtype == cnp.NPY_FLOAT32:
         return chosen.float32
     if dtype == cnp.NPY_FLOAT64:
-        return chosen.float64
+        return built(chosen.float64)
     if dtype == cnp.NPY_FLOAT16:
-        return chosen.float16
-    return chosen.bfloat16 if dtype == cnp.NPY_UINT16 else chosen.int8
+        return built(chosen.float16)
+    return built(chosen.bfloat16 if dtype == cnp.NPY_UINT16 else chosen.int8)
+
+
+cdef const pyattn_kernels *built(const pyattn_kernels *kernels) except NULL:
+    if kernels == NULL:
+        raise NotImplementedError("pyattn: built by `make dev`, for float32 alone; `pip install .` builds every dtype")
+    return kernels
 
 
 cdef int begin_call(int threads) noexcept:
@@ -209,8 +215,9 @@ sanitized = bool(PYATTN_SANITIZED)
 debug = bool(PYATTN_DEBUG)
 
 
-native_bfloat16 = chosen.bfloat16.step == 2  # whether the machine has dot products of them
-native_int8 = chosen.int8.step == 4
+float32_alone = chosen.float64 == NULL  # as `make dev` builds it
+native_bfloat16 = not float32_alone and chosen.bfloat16.step == 2  # whether the machine has dot products of them
+native_int8 = not float32_alone and chosen.int8.step == 4
 
 
 def measure_multiply_add(str dtype not None, int threads, double seconds):
