@@ -1,6 +1,6 @@
 /* Which of the compiled instruction sets this machine can run. Compiled with baseline flags only: nothing newer may run
- * before the answer is known. setup.py lists what it compiled as PYATTN_ISAS, e.g. X(baseline) X(avx2); where it compiled
- * PYATTN_FLOAT32_ALONE, the other tables are NULL. */
+ * before the answer is known. setup.py lists what it compiled as PYATTN_ISAS, e.g. X(baseline) X(avx2); where it
+ * compiled PYATTN_FLOAT32_ALONE, the other tables are NULL. */
 #include "kernels.h"
 
 #define X(isa)                                                                               \
