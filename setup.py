@@ -6,8 +6,7 @@ pyproject.toml holds everything else. Environment variables:
   PYATTN_SANITIZE=1    the same with AddressSanitizer and UndefinedBehaviorSanitizer
   PYATTN_COVERAGE=1    build so that gcov counts the lines of C and Cython that run
   PYATTN_BUILD_ISAS    names of INSTRUCTION_SETS, worst first: build no others
-  PYATTN_DEV=1         build what `make dev` says: float32 and the best instruction set of this machine alone, and compile
-                       only what changed
+  PYATTN_DEV=1         build float32 and the best instruction set of this machine alone, and compile what changed
 """
 
 import os

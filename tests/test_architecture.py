@@ -1,6 +1,7 @@
 """CONTRIBUTING.md's picture of what imports what, and the build's own rules, as they are."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -92,8 +93,10 @@ def test_make_leaves_the_editable_package_in_place():
         if "pip install" in line and '".' in line:
             assert "--editable" in line, line
     project = (ROOT / "pyproject.toml").read_text()
-    pinned = re.search(r"^lint = \[(.*)\]$", project, re.MULTILINE)[1]
-    assert all("==" in linter for linter in pinned.split(", "))
+    pinned = json.loads(re.search(r"^lint = (\[.*\])$", project, re.MULTILINE)[1])
+    assert all("==" in linter for linter in pinned)
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert sorted(re.findall(r"name: (\S+==\S+)", hooks)) == sorted(pinned)
 
 
 def test_what_loads_at_first_use_is_listed():

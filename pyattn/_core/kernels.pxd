@@ -69,6 +69,10 @@ cdef extern from "kernels.h" nogil:
         const int32_t *index
         const char *index_bias
         Py_ssize_t first, count
+        const char *tile_key
+        const char *tile_value
+        Py_ssize_t tile_key_row, tile_key_step, tile_value_column, tile_value_step
+        int finite
 
     struct pyattn_weight:
         const char *packed
