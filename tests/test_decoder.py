@@ -53,6 +53,7 @@ def steps(model, x, memory, parts, capacity=64, **options):
     return np.concatenate(out, axis=1), state
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("bias", [True, False])
 def test_agrees_with_torch(norm_first, bias):
@@ -82,6 +83,7 @@ def test_agrees_with_torch(norm_first, bias):
     np.testing.assert_allclose(ours.step(x, state), masked, atol=1e-5)
 
 
+@pytest.mark.oracle
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor", "ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_the_whole_transformer_agrees_with_torch(norm_first):

@@ -219,6 +219,7 @@ def test_sparse_mask_of_many_keys():
         oracle.assert_attention(sdpa(*arrays, mask, **options, **ALL), *arrays, live, **options)
 
 
+@pytest.mark.oracle
 def test_against_torch():
     torch = pytest.importorskip("torch")
     for causal, grouped in itertools.product([False, True], [False, True]):

@@ -12,6 +12,7 @@ pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
 pytest.importorskip("tqdm")
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 SOUND = 104  # the number of an input of seed 0 that is accepted
 

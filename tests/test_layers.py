@@ -76,6 +76,7 @@ def test_layer_norm(dtype, width, bias):
 
 
 # Of more shapes and masks than tests/test_torch_recorded.py has, where torch is installed.
+@pytest.mark.oracle
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("bias", [True, False])
@@ -112,6 +113,7 @@ def test_encoder_agrees_with_torch(norm_first, activation, bias):
     np.testing.assert_allclose(ours(x[0]), single, atol=1e-5)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("kdim", "vdim"), [(None, None), (30, 20)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_attention_agrees_with_torch(kdim, vdim, bias):

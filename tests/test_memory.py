@@ -75,6 +75,7 @@ print(beyond.sum())
         assert done.returncode == -signal.SIGSEGV
 
 
+@pytest.mark.slow
 @linux
 def test_nothing_is_leaked():
     """Ten thousand calls of all kinds, refused ones among them, do not grow the process."""
@@ -106,6 +107,7 @@ print(resident() - before)
     assert int(out) < 500  # KiB
 
 
+@pytest.mark.slow
 @linux
 @portable
 def test_ragged_batches_do_not_grow_the_process():
@@ -145,6 +147,7 @@ assert failed == 6, failed
 """)
 
 
+@pytest.mark.slow
 @linux
 @portable
 @pytest.mark.parametrize("kind", [kind.__name__ for kind in failing_malloc.KINDS])
@@ -187,6 +190,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @portable
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals")
 def test_an_index_whose_writer_is_killed_is_whole(tmp_path):

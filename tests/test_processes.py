@@ -16,6 +16,7 @@ from pyattn import _threads
 from pyattn._core import dispatch
 from tests.test_threads import SETUP, linux, needs_fork, needs_openmp, run
 
+pytestmark = pytest.mark.slow
 EXITS = int(os.environ.get("PYATTN_EXITS", "4"))  # programs that end, of each kind
 
 DAEMONS = """

@@ -17,6 +17,7 @@ import pytest
 import pyattn
 from tests.support.tiny_model import CONFIG, random_tensors, write_model
 
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 needs_openmp = pytest.mark.skipif(not pyattn.info()["openmp"], reason="built without OpenMP")
 

@@ -41,6 +41,7 @@ def test_reads_ctranslate2s_format():
         ctranslate2_tensors(struct.pack("<I", 5) + data[4:])
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("name", ["whisper-tiny.en", "whisper-base"])
 @pytest.mark.filterwarnings("ignore")  # theirs
 def test_transformers_understands_speech_with_it(name, tmp_path):

@@ -46,6 +46,7 @@ def test_agrees_with_transformers_as_recorded(case, tmp_path):
     assert largest_difference(model, case, inputs, outputs) < TOLERANCE
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.filterwarnings("ignore")  # theirs
 def test_agrees_with_transformers_as_installed(case, tmp_path):
@@ -235,6 +236,7 @@ def test_int8_tensors_anywhere(tmp_path):
     models.load(write(tmp_path, config, tensors))
 
 
+@pytest.mark.oracle
 @pytest.mark.filterwarnings("ignore")  # theirs
 def test_the_activation_of_a_head_may_be_its_own(tmp_path, monkeypatch):
     pytest.importorskip("torch")

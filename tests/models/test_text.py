@@ -70,6 +70,7 @@ def test_no_tokens_at_all(cu_seqlens):
     assert hidden.shape == (0, 24) and hidden.dtype == np.float32
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("act", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish"])
 def test_agrees_with_transformers(act, tokens):
     torch = pytest.importorskip("torch")

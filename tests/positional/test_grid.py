@@ -31,6 +31,7 @@ def test_sinusoidal_grid_options():
     assert sinusoidal_grid_encoding(1, 2, 4).dtype == np.float32
 
 
+@pytest.mark.oracle
 def test_interpolated_positions():
     grid = np.random.default_rng(0).standard_normal((4, 5, 3)).astype(np.float32)
     for antialias in (False, True):

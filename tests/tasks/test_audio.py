@@ -468,6 +468,7 @@ def test_scipy_is_asked_for_by_name(monkeypatch):
             call()
 
 
+@pytest.mark.oracle
 @pytest.mark.filterwarnings("ignore")  # theirs
 @pytest.mark.parametrize("bands", [80, 128])
 def test_agrees_with_transformers(bands):

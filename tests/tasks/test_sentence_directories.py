@@ -328,6 +328,7 @@ def test_token_types_are_refused(tmp_path):
         SentenceEncoder.from_pretrained(folder)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("name", [*SAVED, "first do_lower_case True", "old modules", "llama both ways"])
 def test_sentence_transformers_reads_what_is_saved(tmp_path, name):
     sentence_transformers = pytest.importorskip("sentence_transformers")
