@@ -123,7 +123,7 @@ fuzz: .venv/built
 # Sources for a build of its own in build/$(1)
 define fresh_copy
 	rm -rf build/$(1) && mkdir -p build/$(1)
-	cp -r csrc pyattn tests bench setup.py pyproject.toml README.md LICENSE build/$(1)
+	cp -r csrc docs pyattn tests bench setup.py pyproject.toml *.md LICENSE MANIFEST.in Makefile .pre-commit-config.yaml build/$(1)
 	rm -f build/$(1)/pyattn/_core/*.so
 endef
 

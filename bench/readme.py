@@ -1,4 +1,4 @@
-"""Writes the README's tables of figures from bench/results: python -m bench.readme, after make bench.
+"""Writes the tables of README.md and docs/benchmarks.md from bench/results: python -m bench.readme, after make bench.
 
 A table stands between `<!-- name -->` and `<!-- end -->`; what the results do not hold stays as it is.
 """
@@ -12,7 +12,8 @@ from typing import Any
 
 from bench.report import RESULTS
 
-README = RESULTS.parents[1] / "README.md"
+ROOT = RESULTS.parents[1]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "benchmarks.md"]
 
 
 def _rows(header: str, rows: list[list[str]]) -> str:
@@ -125,14 +126,15 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def main() -> None:
-    text = README.read_text()
-    for name, make in TABLES.items():
-        path = RESULTS / f"{name}.json"
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if path.exists() and pattern.search(text):
-            made = make(json.loads(path.read_text()))
-            text = pattern.sub(lambda match, made=made: match[1] + made + "\n" + match[2], text)
-    README.write_text(text)
+    for page in PAGES:
+        text = page.read_text()
+        for name, make in TABLES.items():
+            path = RESULTS / f"{name}.json"
+            pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+            if path.exists() and pattern.search(text):
+                made = make(json.loads(path.read_text()))
+                text = pattern.sub(lambda match, made=made: match[1] + made + "\n" + match[2], text)
+        page.write_text(text)
 
 
 if __name__ == "__main__":
