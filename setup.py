@@ -132,7 +132,7 @@ class BuildExtensions(build_ext):
         for extension in self.extensions:
             extension.extra_compile_args = [*C_FLAGS, *openmp, *flags]
             extension.extra_link_args = [*openmp, *flags]
-            if extension.name.endswith(".dispatch"):
+            if extension.name.endswith(".runtime"):
                 extension.extra_objects = objects
         super().build_extensions()
 

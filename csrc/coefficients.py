@@ -65,29 +65,38 @@ def tanh_ratio(t):
     return mp.tanh(mp.sqrt(t)) / mp.sqrt(t) if t else mp.mpf(1)
 
 
+def exp2_power(low, terms):
+    """Coefficients, lowest power first, of the q of 2^r = 1 + r q(r) on [low, -low], to the precision of float64."""
+    return interpolate(lambda x: (mp.mpf(2) ** x - 1) / x if x else mp.ln2, low, -2 * low, terms)
+
+
 def show(name, coefficients, suffix=""):
     hexadecimal = [float(c).hex() for c in reversed(list(coefficients))]
     print(f"{name}: ", ", ".join(h.replace("0000000p", "p") + suffix for h in hexadecimal))
 
 
-# 2^r = 1 + r q(r), relative error: on [0, 1] where n = floor(x), on [-1/2, 1/2] where n = round(x), and on
-# [-1/32, 1/32] where n is in sixteenths
-for low, terms in ((0, 3), (0, 5), (-0.5, 5)):
-    error, c = minimax(lambda t: 2.0**t - 1, lambda t: 2.0**-t, low, low + 1, terms)
-    show(f"exp2 float32 on [{low}, {low + 1}], error {error:.2g}", np.float32(c), "f")
-for low, terms in ((-1 / 2, 11), (-1 / 32, 6)):
-    q = interpolate(lambda x: (mp.mpf(2) ** x - 1) / x if x else mp.ln2, low, -2 * low, terms)
-    show(f"exp2 float64 on [{low}, {-low}]", q)
-show("sixteenths", reversed([mp.mpf(2) ** (mp.mpf(i) / 16) for i in range(16)]))
-# erfc(x / sqrt(2)) = 2^-(x q(x)) on [0, 7], absolute error of x erfc(x / sqrt(2)), the part of GELU that it enters
-for terms in (4, 8):
-    error, c = minimax(lambda x: -np.log2(erfc(x / np.sqrt(2))), lambda x: x * erfc(x / np.sqrt(2)) + 1e-5, 0, 7, terms)
-    show(f"erfc float32, error {error * np.log(2):.2g}", np.float32(c), "f")
-# tanh(x) / x = S + P / Q in t = x^2 (7.9, and 18.5 below, are the ends whose rounded coefficients measure best) and
-# 2 tanh(x / 2) / x likewise, its relative error weighted by what remains of it in z / (1 + z^2 / 4) = tanh(x)
-error, *parts = rational(tanh_ratio, lambda t: 1, 7.9**2, 3)
-for name, part in zip("SPQ", parts, strict=True):
-    show(f"tanh float32 {name}, error {float(error):.2g}", np.float32([float(x) for x in part]), "f")
-error, *parts = rational(lambda t: tanh_ratio(t / 4), lambda t: 1 / mp.cosh(mp.sqrt(t)), 18.5**2, 5)
-for name, part in zip("SPQ", parts, strict=True):
-    show(f"tanh float64 {name}, error {float(error):.2g}", part)
+def main():
+    # 2^r = 1 + r q(r), relative error: on [0, 1] where n = floor(x), on [-1/2, 1/2] where n = round(x), and on
+    # [-1/32, 1/32] where n is in sixteenths
+    for low, terms in ((0, 3), (0, 5), (-0.5, 5)):
+        error, c = minimax(lambda t: 2.0**t - 1, lambda t: 2.0**-t, low, low + 1, terms)
+        show(f"exp2 float32 on [{low}, {low + 1}], error {error:.2g}", np.float32(c), "f")
+    for low, terms in ((-1 / 2, 11), (-1 / 32, 6)):
+        show(f"exp2 float64 on [{low}, {-low}]", exp2_power(low, terms))
+    show("sixteenths", reversed([mp.mpf(2) ** (mp.mpf(i) / 16) for i in range(16)]))
+    # erfc(x / sqrt(2)) = 2^-(x q(x)) on [0, 7], absolute error of x erfc(x / sqrt(2)), the part of GELU that it enters
+    for terms in (4, 8):
+        error, c = minimax(lambda x: -np.log2(erfc(x / np.sqrt(2))), lambda x: x * erfc(x / np.sqrt(2)) + 1e-5, 0, 7, terms)
+        show(f"erfc float32, error {error * np.log(2):.2g}", np.float32(c), "f")
+    # tanh(x) / x = S + P / Q in t = x^2 (7.9, and 18.5 below, are the ends whose rounded coefficients measure best) and
+    # 2 tanh(x / 2) / x likewise, its relative error weighted by what remains of it in z / (1 + z^2 / 4) = tanh(x)
+    error, *parts = rational(tanh_ratio, lambda t: 1, 7.9**2, 3)
+    for name, part in zip("SPQ", parts, strict=True):
+        show(f"tanh float32 {name}, error {float(error):.2g}", np.float32([float(x) for x in part]), "f")
+    error, *parts = rational(lambda t: tanh_ratio(t / 4), lambda t: 1 / mp.cosh(mp.sqrt(t)), 18.5**2, 5)
+    for name, part in zip("SPQ", parts, strict=True):
+        show(f"tanh float64 {name}, error {float(error):.2g}", part)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
  *
  *     C[r][n] += A[r][t] * B[t][n]      for r < rows, n < vectors, t < count
  *
- * where t counts dot-product groups of STEP elements. A is packed in groups, a row after the other or strided; each
+ * where t counts dot-product groups of GROUP elements. A is packed in groups, a row after the other or strided; each
  * group of it is broadcast to all lanes. B is packed: `vectors` vectors of groups for each t, one t after the other. So
  * a matrix unit can take the place of this file: it needs no other layout, and the buffer is all that comes out.
  *
@@ -39,7 +39,7 @@ struct tile_b {
 /* The format of groups that multiply_add reads as they are. */
 #if ELEMENT == I8
 #define PLAIN_FORMAT PYATTN_INT8
-#elif STEP == 2
+#elif GROUP == 2
 #define PLAIN_FORMAT PYATTN_BFLOAT16
 #elif REAL_BITS == 64
 #define PLAIN_FORMAT PYATTN_FLOAT64
@@ -47,10 +47,10 @@ struct tile_b {
 #define PLAIN_FORMAT PYATTN_FLOAT32
 #endif
 
-/* bfloat16 lies in pairs in the halves of each lane, the first in the lower one: groups for the dot products of two,
+/* bfloat16 lies in pairs in the vec16 of each lane, the first in the lower one: groups for the dot products of two,
  * else two groups that share a vector, which a shift and a mask widen; conversions of half vectors cost 12 % of a tile.
  */
-INLINE int shares_lanes(int format) { return format == PYATTN_BFLOAT16 && STEP == 1; }
+INLINE int shares_lanes(int format) { return format == PYATTN_BFLOAT16 && GROUP == 1; }
 
 /* Bytes of a vector of B for two groups. */
 INLINE ptrdiff_t bytes_of_two(int format) {
@@ -61,7 +61,7 @@ INLINE ptrdiff_t bytes_of_two(int format) {
 INLINE vec load_b(const char *b, int format, int second, int n) {
 #if REAL_BITS == 32
   if (format == PYATTN_FLOAT16) {
-    halves x;
+    vec16 x;
     memcpy(&x, b + n * (VECTOR_BYTES / 2), sizeof x);
     return widen_float16(x);
   }
@@ -74,14 +74,15 @@ INLINE vec load_b(const char *b, int format, int second, int n) {
   return load(b + n * VECTOR_BYTES);
 }
 
-INLINE void tile_step(tile c, int rows, int vectors, const char *a, ptrdiff_t row, struct tile_b b, int second) {
+INLINE void tile_group(tile c, int rows, int vectors, const char *a, ptrdiff_t row, const char *b, int format,
+                       int second, int prefetch) {
   vec x[TILE_VECTORS];
-  const int bytes = vectors * (int)bytes_of_two(b.format) / 2;
-  const int begin = shares_lanes(b.format) ? second * bytes : 0; /* both groups read what lies at b */
-  if (b.prefetch) {
-    UNROLL for (int line = begin; line < begin + bytes; line += 64) prefetch_far(b.data + b.prefetch + line);
+  const int bytes = vectors * (int)bytes_of_two(format) / 2;
+  const int begin = shares_lanes(format) ? second * bytes : 0; /* both groups read what lies at b */
+  if (prefetch) {
+    UNROLL for (int line = begin; line < begin + bytes; line += 64) prefetch_far(b + prefetch + line);
   }
-  UNROLL for (int n = 0; n < vectors; n++) x[n] = load_b(b.data, b.format, second, n);
+  UNROLL for (int n = 0; n < vectors; n++) x[n] = load_b(b, format, second, n);
   UNROLL for (int r = 0; r < rows; r++) {
     const vec y = splat(load_real(a + r * row));
     UNROLL for (int n = 0; n < vectors; n++) c[r][n] = multiply_add(y, x[n], c[r][n]);
@@ -89,25 +90,27 @@ INLINE void tile_step(tile c, int rows, int vectors, const char *a, ptrdiff_t ro
 }
 
 /* rows and vectors must be constants at every call: all loops over them unroll. */
-INLINE void tile_multiply(tile c, int rows, int vectors, struct tile_a a, struct tile_b b, ptrdiff_t count) {
-  const ptrdiff_t next = shares_lanes(b.format) ? 0 : vectors * bytes_of_two(b.format) / 2;
+INLINE void tile_multiply(tile c, int rows, int vectors, struct tile_a left, struct tile_b right, ptrdiff_t count) {
+  const char *a = left.data, *b = right.data, *ahead = left.ahead; /* as fields they cost the loop instructions */
+  const ptrdiff_t row = left.row, step = left.step, ahead_step = left.ahead_step;
+  const int format = right.format, prefetch = right.prefetch;
+  const ptrdiff_t next = shares_lanes(format) ? 0 : vectors * bytes_of_two(format) / 2;
   ptrdiff_t t = 0;
-  for (; b.unroll && t + 1 < count; t += 2) {
-    tile_step(c, rows, vectors, a.data, a.row, b, 0);
-    __builtin_prefetch(a.ahead, 0, 3);
-    b.data += next;
-    tile_step(c, rows, vectors, a.data + a.step, a.row, b, 1);
-    __builtin_prefetch(a.ahead + a.ahead_step, 0, 3);
-    a.ahead += 2 * a.ahead_step;
-    a.data += 2 * a.step;
-    b.data += vectors * bytes_of_two(b.format) - next;
+  for (; right.unroll && t + 1 < count; t += 2) {
+    tile_group(c, rows, vectors, a, row, b, format, 0, prefetch);
+    __builtin_prefetch(ahead, 0, 3);
+    tile_group(c, rows, vectors, a + step, row, b + next, format, 1, prefetch);
+    __builtin_prefetch(ahead + ahead_step, 0, 3);
+    ahead += 2 * ahead_step;
+    a += 2 * step;
+    b += vectors * bytes_of_two(format);
   }
   for (; t < count; t++) {
-    tile_step(c, rows, vectors, a.data, a.row, b, 0);
-    __builtin_prefetch(a.ahead, 0, 3);
-    a.ahead += a.ahead_step;
-    a.data += a.step;
-    b.data += next;
+    tile_group(c, rows, vectors, a, row, b, format, 0, prefetch);
+    __builtin_prefetch(ahead, 0, 3);
+    ahead += ahead_step;
+    a += step;
+    b += next;
   }
 }
 

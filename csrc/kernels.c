@@ -21,7 +21,7 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .tile_rows = TILE_ROWS,
     .tile_vectors = TILE_VECTORS,
     .real_bytes = sizeof(real),
-    .step = STEP,
+    .group = GROUP,
 #if ELEMENT != I8
     .prefill = {.state_bytes = prefill_state_bytes,
                 .load_bytes = prefill_load_bytes,

@@ -143,7 +143,7 @@ struct pyattn_kernels {
   int tile_rows;    /* rows of a linear_tile */
   int tile_vectors; /* vectors of queries in the largest block, and of output features in a panel */
   int real_bytes;   /* bytes of the compute type */
-  int step;         /* elements of a dot-product group: 2 of bfloat16, 4 of int8 where there are instructions for it */
+  int group;        /* elements of a dot-product group: 2 of bfloat16, 4 of int8 where there are instructions for it */
 
   struct pyattn_attention_path prefill, decode;
 

@@ -1,6 +1,6 @@
 /* What the machine can do at most, for `pyattn info --measure` and the benchmarks. */
-#include "kernels.h"
 #include "gemm.h"
+#include "kernels.h"
 
 /* Runs rounds of independent multiply-adds in registers; returns how many floating-point operations those were. The
  * operands have full mantissas: multiplying ones draws less power, and was seen to run 7 % faster than any real data.
@@ -18,7 +18,7 @@ static double probe_multiply_add(ptrdiff_t rounds) {
     }
   }
   UNROLL for (int r = 0; r < 6; r++) { UNROLL for (int n = 0; n < TILE_VECTORS; n++) HIDE(acc[r][n]); }
-  return (double)rounds * 6 * TILE_VECTORS * LANES * STEP * 2;
+  return (double)rounds * 6 * TILE_VECTORS * LANES * GROUP * 2;
 }
 
 /* Reads count vectors; returns a sum so that the reading happens. */

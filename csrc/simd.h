@@ -10,11 +10,11 @@
  *
  *   VECTOR_BYTES                 bytes of a vector
  *   TILE_ROWS, TILE_VECTORS      accumulators of the tile of gemm.h, as many as registers hold
- *   STEP                         elements that a lane multiplies at once: those of a dot-product group
+ *   GROUP                        elements of a dot-product group: a lane multiplies them at once
  *   INPUT_ZERO                   added to int8 inputs, for dot products that want them without a sign
- *   ATTENTION_PAIRS              whether attention's tiles take two steps a turn
+ *   ATTENTION_UNROLL             whether attention's tiles take two groups a turn
  *   WIDENS_FLOAT16               whether float16 becomes float32 in one instruction
- *   EXP2_REDUCTION               the range that exp2_reduce leaves
+ *   EXP2_REDUCTION               the range that exp2_of_negative reduces its argument to
  *   HIDE(x)                      the compiler must believe that x changed: keeps loops that measure
  *   load_first(p, n)             the first n lanes from p, zeros after them; reads nothing else
  *   store_first(p, x, n)         the first n lanes to p; writes nothing else
@@ -25,10 +25,9 @@
  *   widen_float16(x)             float16 to float32
  *   narrow_float16(x)            and back, rounded to the nearest, ties to even
  *   round_bfloat16(x)            to bfloat16 likewise; the machine's own rounding takes denormals for 0
- *   exp2_reduce(x, &n)           r of x <= 0, in the range of EXP2_REDUCTION, and an n for exp2_scale
- *   exp2_scale(p, r, n)          2^x, where p is 2^r
+ *   exp2_of_negative(x)          2^x for x <= 0, from exp2_polynomial on the range of EXP2_REDUCTION
  *   multiply_add(a, b, c)        c + the products of a and b, summed in each lane; int8: of integers
- *   round_steps(x)               int8 inputs of STEP vectors, rounded, as multiply_add reads them
+ *   round_groups(x)               int8 inputs of GROUP vectors, rounded, as multiply_add reads them
  */
 #ifndef PYATTN_SIMD_H
 #define PYATTN_SIMD_H
@@ -94,7 +93,7 @@ INLINE void prefetch_far(const char *p) { __builtin_prefetch(p, 0, 2); }
 /* The compiler must believe that array x was written: an array that is filled as far as it will be read. */
 #define WRITTEN(x) __asm__("" : "=m"(x))
 
-/* Reals in memory: vectors of n <= LANES of them; nothing behind is touched. */
+/* n <= LANES values of the compute type in memory; nothing after them is touched. */
 INLINE vec load_reals(const char *p, ptrdiff_t n) { return n == LANES ? load(p) : load_first(p, n); }
 
 INLINE void store_reals(char *p, vec x, ptrdiff_t n) {
@@ -104,18 +103,18 @@ INLINE void store_reals(char *p, vec x, ptrdiff_t n) {
     store_first(p, x, n);
 }
 
-/* Elements in memory to and from reals; of I8, what the halves that go with it hold, bfloat16. */
+/* Elements in memory to and from the compute type; for I8, the bfloat16 operands that go with int8 weights. */
 #if ELEMENT == F32 || ELEMENT == F64
 INLINE vec load_elements(const char *p, ptrdiff_t n) { return load_reals(p, n); }
 
 INLINE void store_elements(char *p, vec x, ptrdiff_t n) { store_reals(p, x, n); }
 #else
-INLINE vec widen(halves x) { return ELEMENT == F16 ? widen_float16(x) : widen_bfloat16(x); }
+INLINE vec widen(vec16 x) { return ELEMENT == F16 ? widen_float16(x) : widen_bfloat16(x); }
 
-INLINE halves narrow(vec x) { return ELEMENT == F16 ? narrow_float16(x) : narrow_bfloat16(x); }
+INLINE vec16 narrow(vec x) { return ELEMENT == F16 ? narrow_float16(x) : narrow_bfloat16(x); }
 
 INLINE vec load_elements(const char *p, ptrdiff_t n) {
-  halves x = {0};
+  vec16 x = {0};
   if (n == LANES)
     memcpy(&x, p, sizeof x);
   else
@@ -124,7 +123,7 @@ INLINE vec load_elements(const char *p, ptrdiff_t n) {
 }
 
 INLINE void store_elements(char *p, vec x, ptrdiff_t n) {
-  const halves y = narrow(x);
+  const vec16 y = narrow(x);
   if (n == LANES)
     memcpy(p, &y, sizeof y);
   else
@@ -134,7 +133,7 @@ INLINE void store_elements(char *p, vec x, ptrdiff_t n) {
 
 #if ELEMENT == BF16 || ELEMENT == I8
 /* Rounded by round_bfloat16, whose type is the machine's own. */
-INLINE void store_halves(char *p, vec x, ptrdiff_t n) {
+INLINE void store_bf16(char *p, vec x, ptrdiff_t n) {
   const __auto_type y = round_bfloat16(x);
   if (n == LANES)
     memcpy(p, &y, sizeof y);
@@ -142,7 +141,7 @@ INLINE void store_halves(char *p, vec x, ptrdiff_t n) {
     memcpy(p, &y, (size_t)n * 2);
 }
 #else
-INLINE void store_halves(char *p, vec x, ptrdiff_t n) { store_elements(p, x, n); }
+INLINE void store_bf16(char *p, vec x, ptrdiff_t n) { store_elements(p, x, n); }
 #endif
 
 #if ELEMENT != I8
@@ -153,10 +152,10 @@ INLINE vec load_strided(const char *p, ptrdiff_t step, ptrdiff_t n) {
   return load_elements(x, LANES);
 }
 
-/* n elements, those of these numbers. */
-INLINE vec load_gathered(const char *p, ptrdiff_t step, const int32_t *numbers, ptrdiff_t n) {
+/* The n elements at these indices. */
+INLINE vec load_gathered(const char *p, ptrdiff_t step, const int32_t *indices, ptrdiff_t n) {
   char x[LANES * ELEMENT_BYTES] = {0};
-  for (ptrdiff_t i = 0; i < n; i++) memcpy(x + i * ELEMENT_BYTES, p + numbers[i] * step, ELEMENT_BYTES);
+  for (ptrdiff_t i = 0; i < n; i++) memcpy(x + i * ELEMENT_BYTES, p + indices[i] * step, ELEMENT_BYTES);
   return load_elements(x, LANES);
 }
 
@@ -172,39 +171,40 @@ INLINE void store_strided(char *p, ptrdiff_t step, vec x, ptrdiff_t n) {
 
 #endif
 
-/* The operands of multiply_add: lanes of dot-product groups, STEP elements each (the layout of VNNI).
+/* The operands of multiply_add: lanes of dot-product groups, GROUP elements each (the layout of VNNI).
  *
- *   load_steps      up to LANES * STEP elements of a row
- *   pack_steps      neighbouring lanes of low, then of high, rounded to the nearest
- *   join_steps      the same lanes of two vectors, rounded likewise
- *   join_rows       up to LANES elements of each of two rows
- *   join_rows_wide  STEP vectors of such lanes, at an offset of the rows
- *   live_steps      -1 in the elements of weights that are not -0.0
+ *   primitive       lanes of groups from                          used for
+ *   load_groups     up to LANES * GROUP elements of a row         queries, keys, weights
+ *   pack_groups     neighbouring lanes of low, then of high       inputs of a product, decode's weights
+ *   join_groups     the same lanes of two vectors                 prefill's weights
+ *   join_rows       up to LANES elements of each of two rows      values
+ *   join_rows_wide  the same of whole rows, GROUP vectors         values in decode
+ *   live_groups     -1 in the elements of weights but -0.0        values of masked keys
  *
- * With groups of one element the second operand has no part. */
+ * pack and join round to the nearest. With groups of one element the second operand has no part. */
 #if ELEMENT == I8
-INLINE vec load_steps(const char *p, ptrdiff_t step, ptrdiff_t n) {
-  int8_t x[STEP * LANES] = {0};
+INLINE vec load_groups(const char *p, ptrdiff_t step, ptrdiff_t n) {
+  int8_t x[GROUP * LANES] = {0};
   for (ptrdiff_t i = 0; i < n; i++) x[i] = *(const int8_t *)(p + i * step);
-#if STEP == 4
+#if GROUP == 4
   return load(x);
 #else
-  int16_t y[STEP * LANES];
-  for (int i = 0; i < STEP * LANES; i++) y[i] = x[i];
+  int16_t y[GROUP * LANES];
+  for (int i = 0; i < GROUP * LANES; i++) y[i] = x[i];
   return load(y);
 #endif
 }
 #elif PAIRS_OF_BFLOAT16
-INLINE vec load_steps(const char *p, ptrdiff_t step, ptrdiff_t n) {
+INLINE vec load_groups(const char *p, ptrdiff_t step, ptrdiff_t n) {
   if (step == 2) return load_pairs(p, n);
   char x[VECTOR_BYTES] = {0};
   for (ptrdiff_t i = 0; i < n; i++) memcpy(x + i * 2, p + i * step, 2);
   return load(x);
 }
 
-INLINE vec pack_steps(vec low, vec high) { return pack_pairs(low, high); }
+INLINE vec pack_groups(vec low, vec high) { return pack_pairs(low, high); }
 
-INLINE vec join_steps(vec low, vec high) { return join_pairs(low, high); }
+INLINE vec join_groups(vec low, vec high) { return join_pairs(low, high); }
 
 INLINE vec join_rows(const char *low, const char *high, ptrdiff_t step, ptrdiff_t n) {
   const uvec a = (uvec)load_strided(low, step, n) >> 16;
@@ -215,17 +215,17 @@ INLINE void join_rows_wide(const char *low, const char *high, ptrdiff_t offset, 
   zip_pairs(load(low + offset), high ? load(high + offset) : (vec){0}, x);
 }
 
-INLINE vec live_steps(vec weight) {
+INLINE vec live_groups(vec weight) {
   const uvec bits = (uvec)weight;
   const ivec low = (bits & 0xffff) == 0x8000, high = (bits & 0xffff0000) == 0x80000000;
   return (vec)(((uvec)~low & 0xffff) | ((uvec)~high & 0xffff0000));
 }
 #else
-INLINE vec load_steps(const char *p, ptrdiff_t step, ptrdiff_t n) { return load_strided(p, step, n); }
+INLINE vec load_groups(const char *p, ptrdiff_t step, ptrdiff_t n) { return load_strided(p, step, n); }
 
-INLINE vec pack_steps(vec low, vec high) { return (void)high, low; }
+INLINE vec pack_groups(vec low, vec high) { return (void)high, low; }
 
-INLINE vec join_steps(vec low, vec high) { return (void)high, low; }
+INLINE vec join_groups(vec low, vec high) { return (void)high, low; }
 
 INLINE vec join_rows(const char *low, const char *high, ptrdiff_t step, ptrdiff_t n) {
   return (void)high, load_strided(low, step, n);
@@ -236,7 +236,7 @@ INLINE void join_rows_wide(const char *low, const char *high, ptrdiff_t offset, 
   x[0] = load_elements(low + offset, LANES);
 }
 
-INLINE vec live_steps(vec weight) { return (vec)((ivec)weight != SIGN_BIT); }
+INLINE vec live_groups(vec weight) { return (vec)((ivec)weight != SIGN_BIT); }
 #endif
 
 /* Boolean masks: bytes of 16 rows, transposed 16 x 16 within each 16 bytes of a vector. */

@@ -1,5 +1,5 @@
 /* The threads of parallel regions: how calls share them, that the system grants them, and what a fork does to them.
- * Included once, by pyattn/_core/dispatch.pyx, with the flags that switch OpenMP on.
+ * Included once, by pyattn/_core/runtime.pyx, with the flags that switch OpenMP on.
  */
 #pragma once
 
@@ -49,8 +49,8 @@ static int pyattn_team(int threads) { return threads > 0; }
 #define PYATTN_OPENMP _OPENMP
 #define ASK_AGAIN 1.0        /* seconds after the system refused a thread */
 #define TEAM_BYTES (1 << 10) /* more than OpenMP allocates for each thread of a team */
-#define LEAST_BYTES (1 << 16)
-#define MOST_YIELDS 1000
+#define MIN_BYTES (1 << 16)
+#define MAX_YIELDS 1000
 
 /* OpenMP keeps the threads of a region for the next one of the same thread, and ends those that are too many for it. So
  * regions have as many threads as pyattn_team says, or one, which changes nothing. */
@@ -78,7 +78,7 @@ static void *pyattn_try(void *argument) {
  * left the kernel's accounts on return, which is somewhat later than pthread_join returns. */
 static int pyattn_granted(int wanted) {
   pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
-  struct pyattn_trial *trials = malloc(LEAST_BYTES + (size_t)wanted * TEAM_BYTES); /* OpenMP needs it next */
+  struct pyattn_trial *trials = malloc(MIN_BYTES + (size_t)wanted * TEAM_BYTES); /* OpenMP needs it next */
   pthread_attr_t attributes;
   int granted = 0;
   if (trials == NULL) return 0;
@@ -95,7 +95,7 @@ static int pyattn_granted(int wanted) {
   pthread_mutex_unlock(&gate);
   for (int i = 0; i < granted; i++) pthread_join(trials[i].thread, NULL);
 #ifdef __linux__
-  for (int i = 0, yields = 0; i < granted && yields < MOST_YIELDS;) {
+  for (int i = 0, yields = 0; i < granted && yields < MAX_YIELDS;) {
     if (syscall(SYS_tgkill, getpid(), trials[i].number, 0) != 0) {
       i++;
     } else {

@@ -6,22 +6,8 @@
 
 #define LOG2_E 1.44269504088896340736
 
-/* The reduction for machines without instructions for it: x is rounded by adding a number so large that its last bit
- * counts ones; that bit and its neighbours, shifted into the exponent, make the factor 2^n, 0 for n = -127. */
-INLINE vec rounding_exp2_reduce(vec x, vec *n) {
-  const vec magic = splat((real)(3ll << (MANTISSA_BITS - 1)));
-  const vec clamped = vmax(splat(LOWEST_EXPONENT - 1), x);
-  *n = clamped + magic;
-  return clamped - (*n - magic);
-}
-
-INLINE vec rounding_exp2_scale(vec p, vec r, vec n) {
-  (void)r;
-  return p * (vec)(((uvec)n << MANTISSA_BITS) + ((uword)(1 - LOWEST_EXPONENT) << MANTISSA_BITS));
-}
-
-/* 2^x for x <= 0, to 2e-7 (float32), 3e-16 (float64) or, where AVX-512 makes weights that are rounded to pairs of
- * bfloat16, or activations beside int8, 9e-5 relative; 0 at -inf, NaN at NaN.
+/* exp2_of_negative is 2^x for x <= 0, to 2e-7 (float32), 3e-16 (float64) or, where AVX-512 makes weights that are
+ * rounded to pairs of bfloat16, or activations beside int8, 9e-5 relative; 0 at -inf, NaN at NaN.
  *
  * x = n + r, and 2^r is a minimax polynomial that is exactly 1 at r = 0. In float64 AVX-512 takes n to sixteenths,
  * whose 2^n but for the power of two it looks up in two registers: half the terms, while in float32 the look-up costs
@@ -52,10 +38,14 @@ INLINE vec exp2_polynomial(vec r) {
   return p * r + 1;
 }
 
-INLINE vec exp2_of_negative(vec x) {
-  vec n;
-  const vec r = exp2_reduce(x, &n);
-  return exp2_scale(exp2_polynomial(r), r, n);
+/* For machines without instructions for it: x is rounded by adding a number so large that its last bit counts ones;
+ * that bit and its neighbours, shifted into the exponent, make the factor 2^n, 0 for n = -127. */
+INLINE vec rounding_exp2_of_negative(vec x) {
+  const vec magic = splat((real)(3ll << (MANTISSA_BITS - 1)));
+  const vec clamped = vmax(splat(LOWEST_EXPONENT - 1), x);
+  const vec shifted = clamped + magic;
+  const vec p = exp2_polynomial(clamped - (shifted - magic));
+  return p * (vec)(((uvec)shifted << MANTISSA_BITS) + ((uword)(1 - LOWEST_EXPONENT) << MANTISSA_BITS));
 }
 
 /* e^x in the normal range; huge beyond it, which as the denominator of 1 / (1 + e^x) gives the same 0 as inf. */
@@ -74,7 +64,7 @@ INLINE vec vtanh(vec x) {
 #if REAL_BITS == 32
   static const real s[] = {0x1.b55aecp-24f, -0x1.327f98p-14f, 0x1.910e64p-5f};
   static const real p[] = {0x1.f0a8b2p+2f, 0x1.c1e8fep+8f, 0x1.f29dcep+11f};
-  static const real q[] = {0x1.93b554p+6f, 0x1.e5b3aep+10f, 0x1.062454p+12f}; /* behind a leading 1 */
+  static const real q[] = {0x1.93b554p+6f, 0x1.e5b3aep+10f, 0x1.062454p+12f}; /* after a leading 1 */
 #else
   static const real s[] = {0x1.4e6cbb73563bap-32, -0x1.7766944682045p-19, 0x1.a76505821420bp-6};
   static const real p[] = {0x1.db23d1033464fp+5, 0x1.44e1832c1083cp+16, 0x1.fe13c1894d7f0p+24, 0x1.fffa8a2d1317dp+31,

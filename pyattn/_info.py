@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pyattn._core import dispatch
+from pyattn._core import probe, runtime
 from pyattn._threads import chosen_threads, get_num_threads
 
 __version__ = "0.1.0"
@@ -21,15 +21,15 @@ def info() -> dict[str, Any]:
         >>> sorted(info())
         ['compiler', 'dot_products', 'isa', 'isa_available', 'numpy', 'openmp', 'threads', 'version']
     """
-    native = {"bfloat16": dispatch.native_bfloat16, "int8": dispatch.native_int8}
+    native = {"bfloat16": runtime.native_bfloat16, "int8": runtime.native_int8}
     return {
         "version": __version__,
-        "isa": dispatch.isa,
-        "isa_available": list(dispatch.isa_available),
+        "isa": runtime.isa,
+        "isa_available": list(runtime.isa_available),
         "dot_products": [name for name, fast in native.items() if fast],
-        "threads": get_num_threads() if dispatch.openmp else 1,
-        "openmp": dispatch.openmp,
-        "compiler": dispatch.compiler,
+        "threads": get_num_threads() if runtime.openmp else 1,
+        "openmp": runtime.openmp,
+        "compiler": runtime.compiler,
         "numpy": np.__version__,
     }
 
@@ -66,8 +66,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "build": {
             "compiler": facts["compiler"],
             "OpenMP": facts["openmp"],
-            "debug": dispatch.debug,
-            "sanitized": dispatch.sanitized,
+            "debug": runtime.debug,
+            "sanitized": runtime.sanitized,
         },
     }
     if mode == "dicts":
@@ -101,5 +101,5 @@ def measure(seconds: float = 0.5) -> dict[str, float]:
         raise ValueError(f"measure: seconds must be a number from 0 to 60, not {seconds!r}")
     threads = get_num_threads()
     names = ["float32", "float64", *info()["dot_products"]]
-    peaks = {f"fma_gflops_{name}": dispatch.measure_multiply_add(name, threads, seconds) / 1e9 for name in names}
-    return peaks | {"read_gbytes_per_s": dispatch.measure_read(threads, seconds, 1 << 29) / 1e9}
+    peaks = {f"fma_gflops_{name}": probe.multiply_add(name, threads, seconds) / 1e9 for name in names}
+    return peaks | {"read_gbytes_per_s": probe.read(threads, seconds, 1 << 29) / 1e9}

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from pyattn._core import dispatch
+from pyattn._core import runtime
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,7 +25,7 @@ R = TypeVar("R")
 # n = 16, and 16.5 and 14.0 for 294,912, with n = 24.
 SMALL_WORK = 200_000
 
-MOST_THREADS = 1024  # more than any machine uses well
+MAX_THREADS = 1024  # more than any machine uses well
 
 OWN_VARIABLE, OPENMP_VARIABLE = "PYATTN_NUM_THREADS", "OMP_NUM_THREADS"
 
@@ -60,11 +60,11 @@ def chosen_threads() -> tuple[int, str]:
         if text.strip() and chosen[1] not in (OWN_VARIABLE, OPENMP_VARIABLE):
             warnings.warn(
                 f"pyattn: {OPENMP_VARIABLE}={reprlib.repr(text)} is passed over: it must be an integer from 1 to "
-                f"{MOST_THREADS}, or a list that begins with one",
+                f"{MAX_THREADS}, or a list that begins with one",
                 RuntimeWarning,
                 stacklevel=2,
             )
-    limit = dispatch.thread_limit()
+    limit = runtime.thread_limit()
     return (limit, "limited by OpenMP's runtime") if 0 < limit < chosen[0] else chosen
 
 
@@ -113,7 +113,7 @@ def rust_has_threads() -> bool:
     global _rust_has_threads
     if not _rust_has_threads:
         wanted = max(os.cpu_count() or 1, _number(os.environ.get("RAYON_NUM_THREADS", "")) or 1)
-        _rust_has_threads = dispatch.granted(wanted) == wanted
+        _rust_has_threads = runtime.granted(wanted) == wanted
     return _rust_has_threads
 
 
@@ -139,22 +139,22 @@ def one_ahead() -> Iterator[Callable[[Callable[[T], R], T], Callable[[], R]]]:
 
 
 def _checked(function: str, threads: int) -> int:
-    if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or not 1 <= threads <= MOST_THREADS:
-        raise ValueError(f"{function}: threads must be an integer from 1 to {MOST_THREADS}, not {threads!r}")
+    if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or not 1 <= threads <= MAX_THREADS:
+        raise ValueError(f"{function}: threads must be an integer from 1 to {MAX_THREADS}, not {threads!r}")
     return int(threads)
 
 
 def _number(text: str) -> int | None:
     """How many threads a text asks for; None if it is no such number."""
     digits = re.fullmatch(r"\s*0*([1-9][0-9]{0,3})\s*", text)
-    return int(digits[1]) if digits is not None and int(digits[1]) <= MOST_THREADS else None
+    return int(digits[1]) if digits is not None and int(digits[1]) <= MAX_THREADS else None
 
 
 def _asked_for() -> tuple[int, str] | None:
     text = os.environ.get(OWN_VARIABLE, "")
     number = _number(text)
     if text.strip() and number is None:
-        what = f"pyattn: {OWN_VARIABLE} must be an integer from 1 to {MOST_THREADS}"
+        what = f"pyattn: {OWN_VARIABLE} must be an integer from 1 to {MAX_THREADS}"
         raise ValueError(f"{what}, not {reprlib.repr(text)}")
     return None if number is None else (number, OWN_VARIABLE)
 
@@ -172,7 +172,7 @@ def _usable_cpus() -> tuple[int, str]:
     if quota is not None and math.ceil(quota) < cores:
         return max(1, math.ceil(quota)), f"cgroup quota of {quota:g} CPUs"
     what = "CPUs" if cores == len(cpus) else f"physical cores of {len(cpus)} CPUs"
-    return min(cores, MOST_THREADS), f"{cores} {what} that this process may use"
+    return min(cores, MAX_THREADS), f"{cores} {what} that this process may use"
 
 
 def _physical_cores(cpus: set[int], root: Path = Path("/sys/devices/system/cpu")) -> int:

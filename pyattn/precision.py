@@ -1,8 +1,8 @@
-"""In what weights are held and multiplied: "float32", "float64", "bfloat16" or "int8".
+"""The dtypes of weights: "float32", "float64", "bfloat16" and "int8".
 
-In the last two, inputs of matrix products are rounded as the weights are, sums of products, norms, softmax and residual
-connections are float32, and so are a layer's inputs and outputs. Bits of bfloat16 are held as uint16: NumPy has no such
-dtype.
+With the last two, inputs of matrix products are rounded as the weights are; sums of products, norms, softmax and
+residual connections are float32, and so are a layer's inputs and outputs. Arrays of bfloat16 are its bits as uint16:
+NumPy has no such dtype.
 """
 
 from collections.abc import Sequence
@@ -16,27 +16,27 @@ from pyattn._checks import Array, array
 
 BFLOAT16_BITS = np.dtype(np.uint16)
 INT8 = np.dtype(np.int8)
-MOST_INT8_INPUTS = 2**16  # 255 times 128 of them are below 2^31
+MAX_INT8_INPUTS = 2**16  # the sum of so many products of at most 255 times 128 is below 2^31
 _PART = 2**18  # elements that are rounded at a time
 
 
 def to_bfloat16(x: Array) -> NDArray[np.uint16]:
     """The bits of bfloat16, x rounded to the nearest, ties to even; a NaN stays one."""
     x = np.ascontiguousarray(x, np.float32)
-    made = np.empty(x.shape, np.uint16)
-    given, out = x.reshape(-1).view(np.uint32), made.reshape(-1)
+    result = np.empty(x.shape, np.uint16)
+    source, out = x.reshape(-1).view(np.uint32), result.reshape(-1)
     for start in range(0, len(out), _PART):  # in parts, which need little memory beside x and the result
-        bits = given[start : start + _PART]
+        bits = source[start : start + _PART]
         rounded = bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
         rounded = np.where(bits & np.uint32(0x7FFFFFFF) > 0x7F800000, bits | np.uint32(0x400000), rounded)
         out[start : start + _PART] = rounded >> np.uint32(16)
-    return made
+    return result
 
 
 def mask_to_bfloat16(mask: Array) -> NDArray[np.uint16]:
-    """A mask, seen with axes along which it is repeated, in bfloat16: these are not made out."""
-    once = mask[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in mask.strides)]
-    return np.broadcast_to(to_bfloat16(once), mask.shape)
+    """Converts a broadcast mask to bfloat16 without materialising its broadcast axes."""
+    unbroadcast = mask[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in mask.strides)]
+    return np.broadcast_to(to_bfloat16(unbroadcast), mask.shape)
 
 
 def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -62,11 +62,11 @@ def to_int8(weight: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A weight as it is held: elements (outputs, inputs), int8, times scales (outputs,), float32.
+    """A weight in int8: elements (outputs, inputs), int8, times scales (outputs,), float32.
 
     Raises:
-        TypeError: an array is none, or of another dtype.
-        ValueError: shapes are others.
+        TypeError: elements or scales are no array, or have another dtype.
+        ValueError: their shapes are others.
     """
 
     elements: NDArray[np.int8]
@@ -100,21 +100,21 @@ class Quantized:
         return self.elements * self.scales[:, None]
 
 
-def quantized_if_near(weights: Sequence["Array | Quantized"], most: float) -> Sequence["Array | Quantized"]:
-    """Weights in int8, unless that moves them by more than so much of their length, all together.
+def quantized_if_near(weights: Sequence["Array | Quantized"], max_error: float) -> Sequence["Array | Quantized"]:
+    """Weights in int8, unless the expected relative error (Frobenius norm) of all together exceeds max_error.
 
-    The error of rounding is taken for uniform, of variance scale^2 / 12.
+    The error of rounding is assumed to be uniform, of variance scale^2 / 12.
     """
     if all(isinstance(weight, Quantized) for weight in weights):
         return weights
-    reals = [values_of(weight) for weight in weights]
-    rounded = [Quantized(*to_int8(weight)) for weight in reals]
+    values = [values_of(weight) for weight in weights]
+    rounded = [Quantized(*to_int8(weight)) for weight in values]
     error = sum(np.square(x.scales, dtype=np.float64).sum() * x.shape[1] / 12 for x in rounded)
-    return rounded if error <= most**2 * sum(float(np.vdot(weight, weight)) for weight in reals) else reals
+    return rounded if error <= max_error**2 * sum(float(np.vdot(weight, weight)) for weight in values) else values
 
 
 def concatenated(weights: Sequence["Array | Quantized"]) -> "Array | Quantized":
-    """Weights below one another; Quantized, or bits of bfloat16, if all are."""
+    """Weights stacked along their outputs; Quantized, or bits of bfloat16, if all are."""
     quantized = [weight for weight in weights if isinstance(weight, Quantized)]
     if len(quantized) < len(weights):
         bits = [x for x in weights if not isinstance(x, Quantized) and x.dtype == BFLOAT16_BITS]
@@ -131,7 +131,7 @@ def scaled(weight: "Array | Quantized", factors: Array) -> "Array | Quantized":
 
 
 def elements_of(weight: "Array | Quantized", dtype: np.dtype[Any]) -> tuple[Array, Array | None]:
-    """A weight as elements of dtype, and the scales that they are multiplied by or None."""
+    """A weight as elements of dtype, and the scales that int8 is multiplied by, else None."""
     if isinstance(weight, Quantized):
         if dtype == INT8:
             return weight.elements, weight.scales
@@ -143,13 +143,13 @@ def elements_of(weight: "Array | Quantized", dtype: np.dtype[Any]) -> tuple[Arra
     return weight.astype(dtype, copy=False), None
 
 
-def held(elements: Array, scales: Array | None) -> "Array | Quantized":
-    """A weight of these elements: reals, bits of bfloat16, or Quantized."""
+def weight_of(elements: Array, scales: Array | None) -> "Array | Quantized":
+    """The contrary: a weight of the compute type or in bits of bfloat16, or Quantized where it has scales."""
     return elements if scales is None else Quantized(elements, scales)
 
 
 def values_of(weight: "Array | Quantized") -> Array:
-    """The reals that a held weight stands for."""
+    """A weight in the compute type, whatever dtype it is in."""
     if isinstance(weight, Quantized):
         return weight.values()
     return from_bfloat16(weight) if weight.dtype == BFLOAT16_BITS else weight

@@ -4,13 +4,13 @@ import os
 
 import pytest
 
-from pyattn._core import dispatch
+from pyattn._core import runtime
 
 LEFT_OUT = "built by `make dev`"  # what a call says of a dtype that the build leaves out
 
 
 def pytest_sessionstart():
-    if dispatch.float32_alone and not os.environ.get("PYATTN_DEV"):
+    if runtime.float32_alone and not os.environ.get("PYATTN_DEV"):
         pytest.exit("pyattn was built by `make dev`: run `make t`, or `make test`, which builds all of it", 2)
 
 
@@ -28,7 +28,7 @@ def skipping_what_was_left_out():
     try:
         return (yield)
     except Exception as error:
-        if dispatch.float32_alone and any(LEFT_OUT in str(cause) for cause in chain(error)):
+        if runtime.float32_alone and any(LEFT_OUT in str(cause) for cause in chain(error)):
             pytest.skip("the build leaves out this dtype")
         raise
 

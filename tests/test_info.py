@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pyattn
-from pyattn._core import dispatch, layer
+from pyattn._core import layer, runtime
 
 
 def run(code, **environment):
@@ -117,7 +117,7 @@ def test_show_config(capsys):
         pyattn.show_config("yaml")
 
 
-@pytest.mark.skipif(not dispatch.debug, reason="others trust their callers")
+@pytest.mark.skipif(not runtime.debug, reason="others trust their callers")
 def test_a_debug_build_sees_an_index_out_of_bounds():
     out, starts = pyattn.Linear(4, 4)._weights(), np.array([0, 3])
     with pytest.raises(IndexError):

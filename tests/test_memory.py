@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import pyattn
-from pyattn._core import dispatch
+from pyattn._core import runtime
 from tests.tools import failing_malloc
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 
 # No instruction set changes them, and they take long.
 portable = pytest.mark.skipif(
-    dispatch.isa != dispatch.isa_available[-1], reason="runs under the best instruction set alone"
+    runtime.isa != runtime.isa_available[-1], reason="runs under the best instruction set alone"
 )
 
 
@@ -30,7 +30,7 @@ portable = pytest.mark.skipif(
 def preloaded(tmp_path_factory):
     """The library of failing_malloc.c."""
     compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or platform.libc_ver()[0] != "glibc" or dispatch.sanitized:
+    if compiler is None or platform.libc_ver()[0] != "glibc" or runtime.sanitized:
         pytest.skip("needs a C compiler, glibc, and its allocator")
     library = tmp_path_factory.mktemp("library") / "failing_malloc.so"
     source = ROOT / "tests" / "tools" / "failing_malloc.c"

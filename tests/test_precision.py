@@ -81,7 +81,7 @@ def test_weights_stored_in_16_bits_change_no_bit(rows, inputs, outputs, format):
 
 @pytest.mark.parametrize("format", ["float16", "bfloat16"])
 def test_parts_of_different_formats(format):
-    """Side by side, with an activation and a residual, from weights of any strides: the bits of those stored in float32."""
+    """Side by side, with an activation and a residual, from weights of any strides: the bits of float32's."""
     narrow = (
         normal((100, 33), 1).astype(np.float16).astype(np.float32)
         if format == "float16"

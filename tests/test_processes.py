@@ -13,7 +13,7 @@ import pytest
 
 import pyattn
 from pyattn import _threads
-from pyattn._core import dispatch
+from pyattn._core import runtime
 from tests.test_threads import SETUP, linux, needs_fork, needs_openmp, run
 
 pytestmark = pytest.mark.slow
@@ -102,7 +102,7 @@ def fresh(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(_threads, "_chosen", None)
     monkeypatch.setattr(_threads, "_default", None)
-    monkeypatch.setattr(_threads.dispatch, "thread_limit", lambda: 2**31 - 1)
+    monkeypatch.setattr(_threads.runtime, "thread_limit", lambda: 2**31 - 1)
     return monkeypatch
 
 
@@ -198,7 +198,7 @@ for _ in range(3):
 def refusing(tmp_path_factory):
     """The library of refusing_threads.c."""
     compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or platform.libc_ver()[0] != "glibc" or dispatch.sanitized or not dispatch.openmp:
+    if compiler is None or platform.libc_ver()[0] != "glibc" or runtime.sanitized or not runtime.openmp:
         pytest.skip("needs a C compiler, glibc and OpenMP")
     library = tmp_path_factory.mktemp("library") / "refusing_threads.so"
     source = Path(__file__).parent / "tools" / "refusing_threads.c"
@@ -228,7 +228,7 @@ def test_calls_of_all_kinds_whose_threads_are_refused(refusing):
     run_refused(
         refusing,
         """
-from pyattn._core import dispatch
+from pyattn._core import runtime
 few, memory = query[:, :2], rng.standard_normal((1, 5000, 64), dtype=np.float32)
 packed = query.swapaxes(0, 1)
 decoder = pyattn.TransformerDecoder(pyattn.TransformerDecoderLayer(64, 2, 128, rng=0), 2)
@@ -250,7 +250,7 @@ allow(0)
 for _ in range(2):
     assert all(same(call(), right) for call, right in zip(calls, expected)) and tasks() == 1
 assert allow(0) > 0
-assert dispatch.measure_read(4, 0.01, 1 << 20) > 0 and dispatch.measure_multiply_add(4, 4, 0.01) > 0 and tasks() == 1
+assert probe.read(4, 0.01, 1 << 20) > 0 and probe.multiply_add("float32", 4, 0.01) > 0 and tasks() == 1
 child = os.fork()
 if child == 0:
     os._exit(0 if same(work(), expected[0]) and tasks() == 1 else 3)
@@ -349,7 +349,7 @@ assert tasks() > 1
 
 @linux
 @needs_openmp
-@pytest.mark.skipif(dispatch.sanitized, reason="the sanitizer needs address space without bounds")
+@pytest.mark.skipif(runtime.sanitized, reason="the sanitizer needs address space without bounds")
 @pytest.mark.parametrize("limit", ["processes", "memory"])
 def test_limits_of_the_system(limit):
     """Of processes, which do not bind root; of the address space, where stacks have no room."""

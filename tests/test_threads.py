@@ -262,7 +262,7 @@ def test_a_number_set_while_the_default_is_looked_up_stays(monkeypatch):
     monkeypatch.setattr(_threads, "_chosen", None)
     monkeypatch.setattr(_threads, "_default", None)
     monkeypatch.setattr(_threads, "_usable_cpus", slow)
-    monkeypatch.setattr(_threads.dispatch, "thread_limit", lambda: 0)
+    monkeypatch.setattr(_threads.runtime, "thread_limit", lambda: 0)
     pyattn.get_num_threads()
     assert pyattn.get_num_threads() == 3
 

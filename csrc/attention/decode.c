@@ -102,11 +102,11 @@ static void softmax_rows(const struct pyattn_query_block *block, ptrdiff_t count
   FOR_ROWS_AT_ONCE(rows, sum_weights(state, r, count, ROWS, sums + r))
   for (ptrdiff_t r = 0; r < rows; r++) sum[r] = sums[r];
   state->sum[0] = state->sum[0] * state->rescale[0] + sum;
-  for (ptrdiff_t r = 0; count % STEP != 0 && r < rows; r++) *weight_at(state, count, r) = 0;
-  for (ptrdiff_t g = 0; STEP == 2 && g < groups; g += 2) {
+  for (ptrdiff_t r = 0; count % GROUP != 0 && r < rows; r++) *weight_at(state, count, r) = 0;
+  for (ptrdiff_t g = 0; GROUP == 2 && g < groups; g += 2) {
     for (ptrdiff_t r = 0; r < rows; r++) {
       const vec high = g + 1 < groups ? p[(g + 1) * LANES + r] : (vec){0};
-      p[g / 2 * LANES + r] = pack_steps(p[g * LANES + r], high);
+      p[g / 2 * LANES + r] = pack_groups(p[g * LANES + r], high);
     }
   }
 }
@@ -130,23 +130,23 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, struct weigh
   const ptrdiff_t rest = call->value_width - d < LANES ? call->value_width - d : LANES;
   vec acc[ROWS_AT_ONCE][VALUE_VECTORS];
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
-  for (ptrdiff_t j = 0; j < count; j += STEP) {
+  for (ptrdiff_t j = 0; j < count; j += GROUP) {
     const char *low = keys->value + key_index(keys, first + j) * value_row + column, *high = NULL;
-    if (STEP == 2 && j + 1 < count) high = keys->value + key_index(keys, first + j + 1) * value_row + column;
+    if (GROUP == 2 && j + 1 < count) high = keys->value + key_index(keys, first + j + 1) * value_row + column;
     vec x[VALUE_VECTORS];
     if (vectors > 1) {
-      UNROLL for (int n = 0; n < vectors; n += STEP) join_rows_wide(low, high, n * LANES * ELEMENT_BYTES, x + n);
+      UNROLL for (int n = 0; n < vectors; n += GROUP) join_rows_wide(low, high, n * LANES * ELEMENT_BYTES, x + n);
       UNROLL for (int line = 0; line < vectors * LANES * ELEMENT_BYTES; line += 64) {
         prefetch_far(low + ahead + line);
-        if (STEP == 2) prefetch_far(low + ahead + value_row + line);
+        if (GROUP == 2) prefetch_far(low + ahead + value_row + line);
       }
     } else {
       x[0] = join_rows(low, high, step, rest);
     }
     UNROLL for (int r = 0; r < rows; r++) {
-      const vec weight = splat(*weight_at(state, j / STEP, first_row + r));
+      const vec weight = splat(*weight_at(state, j / GROUP, first_row + r));
       UNROLL for (int n = 0; n < vectors; n++) {
-        const vec value = masked ? (vec)((ivec)x[n] & (ivec)live_steps(weight)) : x[n];
+        const vec value = masked ? (vec)((ivec)x[n] & (ivec)live_groups(weight)) : x[n];
         acc[r][n] = multiply_add(value, weight, acc[r][n]);
       }
     }

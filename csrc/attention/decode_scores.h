@@ -12,10 +12,10 @@ enum {
 /* Loads a LANES x LANES block of dot-product groups of K and transposes it, so that keys run along the lanes. */
 INLINE void load_keys_along_lanes(vec x[LANES], const char *const *key, ptrdiff_t offset, ptrdiff_t step,
                                   ptrdiff_t columns) {
-  if (step == ELEMENT_BYTES && columns == LANES * STEP) {
-    UNROLL for (int i = 0; i < LANES; i++) x[i] = load_steps(key[i] + offset, ELEMENT_BYTES, LANES * STEP);
+  if (step == ELEMENT_BYTES && columns == LANES * GROUP) {
+    UNROLL for (int i = 0; i < LANES; i++) x[i] = load_groups(key[i] + offset, ELEMENT_BYTES, LANES * GROUP);
   } else {
-    UNROLL for (int i = 0; i < LANES; i++) x[i] = load_steps(key[i] + offset, step, columns);
+    UNROLL for (int i = 0; i < LANES; i++) x[i] = load_groups(key[i] + offset, step, columns);
   }
   transpose(x);
 }
@@ -33,8 +33,8 @@ INLINE void score_groups(const struct pyattn_query_block *block, const char *con
     for (int group = 0; group < groups; group++) {
       for (ptrdiff_t r = 0; r < rows; r++) acc[group][r] = (vec){0};
     }
-    for (ptrdiff_t column = d; column < end; column += LANES * STEP, q += LANES) {
-      const ptrdiff_t columns = end - column < LANES * STEP ? end - column : LANES * STEP;
+    for (ptrdiff_t column = d; column < end; column += LANES * GROUP, q += LANES) {
+      const ptrdiff_t columns = end - column < LANES * GROUP ? end - column : LANES * GROUP;
       for (int group = 0; group < groups; group++) {
         vec x[LANES];
         load_keys_along_lanes(x, key + group * LANES, column * step, step, columns);

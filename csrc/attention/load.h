@@ -7,8 +7,8 @@
 
 static ptrdiff_t prefill_load_bytes(const struct pyattn_attention *call) {
   if (ELEMENT_BYTES == sizeof(real)) return 0;
-  const ptrdiff_t width = round_up(call->width, LANES * STEP) / STEP, value_width = round_up(call->value_width, LANES);
-  return (width + value_width / STEP) * PYATTN_KEY_BLOCK * (ptrdiff_t)sizeof(real);
+  const ptrdiff_t width = round_up(call->width, LANES * GROUP) / GROUP, value_width = round_up(call->value_width, LANES);
+  return (width + value_width / GROUP) * PYATTN_KEY_BLOCK * (ptrdiff_t)sizeof(real);
 }
 
 /* Rows of keys to dot-product groups: [key][group of features] */
@@ -17,13 +17,13 @@ static void load_keys(const struct pyattn_attention *call, const char *key, ptrd
   const ptrdiff_t ahead = PYATTN_KEY_BLOCK * row;
   for (ptrdiff_t j = 0; j < count; j++, key += row) {
     ptrdiff_t d = 0;
-    for (; column == ELEMENT_BYTES && d + LANES * STEP <= call->width; d += LANES * STEP, target += LANES) {
-      store(target, load_steps(key + d * ELEMENT_BYTES, ELEMENT_BYTES, LANES * STEP));
+    for (; column == ELEMENT_BYTES && d + LANES * GROUP <= call->width; d += LANES * GROUP, target += LANES) {
+      store(target, load_groups(key + d * ELEMENT_BYTES, ELEMENT_BYTES, LANES * GROUP));
       __builtin_prefetch(key + d * ELEMENT_BYTES + ahead, 0, 3);
     }
-    for (; d < call->width; d += LANES * STEP, target += LANES) {
-      const ptrdiff_t columns = call->width - d < LANES * STEP ? call->width - d : LANES * STEP;
-      store(target, load_steps(key + d * column, column, columns));
+    for (; d < call->width; d += LANES * GROUP, target += LANES) {
+      const ptrdiff_t columns = call->width - d < LANES * GROUP ? call->width - d : LANES * GROUP;
+      store(target, load_groups(key + d * column, column, columns));
     }
   }
 }
@@ -32,14 +32,14 @@ static void load_keys(const struct pyattn_attention *call, const char *key, ptrd
 static void load_values(const struct pyattn_attention *call, const char *value, ptrdiff_t count, real *target) {
   const ptrdiff_t row = call->operands[PYATTN_VALUE].row, column = call->operands[PYATTN_VALUE].column;
   const ptrdiff_t ahead = PYATTN_KEY_BLOCK * row;
-  for (ptrdiff_t j = 0; j < count; j += STEP, value += STEP * row) {
+  for (ptrdiff_t j = 0; j < count; j += GROUP, value += GROUP * row) {
     ptrdiff_t d = 0;
-    for (; column == ELEMENT_BYTES && j + STEP <= count && d + LANES <= call->value_width;
+    for (; column == ELEMENT_BYTES && j + GROUP <= count && d + LANES <= call->value_width;
          d += LANES, target += LANES) {
       const char *low = value + d * ELEMENT_BYTES;
       store(target, join_rows(low, low + row, ELEMENT_BYTES, LANES));
       __builtin_prefetch(low + ahead, 0, 3);
-      if (STEP == 2) __builtin_prefetch(low + ahead + row, 0, 3);
+      if (GROUP == 2) __builtin_prefetch(low + ahead + row, 0, 3);
     }
     for (; d < call->value_width; d += LANES, target += LANES) {
       const ptrdiff_t columns = call->value_width - d < LANES ? call->value_width - d : LANES;
@@ -51,11 +51,11 @@ static void load_values(const struct pyattn_attention *call, const char *value, 
 
 static void prefill_load(const struct pyattn_attention *call, struct pyattn_keys *keys, char *scratch) {
   const struct pyattn_array *key = &call->operands[PYATTN_KEY], *value = &call->operands[PYATTN_VALUE];
-  const int keys_are_groups = STEP == 2 && key->column == ELEMENT_BYTES && call->width % STEP == 0;
+  const int keys_are_groups = GROUP == 2 && key->column == ELEMENT_BYTES && call->width % GROUP == 0;
   keys->finite = -1;
   keys->tile_key = keys->key + keys->first * key->row;
   keys->tile_key_row = key->row;
-  keys->tile_key_step = STEP * key->column;
+  keys->tile_key_step = GROUP * key->column;
   keys->tile_value = keys->value ? keys->value + keys->first * value->row : NULL;
   keys->tile_value_step = value->row;
   keys->tile_value_column = value->column;
@@ -63,7 +63,7 @@ static void prefill_load(const struct pyattn_attention *call, struct pyattn_keys
   if (!keys_are_groups) {
     load_keys(call, keys->tile_key, keys->count, (real *)scratch);
     keys->tile_key = scratch;
-    keys->tile_key_row = round_up(call->width, LANES * STEP) / STEP * (ptrdiff_t)sizeof(real);
+    keys->tile_key_row = round_up(call->width, LANES * GROUP) / GROUP * (ptrdiff_t)sizeof(real);
     keys->tile_key_step = sizeof(real);
     scratch += keys->tile_key_row * PYATTN_KEY_BLOCK;
   }

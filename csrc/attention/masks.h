@@ -47,7 +47,7 @@ static int narrow_range(const struct pyattn_query_block *block, ptrdiff_t *first
   ptrdiff_t start = 0, end = *count;
   while (start < end && !survey.seen[start]) start++;
   while (start < end && !survey.seen[end - 1]) end--;
-  start -= (*first + start) % STEP;
+  start -= (*first + start) % GROUP;
   int hides = 0;
   for (ptrdiff_t j = start; j < end; j++) hides |= survey.least[j] == 0;
   *first += start;

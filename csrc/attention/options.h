@@ -12,7 +12,7 @@ INLINE void cap_logits(struct attention_state *state, ptrdiff_t count, int vecto
   for (ptrdiff_t j = 0; j < count; j++) {
     UNROLL for (int n = 0; n < vectors; n++) {
       vec *p = state->p + j * vectors + n;
-      *p = state->cap_scale * vtanh(STEP == 1 ? *p : state->score_scale * *p);
+      *p = state->cap_scale * vtanh(GROUP == 1 ? *p : state->score_scale * *p);
       max[n] = vmax(*p, max[n]);
     }
   }

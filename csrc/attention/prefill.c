@@ -41,7 +41,7 @@ INLINE void score_tile(const char *key, ptrdiff_t row, ptrdiff_t step, const vec
   tile acc;
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
   const struct tile_a a = {key, row, step, key + TILE_ROWS * row, TILE_ROWS * step};
-  const struct tile_b b = {(const char *)q, PLAIN_FORMAT, ATTENTION_PAIRS, 0};
+  const struct tile_b b = {(const char *)q, PLAIN_FORMAT, ATTENTION_UNROLL, 0};
   tile_multiply(acc, rows, vectors, a, b, steps);
   UNROLL for (int n = 0; n < vectors; n++) {
     vec most = max[n];
@@ -59,11 +59,11 @@ INLINE void score(const struct pyattn_query_block *block, const struct pyattn_ke
   struct attention_state *state = state_of(block);
   const ptrdiff_t row = keys->tile_key_row, step = keys->tile_key_step;
   for (ptrdiff_t d = 0; d == 0 || d < block->call->width; d += SUM_BLOCK) {
-    const ptrdiff_t rest = block->call->width - d, steps = ((rest < SUM_BLOCK ? rest : SUM_BLOCK) + STEP - 1) / STEP;
+    const ptrdiff_t rest = block->call->width - d, steps = ((rest < SUM_BLOCK ? rest : SUM_BLOCK) + GROUP - 1) / GROUP;
     const vec *q = queries_from(block, d);
     UNROLL for (int n = 0; n < vectors; n++) state->range_max[n] = splat(-INFINITY);
     for (ptrdiff_t j = 0; j < count; j += TILE_ROWS) {
-      const char *source = keys->tile_key + (offset + j) * row + d / STEP * step;
+      const char *source = keys->tile_key + (offset + j) * row + d / GROUP * step;
       vec *p = state->p + j * vectors, *max = state->range_max;
       if (count - j >= TILE_ROWS) {
         score_tile(source, row, step, q, steps, p, TILE_ROWS, vectors, d > 0, max);
@@ -99,15 +99,15 @@ INLINE void softmax(struct attention_state *state, ptrdiff_t keys, int vectors, 
     base[n] = max[n] * to_log2;
     sum[n] = NOTHING;
   }
-  for (ptrdiff_t j = 0; j < keys; j += STEP) {
+  for (ptrdiff_t j = 0; j < keys; j += GROUP) {
     UNROLL for (int n = 0; n < vectors; n++) {
       vec weight[2] = {{0}, {0}};
-      UNROLL for (int s = 0; s < STEP; s++) {
+      UNROLL for (int s = 0; s < GROUP; s++) {
         if (s > 0 && j + s == keys) break;
         weight[s] = weight_of(p[(j + s) * vectors + n], max[n], base[n], to_log2, masked, exponential);
         sum[n] += weight[s];
       }
-      p[j / STEP * vectors + n] = join_steps(weight[0], weight[1]);
+      p[j / GROUP * vectors + n] = join_groups(weight[0], weight[1]);
     }
   }
   UNROLL for (int n = 0; n < vectors; n++) state->sum[n] = state->sum[n] * state->rescale[n] + sum[n];
@@ -118,7 +118,7 @@ INLINE void accumulate_tile(const char *value, ptrdiff_t row, ptrdiff_t step, co
   tile acc;
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
   const struct tile_a a = {value, row, step, value + KEYS_AHEAD * step + (rows - 1) * row, step};
-  const struct tile_b b = {(const char *)p, PLAIN_FORMAT, ATTENTION_PAIRS, 0};
+  const struct tile_b b = {(const char *)p, PLAIN_FORMAT, ATTENTION_UNROLL, 0};
   tile_multiply(acc, rows, vectors, a, b, steps);
   UNROLL for (int r = 0; r < rows; r++) {
     UNROLL for (int n = 0; n < vectors; n++) o[r * vectors + n] = o[r * vectors + n] * rescale[n] + acc[r][n];
@@ -153,7 +153,7 @@ static void accumulate_live(const struct pyattn_query_block *block, const struct
       for (ptrdiff_t t = 0; t < steps; t++) {
         const vec weight = state->p[t * vectors + n];
         const vec x = splat(load_real(value + t * keys->tile_value_step + d * keys->tile_value_column));
-        acc = multiply_add((vec)((ivec)x & (ivec)live_steps(weight)), weight, acc);
+        acc = multiply_add((vec)((ivec)x & (ivec)live_groups(weight)), weight, acc);
       }
       vec *o = state->o + d * vectors + n;
       *o = *o * state->rescale[n] + acc;
@@ -190,8 +190,8 @@ INLINE void update(const struct pyattn_query_block *block, struct pyattn_keys *k
   else
     softmax(state, count, vectors, masked, EXP_SUBTRACT_FIRST);
   if (block->call->value_width == 0) return;
-  const ptrdiff_t steps = (count + STEP - 1) / STEP;
-  const char *value = keys->tile_value + (first - keys->first) / STEP * keys->tile_value_step;
+  const ptrdiff_t steps = (count + GROUP - 1) / GROUP;
+  const char *value = keys->tile_value + (first - keys->first) / GROUP * keys->tile_value_step;
   if (masked && !all_finite(block->call, keys))
     accumulate_live(block, keys, value, steps);
   else

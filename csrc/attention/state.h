@@ -87,7 +87,7 @@ INLINE ptrdiff_t key_index(const struct pyattn_keys *keys, ptrdiff_t j) { return
 
 INLINE ptrdiff_t query_vectors(const struct pyattn_attention *call, int vectors) {
   const ptrdiff_t width = call->width < PYATTN_WIDTH_BLOCK ? call->width : PYATTN_WIDTH_BLOCK;
-  return round_up(width, LANES * STEP) / STEP * vectors;
+  return round_up(width, LANES * GROUP) / GROUP * vectors;
 }
 
 /* Bytes of a state whose o has so many vectors. */
@@ -102,16 +102,16 @@ static void load_queries(const struct pyattn_query_block *block, ptrdiff_t first
   struct attention_state *state = state_of(block);
   const ptrdiff_t rest = block->call->width - first, width = rest < PYATTN_WIDTH_BLOCK ? rest : PYATTN_WIDTH_BLOCK;
   for (int n = 0; n < block->vectors; n++) {
-    for (ptrdiff_t d = 0; d < width; d += LANES * STEP) {
-      const ptrdiff_t columns = width - d < LANES * STEP ? width - d : LANES * STEP;
+    for (ptrdiff_t d = 0; d < width; d += LANES * GROUP) {
+      const ptrdiff_t columns = width - d < LANES * GROUP ? width - d : LANES * GROUP;
       vec x[LANES];
       UNROLL for (int i = 0; i < LANES; i++) {
         const char *row = operand_row(block, &query, lane_row(block, n, i));
-        x[i] = load_steps(row + (first + d) * query.column, query.column, columns);
-        if (STEP == 1) x[i] *= state->query_scale;
+        x[i] = load_groups(row + (first + d) * query.column, query.column, columns);
+        if (GROUP == 1) x[i] *= state->query_scale;
       }
       transpose(x);
-      UNROLL for (int i = 0; i < LANES; i++) state->q[(d / STEP + i) * block->vectors + n] = x[i];
+      UNROLL for (int i = 0; i < LANES; i++) state->q[(d / GROUP + i) * block->vectors + n] = x[i];
     }
   }
 }
@@ -120,7 +120,7 @@ static void load_queries(const struct pyattn_query_block *block, ptrdiff_t first
 INLINE const vec *queries_from(const struct pyattn_query_block *block, ptrdiff_t first) {
   const ptrdiff_t place = first % PYATTN_WIDTH_BLOCK;
   if (place == 0 && block->call->width > PYATTN_WIDTH_BLOCK) load_queries(block, first);
-  return state_of(block)->q + place / STEP * block->vectors;
+  return state_of(block)->q + place / GROUP * block->vectors;
 }
 
 static void begin_split(const struct pyattn_query_block *block) {
@@ -142,9 +142,9 @@ static void choose_scales(const struct pyattn_query_block *block) {
   const double scale = call->softcap > 0 ? call->scale / call->softcap : call->scale * units;
   const int plain = !biased && !block->data[PYATTN_ALIBI_SLOPES] && call->softcap <= 0 && scale > 0;
   state->query_scale = (real)scale;
-  state->score_scale = STEP == 1 || plain ? 1 : (real)scale;
+  state->score_scale = GROUP == 1 || plain ? 1 : (real)scale;
   state->cap_scale = (real)(call->softcap * units);
-  state->to_log2 = STEP == 1 || !plain ? (real)(LOG2_E / units) : (real)scale;
+  state->to_log2 = GROUP == 1 || !plain ? (real)(LOG2_E / units) : (real)scale;
   state->to_nats = biased ? 1 : LN_2 * state->to_log2;
   state->exponential = biased ? EXP_SUBTRACT_FIRST : state->to_log2 == 1 ? EXP_BASE_2 : EXP_FUSED;
   const struct pyattn_array slopes = operand(block, PYATTN_ALIBI_SLOPES);

@@ -7,7 +7,7 @@
  *   PYATTN_FLOAT32, _FLOAT64  one input
  *   PYATTN_FLOAT16            one input, in half a lane of the compute type
  *   PYATTN_BFLOAT16           two inputs, the first in the lower half
- *   PYATTN_INT8               STEP inputs: four bytes, or two integers of 16 bits
+ *   PYATTN_INT8               GROUP inputs: four int8, or two int16
  *
  * Features and inputs are padded with zeros to whole vectors and lanes. int8 only: after the panels come the scales of
  * all features, then the initial accumulators (-INPUT_ZERO times the sum of the feature's weights), which cancel the
@@ -31,9 +31,9 @@ INLINE int format_of(const struct pyattn_weight *weight) { return ELEMENT == F32
 
 INLINE ptrdiff_t lane_bytes(int format) { return format == PYATTN_FLOAT16 ? 2 : (ptrdiff_t)sizeof(real); }
 
-INLINE ptrdiff_t lane_inputs(int format) { return format == PYATTN_BFLOAT16 ? 2 : STEP; }
+INLINE ptrdiff_t lane_inputs(int format) { return format == PYATTN_BFLOAT16 ? 2 : GROUP; }
 
-INLINE ptrdiff_t groups_of(ptrdiff_t inputs) { return (inputs + STEP - 1) / STEP; }
+INLINE ptrdiff_t groups_of(ptrdiff_t inputs) { return (inputs + GROUP - 1) / GROUP; }
 
 INLINE ptrdiff_t padded(ptrdiff_t outputs) { return (outputs + LANES - 1) / LANES * LANES; }
 

@@ -11,7 +11,7 @@
 #include "../activations.h"
 #include "format.h"
 
-/* Few rows take the time of reading the weight, which is prefetched so many bytes ahead. */
+/* With few rows the time is that of reading the weight, which is prefetched so many bytes ahead. */
 enum { WEIGHTS_AHEAD = 4096 };
 
 /* A tile of sums, which begin with the initial accumulators. */
@@ -70,7 +70,7 @@ INLINE void write_tile(const struct pyattn_linear *job, const struct pyattn_pack
       if (quantised) x = dequantised(panel, x, input->scales[r], n);
       if (residual) x += load_reals(residual + n * VECTOR_BYTES, columns);
       if (is_bf16)
-        store_halves(out + n * LANES * width, x, columns);
+        store_bf16(out + n * LANES * width, x, columns);
       else
         store_reals(out + n * LANES * width, x, columns);
     }

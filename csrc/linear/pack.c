@@ -25,8 +25,7 @@ static ptrdiff_t linear_packed_bytes(ptrdiff_t outputs, ptrdiff_t inputs, int fo
   return padded(outputs) / LANES * (packed_vector_bytes(inputs, format) + (ELEMENT == I8 ? 2 * VECTOR_BYTES : 0));
 }
 
-/* Where the vectors of the features `first` ... first + LANES begin, the first of a panel or not, and how many bytes
- * later those of the next lanes of inputs follow. */
+/* Offset of the vectors that hold feature `first`; line: bytes from one of them to that of the next inputs. */
 INLINE ptrdiff_t vectors_at(const struct pyattn_weight *weight, ptrdiff_t first, ptrdiff_t *line) {
   const ptrdiff_t panel = first / PANEL, place = first % PANEL, rest = padded(weight->outputs - panel * PANEL);
   const ptrdiff_t bytes = LANES * lane_bytes(format_of(weight));
@@ -38,7 +37,7 @@ INLINE ptrdiff_t vectors_at(const struct pyattn_weight *weight, ptrdiff_t first,
 INLINE void store_group(char *p, vec x, int format, ptrdiff_t t) {
 #if REAL_BITS == 32
   if (format == PYATTN_FLOAT16) {
-    const halves y = narrow_float16(x);
+    const vec16 y = narrow_float16(x);
     memcpy(p, &y, sizeof y);
   } else if (shares_lanes(format)) {
     store(p, t % 2 == 0 ? (vec)((uvec)x >> 16) : (vec)((uvec)load(p) | (uvec)x));
@@ -52,20 +51,20 @@ static void linear_pack(const struct pyattn_weight *weight, const char *elements
                         const float *scales, char *packed) {
   const ptrdiff_t outputs = weight->outputs, inputs = weight->inputs;
   const int format = format_of(weight);
-  const ptrdiff_t groups = lane_inputs(format) / STEP; /* of a lane */
+  const ptrdiff_t groups = lane_inputs(format) / GROUP; /* of a lane */
   for (ptrdiff_t first = 0; first < outputs; first += LANES) {
     ptrdiff_t line;
     char *base = packed + vectors_at(weight, first, &line);
-    for (ptrdiff_t k = 0; k < inputs; k += LANES * STEP) {
-      const ptrdiff_t columns = inputs - k < LANES * STEP ? inputs - k : LANES * STEP;
+    for (ptrdiff_t k = 0; k < inputs; k += LANES * GROUP) {
+      const ptrdiff_t columns = inputs - k < LANES * GROUP ? inputs - k : LANES * GROUP;
       vec x[LANES];
       UNROLL for (int i = 0; i < LANES; i++) {
         x[i] = (vec){0};
-        if (first + i < outputs) x[i] = load_steps(elements + (first + i) * row + k * column, column, columns);
+        if (first + i < outputs) x[i] = load_groups(elements + (first + i) * row + k * column, column, columns);
       }
       transpose(x);
       for (ptrdiff_t i = 0; i < groups_of(columns); i++) {
-        const ptrdiff_t t = k / STEP + i;
+        const ptrdiff_t t = k / GROUP + i;
         store_group(base + t / groups * line, x[i], format, t);
       }
     }
@@ -86,33 +85,33 @@ static void linear_pack(const struct pyattn_weight *weight, const char *elements
 #endif
 }
 
-/* One element from the lane that holds it and others, which begin `number` before it. */
-INLINE void unpack_element(char *element, const char *lane, ptrdiff_t number, int format) {
+/* The element of a lane at this index of the lane's inputs. */
+INLINE void unpack_element(char *element, const char *lane, ptrdiff_t index, int format) {
 #if ELEMENT == I8
-#if STEP == 4
-  *(int8_t *)element = *(const int8_t *)(lane + number);
+#if GROUP == 4
+  *(int8_t *)element = *(const int8_t *)(lane + index);
 #else
   int16_t x;
-  memcpy(&x, lane + 2 * number, sizeof x);
+  memcpy(&x, lane + 2 * index, sizeof x);
   *(int8_t *)element = (int8_t)x;
 #endif
 #elif ELEMENT == F32
   uint32_t bits;
   uint16_t half;
   if (format == PYATTN_FLOAT16) {
-    halves x = {0};
+    vec16 x = {0};
     memcpy(&half, lane, sizeof half);
     x[0] = half;
     store_real(element, widen_float16(x)[0]);
     return;
   }
   memcpy(&bits, lane, sizeof bits);
-  if (format == PYATTN_BFLOAT16) bits = number ? bits & 0xffff0000 : bits << 16;
+  if (format == PYATTN_BFLOAT16) bits = index ? bits & 0xffff0000 : bits << 16;
   memcpy(element, &bits, sizeof bits);
 #else
-  memcpy(element, lane + number * ELEMENT_BYTES, ELEMENT_BYTES);
+  memcpy(element, lane + index * ELEMENT_BYTES, ELEMENT_BYTES);
 #endif
-  (void)number, (void)format;
+  (void)index, (void)format;
 }
 
 static void linear_unpack(const struct pyattn_weight *weight, char *elements, float *scales) {
@@ -130,11 +129,11 @@ static void linear_unpack(const struct pyattn_weight *weight, char *elements, fl
 
 static ptrdiff_t linear_row_bytes(ptrdiff_t inputs, int input_is_bf16) {
   const int in_place = PAIRS_OF_BFLOAT16 ? input_is_bf16 && inputs % 2 == 0 : ELEMENT == F32 || ELEMENT == F64;
-  return in_place ? 0 : (inputs + LANES * STEP - 1) / (LANES * STEP) * VECTOR_BYTES;
+  return in_place ? 0 : (inputs + LANES * GROUP - 1) / (LANES * GROUP) * VECTOR_BYTES;
 }
 
 #if ELEMENT == BF16 || ELEMENT == I8
-/* LANES inputs from k on, zeros behind the last */
+/* LANES inputs from k on, zeros after the last. */
 INLINE vec load_input(const char *input, int is_bf16, ptrdiff_t k, ptrdiff_t inputs) {
   const ptrdiff_t columns = inputs - k < LANES ? inputs - k : LANES;
   if (columns <= 0) return (vec){0};
@@ -143,13 +142,13 @@ INLINE vec load_input(const char *input, int is_bf16, ptrdiff_t k, ptrdiff_t inp
 
 INLINE void pack_row(const char *input, int is_bf16, ptrdiff_t inputs, char *packed, float *scale) {
 #if ELEMENT == BF16
-  for (ptrdiff_t k = 0; k < inputs; k += LANES * STEP, packed += VECTOR_BYTES) {
+  for (ptrdiff_t k = 0; k < inputs; k += LANES * GROUP, packed += VECTOR_BYTES) {
     const vec low = load_input(input, is_bf16, k, inputs);
-    store(packed, STEP == 2 ? pack_steps(low, load_input(input, is_bf16, k + LANES, inputs)) : widen(narrow(low)));
+    store(packed, GROUP == 2 ? pack_groups(low, load_input(input, is_bf16, k + LANES, inputs)) : widen(narrow(low)));
   }
   *scale = 1;
 #else
-  ivec bits = {0}; /* of the largest magnitude: as integers they are in the same order, with inf and NaN behind all */
+  ivec bits = {0}; /* of the largest magnitude: integers are in the same order, inf and NaN last */
   for (ptrdiff_t k = 0; k < inputs; k += LANES) {
     const ivec x = (ivec)magnitude(load_input(input, is_bf16, k, inputs));
     bits = (ivec)choose(x > bits, (vec)x, (vec)bits);
@@ -160,12 +159,12 @@ INLINE void pack_row(const char *input, int is_bf16, ptrdiff_t inputs, char *pac
   memcpy(&max, &max_bits, sizeof max);
   const int finite = max < (float)INFINITY;
   const float into = finite && max > 0 ? 127 / max : 0;
-  for (ptrdiff_t k = 0; k < inputs; k += LANES * STEP, packed += VECTOR_BYTES) {
-    vec x[STEP];
-    UNROLL for (int s = 0; s < STEP; s++) {
+  for (ptrdiff_t k = 0; k < inputs; k += LANES * GROUP, packed += VECTOR_BYTES) {
+    vec x[GROUP];
+    UNROLL for (int s = 0; s < GROUP; s++) {
       x[s] = finite ? load_input(input, is_bf16, k + s * LANES, inputs) * into : (vec){0};
     }
-    store(packed, round_steps(x));
+    store(packed, round_groups(x));
   }
   *scale = finite ? max / 127 : (float)NAN; /* so that NaN and inf come out */
 #endif

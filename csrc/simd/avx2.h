@@ -4,9 +4,9 @@
  * three quarters of each line to a later tile. */
 #define TILE_ROWS 6
 #define TILE_VECTORS 2
-#define STEP (ELEMENT == I8 ? 2 : 1)
+#define GROUP (ELEMENT == I8 ? 2 : 1)
 #define INPUT_ZERO 0
-#define ATTENTION_PAIRS 0
+#define ATTENTION_UNROLL 0
 #define WIDENS_FLOAT16 (REAL_BITS == 32)
 #define EXP2_REDUCTION EXP2_NEAREST
 
@@ -35,16 +35,14 @@ INLINE vec vmin(vec a, vec b) { return (vec)MM(min)(a, b); }
 #define ZIP_BYTES(side, a, b) (bytes) _mm256_unpack##side##_epi8((__m256i)(a), (__m256i)(b))
 
 #if REAL_BITS == 32
-INLINE vec widen_float16(halves x) { return (vec)_mm256_cvtph_ps((__m128i)x); }
+INLINE vec widen_float16(vec16 x) { return (vec)_mm256_cvtph_ps((__m128i)x); }
 
-INLINE halves narrow_float16(vec x) { return (halves)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT); }
+INLINE vec16 narrow_float16(vec x) { return (vec16)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT); }
 #endif
 
 #define round_bfloat16 narrow_bfloat16
 
-#define exp2_reduce rounding_exp2_reduce
-
-#define exp2_scale rounding_exp2_scale
+#define exp2_of_negative rounding_exp2_of_negative
 
 #if ELEMENT == I8
 INLINE vec multiply_add(vec a, vec b, vec c) {
@@ -54,4 +52,4 @@ INLINE vec multiply_add(vec a, vec b, vec c) {
 #define multiply_add portable_multiply_add
 #endif
 
-#define round_steps portable_round_steps
+#define round_groups portable_round_groups

@@ -5,13 +5,13 @@
 #define TILE_ROWS 8
 #define TILE_VECTORS 3
 #if ELEMENT == I8 && defined(__AVX512VNNI__)
-#define STEP 4
+#define GROUP 4
 #define INPUT_ZERO 128
 #else
-#define STEP (ELEMENT == I8 || PAIRS_OF_BFLOAT16 ? 2 : 1)
+#define GROUP (ELEMENT == I8 || PAIRS_OF_BFLOAT16 ? 2 : 1)
 #define INPUT_ZERO 0
 #endif
-#define ATTENTION_PAIRS (STEP == 1)
+#define ATTENTION_UNROLL (GROUP == 1)
 #define WIDENS_FLOAT16 (REAL_BITS == 32)
 #if REAL_BITS == 32
 #define EXP2_REDUCTION EXP2_FLOOR
@@ -73,9 +73,9 @@ INLINE void transpose(vec x[16]) {
 #define ZIP_BYTES(side, a, b) (bytes) _mm512_unpack##side##_epi8((__m512i)(a), (__m512i)(b))
 
 #if REAL_BITS == 32
-INLINE vec widen_float16(halves x) { return (vec)_mm512_cvtph_ps((__m256i)x); }
+INLINE vec widen_float16(vec16 x) { return (vec)_mm512_cvtph_ps((__m256i)x); }
 
-INLINE halves narrow_float16(vec x) { return (halves)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
+INLINE vec16 narrow_float16(vec x) { return (vec16)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
 #endif
 
 #if REAL_BITS == 32 && defined(__AVX512BF16__)
@@ -85,37 +85,30 @@ INLINE __m256bh round_bfloat16(vec x) { return _mm512_cvtneps_pbh((__m512)x); }
 #endif
 
 #if REAL_BITS == 32
-INLINE vec exp2_reduce(vec x, vec *n) {
-  *n = x;
-  return (vec)_mm512_reduce_ps(x, 9); /* 9: x - floor(x), no exceptions */
+INLINE vec exp2_of_negative(vec x) {
+  return (vec)_mm512_scalef_ps(exp2_polynomial((vec)_mm512_reduce_ps(x, 9)), x); /* 9: x - floor(x), no exceptions */
 }
-
-INLINE vec exp2_scale(vec p, vec r, vec n) { return (void)r, (vec)_mm512_scalef_ps(p, n); }
 #else
-INLINE vec exp2_reduce(vec x, vec *n) {
-  *n = x;
-  return (vec)_mm512_reduce_pd(x, 4 << 4 | 8);
-}
-
-/* The sixteenths of n beyond an integer choose a factor from two registers. */
-INLINE vec exp2_scale(vec p, vec r, vec n) {
+/* The sixteenths of x beyond an integer choose a factor from two registers. */
+INLINE vec exp2_of_negative(vec x) {
   static const real roots[] = {0x1.0000000000000p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0, 0x1.2387a6e756238p+0,
                                0x1.306fe0a31b715p+0, 0x1.3dea64c123422p+0, 0x1.4bfdad5362a27p+0, 0x1.5ab07dd485429p+0,
                                0x1.6a09e667f3bcdp+0, 0x1.7a11473eb0187p+0, 0x1.8ace5422aa0dbp+0, 0x1.9c49182a3f090p+0,
                                0x1.ae89f995ad3adp+0, 0x1.c199bdd85529cp+0, 0x1.d5818dcfba487p+0, 0x1.ea4afa2a490dap+0};
-  const vec index = n + 0x1.8p48; /* counts sixteenths */
+  const vec index = x + 0x1.8p48; /* counts sixteenths */
+  const vec r = (vec)_mm512_reduce_pd(x, 4 << 4 | 8);
   const vec root = (vec)_mm512_permutex2var_pd(_mm512_loadu_pd(roots), (__m512i)index, _mm512_loadu_pd(roots + 8));
-  return (vec)_mm512_scalef_pd(root * p, n - r);
+  return (vec)_mm512_scalef_pd(root * exp2_polynomial(r), x - r);
 }
 #endif
 
-#if STEP == 4
+#if GROUP == 4
 INLINE vec multiply_add(vec a, vec b, vec c) { return (vec)_mm512_dpbusd_epi32((__m512i)c, (__m512i)a, (__m512i)b); }
 
-INLINE vec round_steps(const vec x[STEP]) {
+INLINE vec round_groups(const vec x[GROUP]) {
   static const int32_t order[] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15}; /* packs work in quarters */
-  __m512i y[STEP];
-  UNROLL for (int s = 0; s < STEP; s++) y[s] = _mm512_cvtps_epi32((__m512)x[s]);
+  __m512i y[GROUP];
+  UNROLL for (int s = 0; s < GROUP; s++) y[s] = _mm512_cvtps_epi32((__m512)x[s]);
   const __m512i z = _mm512_packs_epi16(_mm512_packs_epi32(y[0], y[1]), _mm512_packs_epi32(y[2], y[3]));
   return (vec)_mm512_xor_si512(_mm512_permutexvar_epi32(_mm512_loadu_si512(order), z), _mm512_set1_epi8(-128));
 }
@@ -124,13 +117,13 @@ INLINE vec round_steps(const vec x[STEP]) {
 INLINE vec multiply_add(vec a, vec b, vec c) {
   return (vec)_mm512_add_epi32((__m512i)c, _mm512_madd_epi16((__m512i)a, (__m512i)b));
 }
-#elif STEP == 2
+#elif GROUP == 2
 INLINE vec multiply_add(vec a, vec b, vec c) { return (vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b); }
 #else
 #define multiply_add portable_multiply_add
 #endif
 
-#define round_steps portable_round_steps
+#define round_groups portable_round_groups
 #endif
 
 #if PAIRS_OF_BFLOAT16

@@ -3,9 +3,9 @@
 /* 16 registers are assumed: 6 x 2 accumulators, 2 loads, 1 broadcast; 1 to spare. */
 #define TILE_ROWS 6
 #define TILE_VECTORS 2
-#define STEP (ELEMENT == I8 ? 2 : 1)
+#define GROUP (ELEMENT == I8 ? 2 : 1)
 #define INPUT_ZERO 0
-#define ATTENTION_PAIRS 0
+#define ATTENTION_UNROLL 0
 #define WIDENS_FLOAT16 0
 #define EXP2_REDUCTION EXP2_NEAREST
 
@@ -33,10 +33,8 @@
 
 #define round_bfloat16 narrow_bfloat16
 
-#define exp2_reduce rounding_exp2_reduce
-
-#define exp2_scale rounding_exp2_scale
+#define exp2_of_negative rounding_exp2_of_negative
 
 #define multiply_add portable_multiply_add
 
-#define round_steps portable_round_steps
+#define round_groups portable_round_groups

@@ -58,13 +58,13 @@ INLINE void portable_transpose(vec x[LANES]) {
 #define PORTABLE_ZIP_BYTES(side, a, b) PORTABLE_ZIP_BYTES_##side(a, b) /* of 16 bytes */
 
 #if REAL_BITS == 32
-INLINE vec portable_widen_float16(halves h) { /* exponents differ by 112; inf and NaN have the largest in either */
+INLINE vec portable_widen_float16(vec16 h) { /* exponents differ by 112; inf and NaN have the largest in either */
   const uvec x = __builtin_convertvector(h, uvec), size = (x & 0x7fff) << 13;
   const vec finite = (vec)size * 0x1p112f, beyond = (vec)(size | 0x7f800000);
   return (vec)((uvec)choose((ivec)size >= 0x7c00 << 13, beyond, finite) | (x & 0x8000) << 16);
 }
 
-INLINE halves portable_narrow_float16(vec x) {
+INLINE vec16 portable_narrow_float16(vec x) {
   const uvec bits = (uvec)x, size = bits & 0x7fffffff;
   /* below 2^-14, adding 1/2 leaves the rounded significand in the lowest bits; else the exponent moves by 112 */
   const uvec small = (uvec)((vec)size + 0.5f) - 0x3f000000;
@@ -72,7 +72,7 @@ INLINE halves portable_narrow_float16(vec x) {
   const vec finite = choose((ivec)size < 113 << 23, (vec)small, (vec)normal);
   const vec beyond = choose((ivec)size > 0x7f800000, splat_bits(0x7e00), splat_bits(0x7c00));
   const uvec y = (uvec)choose((ivec)size >= 0x477ff000, beyond, finite) | (bits >> 16 & 0x8000);
-  return __builtin_convertvector(y, halves);
+  return __builtin_convertvector(y, vec16);
 }
 #endif
 
@@ -85,9 +85,9 @@ INLINE vec portable_multiply_add(vec a, vec b, vec c) {
 INLINE vec portable_multiply_add(vec a, vec b, vec c) { return a * b + c; }
 #endif
 
-INLINE vec portable_round_steps(const vec x[STEP]) {
-  int16_t y[STEP * LANES];
-  UNROLL for (int i = 0; i < STEP * LANES; i++) y[i] = (int16_t)rintf(x[i / LANES][i % LANES]);
+INLINE vec portable_round_groups(const vec x[GROUP]) {
+  int16_t y[GROUP * LANES];
+  UNROLL for (int i = 0; i < GROUP * LANES; i++) y[i] = (int16_t)rintf(x[i / LANES][i % LANES]);
   return load(y);
 }
 

@@ -3,9 +3,9 @@
 /* 16 registers: 6 x 2 accumulators, 2 loads, 1 broadcast; 1 to spare. */
 #define TILE_ROWS 6
 #define TILE_VECTORS 2
-#define STEP (ELEMENT == I8 ? 2 : 1)
+#define GROUP (ELEMENT == I8 ? 2 : 1)
 #define INPUT_ZERO 0
-#define ATTENTION_PAIRS 0
+#define ATTENTION_UNROLL 0
 #define WIDENS_FLOAT16 0
 #define EXP2_REDUCTION EXP2_NEAREST
 
@@ -39,9 +39,7 @@ INLINE vec vmin(vec a, vec b) { return (vec)MM(min)(a, b); }
 
 #define round_bfloat16 narrow_bfloat16
 
-#define exp2_reduce rounding_exp2_reduce
-
-#define exp2_scale rounding_exp2_scale
+#define exp2_of_negative rounding_exp2_of_negative
 
 #if ELEMENT == I8
 INLINE vec multiply_add(vec a, vec b, vec c) {
@@ -51,4 +49,4 @@ INLINE vec multiply_add(vec a, vec b, vec c) {
 #define multiply_add portable_multiply_add
 #endif
 
-#define round_steps portable_round_steps
+#define round_groups portable_round_groups

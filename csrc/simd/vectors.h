@@ -64,17 +64,20 @@ INLINE real max_lanes(vec x) {
 }
 
 #if REAL_BITS == 32
-/* Numbers of 16 bits, one for each lane. */
-typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+/* 16 bits for each lane: float16 or bfloat16. */
+typedef uint16_t vec16 __attribute__((vector_size(2 * LANES)));
 
-INLINE vec widen_bfloat16(halves x) { return (vec)(__builtin_convertvector(x, uvec) << 16); }
+INLINE vec widen_bfloat16(vec16 x) { return (vec)(__builtin_convertvector(x, uvec) << 16); }
 
 /* Rounded to the nearest, ties to even; a NaN stays one. */
-INLINE halves narrow_bfloat16(vec x) {
+INLINE vec16 narrow_bfloat16(vec x) {
   const uvec bits = (uvec)x;
   const uvec rounded = bits + 0x7fff + (bits >> 16 & 1);
-  return __builtin_convertvector((uvec)choose(x == x, (vec)rounded, (vec)(bits | 0x400000)) >> 16, halves);
+  return __builtin_convertvector((uvec)choose(x == x, (vec)rounded, (vec)(bits | 0x400000)) >> 16, vec16);
 }
 #endif
+
+/* 2^r on the range of EXP2_REDUCTION: vmath.h has the coefficients. */
+INLINE vec exp2_polynomial(vec r);
 
 #endif

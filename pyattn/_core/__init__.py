@@ -14,7 +14,7 @@
     second_pass: column sums of the weights                       |
         |                                                         |
         v                                                         v
-    dispatch: the instruction set, threads, signals      kernels.pxd: csrc/kernels.h
+    runtime: the instruction set, threads, signals       kernels.pxd: csrc/kernels.h
 
 Arguments are trusted: whoever calls has checked them. Work is cut so that results have the same bits on any number of
 threads. Results are written to arrays that the caller gives; what a driver needs on the way is one allocation.

@@ -7,7 +7,7 @@ from cython.parallel cimport prange, threadid
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 
-from pyattn._core.dispatch cimport Watch, begin_call, begin_watch, end_call, no_scratch, raise_error, stopped
+from pyattn._core.runtime cimport Watch, begin_call, begin_watch, end_call, no_scratch, raise_error, stopped
 from pyattn._core.kernels cimport (
     PYATTN_ALIGNMENT,
     PYATTN_COLUMN_SUMS,

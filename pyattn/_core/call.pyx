@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 
 from pyattn._core.attention cimport operations, run_attention
-from pyattn._core.dispatch cimport kernels_of
+from pyattn._core.runtime cimport kernels_of
 from pyattn._core.kernels cimport (
     PYATTN_ALIBI_SLOPES,
     PYATTN_BIAS,

@@ -107,7 +107,7 @@ cdef extern from "kernels.h" nogil:
         int tile_rows
         int tile_vectors
         int real_bytes
-        int step
+        int group
         pyattn_attention_path prefill, decode
         void (*weights_begin)(const pyattn_query_block *) noexcept nogil
         void (*weights_update)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,

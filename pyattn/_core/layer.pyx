@@ -12,7 +12,7 @@ cimport numpy as cnp
 from libc.stdint cimport int64_t
 
 from pyattn._core.call cimport begin_call_of, bind, bind_bias_of_sequence, run, set_window
-from pyattn._core.dispatch cimport kernels_of
+from pyattn._core.runtime cimport kernels_of
 from pyattn._core.kernels cimport (
     PYATTN_ALIBI_SLOPES,
     PYATTN_BIAS,

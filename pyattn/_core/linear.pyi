@@ -1,6 +1,9 @@
-import numpy as np
+from typing import Any, TypeAlias
 
-from pyattn._checks import Array
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
 
 class Packed:
     dtype: np.dtype[np.generic]

@@ -10,7 +10,7 @@ from libc.string cimport memset
 
 import numpy as np
 
-from pyattn._core.dispatch cimport (
+from pyattn._core.runtime cimport (
     Watch, begin_call, begin_watch, end_call, kernels_of, no_scratch, raise_error, stopped,
 )
 from pyattn._core.kernels cimport (

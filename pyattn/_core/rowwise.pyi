@@ -1,5 +1,8 @@
-from pyattn._checks import Array
+from typing import Any, TypeAlias
 
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
 ACTIVATIONS: dict[str | None, int]
 
 def normalise(

@@ -8,7 +8,7 @@ from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
-from pyattn._core.dispatch cimport begin_call, end_call, kernels_of
+from pyattn._core.runtime cimport begin_call, end_call, kernels_of
 from pyattn._core.kernels cimport (
     PYATTN_GELU, PYATTN_GELU_TANH, PYATTN_IDENTITY, PYATTN_RELU, PYATTN_SILU, pyattn_kernels,
 )

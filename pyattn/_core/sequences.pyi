@@ -1,4 +1,8 @@
-from pyattn._checks import Array
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
 
 def store(rows: Array, column: int, cache: Array, past_len: Array, new_len: Array, threads: int) -> None: ...
 def longest(cu_seqlens: Array) -> int: ...

@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
-from pyattn._core.dispatch cimport kernels_of
+from pyattn._core.runtime cimport kernels_of
 from pyattn._core.rows cimport Rows, bytes_of, rows_of
 from pyattn._core.rowwise cimport RowTask, chunk_of, each_row
 

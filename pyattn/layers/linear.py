@@ -12,7 +12,7 @@ from pyattn._core import linear as _linear
 from pyattn._module import Layer, Seed, Setting, initial
 from pyattn._threads import threads_for
 from pyattn.activations import ACTIVATIONS
-from pyattn.precision import INT8, MOST_INT8_INPUTS, elements_of, held
+from pyattn.precision import INT8, MAX_INT8_INPUTS, elements_of, weight_of
 
 
 class Linear(Layer):
@@ -44,9 +44,9 @@ class Linear(Layer):
         self.in_features = _checks.size("Linear", "in_features", in_features)
         self.out_features = _checks.size("Linear", "out_features", out_features)
         self.weight_dtype = _checks.weight_dtype("Linear", dtype)
-        if self.weight_dtype == INT8 and in_features > MOST_INT8_INPUTS:
+        if self.weight_dtype == INT8 and in_features > MAX_INT8_INPUTS:
             raise ValueError(
-                f"Linear: in_features is {in_features}; int8 takes at most {MOST_INT8_INPUTS} (sums have 32 bits)"
+                f"Linear: in_features is {in_features}; int8 takes at most {MAX_INT8_INPUTS} (sums have 32 bits)"
             )
         self.dtype = np.dtype(np.float64 if self.weight_dtype == np.float64 else np.float32)  # of inputs and outputs
         self.activation = _checks.choice("Linear", "activation", activation, ACTIVATIONS)
@@ -90,7 +90,7 @@ class Linear(Layer):
 
     def _own_held(self) -> dict[str, Any]:
         packed = self._weights()
-        values: dict[str, Any] = {"weight": held(*packed.unpack())}
+        values: dict[str, Any] = {"weight": weight_of(*packed.unpack())}
         return values if packed.bias is None else values | {"bias": packed.bias.copy()}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from pyattn.models.naming import (
 from pyattn.models.quantized import QUANTIZATION_KEYS
 from pyattn.models.spec import ModelSpec
 from pyattn.models.tensors import find_weights, stored_tensors, write_tensors
-from pyattn.precision import MOST_INT8_INPUTS, Quantized, quantized_if_near
+from pyattn.precision import MAX_INT8_INPUTS, Quantized, quantized_if_near
 
 # Of "int8" the weights that would move by more of their length stay bfloat16: rows of even spread move by 0.7 %, those
 # with a few elements that are far larger than the others by more.
@@ -162,7 +162,7 @@ class Pretrained(Layer):
 
     def _set_dtype(self, product: str, linears: list[Linear], source: str) -> None:
         for linear in linears:
-            if self.weight_dtypes[product] == "int8" and linear.in_features > MOST_INT8_INPUTS:
+            if self.weight_dtypes[product] == "int8" and linear.in_features > MAX_INT8_INPUTS:
                 raise ValueError(f"load: {source}: {product} has {linear.in_features} inputs: too many for int8")
             linear.weight_dtype = _checks.weight_dtype("load", self.weight_dtypes[product])
 

@@ -17,7 +17,7 @@ from numpy._core import _multiarray_umath
 
 import pyattn
 from pyattn import _threads
-from pyattn._core import dispatch
+from pyattn._core import runtime
 from pyattn.positional import rotary_tables, sinusoidal_encoding
 from pyattn.tasks.passages import Passage
 from pyattn.tasks.search_index import SearchIndex
@@ -52,8 +52,8 @@ def allocate_arrays_by(library):
 
 
 def of_driver(name, result, *arguments):
-    """A function of dispatch.pxd."""
-    return ctypes.PYFUNCTYPE(result, *arguments)(pointer(dispatch.__pyx_capi__[name]))
+    """A function of runtime.pxd."""
+    return ctypes.PYFUNCTYPE(result, *arguments)(pointer(runtime.__pyx_capi__[name]))
 
 
 BEGIN_CALL, END_CALL = of_driver("begin_call", ctypes.c_int, ctypes.c_int), of_driver("end_call", None)
@@ -247,7 +247,7 @@ def main():
     _threads.SMALL_WORK = 0
     pyattn.set_num_threads(2)
     BEGIN_CALL(1)
-    assert dispatch.calls_running() == 1
+    assert runtime.calls_running() == 1
     END_CALL()
     named = set()
     for name, call, *checks in kind(Path(sys.argv[3])):
@@ -266,7 +266,7 @@ def main():
                         named.add(str(error).partition(": ")[0])
                 for check in checks:
                     check()
-                assert dispatch.calls_running() == 0, (name, number)
+                assert runtime.calls_running() == 0, (name, number)
                 if not failed:
                     break
                 assert same(call(), expected), (name, number)

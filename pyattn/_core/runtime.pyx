@@ -1,20 +1,18 @@
-"""Chooses the instruction set once, at import, and measures what the machine can do with it."""
+"""What every call of a driver needs: the kernels of an instruction set that is chosen once, at import; a team of threads;
+a watch for signals; an error for scratch memory that there is none of."""
 
 import os
 import re
 import sys
 import threading
-import time
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from cython.parallel cimport prange
-from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from pyattn._core.kernels cimport PYATTN_ALIGNMENT, pyattn_isa, pyattn_isas, pyattn_kernels
+from pyattn._core.kernels cimport pyattn_isa, pyattn_isas, pyattn_kernels
 
 cdef extern from *:
     """
@@ -91,6 +89,10 @@ cdef const pyattn_kernels *built(const pyattn_kernels *kernels) except NULL:
     if kernels == NULL:
         raise NotImplementedError("pyattn: built by `make dev`, for float32 alone; `pip install .` builds every dtype")
     return kernels
+
+
+cdef int team_of(int threads) noexcept:
+    return pyattn_team(threads)
 
 
 cdef int begin_call(int threads) noexcept:
@@ -216,61 +218,5 @@ debug = bool(PYATTN_DEBUG)
 
 
 float32_alone = chosen.float64 == NULL  # as `make dev` builds it
-native_bfloat16 = not float32_alone and chosen.bfloat16.step == 2  # whether the machine has dot products of them
-native_int8 = not float32_alone and chosen.int8.step == 4
-
-
-def measure_multiply_add(str dtype not None, int threads, double seconds):
-    """Peak floating-point operations a second of `threads` threads: independent multiply-adds in registers.
-
-    dtype: "float32", "float64", "bfloat16" or "int8".
-    """
-    cdef const pyattn_kernels *kernels = kernels_of({
-        "float32": cnp.NPY_FLOAT32, "float64": cnp.NPY_FLOAT64, "bfloat16": cnp.NPY_UINT16, "int8": cnp.NPY_INT8,
-    }[dtype])
-    cdef Py_ssize_t rounds = 1000
-    cdef double operations, best = 0
-    cdef int _i
-    threads = pyattn_team(threads)
-    stop = time.perf_counter() + seconds
-    while True:
-        operations = 0
-        start = time.perf_counter()
-        with nogil:
-            for _i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-                operations += kernels.probe_multiply_add(rounds)
-        now = time.perf_counter()
-        if now - start < 0.01:
-            rounds *= 2  # too short to time
-            continue
-        best = max(best, operations / (now - start))
-        if now > stop:
-            return best
-
-
-def measure_read(int threads, double seconds, Py_ssize_t size):
-    """Bytes a second that `threads` threads read from `size` bytes of memory, larger than any cache."""
-    cdef const pyattn_kernels *kernels = kernels_of(cnp.NPY_FLOAT32)
-    threads = pyattn_team(threads)
-    cdef Py_ssize_t vector = kernels.lanes * 4
-    cdef Py_ssize_t share = size // threads // PYATTN_ALIGNMENT * PYATTN_ALIGNMENT
-    cdef char *memory = <char *> malloc(size)
-    cdef double best = 0, total = 0
-    cdef int i
-    if memory == NULL:
-        raise MemoryError(f"measure: cannot allocate {size} bytes")
-    try:
-        with nogil:
-            memset(memory, 0, size)
-        stop = time.perf_counter() + seconds
-        while True:
-            start = time.perf_counter()
-            with nogil:
-                for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-                    total += kernels.probe_read(memory + i * share, share // vector)
-            now = time.perf_counter()
-            best = max(best, share * threads / (now - start))
-            if now > stop:
-                return best
-    finally:
-        free(memory)
+native_bfloat16 = not float32_alone and chosen.bfloat16.group == 2  # whether the machine has dot products of them
+native_int8 = not float32_alone and chosen.int8.group == 4
