@@ -18,8 +18,8 @@ class KVCache:
 
     Incremental decoding: Vaswani et al. 2017 (arXiv:1706.03762), section 3.1; Shazeer 2019 (arXiv:1911.02150), section
     2.4. B sequences, H heads of keys, D features of a head. Memory is taken once: 2 B H capacity D elements. float32
-    and float64 are attended to where they lie; bfloat16 and int8 are made float32 at each call of `attend`, 1,024 keys
-    at a time.
+    and float64 are read in place; bfloat16 and int8 are widened to float32 at each call of `attend`, 1,024 keys at a
+    time.
 
     Args:
         batch_size: B, sequences; each has a length of its own.
@@ -46,7 +46,7 @@ class KVCache:
         array([8, 8])
     """
 
-    _branched = False  # whether another cache's tokens stand in the same memory
+    _branched = False  # whether the memory also holds another cache's tokens
 
     def __init__(
         self,
@@ -66,16 +66,16 @@ class KVCache:
         if self.window is not None and self.capacity < self.window:
             raise ValueError(f"{name}: capacity {capacity} is below window {window}")
         self._dtype = _checks.weight_dtype(name, dtype)
-        self._real = np.dtype(np.float64 if self._dtype == np.float64 else np.float32)
+        self._compute_type = np.dtype(np.float64 if self._dtype == np.float64 else np.float32)
         # Zeros cost no memory before they are written.
         self._stored = np.zeros((2, *shape), self._dtype)
         self._scales = np.zeros((2, *shape[:3]), np.float32)
         self._keep(shape[0])
         self.lengths = np.zeros(shape[0], np.int64)
-        self.begins = np.zeros(shape[0], np.int64)
+        self.base = np.zeros(shape[0], np.int64)
 
     def _keep(self, rows: int) -> None:
-        """From now on the sequences are the first so many."""
+        """Keeps the first `rows` sequences."""
         self._keys, self._values = self._stored[:, :rows]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -88,13 +88,13 @@ class KVCache:
 
     @property
     def keys(self) -> Array:
-        """(B, H, longest, D), reals: what is stored, made out where it is not float32 or float64."""
-        return self._reals(0, 0, int(self.lengths.max(initial=0)))
+        """(B, H, longest, D): a view of what is stored; bfloat16 and int8 are widened to float32."""
+        return self._widened(0, 0, int(self.lengths.max(initial=0)))
 
     @property
     def values(self) -> Array:
         """(B, H, longest, D), as keys."""
-        return self._reals(1, 0, int(self.lengths.max(initial=0)))
+        return self._widened(1, 0, int(self.lengths.max(initial=0)))
 
     def append(self, key: Array, value: Array, *, lengths: ArrayLike | None = None) -> None:
         """Appends key and value (B, H, L, D) to the sequences, or of each only the first lengths (B,).
@@ -114,23 +114,23 @@ class KVCache:
             if not _checks.is_real(x.dtype):
                 raise TypeError(f"{name}: {what} has dtype {x.dtype}; real floating numbers are needed")
         length = arrays[0].shape[2]
-        until = self._until(name, length, self._more(name, length, lengths))
+        new_len = self._new_len(name, length, self._more(name, length, lengths))
         if self._dtype == INT8:
             shape = arrays[0].shape
             rounded = [to_int8(x.reshape(-1, shape[3])) for x in arrays]
             elements: list[Array] = [x.reshape(shape) for x, _ in rounded]
-            self._write(self._scales[:, : len(until)], [x.reshape(shape[:3]) for _, x in rounded], until)
+            self._write(self._scales[:, : len(new_len)], [x.reshape(shape[:3]) for _, x in rounded], new_len)
         else:
             elements = [to_bfloat16(x) if self._dtype == BFLOAT16_BITS else x for x in arrays]
-        self._write(self._stored[:, : len(until)], elements, until)
-        self.lengths = until
+        self._write(self._stored[:, : len(new_len)], elements, new_len)
+        self.lengths = new_len
 
     def attend(self, query: Array, **options: Any) -> Any:
         """scaled_dot_product_attention of query (B, Hq, L, D) to the sequences, Hq a multiple of H.
 
         The last query stands at the last key; options and results are the function's but for kv_lengths, which are the
         cache's. Masks and biases are for (B, Hq, L, longest). Where bfloat16 or int8 are stored, query is float32; a
-        sparse mask and return_weights, which are of all keys at once, make all keys float32 at once.
+        sparse mask and return_weights, which need all keys at once, widen all of them at once.
 
         Raises:
             TypeError, ValueError: as scaled_dot_product_attention; kv_lengths are given.
@@ -140,7 +140,7 @@ class KVCache:
         options["kv_lengths"] = self.lengths
         longest = int(self.lengths.max(initial=0))
         at_once = any(hasattr(options.get(name), "tocsr") for name in ("mask", "bias")) or options.get("return_weights")
-        if self._dtype == self._real or longest <= SPLIT or at_once:
+        if self._dtype == self._compute_type or longest <= SPLIT or at_once:
             return scaled_dot_product_attention(query, self.keys, self.values, **options)
         return self._attend_in_splits(query, longest, **options)
 
@@ -154,9 +154,9 @@ class KVCache:
         out: Array | None = None,
         **options: Any,
     ) -> Any:
-        """attend, over some keys after the other; what is given is checked as for all of them."""
+        """attend, over SPLIT keys at a time, whose results are merged. Options are checked once, against all keys."""
         name = "scaled_dot_product_attention"
-        every = np.broadcast_to(self._real.type(0), (*self._keys.shape[:2], longest, self._keys.shape[3]))
+        every = np.broadcast_to(self._compute_type.type(0), (*self._keys.shape[:2], longest, self._keys.shape[3]))
         query, _ = _checks.attention_arrays(name, query=query, key=every)
         whole = _checks.attention_call(name, query, every, every, options | {"kv_lengths": kv_lengths}).operands
         return_lse = _checks.flag(name, "return_lse", return_lse)
@@ -169,7 +169,7 @@ class KVCache:
             last = min(longest, first + SPLIT)
             options |= {x: mask[..., first:last] for x, mask in masks.items()}
             options |= {"kv_lengths": np.clip(kv_lengths - first, 0, last - first), "query_offset": offsets - first}
-            keys, values = self._reals(0, first, last), self._reals(1, first, last)
+            keys, values = self._widened(0, first, last), self._widened(1, first, last)
             part, lse = scaled_dot_product_attention(query, keys, values, return_lse=True, **options)
             options.pop("sinks", None)  # count once
             outs.append(part)
@@ -178,7 +178,7 @@ class KVCache:
         return (result, lse) if return_lse else result
 
     def truncate(self, lengths: ArrayLike) -> None:
-        """Forgets what stands behind the first lengths (B,) of each sequence's tokens.
+        """Shortens each sequence to its first lengths (B,) tokens.
 
         Raises:
             TypeError: lengths are not integers.
@@ -203,11 +203,11 @@ class KVCache:
         for x in self._arrays():
             for part in x:
                 part[moved, :, :live] = part[rows[moved], :, :live]
-        self.lengths, self.begins = self.lengths[rows], self.begins[rows]
+        self.lengths, self.base = self.lengths[rows], self.base[rows]
         self._keep(len(rows))
 
     def _rows(self, rows: ArrayLike) -> Array:
-        """What reorder is given, as int64."""
+        """The rows of reorder, checked, as int64."""
         rows = _checks.indices("KVCache.reorder", "rows", rows, len(self.lengths))
         if rows.ndim != 1 or len(rows) > self._stored.shape[1]:
             raise ValueError(
@@ -216,13 +216,13 @@ class KVCache:
         return rows
 
     def _take(self, rows: Array) -> None:
-        """reorder into new memory: there may be any number of rows."""
+        """Does what reorder does, in new memory: there may be any number of rows."""
         self._stored, self._scales = self._stored[:, rows], self._scales[:, rows]
-        self.lengths, self.begins = self.lengths[rows], self.begins[rows]
+        self.lengths, self.base = self.lengths[rows], self.base[rows]
         self._keep(len(rows))
 
     def _more(self, function: str, length: int, lengths: ArrayLike | None) -> Array:
-        """By how many of `length` tokens each sequence becomes longer: by lengths, or by all."""
+        """How many of `length` new tokens each sequence takes: lengths, or all."""
         count = self.lengths.shape
         if lengths is None:
             return np.full(count, length, np.int64)
@@ -230,13 +230,13 @@ class KVCache:
         _checks.within(function, "lengths", more, 0, np.full(count, length), "the number of tokens")
         return more.astype(np.int64)
 
-    def _until(self, function: str, length: int, more: Array) -> Array:
-        """The sequences' lengths with so many tokens more, of `length` at most; room is made for them or refused."""
-        if ((until := self.lengths + more) > self.capacity).any():
+    def _new_len(self, function: str, length: int, more: Array) -> Array:
+        """The lengths once each sequence has taken `more` tokens, of `length`; makes room for them or raises."""
+        if ((new_len := self.lengths + more) > self.capacity).any():
             most = self.capacity if self.window is None else self.capacity - self.window + 1
             if self.window is None or length > most:
                 raise ValueError(
-                    f"{function}: a sequence would have {until.max()} tokens, "
+                    f"{function}: a sequence would have {new_len.max()} tokens, "
                     + (f"of {length} at a time; at most {most} fit" if self.window else f"the cache holds {most}")
                 )
             self._drop(more, self.window - 1)
@@ -244,7 +244,7 @@ class KVCache:
         return room
 
     def _drop(self, more: Array, kept: int) -> None:
-        """Of the sequences that have not room for so many tokens more, all but the last `kept` tokens."""
+        """Drops all but the last `kept` tokens of the sequences that lack room for `more`."""
         rows = np.flatnonzero(self.lengths + more > self.capacity)
         firsts = self.lengths[rows] - kept
         if self._branched and (kept + more[rows] > firsts).any():
@@ -252,10 +252,10 @@ class KVCache:
         for row, first in zip(rows, firsts, strict=True):
             for x in self._arrays():
                 x[:, row, :, :kept] = x[:, row, :, first : first + kept]
-        lengths, begins = self.lengths.copy(), self.begins.copy()
+        lengths, base = self.lengths.copy(), self.base.copy()
         lengths[rows] = kept
-        begins[rows] += firsts
-        self.lengths, self.begins = lengths, begins
+        base[rows] += firsts
+        self.lengths, self.base = lengths, base
 
     def _branch(self, apart: bool) -> "KVCache":
         """This cache for a step that may fail: its tokens, dropped ones apart, stay here until then.
@@ -276,21 +276,21 @@ class KVCache:
         self._branched = False
 
     def _arrays(self) -> tuple[Array, ...]:
-        """What a token has a part of."""
+        """The arrays that hold a part of each token."""
         return (self._stored, self._scales) if self._dtype == INT8 else (self._stored,)
 
-    def _write(self, to: Array, arrays: list[Array], until: Array) -> None:
-        """Writes arrays (B, H, L, ...) behind what keys and values of the sequences, to[0] and to[1], have."""
-        if len(set(self.lengths)) == len(set(until)) == 1:
+    def _write(self, to: Array, arrays: list[Array], new_len: Array) -> None:
+        """Appends arrays (B, H, L, ...) to keys and values, to[0] and to[1]: up to new_len of each sequence."""
+        if len(set(self.lengths)) == len(set(new_len)) == 1:
             for part, x in zip(to, arrays, strict=True):
-                part[:, :, self.lengths[0] : until[0]] = x[:, :, : until[0] - self.lengths[0]]
+                part[:, :, self.lengths[0] : new_len[0]] = x[:, :, : new_len[0] - self.lengths[0]]
             return
-        for row, (first, last) in enumerate(zip(self.lengths, until, strict=True)):
+        for row, (first, last) in enumerate(zip(self.lengths, new_len, strict=True)):
             for part, x in zip(to, arrays, strict=True):
                 part[row, :, first:last] = x[row, :, : last - first]
 
-    def _reals(self, which: int, first: int, last: int) -> Array:
-        """Keys (0) or values (1) first ... last of all sequences, a view where they are stored as reals."""
+    def _widened(self, which: int, first: int, last: int) -> Array:
+        """Keys (0) or values (1) first ... last of all sequences; a view where they are float32 or float64."""
         stored: Array = (self._keys, self._values)[which][:, :, first:last]
         if self._dtype == INT8:
             stored = stored * self._scales[which, : len(stored), :, first:last, None]

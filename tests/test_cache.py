@@ -146,7 +146,7 @@ def test_a_window_goes_on_without_end(dtype):
         seen = slice(max(0, i - 4), i + 1)
         expected = pyattn.scaled_dot_product_attention(query[:1, :, i : i + 1], key[:1, :, seen], value[:1, :, seen])
         np.testing.assert_allclose(found[:1], expected, atol=TOLERANCE[dtype])
-    np.testing.assert_array_equal(cache.lengths + cache.begins, [100, 50])
+    np.testing.assert_array_equal(cache.lengths + cache.base, [100, 50])
     assert cache.keys.shape[2] <= 12
 
 

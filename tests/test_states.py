@@ -291,13 +291,13 @@ def test_a_step_in_parts_is_whole_or_nothing(before, more, windows, error, monke
     monkeypatch.setattr(model.layers[1], "_forward_rows", fails)
     while (at := at + 1) < 9:
         calls = 0
-        there = [state._caches, [cache.begins for cache in state._caches]]
+        there = [state._caches, [cache.base for cache in state._caches]]
         try:
             model.step(x[:, :more], state)
             break
         except error:
             assert state.lengths.tolist() == lengths
-            assert state._caches is there[0] and [cache.begins for cache in state._caches] == there[1]
+            assert state._caches is there[0] and [cache.base for cache in state._caches] == there[1]
     else:
         raise AssertionError("more parts than this test lets fail")
     assert at > 1

@@ -278,7 +278,7 @@ class TransformerDecoder(Stack):
             more, most = state._caches[0]._more(function, length, lengths), state._most()
             for cache in state._caches:
                 if cache.window is None:  # has room for all, or none is appended
-                    cache._until(function, length, more)
+                    cache._new_len(function, length, more)
             caches = [cache._branch(apart=length > most) for cache in state._caches]
             whole = rows.reshape(len(more), length, rows.shape[1])
             outs = []

@@ -45,7 +45,7 @@ class DecoderState:
     @property
     def lengths(self) -> Array:
         """(B,), in tokens."""
-        return self._caches[0].lengths + self._caches[0].begins
+        return self._caches[0].lengths + self._caches[0].base
 
     def reorder(self, rows: ArrayLike) -> None:
         """Makes sequence i what sequence rows[i] was, as KVCache.reorder: beams, or those that have not ended.
@@ -96,11 +96,11 @@ class DecoderState:
         """For each layer the rows of the next `length` tokens of every sequence, of which so many are real."""
         seen: dict[int | None, Sequences] = {}
         for cache in caches:
-            new_len = cache._until(function, length, more)
+            new_len = cache._new_len(function, length, more)
             if cache.window not in seen:
                 bias = self._biases(function, cache.lengths, length, new_len)
                 shared = {"bias": bias, "workspace": workspace, "tables": self._tables}
-                seen[cache.window] = Sequences.step(length, cache.lengths, new_len, cache.begins, **shared)
+                seen[cache.window] = Sequences.step(length, cache.lengths, new_len, cache.base, **shared)
         return [seen[cache.window] for cache in caches]
 
     def _biases(self, function: str, past_len: Array, length: int, new_len: Array) -> Array | None:
@@ -116,7 +116,7 @@ class DecoderState:
             raise ValueError(
                 f"{function}: bias_by_distance gave {given.dtype} {given.shape}; floating numbers {needed} are needed"
             )
-        table = np.ascontiguousarray(given, self._caches[0]._real)
+        table = np.ascontiguousarray(given, self._caches[0]._compute_type)
         places = past_len[:1] if first == last else past_len
         views = [by_distance(table, first + length - 1 - int(here), length, keys) for here in places]
         return np.broadcast_to(views[0], (len(past_len), *views[0].shape)) if len(views) == 1 else np.stack(views)
