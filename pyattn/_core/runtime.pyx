@@ -82,7 +82,7 @@ cdef const pyattn_kernels *kernels_of(int dtype) except NULL:
         return built(chosen.float64)
     if dtype == cnp.NPY_FLOAT16:
         return built(chosen.float16)
-    return built(chosen.bfloat16 if dtype == cnp.NPY_UINT16 else chosen.int8)
+    return built(chosen.int8 if dtype == cnp.NPY_INT8 else chosen.bfloat16)
 
 
 cdef const pyattn_kernels *built(const pyattn_kernels *kernels) except NULL:
