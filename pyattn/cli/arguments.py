@@ -1,4 +1,4 @@
-"""What the parsers of several subcommands share."""
+"""Arguments that several subcommands have, and the parser of all."""
 
 import argparse
 from typing import Any, NoReturn

@@ -1,4 +1,4 @@
-"""What `pyattn generate` and `pyattn translate` share."""
+"""Help, options and input that `pyattn generate` and `pyattn translate` share."""
 
 import sys
 from argparse import Namespace

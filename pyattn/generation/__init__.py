@@ -94,7 +94,7 @@ def generate(
         (array([2, 3, 4]), 'length')
     """
     options = changed_options("generate", options, changes)
-    rows = _rows("generate", prompts, prefixes, options)
+    rows = make_rows("generate", prompts, prefixes, options)
     rules = Rules("generate", options, adjust, _sources("generate", sources, len(rows.number)))
     number = options.num_return_sequences
     results: list[list[Generated]] = [[] for _ in rows.number]
@@ -159,7 +159,7 @@ def stream(
             "stream: one result for each prompt, without beams, can be streamed, not "
             f"num_beams={options.num_beams} and num_return_sequences={options.num_return_sequences}"
         )
-    rows = _rows("stream", prompts, prefixes, options)
+    rows = make_rows("stream", prompts, prefixes, options)
     rules = Rules("stream", options, adjust, _sources("stream", sources, len(rows.number)))
     return _stream(continuation, rows, options, rules)
 
@@ -182,15 +182,6 @@ def _sources(function: str, sources: Any, prompts: int) -> list[Array] | None:
     if len(given) != prompts:
         raise ValueError(f"{function}: there are {prompts} prompts, but {len(given)} sources; each needs one")
     return given
-
-
-def _rows(function: str, prompts: Any, prefixes: Any, options: GenerationOptions) -> Rows:
-    rows = make_rows(function, prompts, prefixes, options)
-    if isinstance(options.seed, tuple) and len(options.seed) != len(rows.number):
-        raise ValueError(
-            f"{function}: there are {len(rows.number)} prompts, but {len(options.seed)} seeds; one for all may be given"
-        )
-    return rows
 
 
 def _generated(tokens: Array, score: float | None, options: GenerationOptions) -> Generated:

@@ -1,4 +1,4 @@
-"""What decoding strategies share: the model as they see it, and the rows of tokens that it continues."""
+"""The model as decoding strategies see it, and the rows of tokens that it continues."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -64,6 +64,10 @@ def make_rows(function: str, prompts: Any, prefixes: Any, options: GenerationOpt
     for i, prompt in enumerate(sequences):
         if not prompt.size:
             raise ValueError(f"{function}: prompts[{i}] is empty; a model continues at least one token")
+    if isinstance(options.seed, tuple) and len(options.seed) != len(sequences):
+        raise ValueError(
+            f"{function}: there are {len(sequences)} prompts, but {len(options.seed)} seeds; one for all may be given"
+        )
     first_tokens = _prefixes(function, prefixes, len(sequences))
     lengths = np.array([prompt.size for prompt in sequences], np.int64)
     forced = np.array([prefix.size for prefix in first_tokens], np.int64)

@@ -1,1 +1,1 @@
-"""What is done with models: sentences to vectors, speech and prompts to text, and a search by meaning over files."""
+"""Applications of models: vectors of sentences, text from speech and from texts, and a search by meaning over files."""

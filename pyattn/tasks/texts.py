@@ -1,4 +1,4 @@
-"""What tasks share: the check of a list of texts, and a progress bar."""
+"""Helpers of several tasks: the check of a list of texts, and a progress bar."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

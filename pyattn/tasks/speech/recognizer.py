@@ -56,9 +56,8 @@ class SpeechRecognizer:
     def __init__(self, model: GenerativeModel, tokenizer: Any, settings: dict[str, Any]) -> None:
         if model.config.encoder_input != "frames":
             raise ValueError(f"SpeechRecognizer: {model.config.model_type} is no model of speech; Whisper is")
-        self.model = model
+        self.model, self._tokenizer = model, tokenizer
         self._settings = read_settings(tokenizer, settings, model.config.vocab_size)
-        self._decoder = WindowDecoder(model, tokenizer, self._settings)
         self.is_multilingual = self._settings.is_multilingual
 
     @classmethod
@@ -147,10 +146,11 @@ class SpeechRecognizer:
             raise ValueError(f"{name}: temperatures must be numbers from 0 to 10, one at least, not {temperatures!r}")
         prompt = 1 + 2 * bool(settings.languages) + (not timestamps)
         max_new_tokens = settings.max_new_tokens(name, prompt, config.max_position_embeddings)
+        decoder = WindowDecoder(self.model, self._tokenizer, settings)
         recordings = [
             self._recording(name, "sound" if single else f"sound[{i}]", x, language or "") for i, x in enumerate(sounds)
         ]
-        if settings.needs_text_before and any(recording.frames > self._decoder.window for recording in recordings):
+        if settings.needs_text_before and any(recording.frames > decoder.window for recording in recordings):
             raise ValueError(
                 f"{name}: condition_on_prev_tokens of generation_config.json is not supported; sounds of one window of "
                 "30 seconds do not need it"
@@ -161,7 +161,7 @@ class SpeechRecognizer:
         with progress(seconds, bool(show_progress), purpose=purpose, label="transcribe", unit="s") as done:
             while waiting := [x for x in recordings if x.seek < x.frames][:batch_size]:
                 before = sum(min(x.seek, x.frames) for x in waiting)
-                self._decoder.advance(waiting, options)
+                decoder.advance(waiting, options)
                 done((sum(min(x.seek, x.frames) for x in waiting) - before) / FRAMES)
         results = [recording.transcript() for recording in recordings]
         return results[0] if single else results
@@ -169,10 +169,10 @@ class SpeechRecognizer:
     def _recording(self, name: str, what: str, sound: Any, language: str) -> Recording:
         samples, rate = audio.read_sound(sound, name, what)
         seconds = len(samples) / rate
-        bins = self.model.config.num_mel_bins
+        bins, window = self.model.config.num_mel_bins, self.model.encoder_embeddings.frames
         if not len(samples):
             return Recording(np.zeros((0, bins)), 0, seconds, language)
         samples = audio.resample(samples, rate)
         frames = -(-len(samples) * FRAMES // audio.RATE)
-        features = audio.log_mel(samples, num_mel_bins=bins, frames=frames + self._decoder.window)
+        features = audio.log_mel(samples, num_mel_bins=bins, frames=frames + window)
         return Recording(features, frames, seconds, language)

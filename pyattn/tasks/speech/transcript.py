@@ -1,4 +1,4 @@
-"""What a recognizer returns: a text, and its segments with times."""
+"""The result of speech recognition: a text, and its segments with times."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How Whisper goes through sounds, window by window of 30 seconds, and what it makes of each window."""
+"""Decoding of sounds in windows of 30 seconds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -47,7 +47,7 @@ class Recording:
 
 @dataclass(frozen=True, eq=False)
 class _Decoded:
-    """What a window was decoded to."""
+    """The result of decoding a window."""
 
     tokens: Array  # without the stop token
     average: float  # log-probability of a token
@@ -74,7 +74,7 @@ class WindowDecoder:
 
     def __init__(self, model: GenerativeModel, tokenizer: Any, settings: Settings) -> None:
         self._model, self._tokenizer, self._settings = model, tokenizer, settings
-        self.window: int = getattr(model.encoder_embeddings, "frames", 0)  # frames that the model reads at once
+        self.window: int = model.encoder_embeddings.frames  # frames that the model reads at once
 
     def advance(self, recordings: Sequence[Recording], options: Options) -> None:
         """Transcribes one window of each recording, again at higher temperatures while the result is doubtful."""
