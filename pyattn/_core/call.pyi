@@ -1,7 +1,9 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-from pyattn._checks import Array
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
 
 class AttentionCall:
     scale: float

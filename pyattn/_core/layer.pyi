@@ -1,6 +1,8 @@
-from typing import Any
+from typing import Any, TypeAlias
 
-from pyattn._checks import Array
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
 
 class Workspace:
     def __init__(self) -> None: ...

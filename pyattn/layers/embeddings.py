@@ -1,9 +1,9 @@
-"""Sums of rows of tables: the embeddings of tokens."""
+"""Sums of rows: of tables, which gives the embeddings of tokens, and of packed sequences."""
 
 import numpy as np
 
 from pyattn._checks import Array
-from pyattn._core import rowwise
+from pyattn._core import rowwise, sequences
 from pyattn._threads import threads_for
 
 
@@ -16,3 +16,10 @@ def sum_of_rows(tables: list[Array], indices: list[Array], width: int) -> Array:
     out = np.empty((len(indices[0]), width), np.float32)
     rowwise.embed(tables, indices, out, threads_for(20.0 * out.size))
     return out
+
+
+def sum_sequences(rows: Array, cu_seqlens: Array) -> Array:
+    """(sequences, width) float32: the sum of each packed sequence's rows; zeros for an empty one."""
+    sums = np.zeros((len(cu_seqlens) - 1, rows.shape[1]), np.float32)
+    sequences.sum_sequences(rows, cu_seqlens, sums, threads_for(rows.size))
+    return sums

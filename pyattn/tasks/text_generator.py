@@ -14,12 +14,12 @@ from pyattn import _checks
 from pyattn.generation import Generated, GenerationOptions
 from pyattn.generation.options import with_valid
 from pyattn.models.files import find_directory
-from pyattn.models.languages import Languages
-from pyattn.models.pieces import Decoder
-from pyattn.models.marian_tokenizer import MarianTokenizer
-from pyattn.models.tokenizer import check_tokens, errors_of_library, read_tokenizer
 from pyattn.models.generative import GenerativeModel
+from pyattn.models.languages import Languages
+from pyattn.models.marian_tokenizer import MarianTokenizer
+from pyattn.models.pieces import Decoder
 from pyattn.models.pretrained import WeightDtypes
+from pyattn.models.tokenizer import check_tokens, errors_of_library, read_tokenizer
 from pyattn.tasks.texts import checked_texts, progress, without_surrogates
 
 MAX_NEW_TOKENS = 256  # where neither the directory nor the caller gives a greatest length

@@ -12,12 +12,12 @@ from pyattn import _checks
 from pyattn._extras import import_extra
 from pyattn._threads import rust_has_threads
 from pyattn.models import TextEncoder
-from pyattn.models.files import read_json, write_json
-from pyattn.models.tensors import find_weights, weight_files
-from pyattn.models.tokenizer import errors_of_library, read_tokenizer
 from pyattn.models.families import STATE_FAMILIES, TEXT_FAMILIES
+from pyattn.models.files import read_json, write_json
 from pyattn.models.pretrained import WeightDtypes
+from pyattn.models.tensors import find_weights, weight_files
 from pyattn.models.token_states import TokenStates
+from pyattn.models.tokenizer import errors_of_library, read_tokenizer
 from pyattn.tasks.sentence.modules import TOKENS, Features
 from pyattn.tasks.sentence.transformer_settings import (
     LENGTH_KEY,

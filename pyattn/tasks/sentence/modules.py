@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pyattn import _checks
 from pyattn.layers import LayerNorm, Linear
-from pyattn.layers.rows import sum_sequences
+from pyattn.layers.embeddings import sum_sequences
 from pyattn.models.files import read_json, write_json
 from pyattn.models.tensors import read_tensors, write_tensors
 

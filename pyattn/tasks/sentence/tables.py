@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pyattn import _checks
 from pyattn._extras import import_extra
-from pyattn.layers.rows import embed
+from pyattn.layers.embeddings import sum_of_rows
 from pyattn.models.files import read_json, require_file, write_json
 from pyattn.models.tensors import read_tensors, write_tensors
 from pyattn.models.tokenizer import errors_of_library, read_tokenizer
@@ -64,7 +64,7 @@ class StaticEmbedding(Input):
 
     def features(self, token_ids: NDArray[np.int64], cu_seqlens: NDArray[np.int64]) -> Features:
         indices = token_ids if self._mapping is None else np.ascontiguousarray(self._mapping[token_ids], np.int64)
-        rows = embed([self.table], [indices])
+        rows = sum_of_rows([self.table], [indices], self.table.shape[1])
         if self._weights is not None:
             rows *= self._weights[token_ids][:, None]
         return Features(cu_seqlens, sentence=pool(rows, cu_seqlens, ("mean",)))
@@ -153,7 +153,7 @@ class WordEmbeddings(Input):
         return ids
 
     def features(self, token_ids: NDArray[np.int64], cu_seqlens: NDArray[np.int64]) -> Features:
-        return Features(cu_seqlens, tokens=embed([self.table], [token_ids]))
+        return Features(cu_seqlens, tokens=sum_of_rows([self.table], [token_ids], self.table.shape[1]))
 
     def save(self, folder: Path) -> None:
         name = "sentence_transformers.sentence_transformer.modules.tokenizer.whitespace.WhitespaceTokenizer"

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from pyattn import _checks
 from pyattn.models.files import find_directory, read_json
-from pyattn.models.tokenizer import read_tokenizer
 from pyattn.models.generative import GenerativeModel
 from pyattn.models.pretrained import WeightDtypes
+from pyattn.models.tokenizer import read_tokenizer
 from pyattn.tasks import audio
 from pyattn.tasks.speech.settings import check_extractor, read_settings
 from pyattn.tasks.speech.windows import FRAMES, Options, Recording, WindowDecoder
