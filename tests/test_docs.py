@@ -76,7 +76,7 @@ def names_of_models():
     from tests.support.tiny_generator import write_generator
     from tests.support.tiny_model import write_model
     from tests.support.tiny_whisper import SETTINGS, sound, write_whisper
-    from tests.test_text_generator import write_mbart
+    from tests.tasks.test_text_generator import write_mbart
 
     def folder(name):
         Path(name).parent.mkdir(exist_ok=True)
