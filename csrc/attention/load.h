@@ -7,7 +7,8 @@
 
 static ptrdiff_t prefill_load_bytes(const struct pyattn_attention *call) {
   if (ELEMENT_BYTES == sizeof(real)) return 0;
-  const ptrdiff_t width = round_up(call->width, LANES * GROUP) / GROUP, value_width = round_up(call->value_width, LANES);
+  const ptrdiff_t width = round_up(call->width, LANES * GROUP) / GROUP,
+                  value_width = round_up(call->value_width, LANES);
   return (width + value_width / GROUP) * PYATTN_KEY_BLOCK * (ptrdiff_t)sizeof(real);
 }
 

@@ -29,12 +29,8 @@ cdef struct Weights:  # packed weights that read the same inputs, side by side; 
 # Fills weights. Raises ValueError where the parts do not fit one another.
 cdef int join(list parts, Weights *weights) except -1
 
-# out = activation(input weights^T + bias) + residual. residual may be NULL, or out. Raises ValueError where sizes do not
-# fit, MemoryError, and what a signal's handler raises.
+# out = activation(input weights^T + bias) + residual. residual may be NULL, or out. Raises ValueError where sizes do
+# not fit, MemoryError, and what a signal's handler raises.
 cdef int multiply(
     const Weights *weights, const Rows *input, const Rows *residual, const Rows *out, int activation, int threads
 ) except -1
-
-cpdef linear(
-    cnp.ndarray input, list parts, cnp.ndarray residual, cnp.ndarray out, int activation, int threads
-)

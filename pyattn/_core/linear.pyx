@@ -41,8 +41,8 @@ cdef class Packed:  # linear.pxd names its fields
     """A weight (outputs, inputs) as tiles read it, with its bias (outputs,) of the compute type or None.
 
     The weight, of any strides, is of float32, float64, uint16 (the bits of bfloat16) or int8; the last is multiplied by
-    scales (outputs,), float32. A float32 weight whose values are all representable in 16 bits is stored in these, unless
-    narrow is false.
+    scales (outputs,), float32. A float32 weight whose values are all representable in 16 bits is stored in these,
+    unless narrow is false.
     """
     def __init__(
         self, cnp.ndarray weight not None, cnp.ndarray bias=None, cnp.ndarray scales=None, bint narrow=True
@@ -74,7 +74,8 @@ cdef class Packed:  # linear.pxd names its fields
         self.data += (PYATTN_ALIGNMENT - <size_t> self.data % PYATTN_ALIGNMENT) % PYATTN_ALIGNMENT
         cdef pyattn_weight own = self.as_weight()
         self.kernels.linear_pack(
-            &own, elements, row, column, NULL if scales is None else <const float *> cnp.PyArray_DATA(scales), self.data,
+            &own, elements, row, column,
+            NULL if scales is None else <const float *> cnp.PyArray_DATA(scales), self.data,
         )
 
     cdef pyattn_weight as_weight(self) noexcept:
@@ -166,12 +167,8 @@ cdef struct Job:
     bint few  # whether the rows are so few that the time is that of reading the weight
 
 
-cpdef linear(
-    cnp.ndarray input,
-    list parts,
-    cnp.ndarray residual,
-    cnp.ndarray out,
-    int activation,
+def linear(
+    cnp.ndarray input not None, list parts not None, cnp.ndarray residual, cnp.ndarray out not None, int activation,
     int threads,
 ):
     """out = activation(input weight^T + bias) + residual, for the weights of all parts side by side.

@@ -30,8 +30,8 @@ cdef struct Norm:  # LayerNorm, or RMSNorm, which is not centred; valid while it
 # weight and bias may be None.
 cdef Norm norm_of(cnp.ndarray weight, cnp.ndarray bias, double eps, bint centred) noexcept
 
-# Normalises each of `heads` equal parts of each row into out, which may be input. Raises ValueError where the norm is not
-# one for such rows.
+# Normalises each of `heads` equal parts of each row into out, which may be input. Raises ValueError where the norm does
+# not fit such parts.
 cdef int normalise_rows(const Rows *input, const Norm *norm, const Rows *out, Py_ssize_t heads, int threads) except -1
 
 # activation(a) b of each row [a, b].
@@ -46,12 +46,3 @@ cdef struct Rotation:
 
 # Rotates the first 2 half features of each head, in place.
 cdef void rotate_rows(const Rows *rows, const Rotation *rotation, Py_ssize_t head_width, int threads) noexcept
-
-cpdef normalise(
-    cnp.ndarray input, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray out, double eps, bint centred, int threads
-)
-cpdef gate(cnp.ndarray input, cnp.ndarray out, int activation, int threads)
-cpdef rotate(
-    cnp.ndarray rows, cnp.ndarray positions, cnp.ndarray cosines, cnp.ndarray sines, int threads, Py_ssize_t head_width,
-    bint interleaved=*,
-)

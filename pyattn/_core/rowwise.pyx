@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset
 
 from pyattn._core.runtime cimport begin_call, end_call, kernels_of
 from pyattn._core.kernels cimport (
-    PYATTN_GELU, PYATTN_GELU_TANH, PYATTN_IDENTITY, PYATTN_RELU, PYATTN_SILU, pyattn_kernels,
+    PYATTN_GELU, PYATTN_GELU_TANH, PYATTN_IDENTITY, PYATTN_RELU, PYATTN_SILU,
 )
 from pyattn._core.rows cimport Rows, bytes_of, contiguous, rows_of
 
@@ -101,8 +101,8 @@ cdef int normalise_rows(const Rows *input, const Norm *norm, const Rows *out, Py
     return 0
 
 
-cpdef normalise(
-    cnp.ndarray input, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray out, double eps,
+def normalise(
+    cnp.ndarray input not None, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray out not None, double eps,
     bint centred, int threads,
 ):
     """Normalises each row of input (rows, width) into out, which may be input; weight and bias (width,) may be None.
@@ -124,7 +124,7 @@ cdef void gate_rows(const Rows *input, const Rows *out, int activation, int thre
     each_row(gate_row, &task, out.count, chunk_of(out.width), threads)
 
 
-cpdef gate(cnp.ndarray input, cnp.ndarray out, int activation, int threads):
+def gate(cnp.ndarray input not None, cnp.ndarray out not None, int activation, int threads):
     """activation(a) b of rows [a, b] (rows, 2 width) into out (rows, width), of the same dtype.
 
     uint16 are the bits of bfloat16.
@@ -173,9 +173,9 @@ cdef void rotate_rows(const Rows *rows, const Rotation *rotation, Py_ssize_t hea
     each_row(rotate_row, &task, rows.count, chunk_of(rows.width), threads)
 
 
-cpdef rotate(
-    cnp.ndarray rows, cnp.ndarray positions, cnp.ndarray cosines,
-    cnp.ndarray sines, int threads, Py_ssize_t head_width, bint interleaved=False,
+def rotate(
+    cnp.ndarray rows not None, cnp.ndarray positions not None, cnp.ndarray cosines not None,
+    cnp.ndarray sines not None, int threads, Py_ssize_t head_width, bint interleaved=False,
 ):
     """Rotates the first 2 half features of heads by the angles of their positions.
 

@@ -1,5 +1,5 @@
-"""What every call of a driver needs: the kernels of an instruction set that is chosen once, at import; a team of threads;
-a watch for signals; an error for scratch memory that there is none of."""
+"""What each call of a driver needs: the kernels of an instruction set, which is chosen once, at import; a team of
+threads; a watch for signals; the error of scratch memory that cannot be allocated."""
 
 import os
 import re

@@ -11,12 +11,9 @@ cdef struct Cache:  # keys, or values, of sequences: (batch, heads, capacity, wi
 
 cdef Cache cache_of(cnp.ndarray cache) noexcept
 
-# Copies rows, of which each sequence has equally many, its heads side by side from `column` on, into a cache: sequence i
+# Copies rows into a cache. Each sequence has equally many of them, its heads side by side from `column` on; sequence i
 # had past_len[i] rows, and then has new_len[i].
 cdef void store_rows(
-    const Rows *rows, Py_ssize_t column, const Cache *cache, const int64_t *past_len, const int64_t *new_len, int threads
+    const Rows *rows, Py_ssize_t column, const Cache *cache, const int64_t *past_len, const int64_t *new_len,
+    int threads,
 ) noexcept
-
-cpdef store(
-    cnp.ndarray rows, Py_ssize_t column, cnp.ndarray cache, cnp.ndarray past_len, cnp.ndarray new_len, int threads
-)

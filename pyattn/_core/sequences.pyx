@@ -41,7 +41,8 @@ cdef void store_head(const RowTask *task, Py_ssize_t number) noexcept nogil:
 
 
 cdef void store_rows(
-    const Rows *rows, Py_ssize_t column, const Cache *cache, const int64_t *past_len, const int64_t *new_len, int threads
+    const Rows *rows, Py_ssize_t column, const Cache *cache, const int64_t *past_len, const int64_t *new_len,
+    int threads,
 ) noexcept:
     cdef Py_ssize_t batch = cache.batch, heads = batch * cache.heads
     cdef Store store
@@ -54,9 +55,9 @@ cdef void store_rows(
     each_row(store_head, &task, heads, max(<Py_ssize_t> 1, heads // max(1, threads)), threads)
 
 
-cpdef store(
-    cnp.ndarray rows, Py_ssize_t column, cnp.ndarray cache, cnp.ndarray past_len,
-    cnp.ndarray new_len, int threads,
+def store(
+    cnp.ndarray rows not None, Py_ssize_t column, cnp.ndarray cache not None, cnp.ndarray past_len not None,
+    cnp.ndarray new_len not None, int threads,
 ):
     """Copies rows into a cache (batch, heads, capacity, width): sequences had past_len[i] rows, then have new_len[i].
 
