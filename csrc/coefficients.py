@@ -86,7 +86,9 @@ def main():
     show("sixteenths", reversed([mp.mpf(2) ** (mp.mpf(i) / 16) for i in range(16)]))
     # erfc(x / sqrt(2)) = 2^-(x q(x)) on [0, 7], absolute error of x erfc(x / sqrt(2)), the part of GELU that it enters
     for terms in (4, 8):
-        error, c = minimax(lambda x: -np.log2(erfc(x / np.sqrt(2))), lambda x: x * erfc(x / np.sqrt(2)) + 1e-5, 0, 7, terms)
+        error, c = minimax(
+            lambda x: -np.log2(erfc(x / np.sqrt(2))), lambda x: x * erfc(x / np.sqrt(2)) + 1e-5, 0, 7, terms
+        )
         show(f"erfc float32, error {error * np.log(2):.2g}", np.float32(c), "f")
     # tanh(x) / x = S + P / Q in t = x^2 (7.9, and 18.5 below, are the ends whose rounded coefficients measure best) and
     # 2 tanh(x / 2) / x likewise, its relative error weighted by what remains of it in z / (1 + z^2 / 4) = tanh(x)
