@@ -66,7 +66,7 @@ def find_directory(path_or_hub_id: str | os.PathLike[str]) -> Path:
     hub = import_extra("huggingface_hub", f"load: {path_or_hub_id!r} is no directory here; fetching it from the hub")
     try:
         return Path(hub.snapshot_download(path_or_hub_id, allow_patterns=list(FILES)))
-    except Exception as error:  # the client's own kinds and those of its HTTP library: one kind for our callers
+    except Exception as error:  # the client's own types and those of its HTTP library: one type for our callers
         raise OSError(
             f"load: {path_or_hub_id!r} is no directory here and could not be fetched from the Hugging Face hub "
             f"({type(error).__name__}: {error})"
@@ -80,15 +80,15 @@ def require_file(path: Path) -> None:
         raise FileNotFoundError(f"load: {path} is missing; a model directory holds {', '.join(FILES)}{what}")
 
 
-def read_json(path: Path, kind: type[_Json]) -> _Json:
+def read_json(path: Path, json_type: type[_Json]) -> _Json:
     """The JSON object (dict) or array (list) in a file."""
     require_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, or not UTF-8
         raise ValueError(f"load: {path} is not valid JSON ({error})") from error
-    if not isinstance(value, kind):
-        raise ValueError(f"load: {path} must hold a JSON {'object' if kind is dict else 'array'}")
+    if not isinstance(value, json_type):
+        raise ValueError(f"load: {path} must hold a JSON {'object' if json_type is dict else 'array'}")
     if _is_deeper(value, _MOST_DEPTH):
         raise ValueError(f"load: {path} is nested more than {_MOST_DEPTH} deep")
     return value

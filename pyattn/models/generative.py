@@ -237,11 +237,11 @@ class GenerativeModel(Pretrained):
                 max_new_tokens are more tokens than config.longest.
         """
         name = f"{type(self).__name__}.generate"
-        given, options = self._checked(name, prompts, options, memory, changes)
-        if not given:
+        tokens, options = self._checked(name, prompts, options, memory, changes)
+        if not tokens:
             return []
-        caches, sources = self._caches(given, options, memory), self._sources(name, options, memory)
-        return generate(caches, given, options, prefixes=prefixes, adjust=adjust, sources=sources)
+        caches, sources = self._caches(tokens, options, memory), self._sources(name, options, memory)
+        return generate(caches, tokens, options, prefixes=prefixes, adjust=adjust, sources=sources)
 
     def stream(
         self,
@@ -259,11 +259,11 @@ class GenerativeModel(Pretrained):
             The number of a prompt, and its next token.
         """
         name = f"{type(self).__name__}.stream"
-        given, options = self._checked(name, prompts, options, memory, changes)
-        if not given:
+        tokens, options = self._checked(name, prompts, options, memory, changes)
+        if not tokens:
             return iter(())
-        caches, sources = self._caches(given, options, memory), self._sources(name, options, memory)
-        return stream(caches, given, options, prefixes=prefixes, adjust=adjust, sources=sources)
+        caches, sources = self._caches(tokens, options, memory), self._sources(name, options, memory)
+        return stream(caches, tokens, options, prefixes=prefixes, adjust=adjust, sources=sources)
 
     def _checked(
         self,
@@ -284,18 +284,18 @@ class GenerativeModel(Pretrained):
                 raise ValueError(f"{function}: prompts are needed by a model without {missing}")
             self._check_memory(function, memory)
             prompts = [[start]] * len(memory.hidden)
-        given = _checks.token_sequences(function, "prompts", prompts)
-        self._check_memory(function, memory, len(given))
+        tokens = _checks.token_sequences(function, "prompts", prompts)
+        self._check_memory(function, memory, len(tokens))
         most = self.config.longest
         if options.max_new_tokens is None:
-            return given, with_valid(options, max_length=min(options.max_length or most, most))
-        longest = max((len(prompt) for prompt in given), default=0)
+            return tokens, with_valid(options, max_length=min(options.max_length or most, most))
+        longest = max((len(prompt) for prompt in tokens), default=0)
         if longest + options.max_new_tokens > most:
             raise ValueError(
                 f"{function}: a prompt of {longest} tokens and max_new_tokens={options.max_new_tokens} more are too "
                 f"many; {self.config.bound}"
             )
-        return given, options
+        return tokens, options
 
     def _caches(self, prompts: list[Array], options: GenerationOptions, memory: Memory | None) -> CachedSequences:
         """As many sequences as prompts, with room for all that the options ask for."""
@@ -320,14 +320,14 @@ class GenerativeModel(Pretrained):
         return memory.tokens or (np.zeros(0, np.int64),) * len(memory.hidden)
 
     def _check_memory(self, function: str, memory: Memory | None, samples: int | None = None) -> None:
-        kind = self.config.model_type
+        model_type = self.config.model_type
         if memory is not None and not isinstance(memory, Memory):
             raise TypeError(f"{function}: memory must be what encode returned, not {type(memory).__name__}")
         if (memory is None) != (self.encoder is None):
             raise ValueError(
-                f"{function}: {kind} has an encoder: memory, what encode returns, is needed"
+                f"{function}: {model_type} has an encoder: memory, what encode returns, is needed"
                 if memory is None
-                else f"{function}: {kind} has no encoder, but memory is given"
+                else f"{function}: {model_type} has no encoder, but memory is given"
             )
         if memory is None:
             return
@@ -342,7 +342,7 @@ class GenerativeModel(Pretrained):
         width = self.config.hidden_size
         if hidden.ndim != 3 or hidden.shape[2] != width or lengths.shape != hidden.shape[:1]:
             raise ValueError(
-                f"{function}: memory has shape {hidden.shape}, its lengths {lengths.shape}; {kind} needs "
+                f"{function}: memory has shape {hidden.shape}, its lengths {lengths.shape}; {model_type} needs "
                 f"(B, S, {width}) and (B,)"
             )
         _checks.within(function, "memory.lengths", lengths, 0, np.full(len(hidden), hidden.shape[1]), "S")

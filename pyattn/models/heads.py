@@ -48,13 +48,13 @@ class TaskModel(Layer):
         named = _names(config, head, source)
         if not isinstance(tensors, Selected):
             tensors = select(config, tensors, source, strict, named).of(tensors)
-        given = tensors.tensors
+        present = tensors.tensors
         needed = {name for module in head.modules.values() for name in named[module]}
-        of_head = {*needed, head.out_bias} - {*stand_ins(config, given).values()}
-        of_encoder = {name: tensor for name, tensor in given.items() if name not in of_head}
+        of_head = {*needed, head.out_bias} - {*stand_ins(config, present).values()}
+        of_encoder = {name: tensor for name, tensor in present.items() if name not in of_head}
         self.encoder = TextEncoder(config, replace(tensors, tensors=of_encoder), source, dtype, strict)
         self.unused_tensors = self.encoder.unused_tensors
-        own = {name: values_of(read(given[name])) for name in {*needed, head.out_bias} & given.keys()}
+        own = {name: values_of(read(present[name])) for name in {*needed, head.out_bias} & present.keys()}
         if task == "masked-lm" and config.tied:
             own.setdefault(f"{head.out}.weight", self.encoder.embeddings._parameters["words"])
         if head.out_bias in own:  # transformers 4 wrote no other, whatever was tied

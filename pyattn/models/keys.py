@@ -18,9 +18,9 @@ def same(*names: str) -> dict[str, tuple[str, ...]]:
     return {name: (name,) for name in names}
 
 
-def projections(ours: str, theirs: str, parts: Iterable[str] = ("q_proj", "k_proj", "v_proj")) -> dict[str, str]:
+def projections(attention: str, in_file: str, parts: Iterable[str] = ("q_proj", "k_proj", "v_proj")) -> dict[str, str]:
     """The names of an attention layer's projections of queries, keys and values."""
-    return {f"{ours}.{x}_proj": f"{theirs}.{part}" for x, part in zip("qkv", parts, strict=True)}
+    return {f"{attention}.{x}_proj": f"{in_file}.{part}" for x, part in zip("qkv", parts, strict=True)}
 
 
 def layer_of(config: ModelConfig, **choices: Any) -> LayerConfig:

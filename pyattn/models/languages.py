@@ -25,17 +25,17 @@ class Languages:
         self._file = file
         if hasattr(tokenizer, "get_added_tokens_decoder"):
             added = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
-            given = {code: tokenizer.token_to_id(code) for code in LANGUAGES}
-            given |= {code: number for code, number in added.items() if _CODE.fullmatch(code)}
-            given = {code: number for code, number in given.items() if number is not None}
-            around = tokenizer.encode("").ids if given else []
+            numbers_by_code = {code: tokenizer.token_to_id(code) for code in LANGUAGES}
+            numbers_by_code |= {code: number for code, number in added.items() if _CODE.fullmatch(code)}
+            numbers_by_code = {code: number for code, number in numbers_by_code.items() if number is not None}
+            around = tokenizer.encode("").ids if numbers_by_code else []
         else:
-            given, around = {}, []
-        self._is_in_front = not given
+            numbers_by_code, around = {}, []
+        self._is_in_front = not numbers_by_code
         if self._is_in_front:
             names = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
-            given = {x[1]: number for name, number in names.items() if (x := _IN_FRONT.fullmatch(name))}
-        self.codes: dict[str, int] = {code: number for code, number in given.items() if number < vocab_size}
+            numbers_by_code = {x[1]: number for name, number in names.items() if (x := _IN_FRONT.fullmatch(name))}
+        self.codes: dict[str, int] = {code: number for code, number in numbers_by_code.items() if number < vocab_size}
         numbers = set(self.codes.values())
         # of the tokens around a text; a template has the language first or last
         self._source = next((i for i in (0, -1) if around and around[i] in numbers), None)

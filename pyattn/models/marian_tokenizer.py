@@ -86,25 +86,25 @@ class MarianTokenizer:
 
 def _cleans(file: Path) -> bool:
     """Whether a tokenizer_config.json takes away spaces in front of punctuation; what is not supported is refused."""
-    told = read_json(file, dict) if file.exists() else {}
+    settings = read_json(file, dict) if file.exists() else {}
     tokens = {_END, _UNKNOWN, _PADDING}
-    added = told.get("added_tokens_decoder") or {}
+    added = settings.get("added_tokens_decoder") or {}
     contents = [content_of(x) for x in (added.values() if isinstance(added, dict) else added)]
     accepted = {
-        "separate_vocabs": not told.get("separate_vocabs"),
-        "sp_model_kwargs": not told.get("sp_model_kwargs"),
+        "separate_vocabs": not settings.get("separate_vocabs"),
+        "sp_model_kwargs": not settings.get("sp_model_kwargs"),
         "added_tokens_decoder": all(content in tokens for content in contents),
-        "additional_special_tokens": not told.get("additional_special_tokens"),
-        "extra_special_tokens": not told.get("extra_special_tokens"),
+        "additional_special_tokens": not settings.get("additional_special_tokens"),
+        "extra_special_tokens": not settings.get("extra_special_tokens"),
     }
     for name, token in (("eos_token", _END), ("unk_token", _UNKNOWN), ("pad_token", _PADDING)):
-        accepted[name] = content_of(told.get(name, token)) == token
+        accepted[name] = content_of(settings.get(name, token)) == token
     for key, is_so in accepted.items():
         if not is_so:
             raise ValueError(
-                f"load: {file}: {key} is {told[key]!r:.200}, which is not supported of Marian's tokenizers"
+                f"load: {file}: {key} is {settings[key]!r:.200}, which is not supported of Marian's tokenizers"
             )
-    return told.get("clean_up_tokenization_spaces") is True
+    return settings.get("clean_up_tokenization_spaces") is True
 
 
 def _check_rules(content: bytes, file: Path) -> None:
@@ -136,17 +136,17 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
 
     while place < len(message):
         key = integer() & 0xFFFFFFFF  # as the library reads it
-        kind = key & 7
-        if kind == 2:
+        wire_type = key & 7
+        if wire_type == 2:
             size = integer()
             yield key >> 3, message[place : place + size]
             place += size
-        elif kind == 0:
+        elif wire_type == 0:
             integer()
-        elif kind in (1, 5):  # of 8 and 4 bytes
-            place += 8 if kind == 1 else 4
+        elif wire_type in (1, 5):  # of 8 and 4 bytes
+            place += 8 if wire_type == 1 else 4
         else:
-            raise ValueError(f"a field has type {kind}")
+            raise ValueError(f"a field has type {wire_type}")
 
 
 def _processor(file: Path) -> Any:

@@ -140,30 +140,30 @@ class Place:
     is_transposed: bool = False
 
 
-def place_of(config: ModelConfig, spec: ModelSpec, ours: str) -> Place:
+def place_of(config: ModelConfig, spec: ModelSpec, parameter: str) -> Place:
     """The place of a parameter."""
-    names, numbered = spec.names, _NUMBER.search(ours)
+    names, numbered = spec.names, _NUMBER.search(parameter)
     number = "" if numbered is None else numbered.group()
-    name = _NUMBER.sub("{}", ours)
-    module, _, parameter = name.rpartition(".")
+    name = _NUMBER.sub("{}", parameter)
+    module, _, attribute = name.rpartition(".")
     part = None
     if not {name, module} & names.keys():
         attention, _, projection = module.rpartition(".")
         module, part = f"{attention}.in_proj", _PROJECTIONS.index(projection)
-        name = f"{module}.{parameter}"
-    tensors, ending = (names[name], "") if name in names else (names[module], f".{parameter}")
+        name = f"{module}.{attribute}"
+    tensors, ending = (names[name], "") if name in names else (names[module], f".{attribute}")
     factor = config.family.scales.get(module)
     return Place(
         tuple(x.format(number) + ending for x in ((tensors,) if isinstance(tensors, str) else tensors)),
         part,
         None if factor is None else factor.format(number),
-        parameter == "weight" and module in config.family.transposed,
+        attribute == "weight" and module in config.family.transposed,
     )
 
 
 @dataclass(frozen=True)
 class Stored:
-    """How a file has what is not as ours: shapes of tensors, None of those that it lacks, and names that stand in."""
+    """How a file has what differs from parameters: tensors' shapes, None of those it lacks; names that stand in."""
 
     shapes: Mapping[str, tuple[int, ...] | None]
     names: Mapping[str, str]
@@ -214,9 +214,9 @@ class FileParameters:
     def _expected_shapes(self) -> dict[str, tuple[int, ...]]:
         """The tensors that are needed."""
         expected: dict[str, tuple[int, ...]] = {}
-        for ours, shape in self._shapes.items():
-            place = place_of(self._config, self._spec, ours)
-            rows = shape[0] // len(place.names) if place.part is None else sum(self._rows_of_parts(ours, place))
+        for parameter, shape in self._shapes.items():
+            place = place_of(self._config, self._spec, parameter)
+            rows = shape[0] // len(place.names) if place.part is None else sum(self._rows_of_parts(parameter, place))
             for name in place.names:
                 name = self._instead.get(name, name)
                 is_transposed = place.is_transposed and not _is_int8(self._tensors.get(name))
@@ -227,14 +227,14 @@ class FileParameters:
             expected[name] = (self._config.vocab_size, self._config.hidden_size)
         return expected
 
-    def _rows_of_parts(self, ours: str, place: Place) -> list[int]:
+    def _rows_of_parts(self, parameter: str, place: Place) -> list[int]:
         """The rows of queries, of keys and of values."""
         assert place.part is not None
-        return [self._shapes[ours.replace(_PROJECTIONS[place.part], x)][0] for x in _PROJECTIONS]
+        return [self._shapes[parameter.replace(_PROJECTIONS[place.part], x)][0] for x in _PROJECTIONS]
 
-    def read(self, ours: str) -> Any:
+    def read(self, parameter: str) -> Any:
         """The values of a parameter."""
-        place = place_of(self._config, self._spec, ours)
+        place = place_of(self._config, self._spec, parameter)
         if place.part is None:
             parts = [self._read(place, name) for name in place.names]
             value = parts[0] if len(parts) == 1 else concatenated(parts)
@@ -242,7 +242,7 @@ class FileParameters:
             (name,) = place.names
             if name not in self._joint:
                 self._joint[name] = self._read(place, name)
-            rows = self._rows_of_parts(ours, place)
+            rows = self._rows_of_parts(parameter, place)
             first = sum(rows[: place.part])
             value = self._joint[name][first : first + rows[place.part]]
             if place.part == len(rows) - 1:
@@ -290,8 +290,8 @@ def file_tensors(
     """
     tensors: dict[str, Any] = {}
     joint: dict[str, list[Any]] = {}
-    for ours, value in parameters:
-        place = place_of(config, spec, ours)
+    for parameter, value in parameters:
+        place = place_of(config, spec, parameter)
         if place.part is not None:
             joint.setdefault(place.names[0], []).append(value)
             if place.part < len(_PROJECTIONS) - 1:
@@ -303,7 +303,7 @@ def file_tensors(
             if shape is not None:
                 part = _as_in_file(place, value[i * rows : (i + 1) * rows], stored.shapes.get(name))
                 tensors.setdefault(stored.names.get(name, name), part)
-        if place.factor is not None and ours.endswith(".weight"):
+        if place.factor is not None and parameter.endswith(".weight"):
             tensors[place.factor] = np.ones(value.shape[0], np.float32)
     return tensors
 

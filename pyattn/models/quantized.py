@@ -67,8 +67,8 @@ def _beside_weights(settings: Mapping[str, Any]) -> str:
     return ""
 
 
-def tool_of(name: str, kind: str) -> str | None:
+def tool_of(name: str, type: str) -> str | None:
     """The tool that makes tensors of such a name, or of such a type of safetensors."""
-    if kind.startswith(("F8_", "F6_", "F4")):
-        return f"a tool that makes {kind} of weights"
+    if type.startswith(("F8_", "F6_", "F4")):
+        return f"a tool that makes {type} of weights"
     return next((tool for end, tool in _MARKS.items() if name.endswith(end)), None)

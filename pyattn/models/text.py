@@ -48,9 +48,10 @@ class TextEncoder(Pretrained):
                 is given is not used.
             attention_mask: of padded token_ids, (n, L), 0 or False where there is padding, in front of tokens, between
                 or behind; None where there is none. Tokens keep their places, as in transformers: position 3 is that of
-                token_ids[:, 3], but in RoBERTa's kind and MPNet, whose positions count all but the padding token, and
-                know it by its id. Padding is dropped before anything is computed; where it stands between tokens of a
-                model with windows, rotary or relative positions, it is computed and not attended to.
+                token_ids[:, 3], but in RoBERTa, XLM-RoBERTa, CamemBERT and MPNet, whose positions count all but the
+                padding token, and know it by its id. Padding is dropped before anything is computed; where it stands
+                between tokens of a model with windows, rotary or relative positions, it is computed and not attended
+                to.
             lengths: (n,) integers, instead of either: of how many tokens each sequence is, padding behind them.
 
         Returns:

@@ -133,13 +133,13 @@ def _growth(steps: Iterable[dict[str, Any]]) -> float:
 
 
 def _growth_of(step: dict[str, Any]) -> float:
-    kind = step["type"]
-    if kind == "Replace":
+    step_type = step["type"]
+    if step_type == "Replace":
         pattern, content = step["pattern"].get("String"), len(step["content"].encode())
         return max(1.0, content / len(pattern.encode())) if pattern else 1.0 + content  # between any two characters
-    if kind == "Precompiled":
+    if step_type == "Precompiled":
         return growth_of_charsmap(base64.b64decode(step["precompiled_charsmap"]))
-    return _GROWTH.get(kind, 1.0)
+    return _GROWTH.get(step_type, 1.0)
 
 
 def growth_of_charsmap(charsmap: bytes) -> float:

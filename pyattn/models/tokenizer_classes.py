@@ -77,8 +77,8 @@ class TokenizerClass:
     """A class of transformers' tokenizers.
 
     Args:
-        model: the kind of its vocabulary; a tokenizer.json of another kind is taken as it stands.
-        parts: what it makes of the settings; it is given the rules of the file's sentencepiece model as well.
+        model: the type of its vocabulary; a tokenizer.json of another type is taken as it stands.
+        parts: what it makes of the settings; it gets the rules of the file's sentencepiece model as well.
         named: its special tokens where the settings do not say them.
         model_options: attributes that it sets of the vocabulary's model.
         unknown: the number of the token for unknown characters, by its name if it is a str.
@@ -189,11 +189,11 @@ def _t5_extra(settings: Settings) -> list[Any]:
     number = settings.checked("extra_ids", int, "an integer", 100)
     if number > MAX_ADDED:
         raise settings.error("extra_ids", f"{MAX_ADDED} at most")
-    given = settings.words("additional_special_tokens")
-    own = sum("<extra_id_" in content_of(token) for token in given)
+    named = settings.words("additional_special_tokens")
+    own = sum("<extra_id_" in content_of(token) for token in named)
     if own and number > 0 and own != number:
         raise settings.error("additional_special_tokens", f"{number} of <extra_id_...>, as extra_ids says,")
-    return given + ([] if own else [f"<extra_id_{i}>" for i in range(number)])
+    return named + ([] if own else [f"<extra_id_{i}>" for i in range(number)])
 
 
 def _code_llama_extra(settings: Settings) -> list[Any]:

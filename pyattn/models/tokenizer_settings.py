@@ -13,15 +13,15 @@ class Settings:
 
     def __init__(self, directory: Path) -> None:
         self.file = directory / "tokenizer_config.json"
-        told = read_json(self.file, dict) if self.file.exists() else {}
-        told.pop("add_bos_token", None)  # beside a tokenizer.json, whose post_processor adds tokens
-        told.pop("add_eos_token", None)
-        self.values = told
-        self.name = told.get("tokenizer_class")
-        if "additional_special_tokens" in told and not told.get("extra_special_tokens"):
-            told["extra_special_tokens"] = told.pop("additional_special_tokens")
+        values = read_json(self.file, dict) if self.file.exists() else {}
+        values.pop("add_bos_token", None)  # beside a tokenizer.json, whose post_processor adds tokens
+        values.pop("add_eos_token", None)
+        self.values = values
+        self.name = values.get("tokenizer_class")
+        if "additional_special_tokens" in values and not values.get("extra_special_tokens"):
+            values["extra_special_tokens"] = values.pop("additional_special_tokens")
         self.placed: dict[int, Any] = {}  # added tokens by their numbers
-        if "added_tokens_decoder" in told:
+        if "added_tokens_decoder" in values:
             decoder = self.checked("added_tokens_decoder", dict, "an object")
             try:
                 self.placed = {int(number): token for number, token in decoder.items()}
@@ -54,9 +54,9 @@ class Settings:
     def error(self, key: str, wanted: str) -> ValueError:
         return ValueError(f"load: {self.file}: {key} must be {wanted}, not {self.values.get(key)!r:.200}")
 
-    def checked(self, key: str, kind: type, wanted: str, default: Any = None) -> Any:
+    def checked(self, key: str, needed: type, wanted: str, default: Any = None) -> Any:
         value = self.values.get(key, default)
-        if type(value) is not kind:
+        if type(value) is not needed:
             raise self.error(key, wanted)
         return value
 

@@ -3,7 +3,7 @@
 Transformers takes of tokenizer.json what its class does not make itself: BertTokenizer, say, takes the vocabulary
 alone, and makes the normalizer from `do_lower_case`. Here as there, a directory's settings win over tokenizer.json: a
 text becomes the tokens that AutoTokenizer (transformers 5.24) makes of it. Where there is no tokenizer_config.json,
-nothing is told: tokenizer.json is then taken as it stands.
+nothing is changed: tokenizer.json is then taken as it stands.
 """
 
 import json
@@ -34,15 +34,15 @@ def with_settings(tokenizer: Any, content: bytes, directory: Path) -> tuple[Any,
     settings = Settings(directory)
     _refuse_others(settings)
     config = directory / "config.json"
-    made = _class_of(settings, read_json(config, dict) if config.exists() else {}, content)
+    tokenizer_class = _class_of(settings, read_json(config, dict) if config.exists() else {}, content)
     side = settings.values.get("truncation_side", (tokenizer.truncation or {}).get("direction", "right").lower())
     if side not in ("left", "right"):
         raise settings.error("truncation_side", '"left" or "right"')
     if settings.is_legacy:  # else tokenizer_config.json has them all
         for number, token in tokenizer.get_added_tokens_decoder().items():
             settings.placed[number] = {name: getattr(token, name) for name in TOKEN_FIELDS}
-    if made is not None and type(tokenizer.model).__name__ == made.model:
-        tokenizer = _rebuilt(t, tokenizer, content, settings, made)
+    if tokenizer_class is not None and type(tokenizer.model).__name__ == tokenizer_class.model:
+        tokenizer = _rebuilt(t, tokenizer, content, settings, tokenizer_class)
     elif added := _tokens(t, settings, tokenizer.get_added_tokens_decoder().values(), None):
         tokenizer.add_tokens(added)
     tokenizer.encode_special_tokens = settings.flag("split_special_tokens", False, null=False)
@@ -66,30 +66,30 @@ def _class_of(settings: Settings, config: dict[str, Any], content: bytes) -> Tok
     """The class that AutoTokenizer takes; None: one that takes tokenizer.json as it stands."""
     if not settings.file.exists():
         return None
-    model_type, told = str(config.get("model_type")), settings.name or config.get("tokenizer_class")
-    if told is not None and not isinstance(told, str):
+    model_type, class_name = str(config.get("model_type")), settings.name or config.get("tokenizer_class")
+    if class_name is not None and not isinstance(class_name, str):
         raise settings.error("tokenizer_class", "a name")
-    name = (told or "").removesuffix("Fast").removesuffix("Tokenizer")
-    if told is None or model_type == "qwen2":  # whose directories name wrong classes
+    name = (class_name or "").removesuffix("Fast").removesuffix("Tokenizer")
+    if class_name is None or model_type == "qwen2":  # whose directories name wrong classes
         name = CLASS_OF_MODEL.get(model_type, "")
     if model_type in AS_IT_STANDS or (name == "Llama" and b'"ByteLevel"' in content):  # LlamaTokenizer is not for both
         return None
     if name in REFUSED:
         raise ValueError(
-            f"load: {settings.file}: tokenizer_class {told!r} is not supported; save the tokenizer as "
+            f"load: {settings.file}: tokenizer_class {class_name!r} is not supported; save the tokenizer as "
             "PreTrainedTokenizerFast"
         )
     return CLASSES.get(ALIASES.get(name, name))
 
 
-def _tokens(t: Any, settings: Settings, found: Iterable[Any], made: TokenizerClass | None) -> list[Any]:
+def _tokens(t: Any, settings: Settings, found: Iterable[Any], tokenizer_class: TokenizerClass | None) -> list[Any]:
     """The tokens that transformers adds beside those that are found already, in its order.
 
     The first are those that files place; then special tokens by name, then others.
     """
     present = {token.content: token for token in found}
     identical = {repr(token) for token in present.values()}
-    named, extra = _named(settings, made), _extra(settings, made)
+    named, extra = _named(settings, tokenizer_class), _extra(settings, tokenizer_class)
     if len(settings.placed) + len(extra) > MAX_ADDED:
         raise ValueError(f"load: {settings.file}: at most {MAX_ADDED} added tokens are accepted")
     added, contents = [], set(present)
@@ -99,7 +99,9 @@ def _tokens(t: Any, settings: Settings, found: Iterable[Any], made: TokenizerCla
     contents |= {token.content for token in added}
     for name, token in named.items():
         if token is not None and content_of(token) not in contents:
-            flags = made.flags.get(name, {}) if made is not None and isinstance(token, str) else {}
+            flags: Mapping[str, bool] = {}
+            if tokenizer_class is not None and isinstance(token, str):
+                flags = tokenizer_class.flags.get(name, {})
             added.append(_token(t, settings, {"content": token, "special": True, **flags} if flags else token))
             contents.add(content_of(token))
     for token in extra:
@@ -112,9 +114,9 @@ def _tokens(t: Any, settings: Settings, found: Iterable[Any], made: TokenizerCla
     return added
 
 
-def _named(settings: Settings, made: TokenizerClass | None) -> dict[str, Any]:
+def _named(settings: Settings, tokenizer_class: TokenizerClass | None) -> dict[str, Any]:
     """Special tokens by name: those that all classes know, and what else ends in _token."""
-    named = {} if made is None else dict(made.named)
+    named = {} if tokenizer_class is None else dict(tokenizer_class.named)
     named |= {key: value for key, value in settings.values.items() if key in TOKEN_NAMES}
     named = dict(sorted(named.items(), key=lambda item: item[0] not in TOKEN_NAMES))  # a class's own come last
     others = {
@@ -126,14 +128,14 @@ def _named(settings: Settings, made: TokenizerClass | None) -> dict[str, Any]:
     return named | others | (more if isinstance(more, dict) else {})
 
 
-def _extra(settings: Settings, made: TokenizerClass | None) -> list[Any]:
-    given = settings.values.get("extra_special_tokens")
-    if isinstance(given, dict):
-        given = None
+def _extra(settings: Settings, tokenizer_class: TokenizerClass | None) -> list[Any]:
+    more = settings.values.get("extra_special_tokens")
+    if isinstance(more, dict):
+        more = None
     elif "extra_special_tokens" in settings.values:
         return settings.words("extra_special_tokens")
-    if made is not None and made.extra is not None:
-        return made.extra(settings)
+    if tokenizer_class is not None and tokenizer_class.extra is not None:
+        return tokenizer_class.extra(settings)
     return settings.words("additional_special_tokens")
 
 
@@ -151,20 +153,20 @@ def _token(t: Any, settings: Settings, token: Any, placed: bool = False) -> Any:
         raise ValueError(f"load: {settings.file}: {token!r:.200} is not a special token ({error})") from error
 
 
-def _rebuilt(t: Any, old: Any, content: bytes, settings: Settings, made: TokenizerClass) -> Any:
+def _rebuilt(t: Any, old: Any, content: bytes, settings: Settings, tokenizer_class: TokenizerClass) -> Any:
     """A tokenizer of the vocabulary of another, with the parts that its class makes."""
-    named = _named(settings, made)
-    for key, value in made.model_options.items():
+    named = _named(settings, tokenizer_class)
+    for key, value in tokenizer_class.model_options.items():
         setattr(old.model, key, value)
-    if made.model == "WordPiece":
+    if tokenizer_class.model == "WordPiece":
         old.model.unk_token = content_of(named["unk_token"])
-    tokenizer = t.Tokenizer(_with_unknown(t, old.model, content, made, named))
-    parts = made.parts(t, settings, _rules(t, old.normalizer), old)
+    tokenizer = t.Tokenizer(_with_unknown(t, old.model, content, tokenizer_class, named))
+    parts = tokenizer_class.parts(t, settings, _rules(t, old.normalizer), old)
     tokenizer.normalizer, tokenizer.pre_tokenizer = parts.normalizer, parts.pre_tokenizer
     tokenizer.decoder = parts.decoder
-    tokenizer.add_tokens(_tokens(t, settings, (), made))
-    if made.plain:
-        special = [*named.values(), *_extra(settings, made)]
+    tokenizer.add_tokens(_tokens(t, settings, (), tokenizer_class))
+    if tokenizer_class.plain:
+        special = [*named.values(), *_extra(settings, tokenizer_class)]
         tokenizer.add_tokens([t.AddedToken(content_of(x), special=True) for x in special if x is not None])
     if parts.template is None:
         tokenizer.post_processor = old.post_processor or t.processors.TemplateProcessing(single="$A")
@@ -187,11 +189,11 @@ def template_of(t: Any, tokenizer: Any, around: list[str]) -> Any:
     return t.processors.TemplateProcessing(single=around, special_tokens=special)
 
 
-def _with_unknown(t: Any, model: Any, content: bytes, made: TokenizerClass, named: Mapping[str, Any]) -> Any:
+def _with_unknown(t: Any, model: Any, content: bytes, tokenizer_class: TokenizerClass, named: Mapping[str, Any]) -> Any:
     """The model, with the token for unknown characters that its class takes."""
-    if made.unknown is None:
+    if tokenizer_class.unknown is None:
         return model
-    unknown = made.unknown
+    unknown = tokenizer_class.unknown
     if isinstance(unknown, str):
         unknown = model.token_to_id(content_of(named[unknown])) or 0
     try:

@@ -40,11 +40,11 @@ DEFAULTS: dict[str, Any] = {
 def _layer_names(side: str, norms: Mapping[str, str]) -> dict[str, str]:
     layer = f"{side}.layers.{{}}"
     names = {f"{layer}.linear1": f"{layer}.fc1", f"{layer}.linear2": f"{layer}.fc2"}
-    names |= {f"{layer}.{ours}": f"{layer}.{theirs}" for ours, theirs in norms.items()}
+    names |= {f"{layer}.{norm}": f"{layer}.{in_file}" for norm, in_file in norms.items()}
     attentions = {"self_attn": "self_attn", "multihead_attn": "encoder_attn"} if side == "decoder" else {}
-    for ours, theirs in (attentions or {"self_attn": "self_attn"}).items():
-        names |= projections(f"{layer}.{ours}", f"{layer}.{theirs}")
-        names[f"{layer}.{ours}.out_proj"] = f"{layer}.{theirs}.out_proj"
+    for attention, in_file in (attentions or {"self_attn": "self_attn"}).items():
+        names |= projections(f"{layer}.{attention}", f"{layer}.{in_file}")
+        names[f"{layer}.{attention}.out_proj"] = f"{layer}.{in_file}.out_proj"
     return names
 
 

@@ -16,9 +16,9 @@ def _side_names(side: str, attentions: Mapping[str, str]) -> dict[str, str]:
         f"{layer}.linear2": f"{block}.{len(attentions)}.DenseReluDense.wo",
         **{f"{layer}.norm{i + 1}": f"{block}.{i}.layer_norm" for i in range(len(attentions) + 1)},
     }
-    for i, (ours, theirs) in enumerate(attentions.items()):
-        names |= projections(f"{layer}.{ours}", f"{block}.{i}.{theirs}", "qkv")
-        names[f"{layer}.{ours}.out_proj"] = f"{block}.{i}.{theirs}.o"
+    for i, (attention, in_file) in enumerate(attentions.items()):
+        names |= projections(f"{layer}.{attention}", f"{block}.{i}.{in_file}", "qkv")
+        names[f"{layer}.{attention}.out_proj"] = f"{block}.{i}.{in_file}.o"
     return names
 
 
@@ -35,8 +35,8 @@ _INNER = {
     "encoder.layers.{}.linear1": "encoder.block.{}.layer.1.DenseReluDense",
     "decoder.layers.{}.linear1": "decoder.block.{}.layer.2.DenseReluDense",
 }
-_PLAIN: Names = {ours: f"{theirs}.wi" for ours, theirs in _INNER.items()}
-_GATED: Names = {ours: (f"{theirs}.wi_0", f"{theirs}.wi_1") for ours, theirs in _INNER.items()}
+_PLAIN: Names = {linear: f"{in_file}.wi" for linear, in_file in _INNER.items()}
+_GATED: Names = {linear: (f"{in_file}.wi_0", f"{in_file}.wi_1") for linear, in_file in _INNER.items()}
 
 
 def build(config: ModelConfig) -> ModelSpec:
