@@ -59,7 +59,9 @@ def _layer_types(config: ModelConfig) -> list[str]:
 def _rotaries(config: ModelConfig) -> dict[str, Rotary]:
     """By the type of a layer; older files have keys for each, and scale those of layers that see all tokens."""
     values = config.values
-    parameters = values["rope_parameters"] or {}
+    parameters = values["rope_parameters"]
+    if parameters is None:
+        parameters = {"full_attention": {"rope_type": "default"}}
     if not parameters.keys() <= {"full_attention", "sliding_attention"}:
         raise ValueError("rope_parameters must be of 'full_attention' and 'sliding_attention'")
     bases = {"full_attention": values["rope_theta"], "sliding_attention": values["rope_local_base_freq"]}
