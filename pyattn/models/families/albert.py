@@ -1,5 +1,7 @@
 """ALBERT: Lan et al. 2019 (arXiv:1909.11942)."""
 
+from typing import Any
+
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.bert import DEFAULTS, EMBEDDINGS, KEYS, TOKEN_HEADS, WORDS, encoder_spec
 from pyattn.models.family import Family, Head
@@ -26,21 +28,17 @@ def build(config: ModelConfig) -> ModelSpec:
     return encoder_spec(config, _NAMES, (layer_of(config),) * distinct, projected=True, order=order)
 
 
+_DEFAULTS: dict[str, Any] = {
+    **DEFAULTS, "vocab_size": 30000, "embedding_size": 128, "hidden_size": 4096, "num_hidden_groups": 1,
+    "num_attention_heads": 64, "intermediate_size": 16384, "hidden_act": "gelu_new",
+}  # fmt: skip
+
 TEXT_FAMILIES = {
     "albert": Family(
         build=build,
         prefix="albert.",
         keys={**KEYS, "embedding_size": ("embedding_size",), "distinct_layers": ("num_hidden_groups",)},
-        defaults={
-            **DEFAULTS,
-            "vocab_size": 30000,
-            "embedding_size": 128,
-            "hidden_size": 4096,
-            "num_hidden_groups": 1,
-            "num_attention_heads": 64,
-            "intermediate_size": 16384,
-            "hidden_act": "gelu_new",
-        },
+        defaults=_DEFAULTS,
         supported={"position_embedding_type": ("absolute",), "inner_group_num": (1,)},
         heads={
             **TOKEN_HEADS,

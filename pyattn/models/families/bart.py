@@ -22,19 +22,10 @@ KEYS: dict[str, tuple[str, ...]] = {
     **TIED,
 }
 DEFAULTS: dict[str, Any] = {
-    "vocab_size": 50265,
-    "max_position_embeddings": 1024,
-    "encoder_layers": 12,
-    "encoder_ffn_dim": 4096,
-    "encoder_attention_heads": 16,
-    "decoder_layers": 12,
-    "decoder_ffn_dim": 4096,
-    "decoder_attention_heads": 16,
-    "activation_function": "gelu",
-    "d_model": 1024,
-    "scale_embedding": False,
-    "tie_word_embeddings": True,
-}
+    "vocab_size": 50265, "max_position_embeddings": 1024, "encoder_layers": 12, "encoder_ffn_dim": 4096,
+    "encoder_attention_heads": 16, "decoder_layers": 12, "decoder_ffn_dim": 4096, "decoder_attention_heads": 16,
+    "activation_function": "gelu", "d_model": 1024, "scale_embedding": False, "tie_word_embeddings": True,
+}  # fmt: skip
 
 
 def _layer_names(side: str, norms: Mapping[str, str]) -> dict[str, str]:

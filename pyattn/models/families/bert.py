@@ -13,17 +13,10 @@ SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediat
 KEYS = same(*SIZES, "layer_norm_eps", "vocab_size", "max_position_embeddings", "type_vocab_size") | TIED
 ABSOLUTE = {"position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,)}
 DEFAULTS: dict[str, Any] = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-    "tie_word_embeddings": True,
-}
+    "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "hidden_act": "gelu", "max_position_embeddings": 512, "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12, "tie_word_embeddings": True,
+}  # fmt: skip
 
 WORDS = "embeddings.word_embeddings.weight"
 EMBEDDINGS: Names = {

@@ -29,6 +29,11 @@ def _no_eps(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, An
     return {"layer_norm_eps": 1e-12}
 
 
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 30522, "dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072, "activation": "gelu",
+    "max_position_embeddings": 512, "tie_word_embeddings": True,
+}  # fmt: skip
+
 TEXT_FAMILIES = {
     "distilbert": Family(
         build=build,
@@ -42,16 +47,7 @@ TEXT_FAMILIES = {
             **same("vocab_size", "max_position_embeddings"),
             **TIED,
         },
-        defaults={
-            "vocab_size": 30522,
-            "dim": 768,
-            "n_layers": 6,
-            "n_heads": 12,
-            "hidden_dim": 3072,
-            "activation": "gelu",
-            "max_position_embeddings": 512,
-            "tie_word_embeddings": True,
-        },
+        defaults=_DEFAULTS,
         derive=_no_eps,
         heads={
             **TOKEN_HEADS,

@@ -1,5 +1,7 @@
 """ELECTRA: Clark et al. 2020 (arXiv:2003.10555)."""
 
+from typing import Any
+
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.bert import ABSOLUTE, DEFAULTS, KEYS, NAMES, TOKEN_HEADS, WORDS, encoder_spec
 from pyattn.models.family import Family, Head
@@ -12,18 +14,16 @@ def build(config: ModelConfig) -> ModelSpec:
     return encoder_spec(config, _NAMES, projected=config.embedding_size != config.hidden_size)
 
 
+_DEFAULTS: dict[str, Any] = {
+    **DEFAULTS, "embedding_size": 128, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024,
+}  # fmt: skip
+
 TEXT_FAMILIES = {
     "electra": Family(
         build=build,
         prefix="electra.",
         keys={**KEYS, "embedding_size": ("embedding_size",)},
-        defaults={
-            **DEFAULTS,
-            "embedding_size": 128,
-            "hidden_size": 256,
-            "num_attention_heads": 4,
-            "intermediate_size": 1024,
-        },
+        defaults=_DEFAULTS,
         supported=ABSOLUTE,
         heads={
             **TOKEN_HEADS,

@@ -80,34 +80,20 @@ def _softcap(value: Any) -> float:
     return float(value)
 
 
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "attention_bias": False,
+    "query_pre_attn_scalar": 256, "sliding_window": 4096, "sliding_window_pattern": 6, "layer_types": None,
+    "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0, "rope_parameters": None, "rope_scaling": None,
+    "final_logit_softcapping": None, "use_bidirectional_attention": False,
+}  # fmt: skip
+
 _GEMMA3 = Family(
     build=build,
     prefix="model.",
     keys={**llama.KEYS, "hidden_act": ("hidden_activation",)},
-    defaults={
-        "vocab_size": 262208,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": True,
-        "attention_bias": False,
-        "query_pre_attn_scalar": 256,
-        "sliding_window": 4096,
-        "sliding_window_pattern": 6,
-        "layer_types": None,
-        "rope_theta": 1000000.0,
-        "rope_local_base_freq": 10000.0,
-        "rope_parameters": None,
-        "rope_scaling": None,
-        "final_logit_softcapping": None,
-        "use_bidirectional_attention": False,
-    },
+    defaults=_DEFAULTS,
     supported={"attn_logit_softcapping": ()},  # which transformers passes over
     tied=llama.LLAMA.tied,
     ignored_ends=llama.LLAMA.ignored_ends,

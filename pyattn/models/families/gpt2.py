@@ -41,6 +41,12 @@ def _inner(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any
     return {"intermediate_size": 4 * sizes["hidden_size"] if inner is None else integer(values, "n_inner", least=1)}
 
 
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None,
+    "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "scale_attn_weights": True,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+
 _GPT2 = Family(
     build=build,
     prefix="transformer.",
@@ -54,18 +60,7 @@ _GPT2 = Family(
         "vocab_size": ("vocab_size",),
         **TIED,
     },
-    defaults={
-        "vocab_size": 50257,
-        "n_positions": 1024,
-        "n_embd": 768,
-        "n_layer": 12,
-        "n_head": 12,
-        "n_inner": None,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "scale_attn_weights": True,
-        "tie_word_embeddings": True,
-    },
+    defaults=_DEFAULTS,
     supported={"scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)},
     derive=_inner,
     transposed=tuple(_MODULES),

@@ -23,19 +23,10 @@ _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_va
 KEYS = same(*_SIZES, "intermediate_size", "hidden_act", "vocab_size", "max_position_embeddings") | TIED
 KEYS |= {"layer_norm_eps": ("rms_norm_eps",)}
 DEFAULTS: dict[str, Any] = {
-    **ROPE_DEFAULTS,
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": None,
-    "head_dim": None,
-    "hidden_act": "silu",
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-}
+    **ROPE_DEFAULTS, "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": None, "head_dim": None, "hidden_act": "silu",
+    "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
+}  # fmt: skip
 NAMES: Names = {
     "words": "embed_tokens.weight",
     "head.weight": "lm_head.weight",

@@ -1,6 +1,7 @@
 """Mistral: Jiang et al. 2023 (arXiv:2310.06825)."""
 
 from dataclasses import replace
+from typing import Any
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.llama import DEFAULTS, LLAMA, decoder_layer, decoder_spec
@@ -18,17 +19,15 @@ def build(config: ModelConfig) -> ModelSpec:
     return decoder_spec(config, with_windows(config, decoder_layer(config), types))
 
 
+_DEFAULTS: dict[str, Any] = {
+    **DEFAULTS, "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+    "sliding_window": 4096, "layer_types": None,
+}  # fmt: skip
+
 _MISTRAL = replace(
     LLAMA,
     build=build,
-    defaults={
-        **DEFAULTS,
-        "intermediate_size": 14336,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 131072,
-        "sliding_window": 4096,
-        "layer_types": None,
-    },
+    defaults=_DEFAULTS,
     nullable=("head_dim",),
 )
 

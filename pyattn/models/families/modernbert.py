@@ -88,6 +88,15 @@ _HEAD = Head(
     bias_keys={"dense": "classifier_bias", "norm": "norm_bias"},
 )
 
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 50368, "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22,
+    "num_attention_heads": 12, "hidden_activation": "gelu", "max_position_embeddings": 8192, "norm_eps": 1e-5,
+    "norm_bias": False, "attention_bias": False, "layer_types": None, "global_attn_every_n_layers": 3,
+    "rope_parameters": None, "rope_scaling": None, "global_rope_theta": 160000.0, "local_rope_theta": 10000.0,
+    "local_attention": 128, "mlp_bias": False, "decoder_bias": True, "classifier_pooling": "cls",
+    "classifier_bias": False, "classifier_activation": "gelu", "tie_word_embeddings": True,
+}  # fmt: skip
+
 TEXT_FAMILIES = {
     "modernbert": Family(
         build=build,
@@ -97,31 +106,7 @@ TEXT_FAMILIES = {
             "layer_norm_eps": ("norm_eps",),
             "hidden_act": ("hidden_activation",),
         },
-        defaults={
-            "vocab_size": 50368,
-            "hidden_size": 768,
-            "intermediate_size": 1152,
-            "num_hidden_layers": 22,
-            "num_attention_heads": 12,
-            "hidden_activation": "gelu",
-            "max_position_embeddings": 8192,
-            "norm_eps": 1e-5,
-            "norm_bias": False,
-            "attention_bias": False,
-            "layer_types": None,
-            "global_attn_every_n_layers": 3,
-            "rope_parameters": None,
-            "rope_scaling": None,
-            "global_rope_theta": 160000.0,
-            "local_rope_theta": 10000.0,
-            "local_attention": 128,
-            "mlp_bias": False,
-            "decoder_bias": True,
-            "classifier_pooling": "cls",
-            "classifier_bias": False,
-            "classifier_activation": "gelu",
-            "tie_word_embeddings": True,
-        },
+        defaults=_DEFAULTS,
         heads={
             "sequence-classification": replace(_HEAD, of_sequence=True),
             "token-classification": _HEAD,

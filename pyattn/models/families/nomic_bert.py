@@ -1,5 +1,7 @@
 """Nomic BERT: Nussbaum et al. 2024 (arXiv:2402.01613)."""
 
+from typing import Any
+
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.bert import DEFAULTS, POOLED, WORDS, encoder_spec
 from pyattn.models.family import Family, Head
@@ -38,6 +40,11 @@ def build(config: ModelConfig) -> ModelSpec:
     return encoder_spec(config, _NAMES, (layer,) * config.num_hidden_layers)
 
 
+_DEFAULTS: dict[str, Any] = {
+    **DEFAULTS, **ROPE_DEFAULTS, "vocab_size": 30528, "hidden_act": "silu", "max_position_embeddings": 2048,
+    "rope_theta": 1000.0,
+}  # fmt: skip
+
 TEXT_FAMILIES = {
     "nomic_bert": Family(
         build=build,
@@ -53,14 +60,7 @@ TEXT_FAMILIES = {
             **same("vocab_size", "type_vocab_size"),
             **TIED,
         },
-        defaults={
-            **DEFAULTS,
-            **ROPE_DEFAULTS,
-            "vocab_size": 30528,
-            "hidden_act": "silu",
-            "max_position_embeddings": 2048,
-            "rope_theta": 1000.0,
-        },
+        defaults=_DEFAULTS,
         supported={
             "prenorm": (False,),
             "qkv_proj_bias": (False,),

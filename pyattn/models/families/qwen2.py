@@ -27,20 +27,16 @@ def layer_types_of(config: ModelConfig) -> Any:
     return types
 
 
+_DEFAULTS: dict[str, Any] = {
+    **DEFAULTS, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
+    "max_position_embeddings": 32768, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28,
+    "layer_types": None,
+}  # fmt: skip
+
 QWEN2 = replace(
     LLAMA,
     build=build,
-    defaults={
-        **DEFAULTS,
-        "vocab_size": 151936,
-        "intermediate_size": 22016,
-        "num_key_value_heads": 32,
-        "max_position_embeddings": 32768,
-        "use_sliding_window": False,
-        "sliding_window": 4096,
-        "max_window_layers": 28,
-        "layer_types": None,
-    },
+    defaults=_DEFAULTS,
 )
 
 GENERATIVE_FAMILIES = {"qwen2": QWEN2}

@@ -95,6 +95,12 @@ def _sizes(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any
     }
 
 
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_decoder_layers": None,
+    "num_heads": 8, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6, "feed_forward_proj": "relu", "tie_word_embeddings": True,
+}  # fmt: skip
+
 _T5 = Family(
     build=build,
     prefix="",
@@ -110,20 +116,7 @@ _T5 = Family(
         "relative_distance": ("relative_attention_max_distance",),
         "vocab_size": ("vocab_size",),
     },
-    defaults={
-        "vocab_size": 32128,
-        "d_model": 512,
-        "d_kv": 64,
-        "d_ff": 2048,
-        "num_layers": 6,
-        "num_decoder_layers": None,
-        "num_heads": 8,
-        "relative_attention_num_buckets": 32,
-        "relative_attention_max_distance": 128,
-        "layer_norm_epsilon": 1e-6,
-        "feed_forward_proj": "relu",
-        "tie_word_embeddings": True,
-    },
+    defaults=_DEFAULTS,
     nullable=("num_hidden_layers",),
     supported={"is_encoder_decoder": (True,)},
     derive=_sizes,

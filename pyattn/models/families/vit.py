@@ -13,15 +13,9 @@ from pyattn.models.spec import ModelSpec, Names, PatchSpec, StackSpec
 KEYS = same("hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps")
 KEYS |= same("image_size", "patch_size", "num_channels")
 DEFAULTS: dict[str, Any] = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "hidden_act": "gelu",
-    "image_size": 224,
-    "patch_size": 16,
-    "num_channels": 3,
-    "qkv_bias": True,
-}
+    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "hidden_act": "gelu", "image_size": 224,
+    "patch_size": 16, "num_channels": 3, "qkv_bias": True,
+}  # fmt: skip
 NAMES: Names = {
     "embeddings.class_token": "embeddings.cls_token",
     "embeddings.positions": "embeddings.position_embeddings",

@@ -1,5 +1,7 @@
 """Whisper: Radford et al. 2022 (arXiv:2212.04356)."""
 
+from typing import Any
+
 from pyattn.models.config import ModelConfig
 from pyattn.models.families import bart
 from pyattn.models.family import Family
@@ -23,6 +25,13 @@ def build(config: ModelConfig) -> ModelSpec:
     return bart.two_sides(config, _NAMES, tokens, frames, norm_placement="pre", logits_bias=False)
 
 
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 51865, "num_mel_bins": 80, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536,
+    "decoder_layers": 4, "decoder_attention_heads": 6, "decoder_ffn_dim": 1536, "activation_function": "gelu",
+    "d_model": 384, "max_source_positions": 1500, "max_target_positions": 448, "scale_embedding": False,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+
 GENERATIVE_FAMILIES = {
     "whisper": Family(
         build=build,
@@ -33,22 +42,7 @@ GENERATIVE_FAMILIES = {
             **same("num_mel_bins", "max_source_positions"),
             "max_position_embeddings": ("max_target_positions",),
         },
-        defaults={
-            "vocab_size": 51865,
-            "num_mel_bins": 80,
-            "encoder_layers": 4,
-            "encoder_attention_heads": 6,
-            "encoder_ffn_dim": 1536,
-            "decoder_layers": 4,
-            "decoder_attention_heads": 6,
-            "decoder_ffn_dim": 1536,
-            "activation_function": "gelu",
-            "d_model": 384,
-            "max_source_positions": 1500,
-            "max_target_positions": 448,
-            "scale_embedding": False,
-            "tie_word_embeddings": True,
-        },
+        defaults=_DEFAULTS,
         derive=bart.eps,
         tied=("decoder.embed_tokens.weight", "proj_out.weight"),
         lacks=(".k_proj.bias",),
