@@ -1,5 +1,6 @@
 """Whisper: Radford et al. 2022 (arXiv:2212.04356)."""
 
+from dataclasses import replace
 from typing import Any
 
 from pyattn.models.config import ModelConfig
@@ -20,7 +21,7 @@ _NAMES: Names = {
 
 
 def build(config: ModelConfig) -> ModelSpec:
-    tokens = bart.token_spec(config, _NAMES)
+    tokens = replace(bart.token_spec(config, _NAMES), scale=1.0)  # scale_embedding changes nothing in transformers
     frames = FrameSpec(config.hidden_size, config.num_mel_bins, config.max_source_positions)
     return bart.two_sides(config, _NAMES, tokens, frames, norm_placement="pre", logits_bias=False)
 
