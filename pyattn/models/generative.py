@@ -43,6 +43,7 @@ class GenerativeModel(Pretrained):
 
     Attributes:
         config: the `GenerativeConfig`.
+        generation: the contents of generation_config.json, or None.
         options: the `GenerationOptions` that generate and stream use unless they are given others; may be set. Until
             then they are those of generation_config.json, and a ValueError names what in it is not supported.
         start_token: that which a text begins with behind an encoder; None if the files name none, ValueError if they
@@ -64,7 +65,7 @@ class GenerativeModel(Pretrained):
         strict: bool = True,
         generation: Mapping[str, Any] | None = None,
     ) -> None:
-        self._generation = generation
+        self.generation = generation
         self._file_options = FileOptions(config, generation, source)
         self._options: GenerationOptions | None = None  # those that were set
         super().__init__(config, tensors, source, dtype, strict)
@@ -98,8 +99,8 @@ class GenerativeModel(Pretrained):
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         super().save_pretrained(directory)
-        if self._generation is not None:
-            write_json(Path(directory) / "generation_config.json", self._generation)
+        if self.generation is not None:
+            write_json(Path(directory) / "generation_config.json", self.generation)
 
     def _make(self, spec: ModelSpec, dtype: str) -> None:
         assert spec.decoder is not None and spec.decoder_embeddings is not None and spec.logits is not None

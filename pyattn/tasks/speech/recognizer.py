@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyattn import _checks
-from pyattn.models.files import find_directory, read_json
+from pyattn.models.files import find_directory
 from pyattn.models.generative import GenerativeModel
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.models.tokenizer import read_tokenizer
@@ -80,8 +80,7 @@ class SpeechRecognizer:
         if config.encoder_input == "frames":
             check_extractor(directory, config.num_mel_bins, model.encoder_embeddings.frames)
         tokenizer = read_tokenizer(directory / "tokenizer.json", config.vocab_size, config.max_position_embeddings)
-        settings, forced = directory / "generation_config.json", "forced_decoder_ids"
-        values = read_json(settings, dict) if settings.is_file() else dict(config.source)
+        values, forced = dict(config.source if model.generation is None else model.generation), "forced_decoder_ids"
         if values.get(forced) is None:  # older directories have it in config.json, where transformers finds it too
             values[forced] = config.source.get(forced)
         return cls(model, tokenizer, values)
