@@ -1,16 +1,27 @@
 """Layers of the Transformer, each one call.
 
-A plan holds what does not change from call to call: weights, norms, sizes, scale, window, element types. It is made from
-a layer's attributes, and refuses those that do not fit each other. A binding holds what the layers of one call share:
-where its sequences begin, masks, memory and threads. `run` takes a plan, a binding and rows.
-
-Rows stand in a contiguous array (n, E). `threads` is an upper bound; operations below `small` floating-point operations
-run on the calling thread.
+A plan holds what does not change from call to call: weights, norms, sizes, scale, window, element types. It is made
+of a layer's attributes, and refuses those that do not fit each other. A Binding (binding.pyx) holds what the layers of
+one call share. `run` takes a binding and rows, a contiguous array (n, E).
 """
 
 cimport numpy as cnp
 from libc.stdint cimport int64_t
 
+from pyattn._core.binding cimport (
+    ATTENDED,
+    BRANCH,
+    GATES,
+    HIDDEN,
+    KEYS,
+    NORMED,
+    PROJECTED,
+    VALUES,
+    Binding,
+    Memory,
+    Rotation,
+    team_of,
+)
 from pyattn._core.call cimport begin_call_of, bind, bind_bias_of_sequence, run, set_window
 from pyattn._core.runtime cimport kernels_of
 from pyattn._core.kernels cimport (
@@ -28,9 +39,8 @@ from pyattn._core.kernels cimport (
     PYATTN_VALUE,
 )
 from pyattn._core.linear cimport Packed, Weights, join, multiply
-from pyattn._core.rows cimport Rows, bytes_of, contiguous, part_of, rows_of
-from pyattn._core.rowwise cimport Norm, Rotation as RotaryRows
-from pyattn._core.rowwise cimport gate_rows, norm_of, normalise_rows, rotate_rows
+from pyattn._core.rows cimport Rows, bytes_of, part_of, rows_of
+from pyattn._core.rowwise cimport Norm, gate_rows, norm_of, normalise_rows, rotate_rows
 from pyattn._core.sequences cimport Cache, cache_of, store_rows
 from pyattn._core.tasks cimport Call
 
@@ -39,41 +49,6 @@ cnp.import_array()
 # Rows of a thread that pass through a feed-forward block at a time: the hidden activations stay in its cache.
 cdef enum:
     FEED_FORWARD_ROWS = 256
-
-
-cdef enum:  # the buffers of a workspace
-    PROJECTED
-    KEYS
-    VALUES
-    ATTENDED
-    NORMED
-    GATES
-    HIDDEN
-    BRANCH
-    BUFFERS
-
-
-cdef class Workspace:
-    """Memory for intermediate results of a layer, kept for the next layer: new memory costs a fault for each page.
-
-    It serves one call at a time.
-    """
-    cdef list buffers
-
-    def __init__(self):
-        self.buffers = [None] * BUFFERS
-
-    def __reduce__(self):
-        return Workspace, ()  # a copy begins with none
-
-    cdef Rows rows(self, int buffer, int dtype, Py_ssize_t count, Py_ssize_t width):
-        """Uninitialised rows, valid until the buffer is asked for again."""
-        cdef cnp.npy_intp size = max(<Py_ssize_t> 1, count * width * bytes_of(dtype))
-        cdef cnp.ndarray memory = self.buffers[buffer]
-        if memory is None or memory.shape[0] < size:
-            self.buffers[buffer] = None
-            memory = self.buffers[buffer] = cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
-        return contiguous(cnp.PyArray_DATA(memory), count, width, dtype)
 
 
 cdef struct Heads:  # of queries, keys, values or results; strides are in bytes
@@ -97,64 +72,6 @@ cdef inline Heads cached(cnp.ndarray array) noexcept:
     return heads
 
 
-cdef class Rotation:
-    """Rotary positions of a call's rows: int64 (n,), and tables (positions, half) of cosines and sines."""
-    cdef RotaryRows rows
-    cdef tuple arrays  # that rows points into
-
-    def __init__(self, cnp.ndarray positions not None, cnp.ndarray cosines not None, cnp.ndarray sines not None):
-        self.arrays = positions, cosines, sines
-        self.rows.positions = <const int64_t *> cnp.PyArray_DATA(positions)
-        self.rows.cosines = <const char *> cnp.PyArray_DATA(cosines)
-        self.rows.sines = <const char *> cnp.PyArray_DATA(sines)
-        self.rows.half = cnp.PyArray_DIMS(cosines)[1]
-        self.rows.interleaved = False
-
-
-cdef class Binding:
-    """Which rows attend to which keys, in one call: `batch` times the sequences that the starts describe.
-
-    mask and bias are as attention's; bias_of_sequence says that bias is for each sequence from its first row. is_causal
-    replaces the right side of a layer's window. past_len and new_len, int64 (batch,): tokens in a cache before and after
-    the call. With both, keys and values of the rows are appended to it; with new_len alone it is complete.
-    """
-    cdef Py_ssize_t batch
-    cdef cnp.ndarray query_starts, key_starts
-    cdef readonly Workspace workspace
-    cdef public cnp.ndarray mask, bias, past_len, new_len
-    cdef public bint is_causal, bias_of_sequence
-    cdef public int threads
-    cdef public double small
-
-    def __init__(
-        self, Py_ssize_t batch, cnp.ndarray query_starts not None, cnp.ndarray key_starts not None,
-        Workspace workspace not None,
-    ):
-        self.batch, self.query_starts, self.key_starts = batch, query_starts, key_starts
-        self.workspace = workspace
-        self.threads = 1
-
-    cdef inline int team(self, double operations) noexcept:
-        return 1 if operations < self.small else self.threads
-
-
-cdef class Memory:
-    """What cross-attention attends to, in one call: rows of keys and of values, or a cache that has them.
-
-    binding says which rows attend to which of its keys.
-    """
-    cdef Binding binding
-    cdef cnp.ndarray key_rows, value_rows, keys, values
-    cdef public Rotation query_rotation, key_rotation
-
-    def __init__(
-        self, Binding binding not None, cnp.ndarray key_rows=None, cnp.ndarray value_rows=None, cnp.ndarray keys=None,
-        cnp.ndarray values=None,
-    ):
-        self.binding = binding
-        self.key_rows, self.value_rows, self.keys, self.values = key_rows, value_rows, keys, values
-
-
 cdef class NormPlan:
     """A norm's parameters, (width,) each; bias may be None. centred: the mean is subtracted first."""
     cdef Norm norm
@@ -166,7 +83,7 @@ cdef class NormPlan:
 
     cdef int apply(self, const Rows *input, const Rows *out, Py_ssize_t heads, Binding binding) except -1:
         """Normalises each of so many parts of each row into out, which may be input."""
-        return normalise_rows(input, &self.norm, out, heads, binding.team(10.0 * input.count * input.width))
+        return normalise_rows(input, &self.norm, out, heads, team_of(binding, 10.0 * input.count * input.width))
 
 
 cdef class WeightsPlan:
@@ -182,7 +99,7 @@ cdef class WeightsPlan:
         self, const Rows *input, const Rows *residual, const Rows *out, int activation, Binding binding
     ) except -1:
         """out = activation(input weights^T + bias) + residual, which may be NULL."""
-        cdef int threads = binding.team(2.0 * input.count * input.width * self.weights.outputs)
+        cdef int threads = team_of(binding, 2.0 * input.count * input.width * self.weights.outputs)
         return multiply(&self.weights, input, residual, out, activation, threads)
 
 
@@ -270,8 +187,8 @@ cdef class AttentionPlan:
     cdef int check_option(self, str name, cnp.ndarray option, Py_ssize_t batch) except -1:
         """Refuses a mask or bias that a stack made for the heads of its first layer, where this one has others."""
         if option is not None and (option.shape[0] != batch or option.shape[1] != self.heads):
-            raise ValueError(f"MultiHeadAttention: {name} is for {option.shape[0]} sequences and {option.shape[1]} heads, "
-                             f"the layer's are {batch} and {self.heads}; layers were replaced")
+            raise ValueError(f"MultiHeadAttention: {name} is for {option.shape[0]} sequences and {option.shape[1]} "
+                             f"heads, the layer's are {batch} and {self.heads}; layers were replaced")
         return 0
 
     cdef Rows project(self, WeightsPlan weights, const Rows *rows, int buffer, Binding binding):
@@ -285,21 +202,21 @@ cdef class AttentionPlan:
         if norm is not None:
             norm.apply(rows, rows, rows.width // self.head_dim, binding)
         if rotation is not None:
-            rotate_rows(rows, &rotation.rows, self.head_dim, binding.team(4.0 * rows.count * rows.width))
+            rotate_rows(rows, &rotation.rows, self.head_dim, team_of(binding, 4.0 * rows.count * rows.width))
         return 0
 
     cdef int store(self, const Rows *rows, cnp.ndarray cache, Binding binding) except -1:
         """Appends projected keys or values to a cache."""
         cdef Cache target = cache_of(cache)
         store_rows(rows, 0, &target, <const int64_t *> cnp.PyArray_DATA(binding.past_len),
-                   <const int64_t *> cnp.PyArray_DATA(binding.new_len), binding.team(1.0 * rows.count * rows.width))
+                   <const int64_t *> cnp.PyArray_DATA(binding.new_len), team_of(binding, 1.0 * rows.count * rows.width))
         return 0
 
     cdef Rows attend(
         self, const Rows *rows, Binding own, Rotation rotation, Memory memory, cnp.ndarray keys, cnp.ndarray values
     ):
-        """Attention of projected rows to themselves, to what their cache `keys`, `values` holds, or to a memory: the heads
-        side by side, which out_proj reads."""
+        """Attention of rows to themselves, to what their cache `keys`, `values` holds, or to a memory: the heads side
+        by side, which the output projection reads."""
         cdef Rows query, key, value, query_and_key
         cdef Binding binding = own if memory is None else memory.binding
         cdef Py_ssize_t both = self.inner + self.shared
@@ -402,8 +319,8 @@ cdef class AttentionPlan:
 
 
 cdef class BlockPlan:
-    """What stands around a block, attention or feed-forward: the norms in front of it, behind the residual sum, and behind
-    the block in front of the sum, each or None, and what its output is multiplied by."""
+    """What stands around a block, attention or feed-forward: a norm in front of it or behind the residual sum, one
+    behind the block in front of the sum, each or None, and what its output is multiplied by."""
     cdef NormPlan before, after, inside
     cdef double scale
 
@@ -447,7 +364,9 @@ cdef class LayerPlan:
     cdef int activation
     cdef bint gated
 
-    def __init__(self, layer, AttentionPlan self_attention not None, AttentionPlan cross_attention, list norms, revision):
+    def __init__(
+        self, layer, AttentionPlan self_attention not None, AttentionPlan cross_attention, list norms not None, revision
+    ):
         """norms: for each block, the norm and the one behind it; norms are _arguments() of Norm, or None."""
         self.revision = revision
         self.self_attention, self.cross_attention = self_attention, cross_attention
@@ -500,7 +419,7 @@ cdef class LayerPlan:
             part = part_of(&fed, first, count, 0, fed.width)
             self.linear1.apply(&part, NULL, &inner, 0 if self.gated else self.activation, own)
             if self.gated:
-                gate_rows(&inner, &hidden, self.activation, own.team(20.0 * count * width))
+                gate_rows(&inner, &hidden, self.activation, team_of(own, 20.0 * count * width))
             here = part_of(x, first, count, 0, x.width)
             self.around_feed_forward.leave(self.linear2, &hidden, &here, &here, own)
         return self.around_feed_forward.finish(x, own)

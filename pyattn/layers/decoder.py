@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn._core import layer as _layer
+from pyattn._core.binding import Workspace
 from pyattn._module import Seed
 from pyattn.cache import KVCache
 from pyattn.layers.block import Block
@@ -299,7 +299,7 @@ class TransformerDecoder(Stack):
         state: DecoderState,
         caches: list[KVCache],
         more: Array,
-        workspace: _layer.Workspace,
+        workspace: Workspace,
     ) -> Array:
         """The next rows (B, length, E) of each sequence, of which so many are real, into the caches of a step."""
         sequences = state._next(function, caches, part.shape[1], more, workspace)

@@ -7,8 +7,9 @@ import numpy as np
 
 from pyattn import _threads
 from pyattn._checks import Array
-from pyattn._core import layer as _layer
 from pyattn._core import sequences as _sequences
+from pyattn._core.binding import Binding, Memory, Rotation, Workspace
+from pyattn._core.layer import AttentionPlan
 from pyattn._threads import get_num_threads
 from pyattn.layers.config import Rotary
 from pyattn.positional import rotary_tables
@@ -73,10 +74,10 @@ class Sequences:
     base: Array | None = None
     bias: Array | None = None
     rows: tuple[Array, Array] | None = None
-    workspace: _layer.Workspace = field(default_factory=_layer.Workspace)
+    workspace: Workspace = field(default_factory=Workspace)
     tables: RotaryTables = field(default_factory=RotaryTables)
-    _bindings: dict[tuple[bool, bool], _layer.Binding] = field(default_factory=dict)
-    _rotations: dict[tuple[Any, ...], _layer.Rotation] = field(default_factory=dict)
+    _bindings: dict[tuple[bool, bool], Binding] = field(default_factory=dict)
+    _rotations: dict[tuple[Any, ...], Rotation] = field(default_factory=dict)
     _positions: Array | None = None
 
     @classmethod
@@ -115,7 +116,7 @@ class Sequences:
             self._positions = positions
         return self._positions
 
-    def rotation_of(self, plan: _layer.AttentionPlan) -> _layer.Rotation | None:
+    def rotation_of(self, plan: AttentionPlan) -> Rotation | None:
         """What rotates heads of these rows in a layer's attention; None where it has no rotary positions."""
         rotary = plan.rotary
         if rotary is None:
@@ -126,10 +127,10 @@ class Sequences:
             positions = self.positions()
             length = int(positions.max(initial=-1)) + 1
             tables = self.tables.get(rotary, plan.head_dim, length, plan.compute_dtype)
-            rotation = self._rotations[key] = _layer.Rotation(positions, *tables)
+            rotation = self._rotations[key] = Rotation(positions, *tables)
         return rotation
 
-    def binding(self, bf16: bool, memory: "Sequences | None" = None) -> _layer.Binding:
+    def binding(self, bf16: bool, memory: "Sequences | None" = None) -> Binding:
         """These rows attending to themselves, to what their cache holds, or to a memory, as drivers take it.
 
         bf16: masks and biases are of bfloat16, as attention's operands are. Sequences that stand side by side share
@@ -140,17 +141,15 @@ class Sequences:
         if binding is None:
             keys = self if memory is None else memory
             query_starts = self.cu_seqlens * (self.batch // max(1, keys.batch))
-            binding = self._bindings[key] = _layer.Binding(keys.batch, query_starts, keys._ends(), self.workspace)
+            binding = self._bindings[key] = Binding(keys.batch, query_starts, keys._ends(), self.workspace)
             binding.threads, binding.small = get_num_threads(), _threads.SMALL_WORK
             keys._fill(binding, bf16)
         return binding
 
-    def memory_of(
-        self, plan: _layer.AttentionPlan, memory: "Sequences", keys: Array | None, values: Array | None
-    ) -> _layer.Memory:
+    def memory_of(self, plan: AttentionPlan, memory: "Sequences", keys: Array | None, values: Array | None) -> Memory:
         """A memory as these rows attend to it in a layer: its rows, or the layer's cache of its keys and values."""
         key_rows, value_rows = (None, None) if memory.rows is None else memory.rows
-        bound = _layer.Memory(self.binding(plan.bf16, memory), key_rows, value_rows, keys, values)
+        bound = Memory(self.binding(plan.bf16, memory), key_rows, value_rows, keys, values)
         if plan.rotary is not None:
             bound.query_rotation = self.rotation_of(plan)
             bound.key_rotation = None if memory.rows is None else memory.rotation_of(plan)
@@ -160,7 +159,7 @@ class Sequences:
         """Where the keys of each sequence begin, and the last ends."""
         return self.cu_seqlens if self.new_len is None else np.array([0, self.new_len.max(initial=0)])
 
-    def _fill(self, binding: _layer.Binding, bf16: bool) -> None:
+    def _fill(self, binding: Binding, bf16: bool) -> None:
         binding.is_causal, binding.past_len, binding.new_len = self.is_causal, self.past_len, self.new_len
         if self.mask is not None:
             binding.mask = self.mask if self.mask.dtype == bool or not bf16 else mask_to_bfloat16(self.mask)

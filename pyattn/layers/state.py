@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn._core import layer as _layer
+from pyattn._core.binding import Workspace
 from pyattn.cache import KVCache
 from pyattn.layers.sequences import RotaryTables, Sequences
 from pyattn.positional.relative import by_distance
@@ -32,14 +32,14 @@ class DecoderState:
         self._memory = memory
         self._made_for = made_for  # TransformerDecoder._layout
         self._samples = np.arange(len(caches[0].lengths) if memory is None else memory.batch)
-        self._workspaces = [_layer.Workspace()]  # none while a call has it
+        self._workspaces = [Workspace()]  # none while a call has it
         self._reorders = False  # whether a reorder has begun and not ended
         self._tables = RotaryTables()
         self.bias_by_distance: Callable[[int, int], Array] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """For copy and pickle: a copy belongs to no call. One of a state that a reorder left in pieces is of no use."""
-        workspaces = [] if self._reorders else [_layer.Workspace()]
+        workspaces = [] if self._reorders else [Workspace()]
         return vars(self) | {"_workspaces": workspaces}
 
     @property
@@ -76,7 +76,7 @@ class DecoderState:
             self._memory = Sequences.memory(len(firsts), int(memory.cu_seqlens[-1]), self._cross[0].lengths)
         self._samples = np.repeat(np.arange(len(firsts)), each)
 
-    def _take(self, function: str) -> _layer.Workspace:
+    def _take(self, function: str) -> Workspace:
         """What a call alone may use, until it gives it back."""
         try:
             return self._workspaces.pop()
@@ -91,7 +91,7 @@ class DecoderState:
         return min(cache.capacity - cache.window + 1 if cache.window else cache.capacity for cache in self._caches)
 
     def _next(
-        self, function: str, caches: list[KVCache], length: int, more: Array, workspace: _layer.Workspace
+        self, function: str, caches: list[KVCache], length: int, more: Array, workspace: Workspace
     ) -> list[Sequences]:
         """For each layer the rows of the next `length` tokens of every sequence, of which so many are real."""
         seen: dict[int | None, Sequences] = {}

@@ -1,0 +1,43 @@
+cimport numpy as cnp
+
+from pyattn._core.rows cimport Rows
+from pyattn._core.rowwise cimport Rotation as RotaryRows
+
+cdef enum:  # the buffers of a workspace
+    PROJECTED
+    KEYS
+    VALUES
+    ATTENDED
+    NORMED
+    GATES
+    HIDDEN
+    BRANCH
+    BUFFERS
+
+cdef class Workspace:
+    cdef list buffers
+
+    cdef Rows rows(self, int buffer, int dtype, Py_ssize_t count, Py_ssize_t width)
+
+cdef class Rotation:
+    cdef RotaryRows rows
+    cdef tuple arrays  # that rows points into
+
+cdef class Binding:
+    cdef Py_ssize_t batch
+    cdef cnp.ndarray query_starts, key_starts
+    cdef readonly Workspace workspace
+    cdef public cnp.ndarray mask, bias, past_len, new_len
+    cdef public bint is_causal, bias_of_sequence
+    cdef public int threads
+    cdef public double small
+
+cdef class Memory:
+    cdef Binding binding
+    cdef cnp.ndarray key_rows, value_rows, keys, values
+    cdef public Rotation query_rotation, key_rotation
+
+
+cdef inline int team_of(Binding binding, double operations) noexcept:
+    """Threads for an operation of so many floating-point operations."""
+    return 1 if operations < binding.small else binding.threads

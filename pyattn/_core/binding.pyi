@@ -1,0 +1,35 @@
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+class Workspace:
+    def __init__(self) -> None: ...
+
+class Rotation:
+    def __init__(self, positions: Array, cosines: Array, sines: Array) -> None: ...
+
+class Binding:
+    workspace: Workspace
+    mask: Array | None
+    bias: Array | None
+    past_len: Array | None
+    new_len: Array | None
+    is_causal: bool
+    bias_of_sequence: bool
+    threads: int
+    small: float
+    def __init__(self, batch: int, query_starts: Array, key_starts: Array, workspace: Workspace) -> None: ...
+
+class Memory:
+    query_rotation: Rotation | None
+    key_rotation: Rotation | None
+    def __init__(
+        self,
+        binding: Binding,
+        key_rows: Array | None = None,
+        value_rows: Array | None = None,
+        keys: Array | None = None,
+        values: Array | None = None,
+    ) -> None: ...

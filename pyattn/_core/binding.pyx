@@ -1,0 +1,75 @@
+"""What the layers of one call share: memory, rotary positions, and which rows attend to which keys."""
+
+cimport numpy as cnp
+from libc.stdint cimport int64_t
+
+from pyattn._core.rows cimport Rows, bytes_of, contiguous
+
+cnp.import_array()
+
+
+cdef class Workspace:
+    """Memory for intermediate results of a layer, kept for the next layer: new memory costs a fault for each page.
+
+    It serves one call at a time.
+    """
+    def __init__(self):
+        self.buffers = [None] * BUFFERS
+
+    def __reduce__(self):
+        return Workspace, ()  # a copy begins with none
+
+    cdef Rows rows(self, int buffer, int dtype, Py_ssize_t count, Py_ssize_t width):
+        """Uninitialised rows, valid until the buffer is asked for again."""
+        cdef cnp.npy_intp size = max(<Py_ssize_t> 1, count * width * bytes_of(dtype))
+        cdef cnp.ndarray memory = self.buffers[buffer]
+        if memory is None or memory.shape[0] < size:
+            self.buffers[buffer] = None
+            memory = self.buffers[buffer] = cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
+        return contiguous(cnp.PyArray_DATA(memory), count, width, dtype)
+
+
+cdef class Rotation:
+    """Rotary positions of a call's rows: int64 (n,), and tables (positions, half) of cosines and sines."""
+
+    def __init__(self, cnp.ndarray positions not None, cnp.ndarray cosines not None, cnp.ndarray sines not None):
+        self.arrays = positions, cosines, sines
+        self.rows.positions = <const int64_t *> cnp.PyArray_DATA(positions)
+        self.rows.cosines = <const char *> cnp.PyArray_DATA(cosines)
+        self.rows.sines = <const char *> cnp.PyArray_DATA(sines)
+        self.rows.half = cnp.PyArray_DIMS(cosines)[1]
+        self.rows.interleaved = False
+
+
+cdef class Binding:
+    """Which rows attend to which keys, in one call: `batch` times the sequences that the starts describe.
+
+    mask and bias are as attention's; bias_of_sequence says that bias is for each sequence from its first row. is_causal
+    replaces the right side of a layer's window. past_len and new_len, int64 (batch,), are the numbers of tokens in a
+    cache before and after the call: with both, keys and values of the rows are appended to the cache; with new_len
+    alone it has them already.
+
+    threads is an upper bound; operations below `small` floating-point operations run on the calling thread.
+    """
+
+    def __init__(
+        self, Py_ssize_t batch, cnp.ndarray query_starts not None, cnp.ndarray key_starts not None,
+        Workspace workspace not None,
+    ):
+        self.batch, self.query_starts, self.key_starts = batch, query_starts, key_starts
+        self.workspace = workspace
+        self.threads = 1
+
+
+cdef class Memory:
+    """What cross-attention attends to, in one call: rows of keys and of values, or a cache that has them.
+
+    binding says which rows attend to which of its keys.
+    """
+
+    def __init__(
+        self, Binding binding not None, cnp.ndarray key_rows=None, cnp.ndarray value_rows=None, cnp.ndarray keys=None,
+        cnp.ndarray values=None,
+    ):
+        self.binding = binding
+        self.key_rows, self.value_rows, self.keys, self.values = key_rows, value_rows, keys, values
