@@ -133,6 +133,51 @@ REPLACED = {
         "^RMSNorm: a norm of 16 float64 does not fit rows of 16 float32",
     ),
     "the last norm": (lambda m: setattr(m, "norm", LayerNorm(3)), ValueError, "^LayerNorm: a norm of 3 float32"),
+    "rotary": (
+        lambda m: setattr(m.layers[1].self_attn, "rotary", 5),
+        TypeError,
+        "^MultiHeadAttention: rotary must be a Rotary or None, not int",
+    ),
+    "left": (
+        lambda m: setattr(m.layers[1].self_attn, "left", "2"),
+        TypeError,
+        "^MultiHeadAttention: left must be an integer, not '2'",
+    ),
+    "scale": (
+        lambda m: setattr(m.layers[1].self_attn, "scale", "x"),
+        TypeError,
+        "^MultiHeadAttention: scale must be a real number or None, not str",
+    ),
+    "softcap": (
+        lambda m: setattr(m.layers[1].self_attn, "softcap", -1.0),
+        ValueError,
+        "^MultiHeadAttention: softcap must be positive and finite",
+    ),
+    "a norm of queries": (
+        lambda m: setattr(m.layers[1].self_attn, "q_norm", LayerNorm(4)),
+        TypeError,
+        "^MultiHeadAttention: k_norm must be a LayerNorm or an RMSNorm, not NoneType",
+    ),
+    "a projection": (
+        lambda m: setattr(m.layers[1].self_attn, "out_proj", 5),
+        TypeError,
+        "^MultiHeadAttention: out_proj must be a Linear, not int",
+    ),
+    "linear1": (
+        lambda m: setattr(m.layers[1], "linear1", None),
+        TypeError,
+        "^TransformerEncoderLayer: linear1 must be a Linear, not NoneType",
+    ),
+    "norm2": (
+        lambda m: setattr(m.layers[1], "norm2", None),
+        TypeError,
+        "^TransformerEncoderLayer: norm2 must be a LayerNorm or an RMSNorm, not NoneType",
+    ),
+    "a residual scale": (
+        lambda m: setattr(m.layers[1], "residual_scale", 0),
+        ValueError,
+        "^TransformerEncoderLayer: residual_scale must be positive and finite, not 0",
+    ),
 }
 
 
@@ -148,6 +193,72 @@ def test_parts_that_do_not_fit_are_refused(change):
     with pytest.raises(error, match=message) as raised:
         model(normal((2, 5, 16)))
     assert re.match(r"(Transformer|Linear|LayerNorm|RMSNorm|MultiHead)\w*: ", str(raised.value))
+
+
+@pytest.mark.parametrize("change", REPLACED)
+def test_parts_that_are_replaced_after_a_call_are_refused(change):
+    """A plan made by an earlier call does not outlive what it was made of."""
+    model = encoder()
+    model(normal((2, 5, 16)))
+    replace, error, message = REPLACED[change]
+    replace(model)
+    with pytest.raises(error, match=message):
+        model(normal((2, 5, 16)))
+
+
+HONOURED = {
+    "scale": lambda m: setattr(m.layers[1].self_attn, "scale", 3.0),
+    "left": lambda m: setattr(m.layers[1].self_attn, "left", 1),
+    "rotary": lambda m: setattr(m.layers[1].self_attn, "rotary", decoder(rotary_base=9.0).layers[0].self_attn.rotary),
+    "alibi": lambda m: setattr(m.layers[1].self_attn, "alibi", True),
+    "linear1": lambda m: setattr(m.layers[1], "linear1", Linear(16, 24, rng=7)),
+    "norm_first": lambda m: setattr(m.layers[1], "norm_first", True),
+    "norm1": lambda m: setattr(m.layers[1], "norm1", None),
+    "eps": lambda m: setattr(m.layers[1].norm2, "eps", 1.0),
+    "parameters": lambda m: m.layers[1].load_state_dict(encoder_layer(16).state_dict() | {"norm1.bias": np.ones(16)}),
+    "one part's parameters": lambda m: m.layers[1].linear2.load_state_dict(Linear(24, 16, rng=5).state_dict()),
+    "layer": lambda m: m.layers.__setitem__(1, encoder_layer(16, norm="rms")),
+}
+
+
+@pytest.mark.parametrize("change", HONOURED)
+def test_parts_that_are_replaced_after_a_call_are_used(change):
+    model, other = encoder(), encoder()
+    x = normal((2, 5, 16))
+    before = model(x)
+    HONOURED[change](model)
+    HONOURED[change](other)
+    np.testing.assert_array_equal(model(x), other(x))
+    assert (model(x) != before).any()
+
+
+def test_windows_of_attention_to_a_memory_are_refused():
+    """Whole sequences and steps would place the queries differently."""
+    model = decoder(cross_attention=True)
+    memory = normal((1, 4, 16))
+    state = model.start(memory, capacity=5)
+    model.layers[1].multihead_attn.left = 2
+    for call in (lambda: model(normal((1, 3, 16)), memory), lambda: model.layers[1](normal((1, 3, 16)), memory)):
+        with pytest.raises(ValueError, match="^TransformerDecoderLayer: multihead_attn has a window or ALiBi"):
+            call()
+    with pytest.raises(ValueError, match="^TransformerDecoder.step: state was made before layers were replaced"):
+        model.step(normal((1, 3, 16)), state)
+
+
+def test_a_copy_that_is_made_during_a_step_is_a_state():
+    model, x = decoder(), normal((1, 3, 16))
+    state, copied = model.start(capacity=9), []
+
+    def meanwhile(first, last):
+        copied.append(copy.deepcopy(state))
+        return np.zeros((4, last - first), np.float32)
+
+    state.bias_by_distance = meanwhile
+    model.step(x, state)
+    twin = copied[0]
+    twin.bias_by_distance = None
+    assert twin.lengths.tolist() == [0]
+    np.testing.assert_allclose(model.step(x, twin), model.step(x, model.start(capacity=9)), atol=1e-6)
 
 
 def test_layers_may_be_left_out():

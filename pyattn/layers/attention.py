@@ -12,7 +12,7 @@ from pyattn._core import layer as _layer
 from pyattn._module import Layer, Seed, Setting, revision
 from pyattn.cache import KVCache
 from pyattn.layers.config import LayerConfig, check_rotary, torch_config
-from pyattn.layers.linear import Linear
+from pyattn.layers.linear import Linear, check_linear
 from pyattn.layers.norm import Norm, check_norm, norm_of
 from pyattn.layers.sequences import RotaryTables, Sequences
 from pyattn.positional import alibi_slopes
@@ -193,9 +193,7 @@ class MultiHeadAttention(Layer):
             _checks.finite_softcap(name, self.softcap, self.out_proj.dtype)
         if self.rotary is not None:
             check_rotary(name, self.rotary, self.head_dim)
-        for part in (*self._projections, self.out_proj):
-            if not isinstance(part, Linear):
-                raise TypeError(f"{name}: out_proj must be a Linear, not {type(part).__name__}")
+        check_linear(name, "out_proj", self.out_proj)
         if self.q_norm is not None or self.k_norm is not None:
             check_norm(name, "q_norm", self.q_norm), check_norm(name, "k_norm", self.k_norm)
         plan = _layer.AttentionPlan(self, seen)

@@ -12,7 +12,7 @@ from pyattn.activations import ACTIVATIONS
 from pyattn.cache import KVCache
 from pyattn.layers.attention import MultiHeadAttention
 from pyattn.layers.config import LayerConfig
-from pyattn.layers.linear import Linear
+from pyattn.layers.linear import Linear, check_linear
 from pyattn.layers.norm import Norm, check_norm, norm_of
 from pyattn.layers.sequences import RotaryTables, Sequences
 
@@ -71,11 +71,22 @@ class Block(Layer):
         return self
 
     def _attention(self) -> MultiHeadAttention:
-        return self.self_attn
+        """Self-attention, which may have been replaced by something else, or its output projection."""
+        attention = self._checked_attention("self_attn")
+        check_linear("MultiHeadAttention", "out_proj", attention.out_proj)
+        return attention
+
+    def _checked_attention(self, name: str) -> MultiHeadAttention:
+        attention = getattr(self, name)
+        if not isinstance(attention, MultiHeadAttention):
+            raise TypeError(
+                f"{type(self).__name__}: {name} must be a MultiHeadAttention, not {type(attention).__name__}"
+            )
+        return attention
 
     def _sizes(self) -> tuple[Any, ...]:
         """What is the same in all layers of a stack: width, heads, dtype, and how often a layer attends."""
-        attention = self.self_attn
+        attention = self._attention()
         attends = 1 if self.multihead_attn is None else 2
         return attention.embed_dim, attention.num_heads, attention.out_proj.dtype, attends
 
@@ -85,20 +96,17 @@ class Block(Layer):
     def _make_plan(self) -> _layer.LayerPlan:
         """Refuses parts that were replaced by what they cannot be."""
         function, seen = type(self).__name__, revision()
-        for name in ("linear1", "linear2"):
-            if not isinstance(part := getattr(self, name), Linear):
-                raise TypeError(f"{function}: {name} must be a Linear, not {type(part).__name__}")
-        for name, attention in (("self_attn", self.self_attn), ("multihead_attn", self.multihead_attn)):
-            if not (isinstance(attention, MultiHeadAttention) or (attention is None and name != "self_attn")):
-                raise TypeError(f"{function}: {name} must be a MultiHeadAttention, not {type(attention).__name__}")
+        check_linear(function, "linear1", self.linear1)
+        check_linear(function, "linear2", self.linear2)
         cross = None
         if self.multihead_attn is not None:
-            if self.multihead_attn.left >= 0 or self.multihead_attn.right >= 0 or self.multihead_attn.alibi:
+            attention = self._checked_attention("multihead_attn")
+            if attention.left >= 0 or attention.right >= 0 or attention.alibi:
                 raise ValueError(f"{function}: multihead_attn has a window or ALiBi; attention to a memory has neither")
-            cross = self.multihead_attn._planned()
+            cross = attention._planned()
         _checks.positive(function, "residual_scale", self.residual_scale)
         norms = [self._norms_of(function, name, number) for number, name in enumerate(self._norms)]
-        plan = _layer.LayerPlan(self, self.self_attn._planned(), cross, norms, seen)
+        plan = _layer.LayerPlan(self, self._attention()._planned(), cross, norms, seen)
         vars(self)["_plan"] = plan
         return plan
 

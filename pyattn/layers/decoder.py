@@ -312,15 +312,15 @@ class TransformerDecoder(Stack):
 
     def _layout(self) -> tuple[Any, ...]:
         """What a state is made for: this decoder or a copy, its heads, and what keys and values of its layers are."""
-        seen = self._checked()
-        layouts = [
-            [
-                None if attention is None else attention._layout()
-                for attention in (layer.self_attn, layer.multihead_attn)
-            ]
-            for layer in seen
-        ]
-        return self._name, seen[0].self_attn.num_heads, layouts
+        layers = self._checked()
+        known = vars(self).get("_known_layout")
+        if known is None or known[0] is not layers:  # another list, once something has changed
+            attentions = [(layer.self_attn, layer.multihead_attn) for layer in layers]
+            layouts = [[None if part is None else part._layout() for part in pair] for pair in attentions]
+            known = layers, (self._name, layers[0].self_attn.num_heads, layouts)
+            vars(self)["_known_layout"] = known
+        layout: tuple[Any, ...] = known[1]
+        return layout
 
     def _check_state(self, function: str, state: DecoderState) -> None:
         if not isinstance(state, DecoderState):

@@ -77,7 +77,7 @@ class Sequences:
     workspace: Workspace = field(default_factory=Workspace)
     tables: RotaryTables = field(default_factory=RotaryTables)
     _bindings: dict[tuple[bool, bool], Binding] = field(default_factory=dict)
-    _rotations: dict[tuple[Any, ...], Rotation] = field(default_factory=dict)
+    _rotations: dict[tuple[int, int], tuple[Rotary, Rotation]] = field(default_factory=dict)
     _positions: Array | None = None
 
     @classmethod
@@ -121,14 +121,15 @@ class Sequences:
         rotary = plan.rotary
         if rotary is None:
             return None
-        key = rotary, plan.head_dim, plan.compute_dtype
-        rotation = self._rotations.get(key)
-        if rotation is None:
+        # By identity, which costs less than a hash for each layer; what is kept here gives its id to no other.
+        key = id(rotary), plan.head_dim
+        known = self._rotations.get(key)
+        if known is None:
             positions = self.positions()
             length = int(positions.max(initial=-1)) + 1
             tables = self.tables.get(rotary, plan.head_dim, length, plan.compute_dtype)
-            rotation = self._rotations[key] = Rotation(positions, *tables)
-        return rotation
+            known = self._rotations[key] = rotary, Rotation(positions, *tables)
+        return known[1]
 
     def binding(self, bf16: bool, memory: "Sequences | None" = None) -> Binding:
         """These rows attending to themselves, to what their cache holds, or to a memory, as drivers take it.
