@@ -22,7 +22,7 @@ from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
 from bench.timing import Timing, interleave
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "model_type": "gpt2",
     "n_embd": 768,
     "n_layer": 12,

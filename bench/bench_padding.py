@@ -28,8 +28,8 @@ LOOP, SPEEDUP = 0.95, 3.0  # the goals: of the loop's GFLOP/s, and over torch wi
 def _varlen(case: RaggedCase, arrays: Arrays, threads: int) -> Call:
     import pyattn
 
-    starts, keywords = case.starts, case.keywords
-    return lambda: pyattn.varlen_attention(*arrays, starts, **keywords)
+    (query, key, value), starts, keywords = arrays, case.starts, case.keywords
+    return lambda: pyattn.varlen_attention(query, key, value, starts, **keywords)
 
 
 def _kv_lengths(case: RaggedCase, arrays: Arrays, threads: int) -> Call:

@@ -45,7 +45,7 @@ def clips() -> tuple[list[np.ndarray], list[str]]:
     sounds, texts = [], []
     for listing in CLIPS:
         for line in (SOUNDS / listing).read_text().splitlines():
-            text, name = re.fullmatch(r"<s> (.*) </s> \((.*)\)", line.strip()).groups()
+            (text, name) = re.findall(r"^<s> (.*) </s> \((.*)\)$", line.strip())[0]
             sounds.append(read_wave(SOUNDS / Path(listing).parent / f"{name}.wav")[0])
             texts.append(text)
     return sounds, texts
@@ -108,8 +108,7 @@ def _pyattn(model: Path, threads: int, precision: str) -> Transcribe:
     import pyattn
 
     recognizer = pyattn.SpeechRecognizer.from_pretrained(model, dtype=precision)
-    options = {"timestamps": False, "temperatures": (0.0,)}
-    return lambda sounds: [recognizer.transcribe(sound, **options).text for sound in sounds]
+    return lambda sounds: [recognizer.transcribe(sound, timestamps=False, temperatures=(0.0,)).text for sound in sounds]
 
 
 def _ctranslate2(model: Path, threads: int, precision: str) -> Transcribe:

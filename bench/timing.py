@@ -7,9 +7,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tqdm import tqdm
 
+Name = TypeVar("Name")  # of a contender
 ROUNDS = 9
 # A round of one contender lasts at least this long, so that the clock's resolution and one interrupt do not count.
 ROUND_SECONDS = 0.1
@@ -34,25 +36,25 @@ def seconds(call: Callable[[], object], repeats: int = 1) -> float:
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[Name, Callable[[], object]],
     progress: tqdm,
     *,
     rounds: int = ROUNDS,
     budget: float = math.inf,
-) -> dict[str, Timing]:
+) -> dict[Name, Timing]:
     """Time the contenders in turn, round after round, so that a noisy neighbour hits all alike.
 
     Each contender must have run once already. One that has used up ``budget`` seconds sits out the remaining rounds,
     but never has fewer than two. ``progress`` advances by one a round.
     """
     repeats = {name: math.ceil(ROUND_SECONDS / seconds(call)) for name, call in calls.items()}
-    samples: dict[str, list[float]] = {name: [] for name in calls}
+    samples: dict[Name, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             done = samples[name]
             if len(done) >= 2 and sum(done) * repeats[name] > budget:
                 continue
-            progress.set_postfix_str(name)
+            progress.set_postfix_str(str(name))
             time.sleep(SETTLE_SECONDS)
             call()  # wakes the threads and fills the caches that another contender has emptied
             done.append(seconds(call, repeats[name]))

@@ -368,7 +368,7 @@ def test_packed_out(name):
     options, error, message = OUT[name]
     arrays = packed()
     heads_first = options(*(x.swapaxes(0, 1) for x in arrays))
-    options = {key: x.swapaxes(0, 1) if key == "out" else x for key, x in heads_first.items()}
+    options = {key: x.swapaxes(0, 1) if key == "out" else x for key, x in heads_first.items()}  # type: ignore[attr-defined]
     refuses(error, message, varlen, *arrays, CU_Q, CU_K, **options)
 
 

@@ -102,7 +102,7 @@ def fresh(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(_threads, "_chosen", None)
     monkeypatch.setattr(_threads, "_default", None)
-    monkeypatch.setattr(_threads.runtime, "thread_limit", lambda: 2**31 - 1)
+    monkeypatch.setattr(_threads.runtime, "thread_limit", lambda: 2**31 - 1)  # type: ignore[attr-defined]
     return monkeypatch
 
 

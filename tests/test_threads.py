@@ -236,7 +236,7 @@ def test_what_is_loaded_during_a_first_call_stays(monkeypatch):
         layer.load_state_dict(loaded)
         return initial(*arguments)
 
-    initial = linear.initial
+    initial = linear.initial  # type: ignore[attr-defined]
     monkeypatch.setattr(linear, "initial", slow)
     x = np.ones((1, 3), np.float32)
     for _ in range(2):
@@ -262,7 +262,7 @@ def test_a_number_set_while_the_default_is_looked_up_stays(monkeypatch):
     monkeypatch.setattr(_threads, "_chosen", None)
     monkeypatch.setattr(_threads, "_default", None)
     monkeypatch.setattr(_threads, "_usable_cpus", slow)
-    monkeypatch.setattr(_threads.runtime, "thread_limit", lambda: 0)
+    monkeypatch.setattr(_threads.runtime, "thread_limit", lambda: 0)  # type: ignore[attr-defined]
     pyattn.get_num_threads()
     assert pyattn.get_num_threads() == 3
 

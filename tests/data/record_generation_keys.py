@@ -100,7 +100,7 @@ def cases(firsts):
         values = {"ONE": one, "TWO": [[one, two], [two, one], [3, 4, 5]], "BIAS": [[[one], -2.5], [[one, two], 4.0]]}
         for mode in MODES:
             for key, given in {"": [None], **KEYS}.items():
-                for value in [None, *given] if key else given:
+                for value in [None, *given] if key else given:  # type: ignore[attr-defined]
                     value = values.get(value, value) if isinstance(value, str) else value
                     if key in ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens") and value == one:
                         value = [[one]] if key == "bad_words_ids" else [one]

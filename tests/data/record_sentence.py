@@ -208,7 +208,7 @@ def changes():
         "surplus": [1],
     }
     for key, options in values.items():
-        found |= {f"settings {key} {x!r}": ("many", {SETTINGS: {key: x}}) for x in options}
+        found |= {f"settings {key} {x!r}": ("many", {SETTINGS: {key: x}}) for x in options}  # type: ignore[attr-defined]
     found["no settings"] = ("many", {SETTINGS: None})
 
     values = {
@@ -243,7 +243,7 @@ def changes():
         "surplus": [1],
     }
     for key, options in values.items():
-        found |= {f"first {key} {x!r}": ("mean", {FIRST: {key: x}}) for x in options}
+        found |= {f"first {key} {x!r}": ("mean", {FIRST: {key: x}}) for x in options}  # type: ignore[attr-defined]
     for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"):
         name = f"sentence_{kind}_config.json"
         found[name] = ("mean", {FIRST: None, name: [{"max_seq_length": 6, "do_lower_case": True}]})
@@ -273,7 +273,7 @@ def changes():
         "surplus": [1],
     }
     for key, options in values.items():
-        found |= {f"dense {key} {x!r}": ("many", {"2_Dense/config.json": {key: x}}) for x in options}
+        found |= {f"dense {key} {x!r}": ("many", {"2_Dense/config.json": {key: x}}) for x in options}  # type: ignore[attr-defined]
     found["residual off"] = ("many", {"3_Dense/config.json": {"use_residual": False}})
     found |= {f"norm {x!r}": ("many", {"5_LayerNorm/config.json": {"dimension": x}}) for x in ("ABSENT", 11)}
     for key in ("module_input_name", "module_output_name"):

@@ -97,8 +97,8 @@ def main():
             directory = write_whisper(Path(folder) / "model", settings(changes))
             model = WhisperForConditionalGeneration.from_pretrained(directory).eval()
             seen.clear()
-            options = {key: value for key, value in call.items() if key != "timestamps"}
-            model.generate(features, return_timestamps=call.get("timestamps", True), **options)
+            options = {key: value for key, value in call.items() if key != "timestamps"}  # type: ignore[attr-defined]
+            model.generate(features, return_timestamps=call.get("timestamps", True), **options)  # type: ignore[attr-defined]
             recorded.append(seen[0])
     FILE.write_text(json.dumps(recorded, separators=(",", ":")).replace("},", "},\n") + "\n")
 

@@ -28,7 +28,7 @@ def rules():
         )
         from sentencepiece import sentencepiece_model_pb2
 
-        model = sentencepiece_model_pb2.ModelProto()
+        model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
         model.ParseFromString(Path(folder, "x.model").read_bytes())
         return model.normalizer_spec.precompiled_charsmap
 

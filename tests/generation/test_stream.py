@@ -29,7 +29,7 @@ def test_a_stream_does_no_work_ahead():
     assert table.steps == []
     taken = list(itertools.islice(tokens, 4))
     assert table.steps == [2, 2]
-    tokens.close()
+    tokens.close()  # type: ignore[attr-defined]
     assert table.rows == [[1, taken[0][1]], [2, 3, taken[1][1]]]
 
 

@@ -139,7 +139,7 @@ def cases():
         yield model_type, name, kind, {}
         if (model_type, name) in CLASSES:
             for key, values in KEYS.items():
-                for value in values if key.endswith(".json") else [None, *values]:
+                for value in values if key.endswith(".json") else [None, *values]:  # type: ignore[attr-defined]
                     yield model_type, name, kind, {key: value}
             both = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
             yield model_type, name, kind, {"clean_up_tokenization_spaces": True, both: True}

@@ -138,7 +138,7 @@ def test_a_failed_save_leaves_the_old_file(index, tmp_path, monkeypatch, failing
     def fail(*arguments, **options):
         raise KeyboardInterrupt if failing == "savez" else OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*{"savez": (search_index.np, "savez"), "fsync": (search_index.os, "fsync")}[failing], fail)
+    monkeypatch.setattr(*{"savez": (search_index.np, "savez"), "fsync": (search_index.os, "fsync")}[failing], fail)  # type: ignore[attr-defined]
     with pytest.raises((KeyboardInterrupt, OSError)):
         make(np.ones((2, 2))).save(path)
     assert list(tmp_path.iterdir()) == [path]
@@ -209,7 +209,7 @@ def test_memory_that_runs_out_is_not_the_file_s_fault(index, tmp_path, monkeypat
     def fail(*arguments, **options):
         raise MemoryError
 
-    monkeypatch.setattr(search_index.np, "frombuffer", fail)
+    monkeypatch.setattr(search_index.np, "frombuffer", fail)  # type: ignore[attr-defined]
     with pytest.raises(MemoryError):
         SearchIndex.load(tmp_path / "index.npz")
 

@@ -100,7 +100,7 @@ def test_a_batch_holds_at_most_the_budget(encoder, monkeypatch):
         sizes.append((len(token_ids), len(cu_seqlens) - 1))
         return model(token_ids, cu_seqlens)
 
-    spy.config = model.config
+    spy.config = model.config  # type: ignore[attr-defined]
     monkeypatch.setattr(encoder, "model", spy)
     encoder.encode(TEXTS, batch_tokens=17)  # lengths 12, 9, 8, 8, 3, 2 with [CLS] and [SEP]
     assert sizes == [(12, 1), (17, 2), (13, 3)]

@@ -242,7 +242,7 @@ def test_fingerprints_differ_where_vectors_do(tmp_path):
     assert copy.fingerprint == encoders[0].fingerprint
     changes = [{"truncate_dim": 3}, {"default_prompt_name": "query"}, {"max_seq_length": 9}, {"prompts": {"query": ""}}]
     for change in changes:
-        for key, value in change.items():
+        for key, value in change.items():  # type: ignore[attr-defined]
             setattr(copy, key, value)
         encoders.append(copy)
         assert copy.fingerprint not in {encoder.fingerprint for encoder in encoders[: len(names)]}

@@ -175,7 +175,7 @@ def test_beams_score_is_the_average_already(recognizer, says):
 @pytest.mark.parametrize("number", range(len(RECORDED)))
 def test_settings_are_obeyed_as_transformers_obeys_them(recognizer, monkeypatch, number):
     changes, call = record_speech.CASES[number]
-    seen, generate = [], speech.generate
+    seen, generate = [], speech.generate  # type: ignore[attr-defined]
 
     def spy(continuation, prompts, options, adjust=None):
         (result,) = generate(continuation, prompts, options, adjust=adjust)

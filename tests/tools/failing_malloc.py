@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse
-from numpy._core import _multiarray_umath
+from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
 import pyattn
 from pyattn import _threads
@@ -53,7 +53,7 @@ def allocate_arrays_by(library):
 
 def of_driver(name, result, *arguments):
     """A function of runtime.pxd."""
-    return ctypes.PYFUNCTYPE(result, *arguments)(pointer(runtime.__pyx_capi__[name]))
+    return ctypes.PYFUNCTYPE(result, *arguments)(pointer(runtime.__pyx_capi__[name]))  # type: ignore[attr-defined]
 
 
 BEGIN_CALL, END_CALL = of_driver("begin_call", ctypes.c_int, ctypes.c_int), of_driver("end_call", None)

@@ -130,7 +130,7 @@ def sound_inputs():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         tiny_model.write_model(folder)
-        files = {str(x.relative_to(folder)): x.read_bytes() for x in folder.rglob("*") if x.is_file()}
+        files = {str(x.relative_to(folder)): x.read_bytes() for x in folder.rglob("*") if x.is_file()}  # type: ignore[attr-defined]
         rng = np.random.default_rng(0)
         passages = [Passage(f"text {i}", f"file{i}.py", i + 1, f"name{i}") for i in range(20)]
         SearchIndex(passages, rng.random((20, 8), np.float32), "a model", "f").save(folder / "index.npz")
