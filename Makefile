@@ -14,7 +14,7 @@ SOAK_BATCHES ?= 10000
 FUZZ_INPUTS ?= 50000
 # Tests of what no instruction set changes, which run under the best one alone; the others run in two processes under the
 # lesser ones, whose threads must not spin while they wait, for they share the cores
-PORTABLE = tests/cli tests/generation tests/tasks/test_audio.py tests/tasks/test_passages.py \
+PORTABLE = tests/kernels tests/cli tests/generation tests/tasks/test_audio.py tests/tasks/test_passages.py \
   tests/tasks/test_search_index.py tests/tasks/test_sentence_directories.py tests/tasks/test_speech.py \
   tests/tasks/test_text_generator.py tests/test_architecture.py tests/test_arrays.py tests/test_docs.py \
   tests/test_fuzz.py tests/test_processes.py tests/test_server.py tests/test_states.py tests/test_threads.py \
@@ -24,7 +24,7 @@ PORTABLE = tests/cli tests/generation tests/tasks/test_audio.py tests/tasks/test
   tests/models/test_tokenizer_settings.py
 # The tests that reach every kernel, for builds and machines on which all would take hours
 KERNEL_TESTS ?= tests/test_functional.py tests/test_same_bits.py tests/test_layers.py tests/test_decoder.py \
-  tests/test_precision.py tests/test_statistics.py tests/models/test_families.py
+  tests/test_precision.py tests/test_statistics.py tests/models/test_families.py tests/kernels
 SANITIZED = $(KERNEL_TESTS) tests/test_info.py::test_a_debug_build_sees_an_index_out_of_bounds
 AARCH64_TESTS ?= $(KERNEL_TESTS) tests/test_activations.py tests/test_checks.py tests/test_onnx.py tests/positional \
   tests/test_flash_grid.py

@@ -1,0 +1,48 @@
+/* What kernels are made of, as functions of whole vectors that test_kernels.py calls without a driver. */
+#include "activations.h"
+#include "gemm.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+EXPORT const int lanes = LANES, real_bytes = sizeof(real), tile_rows = TILE_ROWS, tile_vectors = TILE_VECTORS;
+EXPORT const int vector_bytes = VECTOR_BYTES;
+
+#define EACH_VECTOR(name, function)                                                                          \
+  EXPORT void name(const char *x, char *y, ptrdiff_t count) {                                                \
+    for (ptrdiff_t i = 0; i < count; i++) store(y + i * VECTOR_BYTES, function(load(x + i * VECTOR_BYTES))); \
+  }
+EACH_VECTOR(each_exp2, exp2_of_negative)
+EACH_VECTOR(each_tanh, vtanh)
+EACH_VECTOR(each_gelu, gelu)
+EACH_VECTOR(each_gelu_tanh, gelu_tanh)
+EACH_VECTOR(each_silu, silu)
+#if REAL_BITS == 32
+INLINE vec erfc_of_root(vec x) { return exp2_of_negative(-x * erfc_exponent(x)); }
+EACH_VECTOR(each_erfc, erfc_of_root)
+#endif
+
+EXPORT void transpose_reals(char *rows) {
+  vec x[LANES];
+  for (int i = 0; i < LANES; i++) x[i] = load(rows + i * VECTOR_BYTES);
+  transpose(x);
+  for (int i = 0; i < LANES; i++) store(rows + i * VECTOR_BYTES, x[i]);
+}
+
+EXPORT void transpose_mask(char *rows) {
+  bytes x[16];
+  memcpy(x, rows, sizeof x);
+  transpose_bytes(x);
+  memcpy(rows, x, sizeof x);
+}
+
+#if ELEMENT == F32 || ELEMENT == F64
+/* c (tile_rows, tile_vectors lanes) += a (tile_rows, count) b (count, tile_vectors lanes) */
+EXPORT void multiply(const char *a, const char *b, char *c, ptrdiff_t count) {
+  tile sums;
+  memcpy(sums, c, sizeof sums);
+  const struct tile_a left = {a, count * (ptrdiff_t)sizeof(real), sizeof(real), a, 0};
+  const struct tile_b right = {b, PLAIN_FORMAT, 0, 0};
+  tile_multiply(sums, TILE_ROWS, TILE_VECTORS, left, right, count);
+  memcpy(c, sums, sizeof sums);
+}
+#endif

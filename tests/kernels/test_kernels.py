@@ -1,0 +1,151 @@
+"""What kernels are made of, called without a driver, under each instruction set: arithmetic, transposes, the tile.
+
+kernels.c is compiled by the flags of setup.py, and judged by the same in float64, or wider.
+"""
+
+import ast
+import ctypes
+import math
+import platform
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyattn._core import dispatch
+
+ROOT = Path(__file__).parents[2]
+ELEMENTS = ("F32", "F64", "F16", "BF16", "I8")
+COMPILER = shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]) or shutil.which("cc")
+
+pytestmark = [
+    pytest.mark.skipif(COMPILER is None or dispatch.sanitized, reason="needs a C compiler, and its usual runtime"),
+    pytest.mark.skipif(dispatch.isa != dispatch.isa_available[-1], reason="goes through all instruction sets itself"),
+]
+
+
+def flags():
+    """C_FLAGS of setup.py, and the flags of each instruction set of this machine."""
+    names = {}
+    for node in ast.parse((ROOT / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id in ("C_FLAGS", "AVX2", "AVX512", "INSTRUCTION_SETS"):
+            exec(compile(ast.Module([node], []), "setup.py", "exec"), names)
+    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    return names["C_FLAGS"], names["INSTRUCTION_SETS"].get(machine, {"baseline": []})
+
+
+CASES = [(isa, element) for isa in dispatch.isa_available for element in ELEMENTS]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def kernels(request, tmp_path_factory):
+    """The library of kernels.c for an instruction set and an element type."""
+    (isa, element), (common, sets) = request.param, flags()
+    library = tmp_path_factory.mktemp("kernels") / f"{isa}_{element}.so"
+    source = Path(__file__).with_name("kernels.c")
+    options = [*common, *sets[isa], f"-I{ROOT / 'csrc'}", f"-DELEMENT={element}", "-shared", "-fPIC"]
+    subprocess.run([COMPILER, *options, str(source), "-o", str(library), "-lm"], check=True)
+    loaded = ctypes.CDLL(str(library))
+    loaded.element = element
+    loaded.real = np.float64 if constant(loaded, "real_bytes") == 8 else np.float32
+    return loaded
+
+
+def constant(kernels, name):
+    return ctypes.c_int.in_dll(kernels, name).value
+
+
+def pointers(*arrays):
+    return [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+
+
+def each(kernels, name, x):
+    """A function of each number; x is padded with its last to whole vectors."""
+    lanes = constant(kernels, "lanes")
+    padded = np.pad(x.astype(kernels.real), (0, -x.size % lanes), "edge")
+    y = np.empty_like(padded)
+    getattr(kernels, name)(*pointers(padded, y), ctypes.c_ssize_t(padded.size // lanes))
+    return y[: x.size]
+
+
+def bounds(kernels, float32, float64, coarse):
+    """Of a function, the relative error that its comment promises; coarse: where results are rounded to fewer bits."""
+    if kernels.real == np.float64:
+        return float64
+    return coarse if kernels.element in ("BF16", "I8") else float32
+
+
+def test_exp2(kernels):
+    smallest = -1022 if kernels.real == np.float64 else -126
+    x = np.concatenate([np.linspace(smallest, 0, 20001), -np.logspace(-12, 1, 2000)]).astype(kernels.real)
+    truth = np.exp2(x.astype(np.longdouble))
+    bound = bounds(kernels, 2.5e-7, 4e-16, 1e-4)
+    assert np.max(np.abs(each(kernels, "each_exp2", x) - truth) / truth) < bound
+    special = each(kernels, "each_exp2", np.array([0.0, -np.inf, np.nan, -2000.0]))
+    assert special[0] == 1 and special[1] == 0 and np.isnan(special[2]) and special[3] == 0
+
+
+def test_tanh(kernels):
+    x = np.concatenate([np.linspace(-25, 25, 20001), np.logspace(-30, 1, 2000)]).astype(kernels.real)
+    truth = np.tanh(x.astype(np.longdouble))
+    y = each(kernels, "each_tanh", x)
+    near = np.abs(truth) > 0
+    assert np.max(np.abs(y - truth)[near] / np.abs(truth[near])) < bounds(kernels, 3.5e-7, 7e-16, 3.5e-7)
+    assert np.abs(y).max() == 1
+    np.testing.assert_array_equal(each(kernels, "each_tanh", -x), -y)
+    assert np.isnan(each(kernels, "each_tanh", np.array([np.nan]))).all()
+
+
+def test_erfc(kernels):
+    if kernels.real == np.float64:
+        pytest.skip("the library's own is called")
+    x = np.linspace(0, 7, 20001).astype(np.float32)
+    truth = np.array([math.erfc(value / math.sqrt(2)) for value in x.astype(float)])
+    # x erfc(x / sqrt(2)) is what GELU multiplies
+    error = np.abs(each(kernels, "each_erfc", x) - truth) * x
+    assert error.max() < bounds(kernels, 3e-7, None, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu"])
+def test_activations(kernels, name):
+    x = np.concatenate([np.linspace(-20, 20, 20001), -np.logspace(-20, 1, 500)]).astype(kernels.real)
+    wide = x.astype(np.float64)
+    truth = {
+        "gelu": lambda: wide * np.array([math.erfc(-value / math.sqrt(2)) / 2 for value in wide]),
+        "gelu_tanh": lambda: wide / (1 + np.exp(-2 * math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))),
+        "silu": lambda: wide / (1 + np.exp(-wide)),
+    }[name]()
+    error = np.abs(each(kernels, f"each_{name}", x) - truth) / np.maximum(1, np.abs(truth))
+    assert error.max() < bounds(kernels, 5e-7, 1e-15, 2e-4)
+
+
+def test_transposes(kernels):
+    lanes = constant(kernels, "lanes")
+    x = np.random.default_rng(0).standard_normal((lanes, lanes)).astype(kernels.real)
+    y = x.copy()
+    kernels.transpose_reals(*pointers(y))
+    np.testing.assert_array_equal(y, x.T)
+    width = constant(kernels, "vector_bytes")
+    x = np.random.default_rng(0).integers(0, 256, (16, width), np.uint8)
+    y = x.copy()
+    kernels.transpose_mask(*pointers(y))
+    for begin in range(0, width, 16):
+        np.testing.assert_array_equal(y[:, begin : begin + 16], x[:, begin : begin + 16].T)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 64, 129])
+def test_tile(kernels, count):
+    if kernels.element not in ("F32", "F64"):
+        pytest.skip("other elements are converted before")
+    rows, columns = constant(kernels, "tile_rows"), constant(kernels, "tile_vectors") * constant(kernels, "lanes")
+    rng = np.random.default_rng(count)
+    a, b, c = (
+        rng.standard_normal(shape).astype(kernels.real) for shape in ((rows, count), (count, columns), (rows, columns))
+    )
+    truth = c + a.astype(np.longdouble) @ b.astype(np.longdouble)
+    size = np.abs(c) + np.abs(a).astype(np.longdouble) @ np.abs(b)
+    kernels.multiply(*pointers(a, b, c), ctypes.c_ssize_t(count))
+    assert np.all(np.abs(c - truth) <= np.finfo(kernels.real).eps * (count + 1) * size)
