@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyattn._core import dispatch
+from pyattn._core import runtime
 
 ROOT = Path(__file__).parents[2]
 ELEMENTS = ("F32", "F64", "F16", "BF16", "I8")
 COMPILER = shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]) or shutil.which("cc")
 
 pytestmark = [
-    pytest.mark.skipif(COMPILER is None or dispatch.sanitized, reason="needs a C compiler, and its usual runtime"),
-    pytest.mark.skipif(dispatch.isa != dispatch.isa_available[-1], reason="goes through all instruction sets itself"),
+    pytest.mark.skipif(COMPILER is None or runtime.sanitized, reason="needs a C compiler, and its usual runtime"),
+    pytest.mark.skipif(runtime.isa != runtime.isa_available[-1], reason="goes through all instruction sets itself"),
 ]
 
 
@@ -37,7 +37,7 @@ def flags():
     return names["C_FLAGS"], names["INSTRUCTION_SETS"].get(machine, {"baseline": []})
 
 
-CASES = [(isa, element) for isa in dispatch.isa_available for element in ELEMENTS]
+CASES = [(isa, element) for isa in runtime.isa_available for element in ELEMENTS]
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
