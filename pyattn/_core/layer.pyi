@@ -6,6 +6,9 @@ from pyattn._core.binding import Binding, Memory, Rotation
 
 Array: TypeAlias = NDArray[Any]
 
+class WeightsPlan:
+    def __init__(self, parts: list[Packed]) -> None: ...
+
 class AttentionPlan:
     revision: object
     rotary: Any

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,9 +30,14 @@ pytestmark = [
 
 def flags():
     """C_FLAGS of setup.py, and the flags of each instruction set of this machine."""
-    names = {}
+    names: dict[str, Any] = {}
     for node in ast.parse((ROOT / "setup.py").read_text()).body:
-        if isinstance(node, ast.Assign) and node.targets[0].id in ("C_FLAGS", "AVX2", "AVX512", "INSTRUCTION_SETS"):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in (
+            "C_FLAGS",
+            "AVX2",
+            "AVX512",
+            "INSTRUCTION_SETS",
+        ):
             exec(compile(ast.Module([node], []), "setup.py", "exec"), names)
     machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
     return names["C_FLAGS"], names["INSTRUCTION_SETS"].get(machine, {"baseline": []})
@@ -48,7 +54,7 @@ def kernels(request, tmp_path_factory):
     source = Path(__file__).with_name("kernels.c")
     options = [*common, *sets[isa], f"-I{ROOT / 'csrc'}", f"-DELEMENT={element}", "-shared", "-fPIC"]
     subprocess.run([COMPILER, *options, str(source), "-o", str(library), "-lm"], check=True)
-    loaded = ctypes.CDLL(str(library))
+    loaded: Any = ctypes.CDLL(str(library))
     loaded.element = element
     loaded.real = np.float64 if constant(loaded, "real_bytes") == 8 else np.float32
     return loaded

@@ -34,7 +34,7 @@ def formula(query, key, value, keys, values=None, *, live=True, clipped=True, sc
 
 def problem(length, count, k, dtype=np.float64, heads=(4, 2), per_head=False):
     rng = np.random.default_rng(length + 100 * count)
-    draw = lambda *shape: rng.standard_normal(shape).astype(dtype)  # noqa: E731
+    draw = lambda *shape: rng.standard_normal(shape).astype(dtype)  # type: ignore[attr-defined]  # noqa: E731
     rows = (heads[0], 2 * k + 1) if per_head else (2 * k + 1,)
     arrays = draw(2, heads[0], length, 8), draw(2, heads[1], count, 8), draw(2, heads[1], count, 5)
     return (*arrays, draw(*rows, 8), draw(*rows, 5))
