@@ -164,7 +164,7 @@ def differences(stub, source, module):
             yield f"{name} takes {defined.get(name)}, not {parameters}"
     for name in defined.keys() - declared.keys():
         owner, _, member = name.rpartition(".")
-        if owner in declared and member != "__reduce__" or not owner and defined[name] is not None:
+        if (owner in declared and member != "__reduce__") or (not owner and defined[name] is not None):
             yield f"{name} is not declared"  # classes that only Cython makes need not be
 
 

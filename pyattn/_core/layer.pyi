@@ -7,7 +7,7 @@ from pyattn._core.binding import Binding, Memory, Rotation
 Array: TypeAlias = NDArray[Any]
 
 class WeightsPlan:
-    def __init__(self, parts: list[Packed]) -> None: ...
+    def __init__(self, parts: list[linear.Packed]) -> None: ...
 
 class AttentionPlan:
     revision: object
