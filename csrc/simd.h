@@ -212,7 +212,7 @@ INLINE vec join_rows(const char *low, const char *high, ptrdiff_t step, ptrdiff_
 }
 
 INLINE void join_rows_wide(const char *low, const char *high, ptrdiff_t offset, vec x[2]) {
-  zip_pairs(load(low + offset), high ? load(high + offset) : (vec){0}, x);
+  zip_pairs(low, high, offset, x);
 }
 
 INLINE vec live_groups(vec weight) {

@@ -15,12 +15,13 @@ INLINE vec join_pairs(vec low, vec high) {
   return (vec)_mm512_permutexvar_epi16(_mm512_loadu_si512(order), (__m512i)pack_pairs(low, high));
 }
 
-/* Pairs of the same elements of two rows of 2 LANES each. */
-INLINE void zip_pairs(vec low, vec high, vec x[2]) {
+/* Pairs of the same 2 LANES elements of two rows, at an offset; without high, of low and zeros. */
+INLINE void zip_pairs(const char *low, const char *high, ptrdiff_t offset, vec x[2]) {
   static const uint16_t order[] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                    8,  40, 9,  41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47,
                                    16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
                                    24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
-  x[0] = (vec)_mm512_permutex2var_epi16((__m512i)low, _mm512_loadu_si512(order), (__m512i)high);
-  x[1] = (vec)_mm512_permutex2var_epi16((__m512i)low, _mm512_loadu_si512(order + 32), (__m512i)high);
+  const __m512i a = (__m512i)load(low + offset), b = high ? (__m512i)load(high + offset) : _mm512_setzero_si512();
+  x[0] = (vec)_mm512_permutex2var_epi16(a, _mm512_loadu_si512(order), b);
+  x[1] = (vec)_mm512_permutex2var_epi16(a, _mm512_loadu_si512(order + 32), b);
 }
