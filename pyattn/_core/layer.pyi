@@ -2,6 +2,7 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
+from pyattn._core import linear
 from pyattn._core.binding import Binding, Memory, Rotation
 
 Array: TypeAlias = NDArray[Any]
