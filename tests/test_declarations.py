@@ -133,7 +133,7 @@ def stub_functions(text):
         for member in members:
             if isinstance(member, ast.FunctionDef):
                 found[prefix + member.name] = None if member.decorator_list else parameters_of(member)
-            elif isinstance(member, ast.AnnAssign):
+            elif isinstance(member, ast.AnnAssign) and ast.unparse(member.annotation) != "TypeAlias":
                 found[prefix + member.target.id] = None
     return found
 
