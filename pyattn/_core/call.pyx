@@ -60,6 +60,12 @@ NAMES = {
 }
 
 
+cdef int element_type(cnp.ndarray array) noexcept:
+    """NumPy's number of the array's type; bfloat16, which NumPy does not know, is the bits that uint16 holds."""
+    cdef int dtype = cnp.PyArray_TYPE(array)
+    return cnp.NPY_UINT16 if cnp.PyArray_ITEMSIZE(array) == 2 and dtype != cnp.NPY_FLOAT16 else dtype
+
+
 cdef void begin_call_of(Call *call, const pyattn_kernels *kernels, Py_ssize_t heads, Py_ssize_t key_heads) noexcept:
     """A call without operands, of scale 1 and without options."""
     memset(call, 0, sizeof(Call))
@@ -104,7 +110,7 @@ cdef class AttentionCall:
         cdef const cnp.npy_intp *shape = cnp.PyArray_DIMS(query)
         cdef bint has_heads = ndim > 2
         begin_call_of(
-            &self.call, kernels_of(cnp.PyArray_TYPE(query)), shape[ndim - 3] if has_heads else 1,
+            &self.call, kernels_of(element_type(query)), shape[ndim - 3] if has_heads else 1,
             cnp.PyArray_DIMS(key)[ndim - 3] if has_heads else 1,
         )
         self.operands = {}
