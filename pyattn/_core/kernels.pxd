@@ -101,7 +101,8 @@ cdef extern from "kernels.h" nogil:
         void (*update)(const pyattn_query_block *, pyattn_keys *, Py_ssize_t first, Py_ssize_t count) noexcept nogil
         void (*merge)(const pyattn_query_block *, const char *other) noexcept nogil
         void (*finish)(const pyattn_query_block *) noexcept nogil
-        int (*logits)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t *first, Py_ssize_t *count) noexcept nogil
+        int (*logits)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t *first,
+                      Py_ssize_t *count) noexcept nogil
 
     struct pyattn_kernels:
         int lanes
