@@ -37,6 +37,8 @@ class Mixture:
             "norm_first": self.one((False, True)),
             "window": self.one((None, (3, 0))),
             "rotary_base": self.one((None, 100.0)),
+            "softcap": self.one((None, 3.0)),
+            **{name: self.one((False, False, True)) for name in ("sinks", "alibi", "qk_norm")},
             "dtype": self.one(("float32", "float64", "bfloat16", "int8")),
             "rng": 0,
         }
@@ -75,7 +77,7 @@ class Mixture:
             name = self.one(("self_attn", "linear1", "linear2", "norm1", "norm2"))
             setattr(layer, name, copy.deepcopy(getattr(theirs, name, None) or theirs.norm1))
         elif choice == 2:
-            name = self.one(("num_heads", "num_key_value_heads", "head_dim", "embed_dim"))
+            name = self.one(("num_heads", "num_key_value_heads", "head_dim", "embed_dim", "q_norm", "rotary", "left"))
             setattr(layer.self_attn, name, int(self.one((1, 2, 3, 8, 64))))
         elif choice == 3:
             layer.self_attn.out_proj = copy.deepcopy(theirs.self_attn.out_proj)
