@@ -29,7 +29,7 @@ def revision() -> object:
 class Layer:
     """A layer with named parameters: its own, and those of the layers among its attributes, as `name.parameter`.
 
-    A layer's own parameters stand in `_parameters`; layers that keep them in another form override the methods
+    `_parameters` holds a layer's own parameters; layers that keep them in another form override the methods
     beginning with _own.
     """
 
@@ -108,7 +108,7 @@ class Layer:
         return shapes
 
     def _load(self, values: Mapping[str, Any]) -> None:
-        for layer, attribute, value in self._made(values):  # everything that could fail is behind us
+        for layer, attribute, value in self._made(values):  # everything that could fail has been done
             setattr(layer, attribute, value)
 
     def _made(self, values: Mapping[str, Any]) -> list[Setting]:

@@ -2,13 +2,13 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-from pyattn._core import linear
 from pyattn._core.binding import Binding, Memory, Rotation
+from pyattn._core.linear import Packed
 
 Array: TypeAlias = NDArray[Any]
 
 class WeightsPlan:
-    def __init__(self, parts: list[linear.Packed]) -> None: ...
+    def __init__(self, parts: list[Packed]) -> None: ...
 
 class AttentionPlan:
     revision: object

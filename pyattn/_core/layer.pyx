@@ -57,7 +57,7 @@ cdef struct Heads:  # of queries, keys, values or results; strides are in bytes
 
 
 cdef inline Heads heads_of(const Rows *rows, Py_ssize_t batch, Py_ssize_t width) noexcept:
-    """Heads of so many features side by side, in rows of `batch` samples one behind the other."""
+    """Heads of so many features side by side, in rows of `batch` samples one after the other."""
     cdef Heads heads
     heads.data, heads.head, heads.row = rows.data, width * bytes_of(rows.dtype), rows.stride
     heads.batch = rows.count // max(<Py_ssize_t> 1, batch) * rows.stride
@@ -319,8 +319,8 @@ cdef class AttentionPlan:
 
 
 cdef class BlockPlan:
-    """What stands around a block, attention or feed-forward: a norm in front of it or behind the residual sum, one
-    behind the block in front of the sum, each or None, and what its output is multiplied by."""
+    """The surroundings of a block, attention or feed-forward: a norm before it or after the residual sum, one after the
+    block before the sum, each or None, and what its output is multiplied by."""
     cdef NormPlan before, after, inside
     cdef double scale
 
@@ -367,7 +367,7 @@ cdef class LayerPlan:
     def __init__(
         self, layer, AttentionPlan self_attention not None, AttentionPlan cross_attention, list norms not None, revision
     ):
-        """norms: for each block, the norm and the one behind it; norms are _arguments() of Norm, or None."""
+        """norms: for each block, the norm before or after it, and the one before the residual sum; Norm or None."""
         self.revision = revision
         self.self_attention, self.cross_attention = self_attention, cross_attention
         self.linear1, self.linear2 = WeightsPlan([layer.linear1._weights()]), WeightsPlan([layer.linear2._weights()])

@@ -1,8 +1,8 @@
 """Layers of the Transformer, for inference. B batch, L queries, S keys, E model width.
 
 Parameters carry the names and shapes of torch's state dicts, so that one saved as safetensors loads unchanged; batches
-are always (B, L, E). A layer's dtype says in what its weights are held and multiplied, "float32", "float64", "bfloat16"
-or "int8" (precision.py); inputs and outputs are float64 where that is float64, float32 otherwise.
+are always (B, L, E). A layer's dtype is that in which its weights are stored and multiplied, "float32", "float64",
+"bfloat16" or "int8" (precision.py); inputs and outputs are float64 where that is float64, float32 otherwise.
 """
 
 from pyattn._module import Layer

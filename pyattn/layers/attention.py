@@ -37,7 +37,7 @@ class MultiHeadAttention(Layer):
 
     window: (left, right) as in scaled_dot_product_attention, or None. rotary_base: None, or the base of the rotary
     positions that rotate queries and keys; feature i of a head is paired with i + head_dim / 2 (see rotary_tables).
-    Positions are those of is_causal and window: the last query stands at the last key.
+    Positions are those of is_causal and window: the last query has the position of the last key.
 
     softcap: as in scaled_dot_product_attention, or None. sinks: a parameter `sinks` (num_heads,), zeros until it is
     loaded, as scaled_dot_product_attention has it. alibi: the biases of ALiBi, with the slopes of alibi_slopes.
@@ -208,7 +208,7 @@ class MultiHeadAttention(Layer):
         return self.out_proj.computes_in_bf16 and self.q_norm is None
 
     def _counts_positions(self) -> bool:
-        """Whether it matters how far apart tokens stand."""
+        """Whether it matters how far apart tokens are."""
         return self.rotary is not None or self.alibi or self.left >= 0 or self.right >= 0
 
     def _layout(self) -> tuple[Any, ...]:

@@ -23,7 +23,7 @@ class Block(Layer):
     """What layers of encoders and decoders share. `_forward_rows` does the work.
 
     A subclass names the norms of its blocks: of self-attention, of attention to a memory, and of the feed-forward
-    block. The norm behind a block, in front of the residual sum, has that name after "post_".
+    block. The norm after a block, before the residual sum, has that name with "post_" in front.
     """
 
     _norms: ClassVar[tuple[str, str, str]]
@@ -61,9 +61,9 @@ class Block(Layer):
             self.multihead_attn = MultiHeadAttention.from_config(config, rng, cross=True)
         for name, there in zip(self._norms, (config.input_norm, config.cross_attention, True), strict=True):
             if name:
-                behind = there and config.norm_placement == "sandwich"
+                after = there and config.norm_placement == "sandwich"
                 setattr(self, name, norm_of(config, config.d_model) if there else None)
-                setattr(self, f"post_{name}", norm_of(config, config.d_model) if behind else None)
+                setattr(self, f"post_{name}", norm_of(config, config.d_model) if after else None)
         self._tables = RotaryTables()
 
     def _first(self) -> "Block":
@@ -111,13 +111,13 @@ class Block(Layer):
         return plan
 
     def _norms_of(self, function: str, name: str, number: int) -> tuple[Norm | None, Norm | None]:
-        """The norm of a block, and the one behind it; the one of the feed-forward block may not be missing."""
+        """The norm of a block, and the one after it; the one of the feed-forward block may not be missing."""
         if not name or (number == 1 and self.multihead_attn is None):
             return None, None
-        norm, behind = getattr(self, name), getattr(self, f"post_{name}")
+        norm, after = getattr(self, name), getattr(self, f"post_{name}")
         if norm is not None or number == 2:
             check_norm(function, name, norm)
-        return norm, None if behind is None else check_norm(function, f"post_{name}", behind)
+        return norm, None if after is None else check_norm(function, f"post_{name}", after)
 
     def _forward_rows(
         self,

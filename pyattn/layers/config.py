@@ -53,14 +53,14 @@ class LayerConfig:
         norm: "layer" or "rms", of all norms of the layer.
         layer_norm_eps: what norms add to the variance.
         unit_offset: norms multiply by 1 + weight ("rms" alone).
-        norm_placement: "post" (norm behind the residual sum), "pre" (in front of each block), or "sandwich" (in front
-            of each block, and behind it in front of the residual sum).
-        input_norm: False: a "pre" layer has no norm in front of its self-attention.
+        norm_placement: "post" (a norm after each residual sum), "pre" (before each block), or "sandwich" (before each
+            block, and after it before the residual sum).
+        input_norm: False: a "pre" layer has no norm before its self-attention.
         residual_scale: what multiplies the output of each block before the residual sum.
         in_proj_bias, out_proj_bias, linear_bias, norm_bias: which of attention's input and output projections, the
             feed-forward block and norms ("layer" alone) have a bias.
-        cross_attention: whether the layer attends to a memory behind its self-attention.
-        dtype: "float32", "float64", "bfloat16" or "int8", in which weights are held and multiplied.
+        cross_attention: whether the layer attends to a memory after its self-attention.
+        dtype: "float32", "float64", "bfloat16" or "int8", in which weights are stored and multiplied.
         function: what messages of errors begin with.
 
     Attributes have these names; dtype is the name. dataclasses.replace makes one that differs.

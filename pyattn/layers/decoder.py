@@ -157,7 +157,7 @@ class TransformerDecoderLayer(Block):
 
 
 class TransformerDecoder(Stack):
-    """A stack of num_layers copies of decoder_layer, with a norm behind the last if one is given.
+    """A stack of num_layers copies of decoder_layer, with a norm after the last if one is given.
 
     Parameters as torch's nn.TransformerDecoder has them (`layers.0.self_attn. ...`, `norm.weight`, `norm.bias`).
     Called, it runs over whole sequences; `start` and `step` make sequences longer at the cost of the new tokens.
@@ -203,7 +203,7 @@ class TransformerDecoder(Stack):
             capacity: the most tokens that a sequence will have.
             batch_size: the most sequences that there will be; with memory, those beyond B come from reorder. None: B,
                 or 1 without memory.
-            memory_lengths: (B,) integers: how many rows of each sample are real, padding behind them; None: all.
+            memory_lengths: (B,) integers: how many rows of each sample are real, followed by padding; None: all.
 
         Raises:
             TypeError, ValueError: as a call; a size is not a positive integer.
@@ -249,7 +249,7 @@ class TransformerDecoder(Stack):
         Args:
             x: of the layers' dtype.
             state: what start of this decoder, or of a copy, made; its sequences have these tokens afterwards.
-            lengths: (B,) integers: how many of each sequence's tokens are real, padding behind them; None: all.
+            lengths: (B,) integers: how many of each sequence's tokens are real, followed by padding; None: all.
 
         Raises:
             TypeError: x is not of the layers' dtype; state is something else.

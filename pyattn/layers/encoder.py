@@ -82,9 +82,9 @@ def encode_packed(
 
 
 def has_gaps(live: Array) -> bool:
-    """Whether padding stands between real tokens of a sample."""
-    begins = live & ~np.pad(live, ((0, 0), (1, 0)))[:, :-1]
-    return bool((begins.sum(axis=1) > 1).any())
+    """Whether padding separates real tokens of a sample."""
+    run_starts = live & ~np.pad(live, ((0, 0), (1, 0)))[:, :-1]
+    return bool((run_starts.sum(axis=1) > 1).any())
 
 
 class TransformerEncoderLayer(Block):
@@ -99,8 +99,8 @@ class TransformerEncoderLayer(Block):
     scale, window, rotary_base, softcap, sinks, alibi: as in MultiHeadAttention; qk_norm as well, of the kind of the
     other norms and with their eps.
 
-    unit_offset: as in RMSNorm, of all norms. sandwich_norm: with norm_first, there is also a norm behind each block,
-    in front of the residual sum (`post_norm1.*`, `post_norm2.*`; CogView: Ding et al. 2021, arXiv:2105.13290, and Gemma
+    unit_offset: as in RMSNorm, of all norms. sandwich_norm: with norm_first, there is also a norm after each block,
+    before the residual sum (`post_norm1.*`, `post_norm2.*`; CogView: Ding et al. 2021, arXiv:2105.13290, and Gemma
     2). residual_scale: what multiplies a block's output before it is added to its input. `from_config` makes a layer of
     a LayerConfig, which has further choices.
 
@@ -173,7 +173,7 @@ class TransformerEncoderLayer(Block):
 
 
 class TransformerEncoder(Stack):
-    """A stack of num_layers copies of encoder_layer, with a norm behind the last if one is given.
+    """A stack of num_layers copies of encoder_layer, with a norm after the last if one is given.
 
     Parameters as torch's nn.TransformerEncoder has them (`layers.0.self_attn. ...`, `norm.weight`, `norm.bias`).
     `from_configs` makes a stack of layers that differ.

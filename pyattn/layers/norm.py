@@ -95,7 +95,7 @@ class RMSNorm(Norm):
 
 
 def norm_of(config: LayerConfig, width: int) -> Norm:
-    """A norm of the kind that a layer's are."""
+    """A norm like those of a layer."""
     dtype = "float64" if config.dtype == "float64" else "float32"
     if config.norm == "layer":
         return LayerNorm(width, config.layer_norm_eps, config.norm_bias, dtype=dtype)

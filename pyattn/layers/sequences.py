@@ -51,12 +51,12 @@ class Sequences:
     `padded`, `packed`, `step` and `memory` make them.
 
     Attributes:
-        mask: as attention's, for one sequence; with is_causal, a token attends to none behind it.
-        relative_bias: (H, 2 n + 1), added to the logits of a key that stands n before the query up to n behind it,
+        mask: as attention's, for one sequence; with is_causal, a token attends to none after it.
+        relative_bias: (H, 2 n + 1), added to the logits of a key that is n before the query up to n after it,
             n + 1 or more being the longest sequence.
         first: the position of each sequence's first row.
         past_len, new_len: int64 (batch,): tokens of each sequence in its cache before the call and after it. Rows are
-            the tokens in between, with padding behind them. Without past_len the cache has been written before.
+            the tokens in between, followed by padding. Without past_len the cache has been written before.
         base: int64 (batch,), the positions of the caches' first tokens.
         bias: (batch, H, L, S), instead of relative_bias.
         rows: of a memory, its keys' and its values' rows, where these are not in a cache.
@@ -87,7 +87,7 @@ class Sequences:
 
     @classmethod
     def packed(cls, cu_seqlens: Array, is_causal: bool, tables: RotaryTables) -> "Sequences":
-        """Sequences one behind the other, without padding."""
+        """Sequences one after the other, without padding."""
         return cls(1, cu_seqlens, is_causal=is_causal, tables=tables)
 
     @classmethod
@@ -134,8 +134,8 @@ class Sequences:
     def binding(self, bf16: bool, memory: "Sequences | None" = None) -> Binding:
         """These rows attending to themselves, to what their cache holds, or to a memory, as drivers take it.
 
-        bf16: masks and biases are of bfloat16, as attention's operands are. Sequences that stand side by side share
-        those of a memory evenly.
+        bf16: masks and biases are of bfloat16, as attention's operands are. Neighbouring sequences share those of a
+        memory evenly.
         """
         key = bf16, memory is None
         binding = self._bindings.get(key)

@@ -21,7 +21,7 @@ _Stack = TypeVar("_Stack", bound="Stack")
 
 
 class Stack(Layer):
-    """What stacks of encoders and decoders share: layers, which may differ, and a norm behind the last or None.
+    """What stacks of encoders and decoders share: layers, which may differ, and a norm after the last or None.
 
     position_bias: None, or the biases by distance that all layers add to their logits. `_forward_rows` does the work.
     """
@@ -43,7 +43,7 @@ class Stack(Layer):
 
         Args:
             configs: of each layer.
-            norm: behind the last layer, or None.
+            norm: what follows the last layer, or None.
             order: the numbers of layers in the order in which they run, where some run more than once (ALBERT: Lan et
                 al. 2019, arXiv:1909.11942); None: each once.
             position_bias: what all layers add to their logits (T5: Raffel et al. 2020, arXiv:1910.10683).
@@ -97,11 +97,11 @@ class Stack(Layer):
         return self._first().self_attn
 
     def _counts_positions(self) -> bool:
-        """Whether it matters how far apart tokens stand."""
+        """Whether it matters how far apart tokens are."""
         return self.position_bias is not None or any(layer._counts_positions() for layer in self.layers)
 
     def _checked(self) -> list[Block]:
-        """The layers, a list that may be changed; refuses those of another kind or of other sizes than the first."""
+        """The layers, a list that may be changed; refuses those of another class or of other sizes than the first."""
         seen = vars(self).get("_seen")
         if seen is None or seen[0] is not revision() or seen[1] != self.layers:
             seen = revision(), list(self.layers)

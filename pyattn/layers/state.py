@@ -22,7 +22,7 @@ class DecoderState:
 
     Attributes:
         bias_by_distance: None, or where a model has biases by distance, what gives those (heads, last - first) of keys
-            that stand first ... last - 1 behind the query, for (first, last).
+            that are first ... last - 1 after the query, for (first, last).
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class DecoderState:
         self._samples = np.repeat(np.arange(len(firsts)), each)
 
     def _take(self, function: str) -> Workspace:
-        """What a call alone may use, until it gives it back."""
+        """The workspace, which one call at a time has, until it gives it back."""
         try:
             return self._workspaces.pop()
         except IndexError:

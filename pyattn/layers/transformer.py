@@ -13,7 +13,7 @@ from pyattn.layers.norm import LayerNorm
 
 
 class Transformer(Layer):
-    """An encoder and a decoder, each with a norm behind its last layer.
+    """An encoder and a decoder, each with a norm after its last layer.
 
     Vaswani et al. 2017 (arXiv:1706.03762), section 3. Arguments and parameters as torch's nn.Transformer has them
     (`encoder.layers.0. ...`, `encoder.norm.weight`, `decoder.layers.0. ...`, `decoder.norm.weight`). To write a
