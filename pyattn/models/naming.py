@@ -25,22 +25,10 @@ _BETWEEN = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoi
 
 
 @dataclass(frozen=True)
-class Selected:
-    """The tensors that a model is made of, by their names without prefixes.
-
-    names: those -> the names in the file; unused: the names of the file's other tensors.
-    """
-
-    tensors: Tensors
-    names: Mapping[str, str]
-    unused: list[str]
-
-
-@dataclass(frozen=True)
 class Selection:
     """Which of a file's tensors a model is made of, by their names.
 
-    wanted: a name in the file -> the name without prefixes; unused: the others. strange are those of the latter on
+    wanted: a name without prefixes -> the name in the file; unused: the other names. strange are those of the latter on
     which the results might depend: they are neither of another head nor known to change nothing.
     """
 
@@ -48,9 +36,16 @@ class Selection:
     unused: list[str]
     strange: list[str]
 
-    def of(self, tensors: Tensors) -> Selected:
-        by_name = {short: tensors[name] for name, short in self.wanted.items()}
-        return Selected(by_name, {short: name for name, short in self.wanted.items()}, self.unused)
+    def of(self, tensors: Tensors) -> "Selected":
+        return Selected({short: tensors[name] for short, name in self.wanted.items()}, self)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The tensors of a selection, by their names without prefixes."""
+
+    tensors: Tensors
+    selection: Selection
 
 
 def selected(config: ModelConfig, names: Iterable[str], source: str, head: Mapping[str, Collection[str]]) -> Selection:
@@ -67,7 +62,7 @@ def selected(config: ModelConfig, names: Iterable[str], source: str, head: Mappi
     result = Selection({}, [], [])
     for name, inner in without_prefix.items():
         if inner.removesuffix(SCALES) in known:
-            result.wanted[name] = inner
+            result.wanted[inner] = name
             continue
         result.unused.append(name)
         if inner.rpartition(".")[0] in head or not (family.ignores(inner) or inner in family.tied):

@@ -94,7 +94,8 @@ class Pretrained(Layer):
         strange = self._fill(tensors.tensors, source, dtype)
         if strict:
             refuse_strange(config, strange, source)
-        self.unused_tensors = tuple(sorted([*tensors.unused, *(tensors.names[name] for name in strange)]))
+        selection = tensors.selection
+        self.unused_tensors = tuple(sorted([*selection.unused, *(selection.wanted[name] for name in strange)]))
 
     @classmethod
     def from_directory(
@@ -257,7 +258,7 @@ def read_selected(
 
     def choose(names: list[str]) -> Collection[str]:
         selections.append(select(config, names, str(file), strict, head))
-        return selections[0].wanted
+        return selections[0].wanted.values()
 
     tensors = stored_tensors(file, choose)
     return selections[0].of(tensors), str(file)

@@ -163,7 +163,7 @@ def stored_tensors(file: Path, choose: Callable[[list[str]], Collection[str]]) -
     for name, tensor in found.items():
         if tensor.scales is None and (tool := tool_of(name, tensor.type)) is not None:
             raise ValueError(f"load: {tensor.path}: {name}: quantized by {tool}: {ACCEPTED}")
-    wanted = choose([*absent, *found])
+    wanted = set(choose([*absent, *found]))
     for name, shard_name in absent.items():
         if name in wanted:
             raise ValueError(f"load: {file}: {name} is not in {shard_name}, nor in another shard")
