@@ -42,7 +42,9 @@ class TokenStates(Pretrained):
             self.decoder = make_stack(TransformerDecoder, spec.decoder, dtype)
 
     def __call__(self, token_ids: ArrayLike, cu_seqlens: ArrayLike) -> NDArray[np.float32]:
-        """The hidden state of every token behind the last norm; a decoder's sees itself and those before it.
+        """The hidden state of every token behind the last norm.
+
+        A decoder's token sees itself and those before it, unless the configuration has it see all.
 
         Args:
             token_ids: (total,) integers, the n sequences one after another.
