@@ -73,10 +73,9 @@ cdef class Packed:  # linear.pxd names its fields
         self.data = <char *> cnp.PyArray_DATA(self.memory)
         self.data += (PYATTN_ALIGNMENT - <size_t> self.data % PYATTN_ALIGNMENT) % PYATTN_ALIGNMENT
         cdef pyattn_weight own = self.as_weight()
-        self.kernels.linear_pack(
-            &own, elements, row, column,
-            NULL if scales is None else <const float *> cnp.PyArray_DATA(scales), self.data,
-        )
+        cdef const float *scale = NULL if scales is None else <const float *> cnp.PyArray_DATA(scales)
+        with nogil:
+            self.kernels.linear_pack(&own, elements, row, column, scale, self.data)
 
     cdef pyattn_weight as_weight(self) noexcept:
         cdef pyattn_weight weight
