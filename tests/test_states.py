@@ -15,6 +15,7 @@ import scipy.sparse
 import pyattn
 from pyattn import KVCache, LayerNorm, Linear, TransformerDecoder, TransformerDecoderLayer, _checks
 from pyattn._checks import masks
+from pyattn._core import rowwise
 from pyattn.models.cached_sequences import CachedSequences, Memory
 from pyattn.precision import Quantized
 from tests.support.mismatches import main as mismatches
@@ -133,6 +134,21 @@ REPLACED = {
         "^RMSNorm: a norm of 16 float64 does not fit rows of 16 float32",
     ),
     "the last norm": (lambda m: setattr(m, "norm", LayerNorm(3)), ValueError, "^LayerNorm: a norm of 3 float32"),
+    "widths of keys and values": (
+        lambda m: setattr(m.layers[1], "self_attn", pyattn.MultiHeadAttention(16, 4, kdim=8, vdim=8)),
+        ValueError,
+        r"^MultiHeadAttention: projections from \[16, 8, 8\] features do not read the same rows; layers were replaced",
+    ),
+    "width of values": (
+        lambda m: setattr(m.layers[1], "self_attn", pyattn.MultiHeadAttention(16, 4, vdim=8)),
+        ValueError,
+        r"^MultiHeadAttention: projections from \[16, 16, 8\] features do not read the same rows; layers were replaced",
+    ),
+    "sinks": (
+        lambda m: setattr(m.layers[1].self_attn, "_parameters", {"sinks": np.zeros(4)}),
+        ValueError,
+        "^MultiHeadAttention: sinks of float64 do not fit attention in float32; layers were replaced",
+    ),
     "rotary": (
         lambda m: setattr(m.layers[1].self_attn, "rotary", 5),
         TypeError,
@@ -243,6 +259,14 @@ def test_windows_of_attention_to_a_memory_are_refused():
             call()
     with pytest.raises(ValueError, match="^TransformerDecoder.step: state was made before layers were replaced"):
         model.step(normal((1, 3, 16)), state)
+
+
+def test_a_memory_of_keys_and_values_of_unlike_widths_is_refused():
+    model = decoder(cross_attention=True)
+    model.layers[1].multihead_attn = pyattn.MultiHeadAttention(16, 4, vdim=8)
+    message = r"^MultiHeadAttention: projections from \[16, 16, 8\] features do not read the same rows; layers were"
+    with pytest.raises(ValueError, match=message):
+        model.start(normal((1, 4, 16)), capacity=5)
 
 
 def test_a_copy_that_is_made_during_a_step_is_a_state():
@@ -571,6 +595,14 @@ def test_numbers_beyond_tables_of_a_changed_configuration_are_refused(field):
     with pytest.raises(ValueError, match="^embeddings: row 900000000 of a table of .* embeddings were"):
         model(*inputs)
     assert np.isfinite(bert_with()(near)).all()
+
+
+@pytest.mark.parametrize("tables, indices", [(0, 0), (4, 4), (2, 1), (1, 2)])
+def test_tables_of_embeddings_are_counted(tables, indices):
+    table, rows, out = np.zeros((5, 8), np.float32), np.zeros(3, np.int64), np.zeros((3, 8), np.float32)
+    message = f"^embeddings: there are {tables} tables and {indices} arrays of indices; 1 to 3 tables, and as many"
+    with pytest.raises(ValueError, match=message):
+        rowwise.embed([table] * tables, [rows] * indices, out, 1)
 
 
 def test_a_norm_of_embeddings_of_another_width_is_refused():

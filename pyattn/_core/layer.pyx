@@ -40,7 +40,7 @@ from pyattn._core.kernels cimport (
 )
 from pyattn._core.linear cimport Packed, Weights, join, multiply
 from pyattn._core.rows cimport Rows, bytes_of, part_of, rows_of
-from pyattn._core.rowwise cimport Norm, gate_rows, norm_of, normalise_rows, rotate_rows
+from pyattn._core.rowwise cimport Norm, add_scaled, gate_rows, norm_of, normalise_rows, rotate_rows
 from pyattn._core.sequences cimport Cache, cache_of, store_rows
 from pyattn._core.tasks cimport Call
 
@@ -154,6 +154,10 @@ cdef class AttentionPlan:
         if self.sinks is not None and self.sinks.shape[0] != self.heads:
             raise ValueError(f"MultiHeadAttention: sinks of {self.sinks.shape[0]} heads do not fit {self.heads} heads; "
                              "sizes were replaced")
+        cdef int dtype = cnp.NPY_FLOAT64 if self.dtype == cnp.NPY_FLOAT64 else cnp.NPY_FLOAT32
+        if self.sinks is not None and cnp.PyArray_TYPE(self.sinks) != dtype:
+            raise ValueError(f"MultiHeadAttention: sinks of {self.sinks.dtype} do not fit attention in "
+                             f"{cnp.PyArray_DescrFromType(dtype)}; layers were replaced")
         return 0
 
     cdef int prepare(self, double scale, double softcap, Py_ssize_t left, Py_ssize_t right) except -1:
@@ -192,7 +196,11 @@ cdef class AttentionPlan:
         return 0
 
     cdef Rows project(self, WeightsPlan weights, const Rows *rows, int buffer, Binding binding):
-        """Rows through projections, side by side."""
+        """Rows through projections, side by side; None where these read rows of unlike widths, and are refused."""
+        if weights is None:
+            widths = self.query.weights.inputs, self.key.weights.inputs, self.value.weights.inputs
+            raise ValueError(f"MultiHeadAttention: projections from {list(widths)} features do not read the same rows; "
+                             "layers were replaced")
         cdef Rows out = binding.workspace.rows(buffer, self.dtype, rows.count, weights.weights.outputs)
         weights.apply(rows, NULL, &out, 0, binding)
         return out
@@ -346,7 +354,7 @@ cdef class BlockPlan:
         weights.apply(input, NULL, &branch, 0, binding)
         if self.inside is not None:
             self.inside.apply(&branch, &branch, 1, binding)
-        add_scaled(x, &branch, self.scale, out)
+        add_scaled(x, &branch, self.scale, out, team_of(binding, 2.0 * input.count * x.width))
         return 0
 
     cdef int finish(self, const Rows *out, Binding binding) except -1:
@@ -423,28 +431,3 @@ cdef class LayerPlan:
             here = part_of(x, first, count, 0, x.width)
             self.around_feed_forward.leave(self.linear2, &hidden, &here, &here, own)
         return self.around_feed_forward.finish(x, own)
-
-
-ctypedef fused real:
-    float
-    double
-
-
-cdef inline void add_row(const real *x, const real *branch, real scale, real *out, Py_ssize_t width) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(width):
-        out[i] = x[i] + scale * branch[i]
-
-
-cdef void add_scaled(const Rows *x, const Rows *branch, double scale, const Rows *out) noexcept:
-    """out, which may be x, = x + scale * branch."""
-    cdef Py_ssize_t i
-    cdef char *source
-    cdef char *added
-    cdef char *target
-    for i in range(branch.count):
-        source, added, target = x.data + i * x.stride, branch.data + i * branch.stride, out.data + i * out.stride
-        if out.dtype == cnp.NPY_FLOAT32:
-            add_row[float](<float *> source, <float *> added, <float> scale, <float *> target, out.width)
-        else:
-            add_row[double](<double *> source, <double *> added, scale, <double *> target, out.width)

@@ -35,7 +35,10 @@ cdef Norm norm_of(cnp.ndarray weight, cnp.ndarray bias, double eps, bint centred
 cdef int normalise_rows(const Rows *input, const Norm *norm, const Rows *out, Py_ssize_t heads, int threads) except -1
 
 # activation(a) b of each row [a, b].
-cdef void gate_rows(const Rows *input, const Rows *out, int activation, int threads) noexcept
+cdef int gate_rows(const Rows *input, const Rows *out, int activation, int threads) except -1
+
+# out, which may be x, = x + scale * branch; all are of float32 or float64.
+cdef int add_scaled(const Rows *x, const Rows *branch, double scale, const Rows *out, int threads) except -1
 
 cdef struct Rotation:
     const int64_t *positions  # of each row
@@ -45,4 +48,4 @@ cdef struct Rotation:
     bint interleaved
 
 # Rotates the first 2 half features of each head, in place.
-cdef void rotate_rows(const Rows *rows, const Rotation *rotation, Py_ssize_t head_width, int threads) noexcept
+cdef int rotate_rows(const Rows *rows, const Rotation *rotation, Py_ssize_t head_width, int threads) except -1

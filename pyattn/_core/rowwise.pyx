@@ -44,7 +44,7 @@ cdef void each_row(
     end_call()
 
 
-cdef RowTask task_of(const Rows *input, const Rows *out, const void *parameters) noexcept:
+cdef RowTask task_of(const Rows *input, const Rows *out, const void *parameters) except *:
     cdef RowTask task
     task.kernels = kernels_of(out.dtype)
     task.input, task.out, task.parameters = input[0], out[0], parameters
@@ -119,9 +119,10 @@ cdef void gate_row(const RowTask *task, Py_ssize_t row) noexcept nogil:
                       (<const int *> task.parameters)[0])
 
 
-cdef void gate_rows(const Rows *input, const Rows *out, int activation, int threads) noexcept:
+cdef int gate_rows(const Rows *input, const Rows *out, int activation, int threads) except -1:
     cdef RowTask task = task_of(input, out, &activation)
     each_row(gate_row, &task, out.count, chunk_of(out.width), threads)
+    return 0
 
 
 def gate(cnp.ndarray input not None, cnp.ndarray out not None, int activation, int threads):
@@ -131,6 +132,40 @@ def gate(cnp.ndarray input not None, cnp.ndarray out not None, int activation, i
     """
     cdef Rows read = rows_of(input), written = rows_of(out)
     gate_rows(&read, &written, activation, threads)
+
+
+cdef struct Branch:
+    const Rows *rows
+    double scale
+
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef inline void add_part(const real *x, const real *branch, real scale, real *out, Py_ssize_t width) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(width):
+        out[i] = x[i] + scale * branch[i]
+
+
+cdef void add_scaled_row(const RowTask *task, Py_ssize_t row) noexcept nogil:
+    cdef const Branch *branch = <const Branch *> task.parameters
+    cdef const char *x = task.input.data + row * task.input.stride
+    cdef const char *added = branch.rows.data + row * branch.rows.stride
+    cdef char *out = task.out.data + row * task.out.stride
+    if task.out.dtype == cnp.NPY_FLOAT32:
+        add_part[float](<const float *> x, <const float *> added, <float> branch.scale, <float *> out, task.out.width)
+    else:
+        add_part[double](<const double *> x, <const double *> added, branch.scale, <double *> out, task.out.width)
+
+
+cdef int add_scaled(const Rows *x, const Rows *branch, double scale, const Rows *out, int threads) except -1:
+    cdef Branch scaled = Branch(branch, scale)
+    cdef RowTask task = task_of(x, out, &scaled)
+    each_row(add_scaled_row, &task, branch.count, chunk_of(out.width), threads)
+    return 0
 
 
 cdef void activate_part(const RowTask *task, Py_ssize_t part) noexcept nogil:
@@ -163,7 +198,7 @@ cdef void rotate_row(const RowTask *task, Py_ssize_t row) noexcept nogil:
                         turn.heads, turn.stride, rotation.half, rotation.interleaved)
 
 
-cdef void rotate_rows(const Rows *rows, const Rotation *rotation, Py_ssize_t head_width, int threads) noexcept:
+cdef int rotate_rows(const Rows *rows, const Rotation *rotation, Py_ssize_t head_width, int threads) except -1:
     cdef Turn turn
     cdef RowTask task = task_of(rows, rows, &turn)
     turn.rotation = rotation
@@ -171,6 +206,7 @@ cdef void rotate_rows(const Rows *rows, const Rotation *rotation, Py_ssize_t hea
     turn.stride = head_width * bytes_of(rows.dtype)
     turn.table = rotation.half * task.kernels.real_bytes
     each_row(rotate_row, &task, rows.count, chunk_of(rows.width), threads)
+    return 0
 
 
 def rotate(
@@ -210,7 +246,8 @@ cdef void embed_row(const RowTask *task, Py_ssize_t row) noexcept nogil:
 def embed(list tables not None, list indices not None, cnp.ndarray out not None, int threads):
     """out (n, width) = the sum of row indices[t][i] of each table t, in their order.
 
-    Tables (rows, width) are contiguous, of the dtype of out; indices are contiguous int64 (n,); three tables at most.
+    Tables (rows, width) are contiguous, of the dtype of out; indices are contiguous int64 (n,); there are one to
+    MAX_TABLES tables.
 
     Raises ValueError unless that is so and the indices are of rows: a model's configuration and embeddings are public,
     and users replace them.
@@ -221,6 +258,9 @@ def embed(list tables not None, list indices not None, cnp.ndarray out not None,
     cdef RowTask task = task_of(&written, &written, &read)
     cdef cnp.ndarray array
     cdef int t
+    if not 1 <= len(tables) <= MAX_TABLES or len(indices) != len(tables):
+        raise ValueError(f"embeddings: there are {len(tables)} tables and {len(indices)} arrays of indices; 1 to "
+                         f"{MAX_TABLES} tables, and as many arrays, are needed")
     read.count = len(tables)
     for t in range(read.count):
         array = tables[t]
