@@ -94,6 +94,30 @@ cdef int run(Call *call, int threads, double small) except -1:
     return run_attention(call, 1 if operations(call) < small else threads)
 
 
+cdef int bind_array(Call *call, str name, cnp.ndarray array, bint packed) except -1:
+    """Gives a call an operand, which lives until the call has run; packed: sequences are parts of one array."""
+    cdef int operand, trailing, ndim = array.ndim
+    cdef const cnp.npy_intp *strides = cnp.PyArray_STRIDES(array)
+    cdef Py_ssize_t head = 0, row = 0, column = 0
+    operand, trailing = NAMES[name]
+    if trailing < 0:
+        row = strides[ndim - 1] if packed else 0
+    else:
+        column = strides[ndim - 1] if trailing == 2 else 0
+        row = strides[ndim - trailing] if trailing > 0 else 0
+        head = strides[ndim - trailing - 1] if ndim > trailing else 0
+    bind(call, operand, <char *> cnp.PyArray_DATA(array), head, row, column, <const Py_ssize_t *> strides)
+    if operand == PYATTN_MASK:
+        call.shared.mask_kind = PYATTN_MASK_BOOL if cnp.PyArray_TYPE(array) == cnp.NPY_BOOL else PYATTN_MASK_REAL
+    elif operand == PYATTN_VALUE:
+        call.shared.value_width = cnp.PyArray_DIMS(array)[ndim - 1]
+    elif operand == PYATTN_TOP_KEYS:
+        call.shared.top_k = cnp.PyArray_DIMS(array)[ndim - 1]
+    if operand == PYATTN_WEIGHTS or operand == PYATTN_ENTROPY or operand == PYATTN_TOP_KEYS:
+        call.second_pass = True
+    return 0
+
+
 cdef class AttentionCall:
     """Attention of query (..., H, L, D) to key (..., Hkv, S, D) and value (..., Hkv, S, Dv), or (L, D) without heads.
 
@@ -144,27 +168,8 @@ cdef class AttentionCall:
         which are zeros before; top_keys int64 and top_weights (..., H, L, k); column_sums (..., H, S) of the compute
         type, which need moments (..., H, L, 2) of it.
         """
-        cdef int operand, trailing, ndim = array.ndim
-        cdef const cnp.npy_intp *strides = cnp.PyArray_STRIDES(array)
-        cdef Py_ssize_t head = 0, row = 0, column = 0
-        operand, trailing = NAMES[name]
-        if trailing < 0:
-            row = strides[ndim - 1] if "cu_seqlens" in self.operands else 0
-        else:
-            column = strides[ndim - 1] if trailing == 2 else 0
-            row = strides[ndim - trailing] if trailing > 0 else 0
-            head = strides[ndim - trailing - 1] if ndim > trailing else 0
-        bind(&self.call, operand, <char *> cnp.PyArray_DATA(array), head, row, column, <const Py_ssize_t *> strides)
+        bind_array(&self.call, name, array, "cu_seqlens" in self.operands)
         self.operands[name] = array
-        if operand == PYATTN_MASK:
-            self.call.shared.mask_kind = PYATTN_MASK_BOOL if cnp.PyArray_TYPE(array) == cnp.NPY_BOOL else (
-                PYATTN_MASK_REAL)
-        elif operand == PYATTN_VALUE:
-            self.call.shared.value_width = cnp.PyArray_DIMS(array)[ndim - 1]
-        elif operand == PYATTN_TOP_KEYS:
-            self.call.shared.top_k = cnp.PyArray_DIMS(array)[ndim - 1]
-        if operand == PYATTN_WEIGHTS or operand == PYATTN_ENTROPY or operand == PYATTN_TOP_KEYS:
-            self.call.second_pass = True
 
     def bind_csr(
         self, cnp.ndarray indptr not None, cnp.ndarray indices not None, cnp.ndarray data=None
@@ -224,11 +229,11 @@ cdef class AttentionCall:
         return part
 
     def run(self, threads_for, **results):
-        """Binds results and writes them, on threads_for(floating-point operations) threads at most.
+        """Writes results, which are bound to this run alone, on threads_for(floating-point operations) threads at most.
 
         A call may run several times.
         """
-        for name, array in results.items():
-            self.bind(name, array)
         cdef Call call = self.call
+        for name, array in results.items():
+            bind_array(&call, name, array, "cu_seqlens" in self.operands)
         run_attention(&call, threads_for(operations(&call)))
