@@ -205,6 +205,11 @@ OUT = {
         ValueError,
         "shares memory with mask",
     ),
+    "mask's buffer": (
+        lambda q, k, v: {"mask": memoryview(m := np.zeros((2, 17, 33), np.float32)), "out": m[..., 25:]},
+        ValueError,
+        "shares memory with mask",
+    ),
     "bias": (
         lambda q, k, v: {"bias": (m := np.zeros((2, 17, 33), np.float32)), "out": m[..., :8]},
         ValueError,
@@ -363,6 +368,23 @@ def test_out(name):
     refuses(error, message, sdpa, *arrays, **options(*arrays))
 
 
+class Foreign:
+    """What another library has in memory of its own, as NumPy is told."""
+
+    def __init__(self, x):
+        self.kept, self.__array_interface__ = x, x.__array_interface__
+
+
+@pytest.mark.parametrize("kind", [memoryview, Foreign])
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+def test_out_does_not_share_memory_with_what_becomes_an_array(name, kind):
+    square = {part: np.full((4, 2, 8), number, np.float32) for number, part in enumerate(("query", "key", "value"))}
+    given = square | {name: kind(square[name])}
+    for call, starts in ((sdpa, ()), (varlen, ([0, 4],))):
+        refuses(ValueError, f"shares memory with {name}", call, *given.values(), *starts, out=square[name])
+        call(*given.values(), *starts, out=np.empty((4, 2, 8), np.float32))
+
+
 @pytest.mark.parametrize("name", ["query", "key", "value", "slopes", "sinks", "itself", "read-only"])
 def test_packed_out(name):
     options, error, message = OUT[name]
@@ -442,6 +464,19 @@ def test_options_that_are_not_given_are_not_passed_on():
     call = prepared(*qkv()[:2])
     assert call.operands.keys() == {"query", "key"}
     assert (call.scale, call.softcap, call.window) == (1 / np.sqrt(8), 0, (-1, -1))
+
+
+def test_results_are_of_one_run():
+    query, key = qkv()[:2]
+    call, rows = prepared(query, key), query.shape[:-1]
+    first, second, weights = np.empty(rows, np.float32), np.empty(rows, np.float32), np.zeros((*rows, 33), np.float32)
+    call.run(lambda operations: 1, lse=first, weights=weights)
+    seen, weights[:] = first.copy(), 7
+    first[:] = 7
+    call.run(lambda operations: 1, lse=second)
+    np.testing.assert_array_equal(second, seen)
+    assert (first == 7).all() and (weights == 7).all()
+    assert call.operands.keys() == {"query", "key"}
 
 
 @pytest.mark.parametrize(

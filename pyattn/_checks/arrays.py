@@ -157,9 +157,9 @@ def output(function: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
     if _overlaps_itself(result):
         raise ValueError(f"{function}: out overlaps itself: strides {result.strides} for shape {result.shape}")
     for name, x in inputs.items():
-        # a sparse matrix is its arrays; what is no array yet is copied when it becomes one
+        # a sparse matrix is its arrays
         parts = list(vars(x).values()) if hasattr(x, "tocsr") and hasattr(x, "__dict__") else [x]
-        if any(isinstance(part, np.ndarray) and _overlap(result, part) for part in parts):
+        if any(_overlap(result, seen) for part in parts if (seen := _memory(part)) is not None):
             raise ValueError(f"{function}: out shares memory with {name}, which is read while out is written")
     return result
 
@@ -174,6 +174,17 @@ def _overlaps_itself(x: Array) -> bool:
             return True
         extent += stride * (size - 1)
     return False
+
+
+def _memory(x: Any) -> Array | None:
+    """x as an array of the same memory; None for what is copied when it becomes an array."""
+    if isinstance(x, np.ndarray):
+        return x
+    known = any(hasattr(x, name) for name in ("__array__", "__array_interface__", "__array_struct__"))
+    try:
+        return np.asarray(x if known else memoryview(x))
+    except (TypeError, ValueError, RuntimeError):  # it has no buffer, or none that NumPy can read
+        return None
 
 
 def _overlap(a: Array, b: Array) -> bool:
