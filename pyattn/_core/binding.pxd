@@ -38,6 +38,6 @@ cdef class Memory:
     cdef public Rotation query_rotation, key_rotation
 
 
-cdef inline int team_of(Binding binding, double operations) noexcept:
+cdef inline int threads_for(Binding binding, double operations) noexcept:
     """Threads for an operation of so many floating-point operations."""
     return 1 if operations < binding.small else binding.threads

@@ -4,7 +4,6 @@ Functions make an AttentionCall of arrays. A layer fills a Call once, when it is
 it, binds pointers to the copy and runs that: copies serve many threads at once.
 """
 
-cimport numpy as cnp
 from libc.stdint cimport int64_t
 
 from pyattn._core.kernels cimport pyattn_array, pyattn_kernels

@@ -1,6 +1,6 @@
 """csrc/kernels.h, as the drivers see it."""
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t
 
 cdef extern from "kernels.h" nogil:
     enum:

@@ -20,7 +20,7 @@ from pyattn._core.binding cimport (
     Binding,
     Memory,
     Rotation,
-    team_of,
+    threads_for,
 )
 from pyattn._core.call cimport begin_call_of, bind, bind_bias_of_sequence, run, set_window
 from pyattn._core.runtime cimport kernels_of
@@ -83,7 +83,7 @@ cdef class NormPlan:
 
     cdef int apply(self, const Rows *input, const Rows *out, Py_ssize_t heads, Binding binding) except -1:
         """Normalises each of so many parts of each row into out, which may be input."""
-        return normalise_rows(input, &self.norm, out, heads, team_of(binding, 10.0 * input.count * input.width))
+        return normalise_rows(input, &self.norm, out, heads, threads_for(binding, 10.0 * input.count * input.width))
 
 
 cdef class WeightsPlan:
@@ -99,7 +99,7 @@ cdef class WeightsPlan:
         self, const Rows *input, const Rows *residual, const Rows *out, int activation, Binding binding
     ) except -1:
         """out = activation(input weights^T + bias) + residual, which may be NULL."""
-        cdef int threads = team_of(binding, 2.0 * input.count * input.width * self.weights.outputs)
+        cdef int threads = threads_for(binding, 2.0 * input.count * input.width * self.weights.outputs)
         return multiply(&self.weights, input, residual, out, activation, threads)
 
 
@@ -210,14 +210,15 @@ cdef class AttentionPlan:
         if norm is not None:
             norm.apply(rows, rows, rows.width // self.head_dim, binding)
         if rotation is not None:
-            rotate_rows(rows, &rotation.rows, self.head_dim, team_of(binding, 4.0 * rows.count * rows.width))
+            rotate_rows(rows, &rotation.rows, self.head_dim, threads_for(binding, 4.0 * rows.count * rows.width))
         return 0
 
     cdef int store(self, const Rows *rows, cnp.ndarray cache, Binding binding) except -1:
         """Appends projected keys or values to a cache."""
         cdef Cache target = cache_of(cache)
-        store_rows(rows, 0, &target, <const int64_t *> cnp.PyArray_DATA(binding.past_len),
-                   <const int64_t *> cnp.PyArray_DATA(binding.new_len), team_of(binding, 1.0 * rows.count * rows.width))
+        store_rows(rows, &target, <const int64_t *> cnp.PyArray_DATA(binding.past_len),
+                   <const int64_t *> cnp.PyArray_DATA(binding.new_len),
+                   threads_for(binding, 1.0 * rows.count * rows.width))
         return 0
 
     cdef Rows attend(
@@ -354,7 +355,7 @@ cdef class BlockPlan:
         weights.apply(input, NULL, &branch, 0, binding)
         if self.inside is not None:
             self.inside.apply(&branch, &branch, 1, binding)
-        add_scaled(x, &branch, self.scale, out, team_of(binding, 2.0 * input.count * x.width))
+        add_scaled(x, &branch, self.scale, out, threads_for(binding, 2.0 * input.count * x.width))
         return 0
 
     cdef int finish(self, const Rows *out, Binding binding) except -1:
@@ -427,7 +428,7 @@ cdef class LayerPlan:
             part = part_of(&fed, first, count, 0, fed.width)
             self.linear1.apply(&part, NULL, &inner, 0 if self.gated else self.activation, own)
             if self.gated:
-                gate_rows(&inner, &hidden, self.activation, team_of(own, 20.0 * count * width))
+                gate_rows(&inner, &hidden, self.activation, threads_for(own, 20.0 * count * width))
             here = part_of(x, first, count, 0, x.width)
             self.around_feed_forward.leave(self.linear2, &hidden, &here, &here, own)
         return self.around_feed_forward.finish(x, own)

@@ -11,9 +11,9 @@ cdef struct Cache:  # keys, or values, of sequences: (batch, heads, capacity, wi
 
 cdef Cache cache_of(cnp.ndarray cache) noexcept
 
-# Copies rows into a cache. Each sequence has equally many of them, its heads side by side from `column` on; sequence i
-# had past_len[i] rows, and then has new_len[i].
+# Copies rows into a cache. Each sequence has equally many of them, its heads side by side; sequence i had past_len[i]
+# rows, and then has new_len[i].
 cdef void store_rows(
-    const Rows *rows, Py_ssize_t column, const Cache *cache, const int64_t *past_len, const int64_t *new_len,
+    const Rows *rows, const Cache *cache, const int64_t *past_len, const int64_t *new_len,
     int threads,
 ) noexcept

@@ -41,7 +41,7 @@ cdef void store_head(const RowTask *task, Py_ssize_t number) noexcept nogil:
 
 
 cdef void store_rows(
-    const Rows *rows, Py_ssize_t column, const Cache *cache, const int64_t *past_len, const int64_t *new_len,
+    const Rows *rows, const Cache *cache, const int64_t *past_len, const int64_t *new_len,
     int threads,
 ) noexcept:
     cdef Py_ssize_t batch = cache.batch, heads = batch * cache.heads
@@ -51,22 +51,21 @@ cdef void store_rows(
     store.length = rows.count // max(<Py_ssize_t> 1, batch)
     store.bytes = cache.width * bytes_of(cache.dtype)
     task.input, task.parameters = rows[0], &store
-    task.input.data += column * bytes_of(rows.dtype)
     each_row(store_head, &task, heads, max(<Py_ssize_t> 1, heads // max(1, threads)), threads)
 
 
 def store(
-    cnp.ndarray rows not None, Py_ssize_t column, cnp.ndarray cache not None, cnp.ndarray past_len not None,
-    cnp.ndarray new_len not None, int threads,
+    cnp.ndarray rows not None, cnp.ndarray cache not None, cnp.ndarray past_len not None, cnp.ndarray new_len not None,
+    int threads,
 ):
     """Copies rows into a cache (batch, heads, capacity, width): sequences had past_len[i] rows, then have new_len[i].
 
-    rows (batch L, ...) of the same type are L of each sequence, its heads side by side from `column` on; new_len -
-    past_len of them are copied, L at most. past_len and new_len are int64 (batch,).
+    rows (batch L, ...) of the same type are L of each sequence, its heads side by side; new_len - past_len of them
+    are copied, L at most. past_len and new_len are int64 (batch,).
     """
     cdef Rows read = rows_of(rows)
     cdef Cache written = cache_of(cache)
-    store_rows(&read, column, &written, <const int64_t *> cnp.PyArray_DATA(past_len),
+    store_rows(&read, &written, <const int64_t *> cnp.PyArray_DATA(past_len),
                <const int64_t *> cnp.PyArray_DATA(new_len), threads)
 
 

@@ -86,7 +86,7 @@ def layers(rng, dtype, rows, inputs, outputs, at_end):
         rowwise.normalise(x, random(inputs), random(inputs), x, 1e-5, centred, 2)
     cache = random(1, 1, rows + 2, inputs)
     ends = [guarded(np.array([end]), at_end) for end in (2, rows + 2)]
-    sequences.store(random(rows, inputs), 0, cache, *ends, 2)
+    sequences.store(random(rows, inputs), cache, *ends, 2)
     rowwise.activate(x, x, 2, 2)
     tables = [random(5, inputs) for _ in range(3)]
     numbers = [guarded(rng.integers(0, 5, rows), at_end) for _ in tables]
