@@ -14,6 +14,9 @@ Seed: TypeAlias = "np.random.Generator | int | None"
 
 Setting: TypeAlias = "tuple[Layer, str, Any]"  # an attribute and its new value
 
+# Attributes that a layer computes from others when it is called, and computes again where they are missing.
+COMPUTED = ("_plan", "_seen", "_known_layout")
+
 _revision = object()
 
 
@@ -44,6 +47,10 @@ class Layer:
         global _revision
         super().__delattr__(name)
         _revision = object()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copy and pickle: a copy computes its own. Another thread's call may add to the dict meanwhile."""
+        return {name: value for name, value in vars(self).copy().items() if name not in COMPUTED}
 
     def state_dict(self) -> dict[str, Array]:
         """All parameters by name, in torch's names and shapes, of the dtype of the layer's inputs."""
@@ -92,7 +99,7 @@ class Layer:
 
     def _children(self) -> dict[str, "Layer"]:
         children: dict[str, Layer] = {}
-        for name, value in list(vars(self).items()):  # another thread's first call may add to them
+        for name, value in vars(self).copy().items():  # another thread's first call may add to them
             if name.startswith("_"):
                 continue
             if isinstance(value, Layer):
@@ -110,6 +117,14 @@ class Layer:
     def _load(self, values: Mapping[str, Any]) -> None:
         for layer, attribute, value in self._made(values):  # everything that could fail has been done
             setattr(layer, attribute, value)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drops what was computed of this layer and those in it: a plan holds the parameters that it was made with."""
+        for name in COMPUTED:
+            vars(self).pop(name, None)
+        for child in self._children().values():
+            child._forget()
 
     def _made(self, values: Mapping[str, Any]) -> list[Setting]:
         made = self._own_made({name: values[name] for name in self._own_shapes()})

@@ -107,7 +107,7 @@ cdef void run_splits(
 
 cdef void run_tasks(const Call *call, Py_ssize_t tasks, char *scratch, int team, Watch *watch) noexcept nogil:
     cdef Py_ssize_t i
-    if team == 1:  # without the 0.2 microseconds of a parallel region
+    if team == 1:  # a parallel region of one would only cost time
         for i in range(tasks):
             if i == 0 or not stopped(watch, 0):
                 run_task(call, i, scratch)

@@ -96,7 +96,7 @@ class Linear(Layer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copy and pickle: the weight unpacked, since how it is packed depends on the instruction set."""
-        state = vars(self).copy()  # another thread may be at its first use
+        state = super().__getstate__()
         packed = state.get("_packed")
         return state if packed is None else state | {"_packed": (*packed.unpack(), packed.bias)}
 

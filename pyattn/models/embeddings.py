@@ -88,7 +88,8 @@ class TokenEmbeddings(Tables):
         length, computed = int(positions.max(initial=-1)) + 1, self._computed
         if len(computed) < length:
             rows = min(max(256, 2 * length), self._spec.positions)
-            computed = self._computed = sinusoidal_encoding(rows, self._spec.width, halves=True)
+            computed = sinusoidal_encoding(rows, self._spec.width, halves=True)
+            vars(self)["_computed"] = computed  # no attribute is set: plans of layers stay valid
         return computed
 
 
@@ -189,9 +190,8 @@ class PatchEmbeddings(Tables):
                 learned = positions.reshape(*self._spec.grid, -1)
                 positions = interpolate_positions(learned, *grid, antialias=self._spec.antialias)
             positions = np.ascontiguousarray(positions.reshape(grid[0] * grid[1], -1))
-            if len(self._by_grid) >= MAX_GRIDS:
-                self._by_grid = {}
-            self._by_grid[grid] = positions
+            kept = self._by_grid if len(self._by_grid) < MAX_GRIDS else {}
+            vars(self)["_by_grid"] = kept | {grid: positions}  # another thread may copy the old; plans stay valid
         return positions
 
     def _own_made(self, values: Any) -> list[Setting]:
