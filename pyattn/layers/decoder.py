@@ -15,55 +15,58 @@ from pyattn.layers.block import Block
 from pyattn.layers.config import torch_config
 from pyattn.layers.norm import Norm
 from pyattn.layers.sequences import Sequences
-from pyattn.layers.stack import Stack
+from pyattn.layers.stack import Runs, Stack
 from pyattn.layers.state import DecoderState
 
 
-def decode(
-    self: "TransformerDecoderLayer | TransformerDecoder",
-    tgt: Array,
-    memory: Array | None = None,
-    tgt_mask: Array | None = None,
-    memory_mask: Array | None = None,
-    *,
-    tgt_key_mask: Array | None = None,
-    memory_key_mask: Array | None = None,
-    is_causal: bool = False,
-) -> Array:
-    """tgt (B, L, E) attending to itself and to memory (B, S, E); both without the batch axis as well.
+class Decodes:
+    """The call that a decoder has in common with its layers."""
 
-    Args:
-        tgt: of the layers' dtype, any strides.
-        memory: an encoder's output; None for layers without cross-attention.
-        tgt_mask, memory_mask: as in scaled_dot_product_attention: (L, L) and (L, S), (B, L, S), or broadcasting to
-            (B, H, L, S).
-        tgt_key_mask, memory_key_mask: boolean (B, L) and (B, S): True where a token is real, False where it is
-            padding (torch's key_padding_masks are their negations).
-        is_causal: a token sees itself and those before it.
+    def __call__(
+        self: Runs,
+        tgt: Array,
+        memory: Array | None = None,
+        tgt_mask: Array | None = None,
+        memory_mask: Array | None = None,
+        *,
+        tgt_key_mask: Array | None = None,
+        memory_key_mask: Array | None = None,
+        is_causal: bool = False,
+    ) -> Array:
+        """tgt (B, L, E) attending to itself and to memory (B, S, E); both without the batch axis as well.
 
-    Returns:
-        The shape of tgt. Unlike an encoder's, padding of tgt is computed as any token is, and not 0.
+        Args:
+            tgt: of the layers' dtype, any strides.
+            memory: an encoder's output; None for layers without cross-attention.
+            tgt_mask, memory_mask: as in scaled_dot_product_attention: (L, L) and (L, S), (B, L, S), or broadcasting to
+                (B, H, L, S).
+            tgt_key_mask, memory_key_mask: boolean (B, L) and (B, S): True where a token is real, False where it is
+                padding (torch's key_padding_masks are their negations).
+            is_causal: a token sees itself and those before it.
 
-    Raises:
-        TypeError: an input is not of the layers' dtype; a mask's dtype is unsupported.
-        ValueError: shapes do not fit; memory is missing, or given to layers that have no cross-attention.
-    """
-    name = type(self).__name__
-    check_memory(name, self._first(), memory)
-    attention = self._attention()
-    width, dtype, heads = attention.embed_dim, attention.out_proj.dtype, attention.num_heads
-    rows, shape = _checks.rows(name, tgt, width, dtype)
-    batch, (length, _) = _checks.batches(name, shape, shape, shape)
-    mask = _checks.combined_mask(name, tgt_mask, tgt_key_mask, (batch, heads, length, length), dtype)
-    is_causal = _checks.flag(name, "is_causal", is_causal)
-    sequences, keys = Sequences.padded(batch, length, mask, is_causal, self._tables), None
-    if memory is not None:
-        memory_rows, memory_shape = _checks.rows(name, memory, width, dtype)
-        _, lengths = _checks.batches(name, shape, memory_shape, memory_shape)
-        mask = _checks.combined_mask(name, memory_mask, memory_key_mask, (batch, heads, *lengths), dtype)
-        keys = Sequences.padded(batch, lengths[1], mask, False, self._tables)
-        keys.rows = memory_rows, memory_rows
-    return self._forward_rows(rows, sequences, memory=keys).reshape(*shape, width)
+        Returns:
+            The shape of tgt. Unlike an encoder's, padding of tgt is computed as any token is, and not 0.
+
+        Raises:
+            TypeError: an input is not of the layers' dtype; a mask's dtype is unsupported.
+            ValueError: shapes do not fit; memory is missing, or given to layers that have no cross-attention.
+        """
+        name = type(self).__name__
+        check_memory(name, self._first(), memory)
+        attention = self._attention()
+        width, dtype, heads = attention.embed_dim, attention.out_proj.dtype, attention.num_heads
+        rows, shape = _checks.rows(name, tgt, width, dtype)
+        batch, (length, _) = _checks.batches(name, shape, shape, shape)
+        mask = _checks.combined_mask(name, tgt_mask, tgt_key_mask, (batch, heads, length, length), dtype)
+        is_causal = _checks.flag(name, "is_causal", is_causal)
+        sequences, keys = Sequences.padded(batch, length, mask, is_causal, self._tables), None
+        if memory is not None:
+            memory_rows, memory_shape = _checks.rows(name, memory, width, dtype)
+            _, lengths = _checks.batches(name, shape, memory_shape, memory_shape)
+            mask = _checks.combined_mask(name, memory_mask, memory_key_mask, (batch, heads, *lengths), dtype)
+            keys = Sequences.padded(batch, lengths[1], mask, False, self._tables)
+            keys.rows = memory_rows, memory_rows
+        return self._forward_rows(rows, sequences, memory=keys).reshape(*shape, width)
 
 
 def check_memory(function: str, layer: Block, memory: Array | None) -> None:
@@ -74,7 +77,7 @@ def check_memory(function: str, layer: Block, memory: Array | None) -> None:
         )
 
 
-class TransformerDecoderLayer(Block):
+class TransformerDecoderLayer(Decodes, Block):
     """Causal self-attention, attention to an encoder's output and a feed-forward block, each with residual and norm.
 
     Vaswani et al. 2017 (arXiv:1706.03762), sections 3.1 to 3.3. Arguments and parameters as torch's
@@ -153,10 +156,8 @@ class TransformerDecoderLayer(Block):
         )
         self._make(config, rng)
 
-    __call__ = decode
 
-
-class TransformerDecoder(Stack):
+class TransformerDecoder(Decodes, Stack):
     """A stack of num_layers copies of decoder_layer, with a norm after the last if one is given.
 
     Parameters as torch's nn.TransformerDecoder has them (`layers.0.self_attn. ...`, `norm.weight`, `norm.bias`).
@@ -185,8 +186,6 @@ class TransformerDecoder(Stack):
     def _make(self, layers: list[Any], norm: Norm | None) -> None:
         super()._make(layers, norm)
         self._name = os.urandom(16)  # by which states know it and its copies
-
-    __call__ = decode
 
     def start(
         self,

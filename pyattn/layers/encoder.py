@@ -10,75 +10,75 @@ from pyattn.layers.block import Block
 from pyattn.layers.config import torch_config
 from pyattn.layers.norm import Norm
 from pyattn.layers.sequences import Sequences
-from pyattn.layers.stack import Stack
+from pyattn.layers.stack import Runs, Stack
 
 
-def encode(
-    self: "TransformerEncoderLayer | TransformerEncoder",
-    x: Array,
-    mask: Array | None = None,
-    *,
-    key_mask: Array | None = None,
-    is_causal: bool = False,
-) -> Array:
-    """x (B, L, E), or (L, E) without a batch.
+class Encodes:
+    """The calls that encoders have in common with their layers."""
 
-    Args:
-        x: of the layer's dtype, any strides.
-        mask: as in scaled_dot_product_attention: (L, L), (B, L, L) or broadcasting to (B, H, L, L).
-        key_mask: boolean (B, L), or (L,) without a batch: True where a token is real, False where it is padding
-            (torch's src_key_padding_mask is ~key_mask). Padding comes out as 0; without a mask it is not computed.
-        is_causal: a token sees itself and those before it.
+    def __call__(
+        self: Runs,
+        x: Array,
+        mask: Array | None = None,
+        *,
+        key_mask: Array | None = None,
+        is_causal: bool = False,
+    ) -> Array:
+        """x (B, L, E), or (L, E) without a batch.
 
-    Returns:
-        The shape of x.
+        Args:
+            x: of the layer's dtype, any strides.
+            mask: as in scaled_dot_product_attention: (L, L), (B, L, L) or broadcasting to (B, H, L, L).
+            key_mask: boolean (B, L), or (L,) without a batch: True where a token is real, False where it is padding
+                (torch's src_key_padding_mask is ~key_mask). Padding comes out as 0; without a mask it is not computed.
+            is_causal: a token sees itself and those before it.
 
-    Raises:
-        TypeError: x is not of the layer's dtype; a mask's dtype is unsupported.
-        ValueError: shapes do not fit.
-    """
-    name = type(self).__name__
-    is_causal = _checks.flag(name, "is_causal", is_causal)
-    attention = self._attention()
-    rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
-    batch, (length, _) = _checks.batches(name, shape, shape, shape)
-    logits = (batch, attention.num_heads, length, length)
-    combined = _checks.combined_mask(name, mask, key_mask, logits, rows.dtype)
-    live = None if key_mask is None else np.asarray(key_mask).reshape(-1)
-    if live is None or mask is not None or (self._counts_positions() and has_gaps(live.reshape(batch, length))):
-        out = self._forward_rows(rows, Sequences.padded(batch, length, combined, is_causal, self._tables))
-        if live is not None:
-            out[~live] = 0
-    else:
-        cu_seqlens = np.concatenate([[0], np.cumsum(live.reshape(batch, length).sum(axis=1))])
-        out = np.zeros(rows.shape, rows.dtype)
-        out[live] = self._forward_rows(rows[live], Sequences.packed(cu_seqlens, is_causal, self._tables))
-    return out.reshape(*shape, attention.embed_dim)
+        Returns:
+            The shape of x.
 
+        Raises:
+            TypeError: x is not of the layer's dtype; a mask's dtype is unsupported.
+            ValueError: shapes do not fit.
+        """
+        name = type(self).__name__
+        is_causal = _checks.flag(name, "is_causal", is_causal)
+        attention = self._attention()
+        rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
+        batch, (length, _) = _checks.batches(name, shape, shape, shape)
+        logits = (batch, attention.num_heads, length, length)
+        combined = _checks.combined_mask(name, mask, key_mask, logits, rows.dtype)
+        live = None if key_mask is None else np.asarray(key_mask).reshape(-1)
+        if live is None or mask is not None or (self._counts_positions() and has_gaps(live.reshape(batch, length))):
+            out = self._forward_rows(rows, Sequences.padded(batch, length, combined, is_causal, self._tables))
+            if live is not None:
+                out[~live] = 0
+        else:
+            cu_seqlens = np.concatenate([[0], np.cumsum(live.reshape(batch, length).sum(axis=1))])
+            out = np.zeros(rows.shape, rows.dtype)
+            out[live] = self._forward_rows(rows[live], Sequences.packed(cu_seqlens, is_causal, self._tables))
+        return out.reshape(*shape, attention.embed_dim)
 
-def encode_packed(
-    self: "TransformerEncoderLayer | TransformerEncoder", x: Array, cu_seqlens: Array, *, is_causal: bool = False
-) -> Array:
-    """Sequences without padding, one after the other.
+    def forward_packed(self: Runs, x: Array, cu_seqlens: Array, *, is_causal: bool = False) -> Array:
+        """Sequences without padding, one after the other.
 
-    Args:
-        x: (total tokens, E) of the layer's dtype.
-        cu_seqlens: integers (sequences + 1,): sequence i is rows cu_seqlens[i] ... cu_seqlens[i + 1] of x.
-        is_causal: a token sees itself and those before it in its sequence.
+        Args:
+            x: (total tokens, E) of the layer's dtype.
+            cu_seqlens: integers (sequences + 1,): sequence i is rows cu_seqlens[i] ... cu_seqlens[i + 1] of x.
+            is_causal: a token sees itself and those before it in its sequence.
 
-    Returns:
-        (total tokens, E): a row's bits do not depend on the other sequences.
+        Returns:
+            (total tokens, E): a row's bits do not depend on the other sequences.
 
-    Raises:
-        TypeError: x is not of the layer's dtype; cu_seqlens are not integers.
-        ValueError: shapes do not fit; cu_seqlens do not ascend from 0 to the number of tokens.
-    """
-    name = f"{type(self).__name__}.forward_packed"
-    is_causal = _checks.flag(name, "is_causal", is_causal)
-    attention = self._attention()
-    rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
-    cu_seqlens = _checks.sequence_starts(name, cu_seqlens, shape)
-    return self._forward_rows(rows, Sequences.packed(cu_seqlens, is_causal, self._tables))
+        Raises:
+            TypeError: x is not of the layer's dtype; cu_seqlens are not integers.
+            ValueError: shapes do not fit; cu_seqlens do not ascend from 0 to the number of tokens.
+        """
+        name = f"{type(self).__name__}.forward_packed"
+        is_causal = _checks.flag(name, "is_causal", is_causal)
+        attention = self._attention()
+        rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
+        cu_seqlens = _checks.sequence_starts(name, cu_seqlens, shape)
+        return self._forward_rows(rows, Sequences.packed(cu_seqlens, is_causal, self._tables))
 
 
 def has_gaps(live: Array) -> bool:
@@ -87,7 +87,7 @@ def has_gaps(live: Array) -> bool:
     return bool((run_starts.sum(axis=1) > 1).any())
 
 
-class TransformerEncoderLayer(Block):
+class TransformerEncoderLayer(Encodes, Block):
     """Self-attention and a feed-forward block, each with a residual connection and a norm.
 
     Vaswani et al. 2017 (arXiv:1706.03762), sections 3.1 to 3.3; norm_first: Xiong et al. 2020 (arXiv:2002.04745).
@@ -168,11 +168,8 @@ class TransformerEncoderLayer(Block):
         )
         self._make(config, rng)
 
-    __call__ = encode
-    forward_packed = encode_packed
 
-
-class TransformerEncoder(Stack):
+class TransformerEncoder(Encodes, Stack):
     """A stack of num_layers copies of encoder_layer, with a norm after the last if one is given.
 
     Parameters as torch's nn.TransformerEncoder has them (`layers.0.self_attn. ...`, `norm.weight`, `norm.bias`).
@@ -193,6 +190,3 @@ class TransformerEncoder(Stack):
 
     def __init__(self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Norm | None = None) -> None:
         self._copies(encoder_layer, "encoder_layer", num_layers, norm)
-
-    __call__ = encode
-    forward_packed = encode_packed

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,17 @@ from pyattn.layers.sequences import RotaryTables, Sequences
 from pyattn.positional import RelativePositionBias
 
 _Stack = TypeVar("_Stack", bound="Stack")
+
+
+class Runs(Protocol):
+    """What a layer and a stack of layers have in common, on which their calls rest."""
+
+    _tables: RotaryTables
+
+    def _first(self) -> Block: ...
+    def _attention(self) -> MultiHeadAttention: ...
+    def _counts_positions(self) -> bool: ...
+    def _forward_rows(self, x: Array, sequences: Sequences, *, memory: Sequences | None = None) -> Array: ...
 
 
 class Stack(Layer):
