@@ -98,6 +98,18 @@ def test_a_state_from_before_layers_were_replaced_is_refused(change):
     assert np.isfinite(model.step(normal((1, 3, 16)), model.start(capacity=9))).all()
 
 
+@pytest.mark.parametrize("norm", [None, LayerNorm(4), pyattn.RMSNorm(4, 1e-3), pyattn.RMSNorm(4, unit_offset=True)])
+def test_a_state_of_keys_that_were_normalised_otherwise_is_refused(norm):
+    model = decoder()
+    model.layers[1].self_attn.q_norm = model.layers[1].self_attn.k_norm = pyattn.RMSNorm(4)
+    state = model.start(capacity=9)
+    model.layers[1].self_attn.k_norm = pyattn.RMSNorm(4)  # of the same kind
+    model.step(normal((1, 3, 16)), state)
+    model.layers[1].self_attn.q_norm = model.layers[1].self_attn.k_norm = norm
+    with pytest.raises(ValueError, match="^TransformerDecoder.step: state was made before layers were replaced"):
+        model.step(normal((1, 3, 16)), state)
+
+
 def test_copies_of_a_decoder_go_on_with_its_states():
     model = decoder()
     x = normal((1, 6, 16))

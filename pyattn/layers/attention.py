@@ -213,8 +213,9 @@ class MultiHeadAttention(Layer):
 
     def _layout(self) -> tuple[Any, ...]:
         """What keys and values in a cache depend on, apart from parameters."""
-        shape = self.embed_dim, self.num_heads, self.num_key_value_heads, self.head_dim
-        return *shape, self.scale, self.left, self.right, self.rotary, self._attends_in_bf16()
+        shape, norm = (self.embed_dim, self.num_heads, self.num_key_value_heads, self.head_dim), self.k_norm
+        of_keys = None if norm is None else (type(norm), norm.eps, norm.unit_offset)
+        return *shape, self.scale, self.left, self.right, self.rotary, of_keys, self._attends_in_bf16()
 
     def _cache(self, batch_size: int, capacity: int, window: int | None = None) -> KVCache:
         """An empty cache of the element type that attention reads."""
