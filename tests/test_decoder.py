@@ -1,10 +1,13 @@
 """Decoders: torch's numbers, step by step as all at once, and what becomes of sequences in between."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import pyattn
 from pyattn import LayerNorm, MultiHeadAttention, RMSNorm, TransformerDecoder, TransformerDecoderLayer
+from pyattn.layers import LayerConfig, Rotary
 from pyattn.layers.sequences import Sequences
 
 
@@ -204,6 +207,27 @@ def test_windows_need_no_more_than_twice_their_keys():
         np.testing.assert_array_equal(out, whole)
         assert state._caches[0].capacity == 8
         np.testing.assert_array_equal(state.lengths, [60, 60, 60])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("window", [None, (3, 0)])
+@pytest.mark.parametrize("cross_attention", [False, True])
+def test_a_layer_that_runs_twice_has_keys_of_each_time(cross_attention, window, dtype):
+    config = LayerConfig(48, 4, 100, cross_attention=cross_attention, dtype=dtype)
+    configs = [dataclasses.replace(config, window=window, rotary=Rotary(100.0)), config]
+    model = TransformerDecoder.from_configs(configs, order=[1, 0, 0], rng=0)
+    x, memory = inputs(model)
+    whole = model(x, memory, is_causal=True)
+    found, state = steps(model, x, memory, [5, 1, 9, 2])
+    np.testing.assert_array_equal(found, whole)
+    state.reorder([2, 0])
+    twice = model.step(x[[2, 0], :1], state)
+    np.testing.assert_array_equal(
+        twice, model(np.concatenate([x, x[:, :1]], axis=1), memory, is_causal=True)[[2, 0], -1:]
+    )
+    model._order = (1, 0)
+    with pytest.raises(ValueError, match="^TransformerDecoder.step: state was made before layers were replaced"):
+        model.step(x[[2, 0], :1], state)
 
 
 def test_memory_of_unlike_lengths():

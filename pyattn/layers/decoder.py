@@ -217,7 +217,7 @@ class TransformerDecoder(Decodes, Stack):
             batch = _checks.size(name, "batch_size", batch_size)
         most = batch if batch_size is None else max(batch, _checks.size(name, "batch_size", batch_size))
         capacity = _checks.size(name, "capacity", capacity)
-        caches = [layer.self_attn._cache_of_steps(most, capacity) for layer in self.layers]
+        caches = [layer.self_attn._cache_of_steps(most, capacity) for _, layer in self._in_order()]
         for cache in caches:
             cache.reorder(np.arange(batch))
         state = DecoderState(caches, keys, cross_caches, self._layout())
@@ -310,13 +310,13 @@ class TransformerDecoder(Decodes, Stack):
         return out.reshape(part.shape)
 
     def _layout(self) -> tuple[Any, ...]:
-        """What a state is made for: this decoder or a copy, its heads, and what keys and values of its layers are."""
+        """What a state is made for: this decoder or a copy, its heads, its layers' order, and their keys and values."""
         layers = self._checked()
         known = vars(self).get("_known_layout")
         if known is None or known[0] is not layers:  # another list, once something has changed
             attentions = [(layer.self_attn, layer.multihead_attn) for layer in layers]
             layouts = [[None if part is None else part._layout() for part in pair] for pair in attentions]
-            known = layers, (self._name, layers[0].self_attn.num_heads, layouts)
+            known = layers, (self._name, layers[0].self_attn.num_heads, self._order, layouts)
             vars(self)["_known_layout"] = known
         layout: tuple[Any, ...] = known[1]
         return layout

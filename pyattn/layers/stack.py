@@ -61,22 +61,23 @@ class Stack(Layer):
 
         Raises:
             TypeError: an argument is something else.
-            ValueError: there are no configs, or they differ in width, heads, dtype or cross-attention; order names a
-                layer that there is not.
+            ValueError: there are no configs, or they differ in width, heads, dtype or cross-attention; order is empty
+                or names a layer that there is not; position_bias is for another number of heads.
         """
-        rng = np.random.default_rng(rng)
+        rng, configs = np.random.default_rng(rng), list(configs)
+        order = None if order is None else _checked_order(cls.__name__, order, len(configs))
         stack = cls.__new__(cls)
         stack._make([cls._layer_type.from_config(config, rng) for config in configs], norm)
-        if order is not None:
-            for number in order:
-                _checks.integer(cls.__name__, "order", number)
-            stack._order = list(order)
-        if position_bias is not None and not isinstance(position_bias, RelativePositionBias):
-            raise TypeError(
-                f"{cls.__name__}: position_bias must be a RelativePositionBias, not {type(position_bias).__name__}"
-            )
+        stack._order = order
+        if position_bias is not None:
+            if not isinstance(position_bias, RelativePositionBias):
+                raise TypeError(
+                    f"{cls.__name__}: position_bias must be a RelativePositionBias, not {type(position_bias).__name__}"
+                )
+            heads, needed = position_bias._parameters["weight"].shape[1], stack._attention().num_heads
+            if heads != needed:
+                raise ValueError(f"{cls.__name__}: position_bias is for {heads} heads, the layers have {needed}")
         stack.position_bias = position_bias
-        stack._in_order()
         return stack
 
     def _copies(self, layer: Any, argument: str, count: int, norm: Norm | None) -> None:
@@ -95,7 +96,7 @@ class Stack(Layer):
         width, _, dtype, _ = self._checked()[0]._sizes()
         if norm is not None and (norm.width, norm.dtype) != (width, dtype):
             raise ValueError(f"{name}: norm is for {norm.width} {norm.dtype}, the layers for {width} {dtype}")
-        self._order: list[int] | None = None
+        self._order: tuple[int, ...] | None = None
         self.norm = norm
         self.position_bias: RelativePositionBias | None = None
         self._tables = RotaryTables()
@@ -140,10 +141,7 @@ class Stack(Layer):
         layers = self._checked()
         if self._order is None:
             return list(enumerate(layers))
-        if not 0 <= min(self._order) <= max(self._order) < len(layers):
-            raise ValueError(
-                f"{type(self).__name__}: there are {len(layers)} layers; {max(self._order) + 1} are needed"
-            )
+        _check_count(type(self).__name__, self._order, len(layers))  # layers may have been taken away
         return [(number, layers[number]) for number in self._order]
 
     def _forward_rows(
@@ -156,8 +154,9 @@ class Stack(Layer):
     ) -> Array:
         """Checked rows through the layers and the norm.
 
-        sequences: what the rows are to all layers, or to each, where caches differ in windows. memory, caches,
-        memory_caches: as Block._forward_rows takes them, the caches one for each layer.
+        sequences: what the rows are to all layers, or one for each run of a layer, where caches differ in windows.
+        memory, caches, memory_caches: as Block._forward_rows takes them. A layer that runs twice has two caches, since
+        it sees other keys each time, but one memory cache.
         """
         if self.check_finite:
             self._check_numbers("the input", x)
@@ -170,10 +169,10 @@ class Stack(Layer):
         for step, (number, layer) in enumerate(self._in_order()):
             x = layer._forward_rows(
                 x,
-                sequences if isinstance(sequences, Sequences) else sequences[number],
+                sequences if isinstance(sequences, Sequences) else sequences[step],
                 arrays[step % 2],
                 memory,
-                None if caches is None else caches[number],
+                None if caches is None else caches[step],
                 memory_caches[number] if memory_caches else None,
             )
             if self.check_finite:
@@ -190,6 +189,23 @@ class Stack(Layer):
         if bad.any():
             where = f"in {bad.sum()} of {len(x)} rows, first in {bad.argmax()}"
             raise FloatingPointError(f"{type(self).__name__}: {what} has NaN or infinity {where}")
+
+
+def _checked_order(function: str, order: Any, layers: int) -> tuple[int, ...]:
+    if not isinstance(order, Iterable):
+        raise TypeError(f"{function}: order must be the numbers of layers or None, not {type(order).__name__}")
+    numbers = tuple(_checks.integer(function, "order", number) for number in order)
+    if not numbers:
+        raise ValueError(f"{function}: order is empty; None runs each layer once")
+    if min(numbers) < 0:
+        raise ValueError(f"{function}: order has {min(numbers)}; layers are numbered from 0")
+    _check_count(function, numbers, layers)
+    return numbers
+
+
+def _check_count(function: str, order: tuple[int, ...], layers: int) -> None:
+    if max(order) >= layers:
+        raise ValueError(f"{function}: there are {layers} layers; {max(order) + 1} are needed")
 
 
 def _named(sizes: tuple[Any, ...]) -> str:
