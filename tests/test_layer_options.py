@@ -265,6 +265,8 @@ def test_public_arguments_are_those_of_the_config():
         np.testing.assert_array_equal(public(x), kind.from_config(config, rng=0)(x))
 
 
+SCALING = "rotary.scaling must be a tuple of pairs (name, value) that can be hashed"
+
 BAD = {
     "d_model": ({"d_model": 0}, ValueError, "d_model must be a positive integer, not 0"),
     "nhead": ({"nhead": 5}, ValueError, "d_model 48 must be a multiple of nhead 5"),
@@ -282,12 +284,32 @@ BAD = {
     "rotary base": ({"rotary": Rotary(-1.0)}, ValueError, "rotary_base must be positive and finite, or None; not -1.0"),
     "odd width": ({"rotary": Rotary(1e4, width=5)}, ValueError, "rotary positions need heads of an even width, not 5"),
     "wide rotary": ({"rotary": Rotary(1e4, width=14)}, ValueError, "rotary.width 14 is more than a head's 12 features"),
+    "no rotary base": ({"rotary": Rotary(None)}, TypeError, "rotary.base must be a number, not None"),
+    "text rotary base": (
+        {"rotary": Rotary("1e4")},
+        TypeError,
+        "rotary_base must be positive and finite, or None, not str",
+    ),
+    "scaling dict": ({"rotary": Rotary(1e4, {"rope_type": "linear"})}, TypeError, f"{SCALING}, not dict"),
+    "scaling list": ({"rotary": Rotary(1e4, (("factor", [2.0]),))}, TypeError, f"{SCALING}, not (('factor', [2.0]),)"),
+    "scaling names": ({"rotary": Rotary(1e4, ("linear",))}, TypeError, f"{SCALING}, not ('linear',)"),
+    "rope_type": ({"rotary": Rotary(1e4, (("rope_type", "ntk"),))}, ValueError, "scaling's rope_type must be one of"),
+    "factor": (
+        {"rotary": Rotary(1e4, (("rope_type", "linear"), ("factor", -2.0)))},
+        ValueError,
+        "scaling's factor must be positive and finite, not -2.0",
+    ),
     "eps": ({"layer_norm_eps": -1}, ValueError, "layer_norm_eps must be a finite number, 0 or more, not -1"),
     "residual_scale": ({"residual_scale": 0}, ValueError, "residual_scale must be positive and finite, not 0"),
     "unit_offset": ({"unit_offset": True}, ValueError, "unit_offset is of norm \"rms\", not 'layer'"),
     "input_norm": ({"input_norm": False}, ValueError, "input_norm=False is of norm_placement \"pre\", not 'post'"),
     "dtype": ({"dtype": "float16"}, TypeError, 'dtype must be "float32", "float64", "bfloat16" or "int8"'),
 }
+
+
+def test_a_config_can_be_hashed():
+    assert LayerConfig(48, 4, window=[512, 0]).window == (512, 0)
+    assert hash(LayerConfig(48, 4, window=[512, 0])) == hash(LayerConfig(48, 4, window=(512, 0)))
 
 
 @pytest.mark.parametrize("wrong", BAD)
@@ -331,6 +353,28 @@ def test_a_config_is_refused_by_name(wrong):
             lambda: TransformerEncoder.from_configs([LayerConfig(48, 4)], order=["a"]),
             TypeError,
             "^TransformerEncoder: order must be an integer, not 'a'",
+        ),
+        (
+            lambda: TransformerEncoder.from_configs([LayerConfig(48, 4)], order=[]),
+            ValueError,
+            "^TransformerEncoder: order is empty; None runs each layer once",
+        ),
+        (
+            lambda: TransformerEncoder.from_configs([LayerConfig(48, 4)], order=3),
+            TypeError,
+            "^TransformerEncoder: order must be the numbers of layers or None, not int",
+        ),
+        (
+            lambda: TransformerDecoder.from_configs([LayerConfig(48, 4)], order=[0, -1]),
+            ValueError,
+            "^TransformerDecoder: order has -1; layers are numbered from 0",
+        ),
+        (
+            lambda: TransformerDecoder.from_configs(
+                [LayerConfig(48, 4)], position_bias=RelativePositionBias(8, 16, 2, False)
+            ),
+            ValueError,
+            "^TransformerDecoder: position_bias is for 2 heads, the layers have 4",
         ),
         (
             lambda: TransformerEncoder.from_configs([LayerConfig(48, 4)], position_bias=3),

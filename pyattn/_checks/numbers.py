@@ -75,15 +75,12 @@ def positive(function: str, name: str, value: Any) -> float:
     return float(value)
 
 
-def rotary_base(function: str, base: Any, width: int) -> float | None:
-    """The base of rotary positions of heads of so many features, or None."""
-    if base is None:
-        return None
+def rotary_base(function: str, base: Any, width: int) -> None:
+    """Refuses what is no base of rotary positions of heads of so many features."""
     if not 0 < number(function, "rotary_base", base, "positive and finite, or None") < 1e300:
         raise ValueError(f"{function}: rotary_base must be positive and finite, or None; not {base!r}")
     if width % 2:
         raise ValueError(f"{function}: rotary positions need heads of an even width, not {width}")
-    return float(base)
 
 
 def finite_scale(function: str, scale: Any, width: int, dtype: np.dtype[Any]) -> float:

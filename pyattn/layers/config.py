@@ -8,6 +8,7 @@ from numpy.typing import DTypeLike
 
 from pyattn import _checks
 from pyattn.activations import ACTIVATIONS
+from pyattn.positional.scaling import frequencies_for
 
 NORMS = ("layer", "rms")
 PLACEMENTS = ("post", "pre", "sandwich")
@@ -40,7 +41,8 @@ class LayerConfig:
         activation: "relu", "gelu" (erf), "gelu_tanh" or "silu".
         gated: the feed-forward block has two inner projections side by side, one of which passes the activation and
             multiplies the other (Shazeer 2020, arXiv:2002.05202).
-        num_key_value_heads: heads of keys and values, a divisor of nhead; None: nhead.
+        num_key_value_heads: heads of keys and values of self-attention, a divisor of nhead; None: nhead.
+            Cross-attention has nhead.
         head_dim: features of a head; None: d_model / nhead.
         scale: what multiplies logits; None: 1 / sqrt(head_dim).
         window: as in scaled_dot_product_attention, of self-attention.
@@ -122,6 +124,7 @@ class LayerConfig:
             checked[name] = _checks.flag(function, name, getattr(self, name))
         self._check_heads(function, width, heads)
         _checks.sides(function, self.window)
+        checked["window"] = None if self.window is None else tuple(self.window)
         _checks.finite_scale(function, self.scale, 1, FLOAT32)
         if self.softcap is not None:
             dtype = np.dtype(np.float64) if checked["dtype"] == "float64" else FLOAT32
@@ -158,7 +161,18 @@ def check_rotary(function: str, rotary: Any, head_dim: int) -> None:
     width = head_dim if rotary.width is None else _checks.size(function, "rotary.width", rotary.width)
     if width > head_dim:
         raise ValueError(f"{function}: rotary.width {width} is more than a head's {head_dim} features")
+    if rotary.base is None:
+        raise TypeError(f"{function}: rotary.base must be a number, not None")
     _checks.rotary_base(function, rotary.base, width)
+    accepted = "a tuple of pairs (name, value) that can be hashed"
+    if not isinstance(rotary.scaling, tuple):
+        raise TypeError(f"{function}: rotary.scaling must be {accepted}, not {type(rotary.scaling).__name__}")
+    try:
+        hash(rotary.scaling)
+        scaling = dict(rotary.scaling)
+    except (TypeError, ValueError):
+        raise TypeError(f"{function}: rotary.scaling must be {accepted}, not {rotary.scaling!r}") from None
+    frequencies_for(function, width, rotary.base, scaling, 0)
 
 
 def torch_config(
