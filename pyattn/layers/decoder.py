@@ -83,8 +83,8 @@ class TransformerDecoderLayer(Decodes, Block):
     Vaswani et al. 2017 (arXiv:1706.03762), sections 3.1 to 3.3. Arguments and parameters as torch's
     nn.TransformerDecoderLayer has them (`self_attn.*`, `multihead_attn.*`, `linear1.*`, `linear2.*`, `norm1.*`,
     `norm2.*`, `norm3.*`); the others as TransformerEncoderLayer's (`post_norm1.*`, `post_norm2.*` and `post_norm3.*` of
-    sandwich_norm). cross_attention: False leaves out multihead_attn and norm2, as in models that have no encoder (GPT:
-    Radford et al. 2018).
+    sandwich_norm). num_key_value_heads: of self-attention; cross-attention has nhead. cross_attention: False leaves out
+    multihead_attn and norm2, as in models that have no encoder (GPT: Radford et al. 2018).
 
     Example:
         >>> layer = TransformerDecoderLayer(64, 4, 128)

@@ -13,6 +13,8 @@ _Stack = TypeVar("_Stack", bound=Stack)
 
 def make_stack(stack_class: type[_Stack], spec: StackSpec, dtype: str) -> _Stack:
     """A TransformerEncoder or a TransformerDecoder, whose parameters are never drawn if others are loaded."""
+    if any(layer.sinks for layer in spec.layers):
+        raise ValueError("load: layers have sinks, which are not read from files or written to them")
     relative = spec.relative
     return stack_class.from_configs(
         [replace(layer, dtype=dtype) for layer in spec.layers],

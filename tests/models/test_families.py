@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from pyattn import models
+from pyattn import TransformerEncoder, models
+from pyattn.layers import LayerConfig
+from pyattn.models.builder import make_stack
+from pyattn.models.spec import StackSpec
 from pyattn.precision import to_int8
 from tests.data.record_families import CASES, make
 from tests.support.recorded import load, recorded, write
@@ -374,6 +377,12 @@ def test_dtypes_by_name(tmp_path):
     for wrong in ("int4", "float64", None, 3):
         with pytest.raises(TypeError, match="^load: dtype must be"):
             models.load(folder, dtype=wrong)
+
+
+def test_layers_with_sinks_are_refused():
+    spec = StackSpec((LayerConfig(16, 2), LayerConfig(16, 2, sinks=True)))
+    with pytest.raises(ValueError, match="^load: layers have sinks, which are not read from files or written to them"):
+        make_stack(TransformerEncoder, spec, "float32")
 
 
 def test_weights_that_int8_would_hurt_stay_bfloat16(tmp_path, monkeypatch):
