@@ -247,7 +247,8 @@ def test_memory_is_the_models_and_a_shards(dtype, halves, tmp_path):
         tracemalloc.stop()
     assert model.config.num_hidden_layers == 5
     exact = 17.5 * 2**20  # of float32
-    assert held < exact * {"float32": 0.6 if halves else 1.1, "bfloat16": 0.6, "int8": 0.4}[dtype]
+    int8 = 0.4 if "int8" in pyattn.info()["dot_products"] else 0.6  # elsewhere its elements are held in 16 bits
+    assert held < exact * {"float32": 0.6 if halves else 1.1, "bfloat16": 0.6, "int8": int8}[dtype]
     assert peak < held + shard
 
 
