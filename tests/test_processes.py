@@ -228,7 +228,7 @@ def test_calls_of_all_kinds_whose_threads_are_refused(refusing):
     run_refused(
         refusing,
         """
-from pyattn._core import runtime
+from pyattn._core import probe
 few, memory = query[:, :2], rng.standard_normal((1, 5000, 64), dtype=np.float32)
 packed = query.swapaxes(0, 1)
 decoder = pyattn.TransformerDecoder(pyattn.TransformerDecoderLayer(64, 2, 128, rng=0), 2)
