@@ -35,11 +35,13 @@ CLASS_OF_MODEL = {
     "camembert": "Camembert",
     "distilbert": "Bert",
     "electra": "Bert",
+    "gemma3_text": "Gemma",
     "gpt2": "GPT2",
     "mbart": "MBart",
     "mpnet": "MPNet",
     "nomic_bert": "Bert",
     "qwen2": "Qwen2",
+    "qwen3": "Qwen2",
     "roberta": "Roberta",
     "t5": "T5",
     "whisper": "Whisper",
@@ -53,7 +55,7 @@ ALIASES |= dict.fromkeys(("Bart", "LED", "Longformer", "Mvp"), "Roberta")
 _NOT_MADE = (
     "Barthez Bartpho BertGeneration BertJapanese Bertweet BigBird BioGpt BlenderbotSmall Blenderbot ByT5 CLIP "
     "CTRL Canine Clvp CodeGen Cohere CpmAnt Cpm DPRContextEncoder DPRQuestionEncoder DPRReader Deberta DebertaV2 "
-    "Dia Esm Esmc FSMT FastSpeech2Conformer Flaubert Funnel GPTNeoXJapanese GPTNeoX GPTSw3 Gemma Herbert Lasr "
+    "Dia Esm Esmc FSMT FastSpeech2Conformer Flaubert Funnel GPTNeoXJapanese GPTNeoX GPTSw3 Herbert Lasr "
     "LayoutLMv2 LayoutLMv3 LayoutXLM Luke M2M100 MLuke MarkupLM Mgpstr MyT5 Nllb Nougat OpenAIGPT PLBart Pegasus "
     "Perceiver Phobert ProphetNet Qwen3_5 Reformer RemBert RoCBert RoFormer SeamlessM4T Siglip2 Siglip "
     "Speech2Text SpeechT5 Splinter Tapas Tipsv2 Udop VideoPrism Vits Wav2Vec2CTC Wav2Vec2PhonemeCTC XGLM XLM "
@@ -81,7 +83,7 @@ class TokenizerClass:
         parts: what it makes of the settings; it gets the rules of the file's sentencepiece model as well.
         named: its special tokens where the settings do not say them.
         model_options: attributes that it sets of the vocabulary's model.
-        unknown: the number of the token for unknown characters, by its name if it is a str.
+        unknown: the token for unknown characters, a number or a special token's name; None: it is left.
         flags: how its special tokens are found in a text where the settings say only their names.
         extra: further special tokens.
         plain: whether special tokens are found in a text without the spaces around them, whatever the settings say.
@@ -126,19 +128,27 @@ def _qwen2(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
     return Parts(t.normalizers.NFC(), t.pre_tokenizers.Sequence([words, bytes_]), t.decoders.ByteLevel())
 
 
+def _from_bytes(t: Any) -> list[Any]:
+    """Steps that decode marks and bytes."""
+    return [t.decoders.Replace(_MARK, " "), t.decoders.ByteFallback(), t.decoders.Fuse()]
+
+
+def _gemma(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
+    words = t.pre_tokenizers.Split(" ", behavior="merged_with_previous", invert=False)
+    return Parts(t.normalizers.Replace(" ", _MARK), words, t.decoders.Sequence(_from_bytes(t)))
+
+
 def _llama(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
     prefix = settings.flag("add_prefix_space", True, null=True)
     scheme = ("always" if settings.values.get("legacy", False) else "first") if prefix else "never"
-    steps = [t.decoders.Replace(_MARK, " "), t.decoders.ByteFallback(), t.decoders.Fuse()]
-    steps += [t.decoders.Strip(content=" ", left=1)] if prefix else []
+    steps = _from_bytes(t) + ([t.decoders.Strip(content=" ", left=1)] if prefix else [])
     words = t.pre_tokenizers.Metaspace(replacement=_MARK, prepend_scheme=scheme, split=False)
     return Parts(None, words, t.decoders.Sequence(steps))
 
 
 def _code_llama(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
     scheme = "first" if settings.flag("add_prefix_space", True, null=True) else "never"
-    steps = [t.decoders.Replace(_MARK, " "), t.decoders.ByteFallback(), t.decoders.Fuse()]
-    steps.append(t.decoders.Strip(content=" ", left=1))
+    steps = [*_from_bytes(t), t.decoders.Strip(content=" ", left=1)]
     template = ("",) if settings.values.get("bos_token", "") is None else ("bos_token", "")
     words = t.pre_tokenizers.Metaspace(replacement=_MARK, prepend_scheme=scheme, split=False)
     return Parts(None, words, t.decoders.Sequence(steps), template)
@@ -219,6 +229,7 @@ _BRACKETS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pa
 _ANGLES = dict(zip(TOKEN_NAMES, ("<s>", "</s>", "<unk>", "</s>", "<pad>", "<s>", "<mask>"), strict=True))
 _ENDS = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
 _PLAIN_BPE = {"unk_token": None, "fuse_unk": False, "byte_fallback": False, "dropout": None, "ignore_merges": False}
+_BYTES_BPE = _PLAIN_BPE | {"fuse_unk": True, "byte_fallback": True}
 _WORDS = {"max_input_chars_per_word": 100, "continuing_subword_prefix": "##"}
 _FILLED = {f"{name}_token": f"{_MARK}<{name[:3].upper()}>" for name in ("prefix", "middle", "suffix")}
 _FILLED |= {"eot_token": f"{_MARK}<EOT>", "fill_token": "<FILL_ME>"}
@@ -229,19 +240,22 @@ CLASSES = {
         "Unigram", _albert, _ANGLES | {"bos_token": "[CLS]", "eos_token": "[SEP]", "sep_token": "[SEP]",
                                        "cls_token": "[CLS]", "mask_token": "[MASK]"}, unknown=1
     ),
-    "Bert": TokenizerClass("WordPiece", _bert, _BRACKETS, _WORDS),
+    "Bert": TokenizerClass("WordPiece", _bert, _BRACKETS, _WORDS, unknown="unk_token"),
     "Camembert": TokenizerClass(
         "Unigram", _xlm_roberta, _ANGLES, unknown="unk_token", extra=_camembert_extra,
         flags=_MASK,
     ),
     "CodeLlama": TokenizerClass(
         "BPE", _code_llama, {name: _ANGLES[name] for name in ("bos_token", "eos_token", "unk_token")} | _FILLED,
-        _PLAIN_BPE | {"fuse_unk": True, "byte_fallback": True}, extra=_code_llama_extra,
+        _BYTES_BPE, extra=_code_llama_extra,
+    ),
+    "Gemma": TokenizerClass(
+        "BPE", _gemma, {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "unk", "pad", "mask")}, _BYTES_BPE,
+        unknown="unk_token",
     ),
     "GPT2": TokenizerClass("BPE", _bytes, _ENDS, _PLAIN_BPE),
     "Llama": TokenizerClass(
-        "BPE", _llama, {name: _ANGLES[name] for name in ("bos_token", "eos_token", "unk_token")},
-        _PLAIN_BPE | {"fuse_unk": True, "byte_fallback": True},
+        "BPE", _llama, {name: _ANGLES[name] for name in ("bos_token", "eos_token", "unk_token")}, _BYTES_BPE
     ),
     "MBart": TokenizerClass("Unigram", _mbart, _ANGLES, unknown=3, flags=_MASK, extra=_mbart_extra),
     "MBart50": TokenizerClass(
@@ -249,7 +263,7 @@ CLASSES = {
         unknown=3, flags=_MASK, extra=_mbart50_extra,
     ),
     "MPNet": TokenizerClass(
-        "WordPiece", _bert, _ANGLES | {"unk_token": "[UNK]"}, _WORDS, flags=_MASK
+        "WordPiece", _bert, _ANGLES | {"unk_token": "[UNK]"}, _WORDS, unknown="unk_token", flags=_MASK
     ),
     "Qwen2": TokenizerClass(
         "BPE", _qwen2, dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"), _PLAIN_BPE, plain=True

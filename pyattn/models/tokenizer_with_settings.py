@@ -158,8 +158,6 @@ def _rebuilt(t: Any, old: Any, content: bytes, settings: Settings, tokenizer_cla
     named = _named(settings, tokenizer_class)
     for key, value in tokenizer_class.model_options.items():
         setattr(old.model, key, value)
-    if tokenizer_class.model == "WordPiece":
-        old.model.unk_token = content_of(named["unk_token"])
     tokenizer = t.Tokenizer(_with_unknown(t, old.model, content, tokenizer_class, named))
     parts = tokenizer_class.parts(t, settings, _rules(t, old.normalizer), old)
     tokenizer.normalizer, tokenizer.pre_tokenizer = parts.normalizer, parts.pre_tokenizer
@@ -195,7 +193,11 @@ def _with_unknown(t: Any, model: Any, content: bytes, tokenizer_class: Tokenizer
         return model
     unknown = tokenizer_class.unknown
     if isinstance(unknown, str):
-        unknown = model.token_to_id(content_of(named[unknown])) or 0
+        token = content_of(named[unknown])
+        if tokenizer_class.model != "Unigram":
+            model.unk_token = token
+            return model
+        unknown = model.token_to_id(token) or 0
     try:
         if [token.id for token in model.tokenize(RARE)] == [unknown]:
             return model

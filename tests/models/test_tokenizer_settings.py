@@ -104,7 +104,7 @@ def test_settings_that_are_refused(settings, message, tmp_path):
         read_tokenizer(tmp_path / "tokenizer.json", tiny.VOCAB_SIZE, 9)
 
 
-@pytest.mark.parametrize("name", ["HerbertTokenizer", "GemmaTokenizerFast", "PhobertTokenizer", "DebertaV2Tokenizer"])
+@pytest.mark.parametrize("name", ["HerbertTokenizer", "NllbTokenizerFast", "PhobertTokenizer", "DebertaV2Tokenizer"])
 def test_classes_that_are_not_made_here_are_refused(name, tmp_path):
     tiny.write_tokenizer(tmp_path, "bert", name, "WordPiece", {}, CHARSMAP)
     message = (
