@@ -10,8 +10,8 @@ from pyattn.tasks.text_generator import TextGenerator
 HELP = "write what follows a prompt"
 DESCRIPTION = "Writes what follows a prompt, as it is chosen."
 EPILOG = f"""\
-{writing.MODEL}Families: GPT-2, Llama, Mistral, Qwen2, which go on where the prompt ends; BART and
-T5, which read it first. Without a prompt, standard input is one.
+{writing.MODEL}Families: GPT-2, Llama, Mistral, Qwen2, Qwen3, Gemma 3, which go on where the prompt
+ends; BART and T5, which read it first. Without a prompt, standard input is one.
 
 examples:
   pyattn generate "Once upon a time" --model HuggingFaceTB/SmolLM2-135M

@@ -20,7 +20,7 @@ from pyattn.precision import values_of
 
 
 class TokenStates(Pretrained):
-    """The last hidden states of GPT-2, Llama, Mistral or Qwen2, or of T5's encoder, over packed tokens.
+    """The last hidden states of GPT-2, Llama, Mistral, Qwen2, Qwen3 or Gemma 3, or of T5's encoder, over packed tokens.
 
     What files have beside them, such as a head, is passed over. Arguments, attributes and errors are those of
     `Pretrained`.

@@ -75,9 +75,9 @@ class SentenceEncoder:
         """The sentence encoder in a model directory as sentence-transformers writes it, before release 5.4 and since.
 
         modules.json lists a first module: a Transformer (config.json, model.safetensors, tokenizer.json; families of
-        encoders of texts as in `pyattn.models.load`, and GPT-2, Llama, Mistral, Qwen2 and T5's encoder),
-        StaticEmbedding or WordEmbeddings; then any of Pooling, Dense, LayerNorm, Normalize and Dropout in any order,
-        each with a folder of its own. config_sentence_transformers.json may set prompts, default_prompt_name,
+        encoders of texts as in `pyattn.models.load`, and GPT-2, Llama, Mistral, Qwen2, Qwen3, Gemma 3 and T5's
+        encoder), StaticEmbedding or WordEmbeddings; then any of Pooling, Dense, LayerNorm, Normalize and Dropout in any
+        order, each with a folder of its own. config_sentence_transformers.json may set prompts, default_prompt_name,
         similarity_fn_name and truncate_dim; sentence_bert_config.json, or that of another family's name, and
         tokenizer_config.json the length to which texts are cut. A directory without modules.json has its tokens' mean,
         or the last token's vector where it is a model of language. Whatever these files say is obeyed, or refused by
