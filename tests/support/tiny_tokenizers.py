@@ -37,7 +37,7 @@ CLASSES = {
     ("qwen2", "Qwen2Tokenizer"): "BPE",
     ("llama", "LlamaTokenizer"): "Spaced",
     ("llama", "CodeLlamaTokenizer"): "Spaced",
-    ("gemma3_text", "GemmaTokenizer"): "Spaced",
+    ("gemma3_text", "GemmaTokenizer"): "Byteless",
     ("xlm-roberta", "XLMRobertaTokenizer"): "Unigram",
     ("camembert", "CamembertTokenizer"): "Unigram",
     ("albert", "AlbertTokenizer"): "Unigram",
@@ -170,7 +170,7 @@ def write_tokenizer(folder, model_type, name, kind, settings, charsmap):
         letters = sorted(pre_tokenizers.ByteLevel.alphabet()) if kind == "BPE" else [MARK, *dict.fromkeys(SIGNS)]
         space = "Ġ" if kind == "BPE" else MARK
         merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), (space, "hello"), (space, "w"), ("o", "r")]
-        letters += [a + b for a, b in merges] + ([] if kind == "BPE" else [f"<0x{i:02X}>" for i in range(256)])
+        letters += [a + b for a, b in merges] + ([f"<0x{i:02X}>" for i in range(256)] if kind == "Spaced" else [])
         vocabulary = {token: i for i, token in enumerate([*ANGLES, *BRACKETS, *letters])}
         if kind == "BPE":
             model, decoder = models.BPE(vocabulary, merges), decoders.ByteLevel()
