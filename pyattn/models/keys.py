@@ -84,6 +84,16 @@ def rotary(parameters: Any, default: Any, longest: int, *more_types: str) -> Rot
 _ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 
 
+def rotaries(
+    config: ModelConfig, parameters: Mapping[str, Any], bases: Mapping[str, Any], scaling: Mapping[str, Any]
+) -> dict[str, Rotary]:
+    """By the type of a layer: what rope_parameters say of it; older files have keys for its base and its scaling."""
+    if not parameters.keys() <= bases.keys():
+        raise ValueError(f"rope_parameters must be of {' and '.join(map(repr, bases))}")
+    longest = config.max_position_embeddings
+    return {x: rotary({**(parameters.get(x) or {}), **scaling[x]}, base, longest) for x, base in bases.items()}
+
+
 def whole_heads(values: Mapping[str, Any]) -> None:
     if values.get("partial_rotary_factor") not in (None, 1):
         raise ValueError(f"partial_rotary_factor must be 1, not {values['partial_rotary_factor']!r}")

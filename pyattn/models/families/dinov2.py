@@ -66,12 +66,6 @@ IMAGE_FAMILIES = {
         _FAMILY,
         build=build_with_registers,
         prefix="dinov2_with_registers.",
-        defaults={
-            **DEFAULTS,
-            "mlp_ratio": 4,
-            "layer_norm_eps": 1e-6,
-            "use_swiglu_ffn": False,
-            "num_register_tokens": 4,
-        },
+        defaults={**_FAMILY.defaults, "patch_size": 16, "num_register_tokens": 4},
     ),
 }

@@ -7,7 +7,7 @@ from pyattn.layers.config import Rotary
 from pyattn.models.config import ModelConfig
 from pyattn.models.families import llama
 from pyattn.models.family import Family, for_states
-from pyattn.models.keys import integer, layer_of, layer_types, rotary, switch
+from pyattn.models.keys import integer, layer_of, layer_types, rotaries, switch
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, NormSpec, StackSpec, TokenSpec
 
 _NAMES: Names = {
@@ -22,7 +22,7 @@ _NAMES: Names = {
 
 def build(config: ModelConfig) -> ModelSpec:
     """Norms in front of and behind each block; of so many layers one sees all tokens, the others near ones."""
-    values, types, rotaries = config.values, _layer_types(config), _rotaries(config)
+    values, types, rotary = config.values, _layer_types(config), _rotaries(config)
     bias, bidirectional = switch(values, "attention_bias"), bool(values["use_bidirectional_attention"])
     layer = layer_of(
         config,
@@ -34,11 +34,11 @@ def build(config: ModelConfig) -> ModelSpec:
         scale=integer(values, "query_pre_attn_scalar", least=1) ** -0.5,
         **{**llama.NO_BIASES, "in_proj_bias": bias, "out_proj_bias": bias},
     )
-    by_type = {"full_attention": replace(layer, rotary=rotaries["full_attention"])}
+    by_type = {"full_attention": replace(layer, rotary=rotary["full_attention"])}
     if "sliding_attention" in types:
         near = integer(values, "sliding_window", least=1)
         window = (near // 2, near // 2) if bidirectional else (near - 1, None)
-        by_type["sliding_attention"] = replace(layer, rotary=rotaries["sliding_attention"], window=window)
+        by_type["sliding_attention"] = replace(layer, rotary=rotary["sliding_attention"], window=window)
     norm = NormSpec("rms", config.layer_norm_eps, unit_offset=True)
     return ModelSpec(
         _NAMES,
@@ -62,14 +62,9 @@ def _rotaries(config: ModelConfig) -> dict[str, Rotary]:
     parameters = values["rope_parameters"]
     if parameters is None:
         parameters = {"full_attention": {"rope_type": "default"}}
-    if not parameters.keys() <= {"full_attention", "sliding_attention"}:
-        raise ValueError("rope_parameters must be of 'full_attention' and 'sliding_attention'")
     bases = {"full_attention": values["rope_theta"], "sliding_attention": values["rope_local_base_freq"]}
     scaling = {"full_attention": values["rope_scaling"] or {}, "sliding_attention": {}}
-    return {
-        x: rotary({**(parameters.get(x) or {}), **scaling[x]}, base, config.max_position_embeddings)
-        for x, base in bases.items()
-    }
+    return rotaries(config, parameters, bases, scaling)
 
 
 def _softcap(value: Any) -> float:

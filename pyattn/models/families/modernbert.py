@@ -3,10 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
+from pyattn.layers.config import Rotary
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.bert import KEYS
 from pyattn.models.family import Family, Head
-from pyattn.models.keys import choice, integer, layer_of, layer_types, norm_of, rotary, switch
+from pyattn.models.keys import choice, integer, layer_of, layer_types, norm_of, rotaries, switch
 from pyattn.models.spec import ModelSpec, Names, StackSpec, TokenSpec
 
 _NAMES: Names = {
@@ -35,10 +36,10 @@ def build(config: ModelConfig) -> ModelSpec:
         linear_bias=switch(values, "mlp_bias"),
         norm_bias=norm_bias,
     )
-    types, near, rotaries = _layer_types(config), _window(config), _rotaries(config)
+    types, near, rotary = _layer_types(config), _window(config), _rotaries(config)
     by_type = {
-        "full_attention": replace(layer, rotary=rotaries["full_attention"]),
-        "sliding_attention": replace(layer, rotary=rotaries["sliding_attention"], window=(near, near)),
+        "full_attention": replace(layer, rotary=rotary["full_attention"]),
+        "sliding_attention": replace(layer, rotary=rotary["sliding_attention"], window=(near, near)),
     }
     first, *others = (by_type[x] for x in types)
     norm = norm_of(config, bias=norm_bias)
@@ -66,18 +67,11 @@ def _window(config: ModelConfig) -> int:
     return near
 
 
-def _rotaries(config: ModelConfig) -> dict[str, Any]:
+def _rotaries(config: ModelConfig) -> dict[str, Rotary]:
     values = config.values
-    parameters = values["rope_parameters"] or {}
-    if not parameters.keys() <= {"full_attention", "sliding_attention"}:
-        raise ValueError("rope_parameters must be of 'full_attention' and 'sliding_attention'")
     everywhere, local = values["global_rope_theta"], values["local_rope_theta"]
     bases = {"full_attention": everywhere, "sliding_attention": everywhere if local is None else local}
-    shared = values["rope_scaling"] or {}
-    return {
-        layer_type: rotary({**(parameters.get(layer_type) or {}), **shared}, base, config.max_position_embeddings)
-        for layer_type, base in bases.items()
-    }
+    return rotaries(config, values["rope_parameters"] or {}, bases, dict.fromkeys(bases, values["rope_scaling"] or {}))
 
 
 _HEAD = Head(
