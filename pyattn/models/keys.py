@@ -109,6 +109,15 @@ def layer_types(types: Any, layers: int) -> list[str]:
     return types
 
 
+def periodic_layer_types(config: ModelConfig, key: str, offset: int = 0) -> list[str]:
+    """As layer_types says; where it is null, layer i sees all tokens if the number under the key divides i + offset."""
+    types, layers = config.value("layer_types"), config.num_hidden_layers
+    if types is None:
+        every = integer(config.values, key, least=1)
+        types = ["sliding_attention" if (i + offset) % every else "full_attention" for i in range(layers)]
+    return layer_types(types, layers)
+
+
 def with_windows(config: ModelConfig, layer: LayerConfig, types: Any) -> list[LayerConfig]:
     """A decoder's layers of such types: those of the type "sliding_attention" see sliding_window tokens back."""
     types = layer_types(types, config.num_hidden_layers)

@@ -7,7 +7,7 @@ from pyattn.layers.config import Rotary
 from pyattn.models.config import ModelConfig
 from pyattn.models.families import llama
 from pyattn.models.family import Family, for_states
-from pyattn.models.keys import integer, layer_of, layer_types, rotaries, switch
+from pyattn.models.keys import integer, layer_of, periodic_layer_types, rotaries, switch
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, NormSpec, StackSpec, TokenSpec
 
 _NAMES: Names = {
@@ -22,7 +22,8 @@ _NAMES: Names = {
 
 def build(config: ModelConfig) -> ModelSpec:
     """Norms in front of and behind each block; of so many layers one sees all tokens, the others near ones."""
-    values, types, rotary = config.values, _layer_types(config), _rotaries(config)
+    values, rotary = config.values, _rotaries(config)
+    types = periodic_layer_types(config, "sliding_window_pattern", offset=1)
     bias, bidirectional = switch(values, "attention_bias"), bool(values["use_bidirectional_attention"])
     layer = layer_of(
         config,
@@ -46,14 +47,6 @@ def build(config: ModelConfig) -> ModelSpec:
         decoder_embeddings=TokenSpec(config.hidden_size, scale=config.hidden_size**0.5),
         logits=LogitsSpec(config.vocab_size, softcap=_softcap(values["final_logit_softcapping"])),
     )
-
-
-def _layer_types(config: ModelConfig) -> list[str]:
-    types, layers = config.value("layer_types"), config.num_hidden_layers
-    if types is None:
-        every = integer(config.values, "sliding_window_pattern", least=1)
-        types = ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(layers)]
-    return layer_types(types, layers)
 
 
 def _rotaries(config: ModelConfig) -> dict[str, Rotary]:

@@ -7,7 +7,7 @@ from pyattn.layers.config import Rotary
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.bert import KEYS
 from pyattn.models.family import Family, Head
-from pyattn.models.keys import choice, integer, layer_of, layer_types, norm_of, rotaries, switch
+from pyattn.models.keys import choice, integer, layer_of, norm_of, periodic_layer_types, rotaries, switch
 from pyattn.models.spec import ModelSpec, Names, StackSpec, TokenSpec
 
 _NAMES: Names = {
@@ -36,7 +36,8 @@ def build(config: ModelConfig) -> ModelSpec:
         linear_bias=switch(values, "mlp_bias"),
         norm_bias=norm_bias,
     )
-    types, near, rotary = _layer_types(config), _window(config), _rotaries(config)
+    types = periodic_layer_types(config, "global_attn_every_n_layers")
+    near, rotary = _window(config), _rotaries(config)
     by_type = {
         "full_attention": replace(layer, rotary=rotary["full_attention"]),
         "sliding_attention": replace(layer, rotary=rotary["sliding_attention"], window=(near, near)),
@@ -49,14 +50,6 @@ def build(config: ModelConfig) -> ModelSpec:
         encoder_embeddings=TokenSpec(config.hidden_size, config.vocab_size, norm=norm),
         pooling=choice(values, "classifier_pooling", ("cls", "mean")),
     )
-
-
-def _layer_types(config: ModelConfig) -> list[str]:
-    types = config.values["layer_types"]
-    if types is None:
-        every = integer(config.values, "global_attn_every_n_layers", least=1)
-        types = ["sliding_attention" if i % every else "full_attention" for i in range(config.num_hidden_layers)]
-    return layer_types(types, config.num_hidden_layers)
 
 
 def _window(config: ModelConfig) -> int:
