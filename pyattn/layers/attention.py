@@ -77,11 +77,11 @@ class MultiHeadAttention(Layer):
         name = "MultiHeadAttention"
         config = torch_config(
             name,
-            (embed_dim, num_heads, 1),
-            False,
-            False,
-            bias,
-            rotary_base,
+            d_model=embed_dim,
+            nhead=num_heads,
+            dim_feedforward=1,
+            bias=bias,
+            rotary_base=rotary_base,
             num_key_value_heads=num_key_value_heads,
             head_dim=head_dim,
             scale=scale,

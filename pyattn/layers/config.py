@@ -177,20 +177,19 @@ def check_rotary(function: str, rotary: Any, head_dim: int) -> None:
 
 def torch_config(
     function: str,
-    sizes: tuple[int, int, int],
-    norm_first: bool,
-    sandwich_norm: bool,
-    bias: bool,
-    rotary_base: float | None,
+    *,
+    norm_first: bool = False,
+    sandwich_norm: bool = False,
+    bias: bool = True,
+    rotary_base: float | None = None,
     **options: Any,
 ) -> LayerConfig:
-    """A LayerConfig of those public arguments of layers that it names otherwise, and of others that it has too."""
+    """A LayerConfig of the public arguments of a layer: of those that it names otherwise, and of the others."""
     norm_first = _checks.flag(function, "norm_first", norm_first)
     if _checks.flag(function, "sandwich_norm", sandwich_norm) and not norm_first:
         raise ValueError(f"{function}: sandwich_norm needs norm_first=True")
     bias = _checks.flag(function, "bias", bias)
     return LayerConfig(
-        *sizes,
         norm_placement="sandwich" if sandwich_norm else "pre" if norm_first else "post",
         rotary=None if rotary_base is None else Rotary(rotary_base),
         in_proj_bias=bias,

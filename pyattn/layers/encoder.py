@@ -143,30 +143,9 @@ class TransformerEncoderLayer(Encodes, Block):
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
     ) -> None:
-        config = torch_config(
-            type(self).__name__,
-            (d_model, nhead, dim_feedforward),
-            norm_first,
-            sandwich_norm,
-            bias,
-            rotary_base,
-            activation=activation,
-            layer_norm_eps=layer_norm_eps,
-            gated=gated,
-            norm=norm,
-            num_key_value_heads=num_key_value_heads,
-            head_dim=head_dim,
-            scale=scale,
-            window=window,
-            softcap=softcap,
-            sinks=sinks,
-            alibi=alibi,
-            qk_norm=qk_norm,
-            unit_offset=unit_offset,
-            residual_scale=residual_scale,
-            dtype=dtype,
-        )
-        self._make(config, rng)
+        given = locals().copy()
+        del given["self"], given["rng"]
+        self._make(torch_config(type(self).__name__, **given), rng)
 
 
 class TransformerEncoder(Encodes, Stack):
