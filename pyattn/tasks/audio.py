@@ -24,18 +24,14 @@ RATE = 16000  # samples a second that log_mel reads
 # Whisper's short-time Fourier transform at that rate: 25 ms, every 10 ms.
 _WINDOW = 400
 _HOP = 160
+_HANN = (0.5 - 0.5 * np.cos(2 * np.pi / _WINDOW * np.arange(_WINDOW))).astype(np.float32)
 _FREQUENCIES = _WINDOW // 2 + 1
 _TRANSFORM_WORK = 2.5 * _WINDOW * math.log2(_WINDOW)  # floating-point operations for one window
+_BLOCK = 500  # frames whose windows and spectra fit into a core's cache together
 
-# The windows and spectra of so many frames fit into a core's cache together.
-_BLOCK = 500
-
-# The filter of resample has 20 taps for each unit of the larger term of the ratio.
-_MAX_RATIO_TERM = 65536
-
-# Floats beyond this are not samples from -1 to 1; they are integers that were not divided.
-_LOUDEST = 1000.0
-
+_MAX_RATIO_TERM = 65536  # the filter of resample has 20 taps for each unit of the larger term of the ratio
+_LOUDEST = 1000.0  # floats beyond it are not samples from -1 to 1; they are integers that were not divided
+_FILES = (str, os.PathLike, bytes, bytearray, memoryview)  # the types of a WAV file, beside what is open for reading
 _SOUNDS = (
     f"accepted are a WAV file (its path, its bytes, or it open for reading), samples (n,) or (n, channels) at {RATE} a "
     'second, and samples with their rate: (samples, rate), (rate, samples) or {"array": samples, "sampling_rate": rate}'
@@ -59,15 +55,14 @@ def read_wave(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[Sample
     Raises:
         OSError: the file cannot be read.
         TypeError: source is something else, or open for text.
-        ValueError: it is no WAV file, or has another format; it has no samples; samples are NaN or infinite; the rate
-            is not from 1000 to 768000.
+        ValueError: it is no WAV file, of another format, or without samples; some are NaN or infinite; the rate is not
+            from 1000 to 768000.
 
     Example:
-        >>> import tempfile
+        >>> import io
         >>> from scipy.io import wavfile
-        >>> with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-        ...     wavfile.write(file.name, 8000, np.array([[0, 16384], [8192, 8192]], np.int16))
-        ...     read_wave(file.name)
+        >>> wavfile.write(file := io.BytesIO(), 8000, np.array([[0, 16384], [8192, 8192]], np.int16))
+        >>> read_wave(file.getvalue())
         (array([0.25, 0.25], dtype=float32), 8000)
     """
     if isinstance(source, str | os.PathLike):
@@ -82,16 +77,17 @@ def read_wave(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[Sample
         raise TypeError(
             f"read_wave: source must be a path, bytes or a file open for reading, not {type(source).__name__}"
         )
-    return wave.decode(data, lambda seen: ValueError(f"read_wave: {name} {seen}; {wave.ACCEPTED}"))
+    try:
+        return wave.decode(data)
+    except ValueError as error:
+        raise ValueError(f"read_wave: {name} {error}; {wave.ACCEPTED}") from None
 
 
 def is_sound(x: Any) -> bool:
     """Whether x is one sound; else it may be several."""
-    if isinstance(x, str | os.PathLike | bytes | bytearray | memoryview | Mapping):
+    if isinstance(x, (*_FILES, Mapping)) or hasattr(x, "read") or hasattr(x, "__array__"):
         return True
-    if hasattr(x, "read") or hasattr(x, "__array__"):
-        return True
-    return _has_rate(x) or (isinstance(x, Sequence) and len(x) > 0 and _is_number(x[0]))
+    return _has_rate(x) or (isinstance(x, Sequence) and len(x) > 0 and isinstance(x[0], Real))
 
 
 def read_sound(sound: Any, function: str = "read_sound", name: str = "sound") -> tuple[Samples, int]:
@@ -116,14 +112,21 @@ def read_sound(sound: Any, function: str = "read_sound", name: str = "sound") ->
         >>> read_sound((8000, np.array([[0, 16384], [8192, 8192]], np.int16)))
         (array([0.25, 0.25], dtype=float32), 8000)
     """
-    if isinstance(sound, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(sound, "read"):
+    if isinstance(sound, _FILES) or hasattr(sound, "read"):
         samples, rate = read_wave(sound)
     else:
-        held, rate = _with_rate(sound, function, name)
-        if isinstance(held, str | os.PathLike | bytes | bytearray | memoryview | Mapping) or not np.iterable(held):
+        held, rate = sound, RATE
+        if isinstance(sound, Mapping):
+            stored = [sound[key] for key in ("array", "raw") if sound.get(key) is not None]
+            if len(stored) != 1 or "sampling_rate" not in sound:
+                raise ValueError(f"{function}: {name} is a dictionary of {', '.join(map(repr, sound))}; {_SOUNDS}")
+            held, rate = stored[0], sound["sampling_rate"]
+        elif _has_rate(sound):
+            held, rate = reversed(sound) if isinstance(sound[0], Real) else sound
+        if isinstance(held, (*_FILES, Mapping)) or not np.iterable(held):
             raise TypeError(f"{function}: samples of {name} are {type(held).__name__}; {_SOUNDS}")
         _check_rate(function, "rate", rate)
-        samples = _mono(function, held, f"samples of {name}")
+        samples = _mono(function, held, f"samples of {name}", least=0)
     loudest = max(samples.max(initial=0), -samples.min(initial=0))
     if not np.isfinite(loudest):
         raise ValueError(f"{function}: samples of {name} are NaN or infinite; finite ones are needed")
@@ -135,32 +138,14 @@ def read_sound(sound: Any, function: str = "read_sound", name: str = "sound") ->
     return samples, int(rate)
 
 
-def _with_rate(sound: Any, function: str, name: str) -> tuple[Any, Any]:
-    """The samples in a sound that is no file, and their rate."""
-    if isinstance(sound, Mapping):
-        held = [sound[key] for key in ("array", "raw") if sound.get(key) is not None]
-        if len(held) != 1 or "sampling_rate" not in sound:
-            raise ValueError(f"{function}: {name} is a dictionary of {', '.join(map(repr, sound))}; {_SOUNDS}")
-        return held[0], sound["sampling_rate"]
-    if _has_rate(sound):
-        return (sound[1], sound[0]) if _is_number(sound[0]) else (sound[0], sound[1])
-    return sound, RATE
-
-
 def _has_rate(x: Any) -> bool:
-    return isinstance(x, tuple) and len(x) == 2 and _is_number(x[0]) != _is_number(x[1])
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, Real)
+    return isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], Real) != isinstance(x[1], Real)
 
 
 def _check_rate(function: str, name: str, rate: Any) -> None:
-    _checks.size(function, name, rate)
-    if not wave.MIN_RATE <= rate <= wave.MAX_RATE:
-        raise ValueError(
-            f"{function}: {name} must be from {wave.MIN_RATE} to {wave.MAX_RATE} samples a second, not {rate}"
-        )
+    least, most = wave.MIN_RATE, wave.MAX_RATE
+    if not least <= _checks.size(function, name, rate) <= most:
+        raise ValueError(f"{function}: {name} must be from {least} to {most} samples a second, not {rate}")
 
 
 def resample(samples: Any, rate: int, to: int = RATE) -> Samples:
@@ -188,7 +173,7 @@ def resample(samples: Any, rate: int, to: int = RATE) -> Samples:
     """
     _check_rate("resample", "rate", rate)
     _check_rate("resample", "to", to)
-    mono = _some("resample", samples)
+    mono = _mono("resample", samples)
     if rate == to:
         return mono
     signal = import_extra("scipy", "resample").signal
@@ -258,17 +243,13 @@ def log_mel(samples: Any, *, num_mel_bins: int = 80, frames: int | None = 3000) 
         ((200, 80), 11)
     """
     bands = _checks.size("log_mel", "num_mel_bins", num_mel_bins)
-    samples = _some("log_mel", samples)
-    if frames is None:
-        length = len(samples)
-        frames = length // _HOP
-        if frames < 2:
-            raise ValueError(f"log_mel: there are {length} samples; frames=None needs at least {2 * _HOP}")
-    else:
-        frames = _checks.size("log_mel", "frames", frames)
-        if frames < 2:
-            raise ValueError("log_mel: frames must be at least 2, not 1")
-        length = frames * _HOP
+    samples = _mono("log_mel", samples)
+    if frames is not None and _checks.size("log_mel", "frames", frames) < 2:
+        raise ValueError("log_mel: frames must be at least 2, not 1")
+    length = len(samples) if frames is None else int(frames) * _HOP
+    if length < 2 * _HOP:
+        raise ValueError(f"log_mel: there are {length} samples; frames=None needs at least {2 * _HOP}")
+    frames = length // _HOP
     fft = import_extra("scipy", "log_mel").fft
 
     half = _WINDOW // 2
@@ -280,12 +261,12 @@ def log_mel(samples: Any, *, num_mel_bins: int = 80, frames: int | None = 3000) 
     windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP]
     heard = min(frames, -(-(len(samples) + half) // _HOP))
     features = np.empty((frames, bands), np.float32)
-    hann, bank = _hann(), _mel_bank(bands)
+    bank = _mel_bank(bands)
     threads = threads_for(heard * _TRANSFORM_WORK)
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, heard, _BLOCK):
             stop = min(start + _BLOCK, heard)
-            weighted = windows[start:stop] * hann
+            weighted = windows[start:stop] * _HANN
             try:
                 spectrum = fft.rfft(weighted, workers=threads)
             except RuntimeError:  # the system refuses SciPy a thread
@@ -299,8 +280,7 @@ def log_mel(samples: Any, *, num_mel_bins: int = 80, frames: int | None = 3000) 
     if not np.isfinite(largest):
         raise ValueError("log_mel: samples must be finite numbers, small enough for their powers to be float32")
     floor = np.float32(max(1e-10, 1e-8 * float(largest)))
-    heard_features = features[:heard]
-    np.maximum(heard_features, floor, out=heard_features)
+    np.maximum(features[:heard], floor, out=features[:heard])
     features[heard:] = floor
     np.log(features, out=features)  # NumPy vectorizes log on more machines than log10
     features *= np.float32(1 / (4 * np.log(10)))
@@ -308,15 +288,7 @@ def log_mel(samples: Any, *, num_mel_bins: int = 80, frames: int | None = 3000) 
     return features
 
 
-def _some(function: str, samples: Any) -> Samples:
-    """The samples as _mono returns them, at least one."""
-    mono = _mono(function, samples, "samples")
-    if not len(mono):
-        raise ValueError(f"{function}: samples have shape (0,); at least one is needed")
-    return mono
-
-
-def _mono(function: str, samples: Any, name: str) -> Samples:
+def _mono(function: str, samples: Any, name: str = "samples", least: int = 1) -> Samples:
     """The samples as contiguous float32 (n,), channels averaged."""
     if isinstance(samples, np.ma.MaskedArray):
         raise TypeError(f"{function}: {name} are a masked array; .filled(0) makes silence of what is masked")
@@ -334,15 +306,11 @@ def _mono(function: str, samples: Any, name: str) -> Samples:
             f"{function}: {name} have shape {samples.shape}; accepted: (n,), and (n, channels), which are averaged"
             f"{transposed}"
         )
+    if len(samples) < least:
+        raise ValueError(f"{function}: {name} have shape {samples.shape}; at least one is needed")
     with np.errstate(over="ignore", invalid="ignore"):
         mono: Samples = wave.from_integers(samples) if integers else np.ascontiguousarray(samples, np.float32)
         return mono if mono.ndim == 1 else mono.mean(axis=1, dtype=np.float32)
-
-
-@functools.cache
-def _hann() -> NDArray[np.float32]:
-    hann: NDArray[np.float32] = (0.5 - 0.5 * np.cos(2 * np.pi / _WINDOW * np.arange(_WINDOW))).astype(np.float32)
-    return hann
 
 
 @functools.lru_cache(8)

@@ -1,8 +1,6 @@
 """The WAV format: its chunks, and the ways in which samples are stored."""
 
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,10 +18,15 @@ ACCEPTED = (
 
 # The byte order of a file, by its first four bytes
 _ORDERS = {b"RIFF": "<", b"RIFX": ">", b"RF64": "<", b"BW64": "<"}
-_LONG = (b"RF64", b"BW64")  # lengths have 64 bits, in a chunk of their own
 
 _INTEGERS, _FLOATS, _A_LAW, _MU_LAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
-_UNKNOWN = 0xFFFFFFFF
+# The types of samples, by the format and their bytes; those of three bytes are read byte by byte.
+_TYPES = {
+    _INTEGERS: {1: "u1", 2: "i2", 3: "u1", 4: "i4"},
+    _FLOATS: {4: "f4", 8: "f8"},
+    _A_LAW: {1: "u1"},
+    _MU_LAW: {1: "u1"},
+}
 
 # The rest of a format's GUID in WAVE_FORMAT_EXTENSIBLE: that of ordinary formats, and that of Ambisonics.
 _SUBFORMATS = ((0, 16, b"\x80\x00\x00\xaa\x00\x38\x9b\x71"), (0x721, 0x11D3, b"\x86\x44\xc8\xc1\xca\x00\x00\x00"))
@@ -44,123 +47,105 @@ _NAMES = {
     0xF1AC: "FLAC",
 }
 
-_Refused = Callable[[str], ValueError]
 
-
-@dataclass(frozen=True)
 class _Form:
-    """The contents of the chunk "fmt ": the format, the channels, their rate, and the bytes of a sample."""
+    """The contents of the chunk "fmt "."""
 
-    format: int
-    channels: int
-    rate: int
-    bytes: int
-    may_be_padded: bool  # blocks have 4 bytes for each channel, but samples have 24 bits
+    def __init__(self, chunk: bytes, order: str) -> None:
+        if len(chunk) < 16:
+            raise ValueError("does not say how its samples are stored")
+        self.order = order
+        self.format, self.channels, self.rate, _, block, bits = struct.unpack_from(order + "HHIIHH", chunk)
+        # Samples have 24 bits, but blocks have 4 bytes for each channel.
+        self.may_be_padded = self.format == _INTEGERS and bits == 24 and block == 4 * self.channels
+        if self.format == _EXTENSIBLE:
+            if len(chunk) < 40:
+                raise ValueError("does not say how its samples are stored: its format is an extensible one, cut short")
+            self.format, *rest = struct.unpack_from(order + "IHH8s", chunk, 24)
+            if tuple(rest) not in _SUBFORMATS:
+                raise ValueError(f"has samples of an unknown format, {chunk[24:40].hex()}")
+        # Samples are left-justified in whole bytes.
+        self.width = 1 if self.format in (_A_LAW, _MU_LAW) else -(-bits // 8)
+        if self.width not in _TYPES.get(self.format, ()):
+            called = f" ({_NAMES[self.format]})" if self.format in _NAMES else ""
+            raise ValueError(f"has samples of format {self.format}{called} with {bits} bits")
+        if self.channels == 0:
+            raise ValueError("has 0 channels")
+        if not MIN_RATE <= self.rate <= MAX_RATE:
+            raise ValueError(f"has {self.rate} samples a second")
+
+    def samples(self, stored: memoryview) -> Samples:
+        """(n, channels) float32, the whole frames; integers are scaled to [-1, 1)."""
+        width, order = self.width, self.order
+        if self.may_be_padded:  # as arecord stores them, at the left or at the right; other programs only announce it
+            fours = np.frombuffer(stored[: len(stored) // 4 * 4], order + "i4")
+            if fours.size and (not (fours & 0xFF).any() or ((fours >= -(2**23)) & (fours < 2**23)).all()):
+                width = 4
+        frame = width * self.channels
+        stored = stored[: len(stored) // frame * frame]
+        numbers: NDArray[Any] = np.frombuffer(stored, order + _TYPES[self.format][width])
+        samples: Samples
+        if self.format in (_A_LAW, _MU_LAW):
+            samples = _companded(self.format)[numbers]
+        elif self.format == _FLOATS:
+            with np.errstate(over="ignore", invalid="ignore"):
+                samples = numbers.astype(np.float32)
+        else:
+            if width == 3:
+                widened = np.zeros((len(numbers) // 3, 4), np.uint8)
+                (widened[:, 1:] if order == "<" else widened[:, :3])[:] = numbers.reshape(-1, 3)
+                numbers = widened.view(order + "i4")[:, 0]
+            samples = from_integers(numbers)
+        return samples.reshape(-1, self.channels)
 
 
-def decode(data: bytes, refused: _Refused) -> tuple[Samples, int]:
+def decode(data: bytes) -> tuple[Samples, int]:
     """The samples of a WAV file, its channels averaged, and its rate: the same samples as libsndfile reads.
 
-    Args:
-        data: the whole file.
-        refused: makes the error from a phrase that says what was seen.
+    Raises:
+        ValueError: it is none that is accepted; the message says what was seen, and continues the file's name.
     """
     order = _ORDERS.get(data[:4])
     if order is None or data[8:12] != b"WAVE":
-        raise refused("is not a WAV file" if data else "is empty")
+        raise ValueError("is not a WAV file" if data else "is empty")
     (whole,) = struct.unpack_from(order + "I", data, 4)
     long_sizes: tuple[int, int] | None = None
     form: _Form | None = None
     place = 12
     while True:
         if place + 8 > len(data):
-            raise refused("has no samples: it ends before them")
+            raise ValueError("has no samples: it ends before them")
         name, size = struct.unpack_from(order + "4sI", data, place)
         place += 8
         if name == b"data":
             break
         if name == b"fmt " and form is None:
-            form = _form(data[place : place + min(size, 40)], order, refused)
-        elif name == b"ds64" and data[:4] in _LONG and size >= 16 and place + 16 <= len(data):
+            form = _Form(data[place : place + min(size, 40)], order)
+        elif name == b"ds64" and data[:4] in (b"RF64", b"BW64") and size >= 16 and place + 16 <= len(data):
             long_sizes = struct.unpack_from("<QQ", data, place)
         if name == b"fact":
             size = max(size, 4)  # some files say 0
         place += size + size % 2
     if form is None:
-        raise refused("does not say how its samples are stored")
+        raise ValueError("does not say how its samples are stored")
     if long_sizes is not None:
         whole, size = long_sizes
 
     present = len(data) - place
     # A writer that could not seek, or was stopped, leaves the length open, or gives more than there is.
-    if size == 0 and (whole + 8 <= place or whole == _UNKNOWN):
+    if size == 0 and (whole + 8 <= place or whole == 0xFFFFFFFF):
         size = present
     stored = memoryview(data)[place : place + min(size, present)]
     if bytes(stored[:4]) in (b"OggS", b"wvpk"):
-        raise refused("holds another file, of Ogg or WavPack, instead of samples")
-    samples = _samples(stored, form, order)
+        raise ValueError("holds another file, of Ogg or WavPack, instead of samples")
+    samples = form.samples(stored)
     if not len(samples):
-        raise refused("has no samples")
+        raise ValueError("has no samples")
     with np.errstate(over="ignore", invalid="ignore"):
         mono = samples[:, 0] if form.channels == 1 else samples.mean(axis=1)
     if not np.isfinite(mono).all():
-        raise refused("has samples that are NaN or infinite as float32")
+        raise ValueError("has samples that are NaN or infinite as float32")
     return mono, form.rate
-
-
-def _form(chunk: bytes, order: str, refused: _Refused) -> _Form:
-    if len(chunk) < 16:
-        raise refused("does not say how its samples are stored")
-    format_, channels, rate, _, block, bits = struct.unpack_from(order + "HHIIHH", chunk)
-    may_be_padded = format_ == _INTEGERS and bits == 24 and block == 4 * channels
-    if format_ == _EXTENSIBLE:
-        if len(chunk) < 40:
-            raise refused("does not say how its samples are stored: its format is an extensible one, cut short")
-        format_, *rest = struct.unpack_from(order + "IHH8s", chunk, 24)
-        if tuple(rest) not in _SUBFORMATS:
-            raise refused(f"has samples of an unknown format, {chunk[24:40].hex()}")
-    width = 1 if format_ in (_A_LAW, _MU_LAW) else -(-bits // 8)  # samples are left-justified in whole bytes
-    if width not in {_INTEGERS: (1, 2, 3, 4), _FLOATS: (4, 8), _A_LAW: (1,), _MU_LAW: (1,)}.get(format_, ()):
-        called = f" ({_NAMES[format_]})" if format_ in _NAMES else ""
-        raise refused(f"has samples of format {format_}{called} with {bits} bits")
-    if channels == 0:
-        raise refused("has 0 channels")
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise refused(f"has {rate} samples a second")
-    return _Form(format_, channels, rate, width, may_be_padded)
-
-
-def _samples(stored: memoryview, form: _Form, order: str) -> Samples:
-    """(n, channels) float32, the whole frames; integers are scaled to [-1, 1)."""
-    width = form.bytes
-    if form.may_be_padded and _fills_four_bytes(np.frombuffer(stored[: len(stored) // 4 * 4], order + "i4")):
-        width = 4
-    frame = width * form.channels
-    stored = stored[: len(stored) // frame * frame]
-    numbers: NDArray[Any]
-    if form.format in (_A_LAW, _MU_LAW):
-        samples = (_a_law() if form.format == _A_LAW else _mu_law())[np.frombuffer(stored, np.uint8)]
-    elif form.format == _FLOATS:
-        numbers = np.frombuffer(stored, f"{order}f{width}")
-        with np.errstate(over="ignore"):
-            samples = numbers.astype(np.float32)
-    elif width == 3:
-        widened = np.zeros((len(stored) // 3, 4), np.uint8)
-        (widened[:, 1:] if order == "<" else widened[:, :3])[:] = np.frombuffer(stored, np.uint8).reshape(-1, 3)
-        samples = from_integers(widened.view(order + "i4")[:, 0])
-    else:
-        samples = from_integers(np.frombuffer(stored, "u1" if width == 1 else f"{order}i{width}"))
-    return samples.reshape(-1, form.channels)
-
-
-def _fills_four_bytes(numbers: NDArray[Any]) -> bool:
-    """Whether samples of 24 bits are stored in four bytes each, at the left or at the right, as arecord writes them.
-
-    Other programs announce such blocks, but store three bytes for a sample.
-    """
-    low = numbers & 0xFF
-    fits = not low.any() or ((numbers >= -(2**23)) & (numbers < 2**23)).all()
-    return bool(numbers.size and fits)
 
 
 def from_integers(numbers: NDArray[Any]) -> Samples:
@@ -172,16 +157,13 @@ def from_integers(numbers: NDArray[Any]) -> Samples:
     return samples
 
 
-def _a_law() -> Samples:
-    """ITU-T G.711: the sample of each byte."""
-    code = np.arange(256) ^ 0x55
-    exponent, mantissa = code >> 4 & 7, (code & 15) << 4
-    size = np.where(exponent == 0, mantissa + 8, (mantissa + 0x108) << np.maximum(exponent - 1, 0))
-    return (np.where(code & 0x80, size, -size) / 32768).astype(np.float32)
-
-
-def _mu_law() -> Samples:
-    """ITU-T G.711: the sample of each byte."""
-    code = ~np.arange(256) & 0xFF
-    size = (((code & 15) << 3) + 0x84 << (code >> 4 & 7)) - 0x84
-    return (np.where(code & 0x80, -size, size) / 32768).astype(np.float32)
+def _companded(format_: int) -> Samples:
+    """ITU-T G.711, A-law or mu-law: the sample of each byte."""
+    code = np.arange(256) ^ (0x55 if format_ == _A_LAW else 0xFF)
+    exponent, mantissa = code >> 4 & 7, code & 15
+    if format_ == _A_LAW:
+        size = (mantissa << 4) + np.where(exponent, 0x108, 8) << np.maximum(exponent - 1, 0)
+    else:
+        size = 0x84 - ((mantissa << 3) + 0x84 << exponent)  # its bit of the sign is the other way round
+    samples: Samples = (np.where(code & 0x80, size, -size) / 32768).astype(np.float32)
+    return samples

@@ -17,7 +17,7 @@ wavfile = pytest.importorskip("scipy.io.wavfile")
 def test_the_command_reads_each_file_once_and_before_the_model(tmp_path, monkeypatch, capsys):
     write_whisper(tmp_path / "model", SETTINGS | {"task": "translate", "language": "de"})
     read, decode = [], wave.decode
-    monkeypatch.setattr(wave, "decode", lambda data, refused: read.append(len(data)) or decode(data, refused))
+    monkeypatch.setattr(wave, "decode", lambda data: read.append(len(data)) or decode(data))
     files = [tmp_path / "a.wav", tmp_path / "b.wav"]
     for n, file in enumerate(files, start=1):
         wavfile.write(file, 8000, (sound(n)[: 8000 * n] * 20000).astype(np.int16))

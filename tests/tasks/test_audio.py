@@ -149,6 +149,7 @@ def test_files_in_memory_and_open_ones(tmp_path):
         (wave(np.array([0, np.nan], "<f4").tobytes(), 3, bits=32), "NaN or infinite"),
         (wave(np.array([np.inf, -np.inf], "<f4").tobytes(), 3, 2, bits=32), "NaN or infinite"),
         (wave(np.array([0, 1e300], "<f8").tobytes(), 3, bits=64), "NaN or infinite"),
+        (wave(bytes.fromhex("010000000000f07f"), 3, bits=64), "NaN or infinite"),  # a signalling NaN
     ],
 )
 def test_refuses_by_name(data, seen, read):
