@@ -12,7 +12,7 @@ from pyattn.models.configs import GenerativeConfig
 from pyattn.models.generative import GenerativeModel
 from pyattn.tasks.speech import Segment, SpeechRecognizer, Transcript
 from pyattn.tasks.speech import windows as speech
-from pyattn.tasks.speech.timestamps import TimestampRules
+from pyattn.tasks.speech.windows import TimestampRules
 from tests.data import record_speech
 from tests.support.tiny_whisper import (
     BEGIN,

@@ -1,6 +1,6 @@
 """Speech to text with Whisper."""
 
 from pyattn.tasks.speech.recognizer import SpeechRecognizer
-from pyattn.tasks.speech.transcript import Segment, Transcript
+from pyattn.tasks.speech.windows import Segment, Transcript
 
 __all__ = ["Segment", "SpeechRecognizer", "Transcript"]

@@ -13,20 +13,12 @@ from pyattn.models.generative import GenerativeModel
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.models.tokenizer import read_tokenizer
 from pyattn.tasks import audio
-from pyattn.tasks.speech.settings import check_extractor, read_settings
-from pyattn.tasks.speech.windows import FRAMES, Options, Recording, WindowDecoder
+from pyattn.tasks.speech.settings import Settings, check_extractor
+from pyattn.tasks.speech.windows import FRAMES, Recording, WindowDecoder
 from pyattn.tasks.texts import progress
 
 Sound: TypeAlias = (
-    str
-    | os.PathLike[str]
-    | bytes
-    | BinaryIO
-    | NDArray[Any]
-    | Sequence[float]
-    | tuple[int, Any]
-    | tuple[Any, int]
-    | Mapping[str, Any]
+    str | os.PathLike[str] | bytes | BinaryIO | NDArray[Any] | Sequence[float] | tuple[Any, Any] | Mapping[str, Any]
 )
 
 # A doubtful result is decoded again at random, at ever higher temperatures: Radford et al. 2022, section 4.5.
@@ -57,7 +49,7 @@ class SpeechRecognizer:
         if model.config.encoder_input != "frames":
             raise ValueError(f"SpeechRecognizer: {model.config.model_type} is no model of speech; Whisper is")
         self.model, self._tokenizer = model, tokenizer
-        self._settings = read_settings(tokenizer, settings, model.config.vocab_size)
+        self._settings = Settings(tokenizer, settings, model.config.vocab_size)
         self.is_multilingual = self._settings.is_multilingual
 
     @classmethod
@@ -106,14 +98,12 @@ class SpeechRecognizer:
         """What is said in a sound, or in each of several.
 
         Args:
-            sound: a WAV file (its path, its bytes, or it open for reading); or samples, as an array or a list, (n,) or
-                (n, channels), floats from -1 to 1 or integers, 16,000 a second; or (samples, rate), (rate, samples) or
-                {"array": samples, "sampling_rate": rate}, as `pyattn.audio.read_sound` takes them. Or a list or another
-                iterable of several of these, whose windows are decoded together.
+            sound: as `pyattn.audio.read_sound` takes it: a WAV file (its path, its bytes, or it open for reading);
+                samples, (n,) or (n, channels), 16,000 a second; or (samples, rate), (rate, samples) or {"array":
+                samples, "sampling_rate": rate}. Or an iterable of several, whose windows are decoded together.
             language: its code, as "de", or its English name; None: the one in generation_config.json, else it is found
                 from the first 30 seconds. Models of English know no other.
-            task: "transcribe", or "translate" to English text; None: the one in generation_config.json, else
-                transcribe.
+            task: "transcribe", or "translate" to English; None: the one in generation_config.json, else transcribe.
             timestamps: False omits them: each window of 30 seconds is one segment.
             num_beams: of the beam search at temperature 0; 1 is greedy; None: as generation_config.json says, else 1.
             temperatures: a window is decoded at each in turn until the result is likely and does not repeat itself,
@@ -145,33 +135,23 @@ class SpeechRecognizer:
             raise ValueError(f"{name}: temperatures must be numbers from 0 to 10, one at least, not {temperatures!r}")
         prompt = 1 + 2 * bool(settings.languages) + (not timestamps)
         max_new_tokens = settings.max_new_tokens(name, prompt, config.max_position_embeddings)
-        decoder = WindowDecoder(self.model, self._tokenizer, settings)
         recordings = [
-            self._recording(name, "sound" if single else f"sound[{i}]", x, language or "") for i, x in enumerate(sounds)
+            Recording(*audio.read_sound(x, name, "sound" if single else f"sound[{i}]"), self.model, language or "")
+            for i, x in enumerate(sounds)
         ]
-        if settings.needs_text_before and any(recording.frames > decoder.window for recording in recordings):
+        if settings.needs_text_before and any(x.frames > self.model.encoder_embeddings.frames for x in recordings):
             raise ValueError(
                 f"{name}: condition_on_prev_tokens of generation_config.json is not supported; sounds of one window of "
                 "30 seconds do not need it"
             )
-        options = Options(task, timestamps, max_new_tokens, num_beams, tuple(warmth), seed)
+        parts = (self.model, self._tokenizer, settings)
+        decoder = WindowDecoder(*parts, task, timestamps, max_new_tokens, num_beams, tuple(warmth), seed)
         seconds = sum(recording.frames for recording in recordings) / FRAMES
-        purpose = "transcribe: showing progress"
-        with progress(seconds, bool(show_progress), purpose=purpose, label="transcribe", unit="s") as done:
+        purpose = f"{name}: showing progress"
+        with progress(seconds, bool(show_progress), purpose=purpose, label=name, unit="s") as done:
             while waiting := [x for x in recordings if x.seek < x.frames][:batch_size]:
                 before = sum(min(x.seek, x.frames) for x in waiting)
-                decoder.advance(waiting, options)
+                decoder.advance(waiting)
                 done((sum(min(x.seek, x.frames) for x in waiting) - before) / FRAMES)
         results = [recording.transcript() for recording in recordings]
         return results[0] if single else results
-
-    def _recording(self, name: str, what: str, sound: Any, language: str) -> Recording:
-        samples, rate = audio.read_sound(sound, name, what)
-        seconds = len(samples) / rate
-        bins, window = self.model.config.num_mel_bins, self.model.encoder_embeddings.frames
-        if not len(samples):
-            return Recording(np.zeros((0, bins)), 0, seconds, language)
-        samples = audio.resample(samples, rate)
-        frames = -(-len(samples) * FRAMES // audio.RATE)
-        features = audio.log_mel(samples, num_mel_bins=bins, frames=frames + window)
-        return Recording(features, frames, seconds, language)

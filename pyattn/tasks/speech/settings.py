@@ -1,8 +1,9 @@
 """What the files of a Whisper say about its use: tokens, languages, limits and thresholds."""
 
+import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,6 @@ from pyattn.models.files import read_json
 
 _NAME = "SpeechRecognizer"
 _FILE = "generation_config.json"
-
-# Thresholds where the file has none: Radford et al. 2022, section 4.5.
-_MAX_COMPRESSION, _MIN_LOG_PROBABILITY, _MAX_SILENCE = 2.4, -1.0, 0.6
 
 _ENGLISH_END = 50256  # <|endoftext|> of the models of English
 
@@ -42,64 +40,65 @@ _PAIRS = _LANGUAGES.split()
 _CODES = {name.replace("_", " "): code for code, name in zip(_PAIRS[::2], _PAIRS[1::2], strict=True)}
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """Limits beyond which a text is doubtful, or silence; None switches a limit off."""
+class Settings:
+    """How a model is to be used, as generation_config.json says, whose contents are `values`, else its tokenizer."""
 
-    compression: float | None
-    log_probability: float | None
-    silence: float | None
-    token_bytes: int = 0  # compression is measured on tokens of so many bytes; 0: on the text
+    def __init__(self, tokenizer: Any, values: Mapping[str, Any], vocab_size: int) -> None:
+        given = {key: value for key, value in values.items() if value is not None}
+
+        def token(name: str, key: str | None = None) -> int:
+            found = given.get(key or "", tokenizer.token_to_id(f"<|{name}|>"))
+            if found is None:
+                raise ValueError(f"{_NAME}: the tokenizer has no token <|{name}|>")
+            return _token(key or f"<|{name}|>", found, vocab_size)
+
+        self.start = token("startoftranscript", "decoder_start_token_id")
+        self.no_timestamps = token("notimestamps", "no_timestamps_token_id")
+        self.first_timestamp = self.no_timestamps + 1  # the token of time 0
+        self.text_end = token("endoftext")  # tokens below it are text
+        stops = given.get("eos_token_id", self.text_end)
+        self.end = stops if isinstance(stops, int) else self.text_end  # the rules of timestamps take it for text_end
+        # The tokens that name tasks and languages; without languages the model knows English only, and prompts name
+        # neither.
+        self.tasks = _ids(given, "task_to_id", vocab_size)
+        if not self.tasks:
+            found = {name: tokenizer.token_to_id(f"<|{name}|>") for name in ("transcribe", "translate")}
+            self.tasks = {name: i for name, i in found.items() if i is not None}
+        self.languages = {_bare(name): i for name, i in _ids(given, "lang_to_id", vocab_size).items()}
+        if not self.languages and given.get("is_multilingual", self.text_end != _ENGLISH_END):
+            first = tokenizer.token_to_id("<|startoftranscript|>")
+            last = min([self.no_timestamps, *self.tasks.values()])
+            names = {i: tokenizer.id_to_token(i) for i in range(last if first is None else first + 1, last)}
+            self.languages = {_bare(name): i for i, name in names.items() if name is not None}
+        self.is_multilingual = bool(self.languages and given.get("is_multilingual", True))  # else callers cannot choose
+        # Those of calls that name none; None: the language is found out, the task is transcribe.
+        self.language, self.task = given.get("language"), given.get("task")
+        self.hold_together = self.language is None and self.task is None  # both are used in calls that name neither
+        if self.hold_together:
+            forced = given.get("forced_decoder_ids", ())
+            self.language, self.task = _forced(forced, self.languages, self.tasks, self.no_timestamps)
+        for key in ("suppress_tokens", "begin_suppress_tokens"):
+            if isinstance(given.get(key), list):  # OpenAI's code gives -1 a meaning; transformers ignores it
+                given[key] = [i for i in given[key] if not isinstance(i, int) or 0 <= i < vocab_size]
+        options = GenerationOptions.from_dict({key: value for key, value in given.items() if key not in _OWN})
+        self.options = replace(options, stop_tokens=stops)  # where a call does not decide
+        # The last tick at which a window's first segment may begin; None: any.
+        self.latest_begin = _count(given, "max_initial_timestamp_index")
+        self.max_length = _count(given, "max_length", 1)  # the most new tokens where options.max_new_tokens is None
+        self.needs_text_before = bool(given.get("condition_on_prev_tokens", False))  # which is not supported
+        # Limits beyond which a text is doubtful, or silence: where the file has none, those of Radford et al. 2022,
+        # section 4.5; null switches one off.
+        self.max_compression = _threshold(values, "compression_ratio_threshold", 2.4, math.inf)
+        self.min_log_probability = _threshold(values, "logprob_threshold", -1.0, None)
+        self.max_silence = _threshold(values, "no_speech_threshold", 0.6, math.inf)
+        on_tokens = "compression_ratio_threshold" in values  # transformers measures the tokens then, not the text
+        self._token_bytes = (vocab_size.bit_length() - 1) // 8 + 1 if on_tokens else 0
 
     def repeats(self, tokens: Array, text: str) -> bool:
-        if self.compression is None:
-            return False
         data = text.encode()
-        if self.token_bytes:
-            data = np.ascontiguousarray(tokens, "<i8").view(np.uint8).reshape(-1, 8)[:, : self.token_bytes].tobytes()
-        return len(data) > self.compression * len(zlib.compress(data))
-
-    def is_unlikely(self, average: float) -> bool:
-        return self.log_probability is not None and average < self.log_probability
-
-    def is_silence(self, probability: float, average: float) -> bool:
-        unlikely = self.log_probability is None or average < self.log_probability
-        return self.silence is not None and probability > self.silence and unlikely
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a model is to be used, as generation_config.json says, else its tokenizer.
-
-    Args:
-        start, no_timestamps, text_end: tokens. Those below text_end are text.
-        end: the rules of timestamps take tokens below it for text.
-        languages, tasks: the tokens that name them; without languages the model knows only English, and prompts name
-            neither.
-        is_multilingual: whether a caller may choose.
-        language, task: those of calls that name none; None: the language is found out, the task is transcribe.
-        hold_together: whether language and task are used only in calls that name neither.
-        latest_begin: the last tick at which a window's first segment may begin; None: any.
-        max_length: the greatest number of new tokens, if options.max_new_tokens is None.
-        needs_text_before: the file asks to begin each window with the text before it, which is not supported.
-        options: how tokens are chosen, where a call does not decide.
-    """
-
-    start: int
-    no_timestamps: int
-    text_end: int
-    end: int
-    languages: dict[str, int]
-    tasks: dict[str, int]
-    is_multilingual: bool
-    language: str | None
-    task: str | None
-    hold_together: bool
-    latest_begin: int | None
-    max_length: int | None
-    needs_text_before: bool
-    thresholds: Thresholds
-    options: GenerationOptions
+        if self._token_bytes:
+            data = np.ascontiguousarray(tokens, "<i8").view(np.uint8).reshape(-1, 8)[:, : self._token_bytes].tobytes()
+        return bool(len(data) > self.max_compression * len(zlib.compress(data)))
 
     def language_and_task(self, function: str, language: str | None, task: str | None) -> tuple[str | None, str]:
         """The language and the task of a call, else those of the file; a language of None is to be found out."""
@@ -117,91 +116,26 @@ class Settings:
             raise ValueError(f"{function}: this model knows English only; a multilingual one translates")
         if not self.languages:
             return None, asked
-        code = self._language_code(spoken) if isinstance(spoken, str) else None
-        if spoken is not None and code is None:
+        name = _bare(spoken.lower()) if isinstance(spoken, str) else ""
+        code = _CODES.get(name, name)
+        if spoken is not None and code not in self.languages:
             where = f" of {_FILE}" if language is None else ""
             _checks.choice(function, f"language{where}", spoken, tuple(self.languages))
         where = f" of {_FILE}" if task is None else ""
-        return code, _checks.choice(function, f"task{where}", asked, self.tasks)
-
-    @property
-    def first_timestamp(self) -> int:
-        """The token of time 0."""
-        return self.no_timestamps + 1
+        asked = _checks.choice(function, f"task{where}", asked, self.tasks)
+        return code if code in self.languages else None, asked
 
     def max_new_tokens(self, function: str, prompt: int, positions: int) -> int:
         """The greatest number of tokens behind a prompt of so many tokens, in a model of so many positions."""
         most = self.options.max_new_tokens
-        if most is not None:
-            if prompt + most > positions:
-                raise ValueError(
-                    f"{function}: max_new_tokens of {_FILE} is {most}, which with a prompt of {prompt} tokens are more "
-                    f"than the model's {positions} positions"
-                )
-            return most
-        return min(positions // 2 if self.max_length is None else self.max_length, positions - prompt)
-
-    def _language_code(self, name: str) -> str | None:
-        """The code of a language that is called by its code, its token or its English name; None if it is unknown."""
-        code = _bare(name.lower())
-        code = _CODES.get(code, code)
-        return code if code in self.languages else None
-
-
-def read_settings(tokenizer: Any, values: Mapping[str, Any], vocab_size: int) -> Settings:
-    """The settings in generation_config.json; the tokenizer replaces absent ones."""
-    given = {key: value for key, value in values.items() if value is not None}
-
-    def token(name: str, key: str | None = None) -> int:
-        found = given.get(key or "", tokenizer.token_to_id(f"<|{name}|>"))
-        if found is None:
-            raise ValueError(f"{_NAME}: the tokenizer has no token <|{name}|>")
-        return _token(key or f"<|{name}|>", found, vocab_size)
-
-    start = token("startoftranscript", "decoder_start_token_id")
-    no_timestamps = token("notimestamps", "no_timestamps_token_id")
-    text_end = token("endoftext")
-    stops = given.get("eos_token_id", text_end)
-    tasks = _ids(given, "task_to_id", vocab_size)
-    if not tasks:
-        found = {name: tokenizer.token_to_id(f"<|{name}|>") for name in ("transcribe", "translate")}
-        tasks = {name: i for name, i in found.items() if i is not None}
-    languages = {_bare(name): i for name, i in _ids(given, "lang_to_id", vocab_size).items()}
-    if not languages and given.get("is_multilingual", text_end != _ENGLISH_END):
-        first, last = tokenizer.token_to_id("<|startoftranscript|>"), min([no_timestamps, *tasks.values()])
-        names = {i: tokenizer.id_to_token(i) for i in range(last if first is None else first + 1, last)}
-        languages = {_bare(name): i for i, name in names.items() if name is not None}
-    language, task = given.get("language"), given.get("task")
-    hold_together = language is None and task is None
-    if hold_together:
-        language, task = _forced(given.get("forced_decoder_ids", ()), languages, tasks, no_timestamps)
-    on_tokens = "compression_ratio_threshold" in values  # transformers measures the tokens then, not the text
-    for key in ("suppress_tokens", "begin_suppress_tokens"):
-        if isinstance(given.get(key), list):  # OpenAI's code gives -1 a meaning; transformers ignores it
-            given[key] = [i for i in given[key] if not isinstance(i, int) or 0 <= i < vocab_size]
-    options = GenerationOptions.from_dict({key: value for key, value in given.items() if key not in _OWN})
-    return Settings(
-        start=start,
-        no_timestamps=no_timestamps,
-        text_end=text_end,
-        end=stops if isinstance(stops, int) else text_end,
-        languages=languages,
-        tasks=tasks,
-        is_multilingual=bool(languages and given.get("is_multilingual", True)),
-        language=language,
-        task=task,
-        hold_together=hold_together,
-        latest_begin=_count(given, "max_initial_timestamp_index"),
-        max_length=_count(given, "max_length", 1),
-        needs_text_before=bool(given.get("condition_on_prev_tokens", False)),
-        thresholds=Thresholds(
-            compression=_threshold(values, "compression_ratio_threshold", _MAX_COMPRESSION),
-            log_probability=_threshold(values, "logprob_threshold", _MIN_LOG_PROBABILITY),
-            silence=_threshold(values, "no_speech_threshold", _MAX_SILENCE),
-            token_bytes=(vocab_size.bit_length() - 1) // 8 + 1 if on_tokens else 0,
-        ),
-        options=replace(options, stop_tokens=stops),
-    )
+        if most is None:
+            return min(positions // 2 if self.max_length is None else self.max_length, positions - prompt)
+        if prompt + most > positions:
+            raise ValueError(
+                f"{function}: max_new_tokens of {_FILE} is {most}, which with a prompt of {prompt} tokens are more "
+                f"than the model's {positions} positions"
+            )
+        return most
 
 
 def _bare(token: str) -> str:
@@ -226,15 +160,16 @@ def _count(given: Mapping[str, Any], key: str, lowest: int = 0) -> int | None:
     return _checks.count(_NAME, f"{key} of {_FILE}", given[key], lowest) if key in given else None
 
 
-def _threshold(values: Mapping[str, Any], key: str, usual: float) -> float | None:
+def _threshold(values: Mapping[str, Any], key: str, usual: float, off: Any) -> Any:
     value = values.get(key, usual)
-    return None if value is None else _checks.real(_NAME, f"{key} of {_FILE}", value, -1e9, 1e9)
+    return off if value is None else _checks.real(_NAME, f"{key} of {_FILE}", value, -1e9, 1e9)
 
 
 def _forced(
     pairs: Any, languages: Mapping[str, int], tasks: Mapping[str, int], no_timestamps: int
 ) -> tuple[str | None, str | None]:
     """The language and the task that old files name as pairs of a place in the prompt and a token; None: any."""
+    what = f"{_NAME}: forced_decoder_ids of {_FILE}"
     prompt: list[Any] = []
     try:
         for place, token in pairs:
@@ -242,22 +177,18 @@ def _forced(
                 break
             prompt.append(token)
     except (TypeError, ValueError):
-        raise ValueError(
-            f"{_NAME}: forced_decoder_ids of {_FILE} must be pairs of a place and a token, not {pairs!r}"
-        ) from None
+        raise ValueError(f"{what} must be pairs of a place and a token, not {pairs!r}") from None
     if prompt and len(prompt) < len(pairs):
-        raise ValueError(f"{_NAME}: forced_decoder_ids of {_FILE} leave out places of the prompt: {pairs!r}")
+        raise ValueError(f"{what} leave out places of the prompt: {pairs!r}")
     if prompt and prompt[-1] == no_timestamps:
         prompt.pop()
     chosen: list[str | None] = []
     for token, names in zip([*prompt, None, None], (languages, tasks), strict=False):
         chosen.append(next((name for name, i in names.items() if i == token), None))
         if token is not None and chosen[-1] is None:
-            raise ValueError(
-                f"{_NAME}: forced_decoder_ids of {_FILE} are no language and task of this model: {pairs!r}"
-            )
+            raise ValueError(f"{what} are no language and task of this model: {pairs!r}")
     if len(prompt) > 2:
-        raise ValueError(f"{_NAME}: forced_decoder_ids of {_FILE} are more than a language and a task: {pairs!r}")
+        raise ValueError(f"{what} are more than a language and a task: {pairs!r}")
     return chosen[0], chosen[1]
 
 
@@ -266,10 +197,9 @@ def check_extractor(directory: Path, bins: int, frames: int) -> None:
 
     transformers' save_pretrained has written preprocessor_config.json, and since version 5 processor_config.json.
     """
-    file, values = directory / "processor_config.json", None
-    if file.is_file():
-        both = read_json(file, dict)
-        values = both.get("feature_extractor", both.get("audio_processor"))
+    file = directory / "processor_config.json"
+    both = read_json(file, dict) if file.is_file() else {}
+    values = both.get("feature_extractor", both.get("audio_processor"))
     if values is None:
         file = directory / "preprocessor_config.json"
         values = read_json(file, dict) if file.is_file() else {}
