@@ -3,8 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyattn import _checks
+from pyattn._checks import Array
 from pyattn._threads import one_ahead
 from pyattn.models.files import find_directory
 from pyattn.models.pretrained import WeightDtypes
-from pyattn.tasks.sentence.batches import Call, batches, windows
-from pyattn.tasks.sentence.directory import digest_of, read_directory, write_directory
+from pyattn.tasks.sentence.directory import Directory, digest_of, write_directory
 from pyattn.tasks.sentence.inputs import Tokenized
-from pyattn.tasks.sentence.modules import SENTENCE, Dropout, Module, Normalize, Pooling, unit
+from pyattn.tasks.sentence.modules import SENTENCE, Dropout, Features, Module, Normalize, Pooling, unit
 from pyattn.tasks.texts import checked_texts, progress, without_surrogates
 
 # Their files do not say that Pooling leaves out the prompt; sentence-transformers knows these by name.
 _INSTRUCTORS = ("hkunlp/instructor-base", "hkunlp/instructor-large", "hkunlp/instructor-xl")
 
 _FEW = 8  # texts that are encoded within a second everywhere
+_WINDOW = 128  # texts that are tokenized and sorted while those before them are encoded: enough to fill a batch
 
 
 class SentenceEncoder:
@@ -32,34 +32,22 @@ class SentenceEncoder:
 
     Attributes:
         prompts: name -> text that is put in front of texts; may be changed. "query" and "document" are always there.
-        default_prompt_name: the prompt that encode and encode_stream use unless a call names one; None: no prompt. May
-            be set.
+        default_prompt_name: the prompt that calls use unless they name one; None: no prompt. May be set.
         truncate_dim: vectors are cut to so many numbers; None: they are not cut. May be set.
         similarity_fn_name: how the directory says that vectors are compared: "cosine" (where it says nothing), "dot",
             "euclidean" or "manhattan".
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        dtype: WeightDtypes = "float32",
-        *,
-        truncate_dim: int | None = None,
-        strict: bool = True,
-    ) -> None:
-        if truncate_dim is not None:
-            _checks.size("SentenceEncoder", "truncate_dim", truncate_dim)
-        found = read_directory(directory, dtype, strict)
-        self._first, self._all_modules, self._files = found.first, found.modules, found.files
-        self.prompts, self.default_prompt_name = found.prompts, found.default_prompt_name
-        self.truncate_dim = found.truncate_dim if truncate_dim is None else truncate_dim
-        self.similarity_fn_name = found.similarity_fn_name
+    def __init__(self, directory: Directory) -> None:
+        self._first, self._all_modules, self._files = directory.first, directory.modules, directory.files
+        self.prompts, self.default_prompt_name = directory.prompts, directory.default_prompt_name
+        self.truncate_dim, self.similarity_fn_name = directory.truncate_dim, directory.similarity_fn_name
+        self._width = directory.width
         # The last step, to unit vectors, is left to encode: its caller may switch it on or off.
-        self._modules = list(found.modules)
+        self._modules = list(directory.modules)
         self._is_unit = False
         while self._modules and _is_last_step(self._modules[-1]):
             self._is_unit = isinstance(self._modules.pop(), Normalize) or self._is_unit
-        self._width = found.width
         self._warned = False
         self._digest: bytes | None = None
 
@@ -74,14 +62,12 @@ class SentenceEncoder:
     ) -> "SentenceEncoder":
         """The sentence encoder in a model directory as sentence-transformers writes it, before release 5.4 and since.
 
-        modules.json lists a first module: a Transformer (config.json, model.safetensors, tokenizer.json; families of
-        encoders of texts as in `pyattn.models.load`, and GPT-2, Llama, Mistral, Qwen2, Qwen3, Gemma 3 and T5's
-        encoder), StaticEmbedding or WordEmbeddings; then any of Pooling, Dense, LayerNorm, Normalize and Dropout in any
-        order, each with a folder of its own. config_sentence_transformers.json may set prompts, default_prompt_name,
+        modules.json lists a Transformer (of the families of encoders of texts of `pyattn.models.load`, GPT-2, Llama,
+        Mistral, Qwen2, Qwen3, Gemma 3, or T5's encoder), StaticEmbedding or WordEmbeddings, and then any of Pooling,
+        Dense, LayerNorm, Normalize and Dropout. config_sentence_transformers.json may set prompts, default_prompt_name,
         similarity_fn_name and truncate_dim; sentence_bert_config.json, or that of another family's name, and
-        tokenizer_config.json the length to which texts are cut. A directory without modules.json has its tokens' mean,
-        or the last token's vector where it is a model of language. Whatever these files say is obeyed, or refused by
-        name.
+        tokenizer_config.json the length to which texts are cut. Without modules.json, vectors are the tokens' mean, or
+        the last token's where it is a model of language. Whatever these files say is obeyed, or refused by name.
 
         Args:
             path_or_hub_id: a local directory, else the id of a repository on the Hugging Face hub.
@@ -92,37 +78,32 @@ class SentenceEncoder:
             strict: as in `pyattn.models.load`, for the Transformer's tensors.
 
         Raises:
-            TypeError: dtype is none of these, or strict is not a boolean.
-            OSError: a file is missing (FileNotFoundError) or cannot be read or fetched.
-            ValueError: a file is damaged or describes something that is not supported; the message names both.
-            ImportError: an optional package is not installed; the message says how to install it.
+            TypeError, OSError, ValueError, ImportError: as `pyattn.models.load`.
         """
-        encoder = cls(find_directory(path_or_hub_id), dtype, truncate_dim=truncate_dim, strict=strict)
+        if truncate_dim is not None:
+            _checks.size("SentenceEncoder", "truncate_dim", truncate_dim)
+        encoder = cls(Directory(find_directory(path_or_hub_id), dtype, strict))
+        if truncate_dim is not None:
+            encoder.truncate_dim = truncate_dim
         if path_or_hub_id in _INSTRUCTORS:
-            encoder._leave_out_prompts()
+            for module in encoder._all_modules:
+                if isinstance(module, Pooling):
+                    module.config["include_prompt"] = False
         return encoder
-
-    def _leave_out_prompts(self) -> None:
-        for module in self._all_modules:
-            if isinstance(module, Pooling):
-                module.include_prompt = False
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes a directory that `from_pretrained` reads, and sentence-transformers from 5.4 on, to the same vectors.
 
-        Weights are written in the number type in which they are stored: sentence-transformers reads float32 and
-        bfloat16; only pyattn reads int8. Prompts, lengths and truncate_dim are written as they are set.
+        Weights keep the number type in which they are stored; sentence-transformers reads no int8. Prompts, lengths and
+        truncate_dim are written as they are set.
 
         Raises:
             OSError: a file cannot be written.
         """
-        settings: dict[str, Any] = {
-            "prompts": self.prompts,
-            "default_prompt_name": self.default_prompt_name,
-            "similarity_fn_name": self.similarity_fn_name,
-        }
-        if self.truncate_dim is not None:
-            settings["truncate_dim"] = self.truncate_dim
+        names = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+        settings = {name: getattr(self, name) for name in names}
+        if self.truncate_dim is None:
+            del settings["truncate_dim"]
         write_directory(Path(directory), self._first, self._all_modules, settings)
 
     @property
@@ -136,10 +117,7 @@ class SentenceEncoder:
 
     @property
     def pooling(self) -> str | tuple[str, ...] | None:
-        """How tokens' vectors become one: "mean", "cls" or another mode of Pooling; a tuple of modes, side by side.
-
-        None where there is no Pooling.
-        """
+        """The mode of Pooling, such as "mean" or "cls"; a tuple of several, side by side; None without a Pooling."""
         modes = next((module.modes for module in self._modules if isinstance(module, Pooling)), None)
         return modes[0] if modes is not None and len(modes) == 1 else modes
 
@@ -157,16 +135,13 @@ class SentenceEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the directory's files and of the settings: encoders with the same one make the same vectors.
-
-        Files are read at the first access.
-        """
+        """A digest of the files, read once, and of the settings: encoders with the same one make the same vectors."""
         import hashlib  # here, as in digest_of: importing it takes a part of the time to the first embedding
 
         if self._digest is None:
             self._digest = digest_of(self._files)
         prompts = (sorted(self.prompts.items()), self.default_prompt_name)
-        modules = [(module.type, module.config()) for module in self._all_modules]
+        modules = [(module.type, module.config) for module in self._all_modules]
         settings = (self._first.settings, self.max_seq_length, modules, prompts, self.truncate_dim)
         return hashlib.sha256(self._digest + repr((settings, self.similarity_fn_name)).encode()).hexdigest()
 
@@ -189,16 +164,14 @@ class SentenceEncoder:
             normalize: None gives what the directory's modules give, as sentence-transformers does: unit vectors, whose
                 dot products are cosines, where the last module is Normalize. True gives unit vectors in any case, also
                 after truncate_dim has cut them; False omits a Normalize at the end.
-            show_progress: whether to draw a progress bar on standard error. None draws it on a terminal, when the work
-                takes longer than a second.
-            batch_tokens: at most that many tokens are computed at once, but at least one text. It bounds the memory;
-                the result does not depend on it.
-            truncate: whether texts of more than max_seq_length tokens are cut, with a warning the first time; an error
-                otherwise.
+            show_progress: whether to draw a bar on standard error; None: on a terminal, for more than a second's work.
+            batch_tokens: at most so many tokens, or one text, are computed at once. It bounds the memory; the result
+                does not depend on it.
+            truncate: whether texts of more than max_seq_length tokens are cut, with a warning the first time, or else
+                are errors.
             prompt: is put in front of each text. Its tokens count for max_seq_length; a Pooling whose include_prompt is
                 false leaves them out.
-            prompt_name: if prompt is None, the prompt of that name in `prompts`. If both are None,
-                default_prompt_name names the prompt, if it is set.
+            prompt_name: without a prompt, that of this name in `prompts`; None: the default_prompt_name, if it is set.
             truncate_dim: after all modules, vectors are cut to so many numbers; None: as the attribute says. Cut
                 vectors are no longer unit vectors, unless normalize is True.
 
@@ -208,21 +181,19 @@ class SentenceEncoder:
             sentence-transformers give other numbers: -inf for "max".
 
         Raises:
-            TypeError: texts is a str, or one of them is no str; the message names its index and type. prompt is not a
-                str.
+            TypeError: texts is a str, or one of them, or the prompt, is none.
             ValueError: batch_tokens or truncate_dim is not a positive integer; there is no prompt of that name; a text
                 is too long and truncate is False.
         """
         texts = list(checked_texts("encode", texts))
-        call = self._checked_call("encode", normalize, batch_tokens, truncate, prompt, prompt_name, truncate_dim)
+        call = _Call(self, "encode", normalize, batch_tokens, truncate, prompt, prompt_name, truncate_dim)
         vectors = np.empty((len(texts), call.width), np.float32)
         if show_progress is None and len(texts) <= _FEW:  # making a bar would take longer than to encode one text
             show_progress = False
         with progress(len(texts), show_progress, purpose="encode", label="encoding", unit="text") as done:
-            start = 0
-            for window in self._tokenized(call, texts):
-                self._encode_window(call, window, vectors[start : start + len(window)], done)
-                start += len(window)
+            for number, window in enumerate(self._tokenized(call, texts)):
+                start = number * _WINDOW
+                vectors[start : start + len(window)] = self._encoded(call, window, done)
         return vectors
 
     def encode_query(
@@ -271,74 +242,30 @@ class SentenceEncoder:
             TypeError, ValueError: as encode; errors about a text are raised when it is taken.
         """
         texts = checked_texts("encode_stream", texts)
-        call = self._checked_call("encode_stream", normalize, batch_tokens, truncate, prompt, prompt_name, truncate_dim)
-        return self._stream(call, texts)
+        call = _Call(self, "encode_stream", normalize, batch_tokens, truncate, prompt, prompt_name, truncate_dim)
+        return chain.from_iterable(self._encoded(call, window) for window in self._tokenized(call, texts))
 
-    def _stream(self, call: Call, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
-        for window in self._tokenized(call, texts):
-            vectors = np.empty((len(window), call.width), np.float32)
-            self._encode_window(call, window, vectors, lambda done: None)
-            yield from vectors
-
-    def _checked_call(
-        self,
-        function: str,
-        normalize: bool | None,
-        batch_tokens: int,
-        truncate: bool,
-        prompt: str | None,
-        prompt_name: str | None,
-        truncate_dim: int | None,
-    ) -> Call:
-        """The checked options of a call."""
-        _checks.size(function, "batch_tokens", batch_tokens)
-        cut = self.truncate_dim if truncate_dim is None else truncate_dim
-        width = self._width if cut is None else min(self._width, _checks.size(function, "truncate_dim", cut))
-        for name, value in (("prompt", prompt), ("prompt_name", prompt_name)):
-            if not isinstance(value, str | None):
-                raise TypeError(f"{function}: {name} must be a str or None, not {type(value).__name__}")
-        chosen = self.default_prompt_name if prompt_name is None else prompt_name
-        if prompt is None and chosen is not None:
-            if chosen not in self.prompts:
-                raise ValueError(
-                    f"{function}: there is no prompt {chosen!r}; the names are {', '.join(map(repr, self.prompts))}"
-                )
-            prompt = self.prompts[chosen]
-        text = without_surrogates(prompt or "")
-        is_left_out = any(isinstance(module, Pooling) and not module.include_prompt for module in self._modules)
-        length = self._first.prompt_length(text) if text and is_left_out else 0
-        if normalize is not None:
-            normalize = _checks.flag(function, "normalize", normalize)
-        return Call(function, text, length, normalize, batch_tokens, truncate, width)
-
-    def _tokenized(self, call: Call, texts: Iterable[str]) -> Iterator[list[list[int]]]:
+    def _tokenized(self, call: "_Call", texts: Iterable[str]) -> Iterator[list[list[int]]]:
         """The tokens of windows of texts; a thread tokenizes the next window while the caller uses the last one."""
-        remaining, tokenize = windows(texts), partial(self._tokenize, call)
-        first = next(remaining, None)
+
+        def tokenize(window: list[str]) -> Tokenized:
+            return self._first.tokenize([call.prompt + without_surrogates(text) for text in window])
+
+        iterator = iter(texts)
+        remaining = iter(lambda: list(islice(iterator, _WINDOW)), [])
+        first, second = next(remaining, None), next(remaining, None)
         if first is None:
             return
         tokens = self._checked_length(call, tokenize(first), 0)
-        second = next(remaining, None)
-        if second is None:  # most calls: no thread
-            yield tokens
-            return
-        with one_ahead() as begin:
-            done = len(first)
-            for window in chain([second], remaining):
-                coming = begin(tokenize, window)
-                yield tokens
-                tokens = self._checked_length(call, coming(), done)
-                done += len(window)
+        if second is not None:  # most calls need no thread
+            with one_ahead() as begin:
+                for number, window in enumerate(chain([second], remaining), start=1):
+                    coming = begin(tokenize, window)
+                    yield tokens
+                    tokens = self._checked_length(call, coming(), number * _WINDOW)
         yield tokens
 
-    def _tokenize(self, call: Call, texts: list[str]) -> Tokenized:
-        """The tokens of each text, and the first text that was cut."""
-        texts = [without_surrogates(text) for text in texts]
-        if call.prompt:
-            texts = [call.prompt + text for text in texts]
-        return self._first.tokenize(texts)
-
-    def _checked_length(self, call: Call, tokenized: Tokenized, before: int) -> list[list[int]]:
+    def _checked_length(self, call: "_Call", tokenized: Tokenized, before: int) -> list[list[int]]:
         """The tokens; ValueError if a text was cut and truncate is False. before: the number of texts before these."""
         tokens, cut = tokenized
         if cut is not None and not (call.truncate and self._warned):
@@ -349,34 +276,74 @@ class SentenceEncoder:
             warnings.warn(f"{what}; such texts are cut (said once)", stacklevel=4)  # where encode is called
         return tokens
 
-    def _encode_window(
-        self,
-        call: Call,
-        sequences: list[list[int]],
-        vectors: NDArray[np.float32],
-        done: Callable[[int], object],
-    ) -> None:
-        """Fills vectors, one for each sequence of tokens; tells `done` how many more there are."""
-        whole = vectors if call.width == self._width else np.empty((len(sequences), self._width), np.float32)
-        for batch in batches(sequences, call.batch_tokens):
-            cu_seqlens = np.array([0, *accumulate(len(sequences[i]) for i in batch)], np.int64)
-            token_ids = np.array(list(chain.from_iterable(sequences[i] for i in batch)), np.int64)
+    def _encoded(self, call: "_Call", tokens: list[list[int]], done: Callable[[int], object] = lambda n: None) -> Array:
+        """One vector for each of the sequences; tells `done` how many more there are."""
+        vectors = np.empty((len(tokens), call.width), np.float32)
+        for batch in _batches(tokens, call.batch_tokens):
+            cu_seqlens = np.array([0, *accumulate(len(tokens[i]) for i in batch)], np.int64)
+            token_ids = np.array(list(chain.from_iterable(tokens[i] for i in batch)), np.int64)
             if token_ids.size and token_ids.max() >= self._first.vocab_size:
                 raise ValueError(
                     f"encode: {self._first.folder / 'tokenizer.json'} gives the token {token_ids.max()}; "
                     f"{self._first.whose_vocabulary} {self._first.vocab_size}"
                 )
-            features = self._first.features(token_ids, cu_seqlens)
-            features.prompt = call.prompt_length
+            features = Features(cu_seqlens, self._first.features(token_ids, cu_seqlens), call.prompt_length)
             for module in self._modules:
                 module(features)
-            whole[batch] = features.of(SENTENCE)
+            rows = features.vectors[SENTENCE]
+            rows = unit(rows) if call.normalize is None and self._is_unit else rows
+            rows = rows[:, : call.width]
+            vectors[batch] = unit(rows) if call.normalize else rows
             done(len(batch))
-        if call.normalize or (call.normalize is None and self._is_unit and whole is vectors):
-            vectors[:] = unit(whole[:, : call.width])
-        elif whole is not vectors:
-            whole = unit(whole) if call.normalize is None and self._is_unit else whole
-            vectors[:] = whole[:, : call.width]
+        return vectors
+
+
+class _Call:
+    """The checked options of a call of `encode` or `encode_stream`."""
+
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        function: str,
+        normalize: bool | None,
+        batch_tokens: int,
+        truncate: bool,
+        prompt: str | None,
+        prompt_name: str | None,
+        truncate_dim: int | None,
+    ) -> None:
+        self.function, self.truncate = function, truncate
+        self.batch_tokens = _checks.size(function, "batch_tokens", batch_tokens)
+        cut = encoder.truncate_dim if truncate_dim is None else truncate_dim
+        self.width = encoder._width
+        if cut is not None:
+            self.width = min(self.width, _checks.size(function, "truncate_dim", cut))
+        for name, value in (("prompt", prompt), ("prompt_name", prompt_name)):
+            if not isinstance(value, str | None):
+                raise TypeError(f"{function}: {name} must be a str or None, not {type(value).__name__}")
+        chosen = encoder.default_prompt_name if prompt_name is None else prompt_name
+        if prompt is None and chosen is not None:
+            if chosen not in encoder.prompts:
+                names = ", ".join(map(repr, encoder.prompts))
+                raise ValueError(f"{function}: there is no prompt {chosen!r}; the names are {names}")
+            prompt = encoder.prompts[chosen]
+        self.prompt = without_surrogates(prompt or "")
+        self.prompt_length = 0  # the number of tokens that Pooling leaves out
+        if self.prompt and any(isinstance(x, Pooling) and not x.config["include_prompt"] for x in encoder._modules):
+            self.prompt_length = encoder._first.prompt_length(self.prompt)
+        self.normalize = None if normalize is None else _checks.flag(function, "normalize", normalize)
+
+
+def _batches(sequences: list[list[int]], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of sequences, longest first: a batch has similar lengths, and at most batch_tokens or one sequence."""
+    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+    start = tokens = 0
+    for place, index in enumerate(order):
+        if place > start and tokens + len(sequences[index]) > batch_tokens:
+            yield order[start:place]
+            start, tokens = place, 0
+        tokens += len(sequences[index])
+    yield order[start:]
 
 
 def _is_last_step(module: Module) -> bool:

@@ -1,14 +1,15 @@
-"""The first module of a sentence-transformers directory, which turns texts into vectors: usually a Transformer."""
+"""The first module of a sentence-transformers directory, which turns texts into vectors: usually a Transformer.
+
+Every key of its settings is obeyed or refused by name.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pyattn import _checks
+from pyattn._checks import Array
 from pyattn._extras import import_extra
 from pyattn._threads import rust_has_threads
 from pyattn.models import TextEncoder
@@ -18,59 +19,75 @@ from pyattn.models.pretrained import WeightDtypes
 from pyattn.models.tensors import find_weights, weight_files
 from pyattn.models.token_states import TokenStates
 from pyattn.models.tokenizer import errors_of_library, read_tokenizer
-from pyattn.tasks.sentence.modules import TOKENS, Features
-from pyattn.tasks.sentence.transformer_settings import (
-    LENGTH_KEY,
-    SETTINGS_FILES,
-    TEXT,
-    length_limit,
-    read_settings,
-    refuse_chat_template,
-    refuse_types,
-    special_names,
+from pyattn.models.tokenizer_settings import TOKEN_NAMES, Settings
+from pyattn.tasks.sentence.modules import TOKENS, check
+
+# The first of these files that exists and is not empty has a Transformer's settings.
+_SETTINGS_FILES = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
+_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+_LENGTH_KEY = "model_max_length"
+_NO_LENGTH = 10**20  # a greater length means that there is none, as in transformers
+
+_OLD_NAMES = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
+_MODEL_ARGUMENTS = """
+add_pooling_layer attn_implementation device_map dtype low_cpu_mem_usage torch_dtype trust_remote_code use_safetensors
+"""
+# What a settings file may say, as `check` takes it.
+_ACCEPTED: dict[str, Any] = {
+    "transformer_task": ("feature-extraction",),
+    "module_output_name": (TOKENS,),
+    "modality_config": None,  # _read_settings checks it, and _length_limit the next
+    "max_seq_length": None,
+    "do_lower_case": (True, False),
+    "unpad_inputs": (True, False),  # changes speed alone
+    **dict.fromkeys(("query_length", "document_length", "query_expansion", "tokenizer_name_or_path"), ()),
+    # Arguments of transformers' from_pretrained that change no vector, and the length
+    "model_kwargs": dict.fromkeys(_MODEL_ARGUMENTS.split()),
+    "processor_kwargs": dict.fromkeys(("padding_side", "trust_remote_code", "use_fast", _LENGTH_KEY)),
+    "config_kwargs": dict.fromkeys(("trust_remote_code", "use_cache")),
+    # Arguments for calls of the tokenizer; those for other inputs than texts have no effect.
+    "processing_kwargs": {
+        "text": {"max_length": None, "padding": None, "truncation": (True, "longest_first", "only_first")},
+        "common": {"return_tensors": None},
+        "*": {"*": None},
+    },
+}
+
+# Usual names of special tokens, for files that do not name them; the last one that the tokenizer has is taken.
+_USUAL = {
+    "unk_token": ("<unk>", "[UNK]"),
+    "sep_token": ("</s>", "[SEP]"),
+    "pad_token": ("<pad>", "[PAD]"),
+    "cls_token": ("<s>", "[CLS]"),
+    "mask_token": ("<mask>", "[MASK]"),
+    "eos_token": ("<|endoftext|>", "</s>"),
+}
 
 Tokenized = tuple[list[list[int]], int | None]  # the tokens of each text, and the first text that was cut
 
 
 class Input:
-    """The first module of a directory, as the encoder uses it.
+    """What the first modules of a directory share, beside methods that tokenize, give features, and save."""
 
-    Attributes:
-        type: the dotted name that today's sentence-transformers writes.
-        folder: where it was read.
-        widths: the names of the features that `features` gives, and their widths.
-        max_seq_length: texts are cut to so many tokens; None: they are never cut.
-        vocab_size: tokens must be below it. whose_vocabulary: the beginning of a message that gives it.
-        settings: values that change its vectors and are in none of its files. weights: its files of weights.
-        model: the model that gives hidden states, if it has one.
-    """
-
-    type = ""
+    type = ""  # the dotted name that today's sentence-transformers writes
     folder: Path
-    widths: dict[str, int]
-    max_seq_length: int | None
-    vocab_size: int
-    whose_vocabulary = "the table's rows are"
-    settings: tuple[Any, ...] = ()
-    weights: Sequence[Path] = ()
-    model: Any = None
+    widths: dict[str, int]  # of the features that it gives, by name
+    max_seq_length: int | None  # to which texts are cut; None: they are not
+    vocab_size: int  # tokens are below it
+    whose_vocabulary = "the table's rows are"  # begins the message that gives it
+    settings: tuple[Any, ...] = ()  # values that change its vectors and are in none of its files
+    weights: Sequence[Path] = ()  # its files of weights
+    model: Any = None  # that gives hidden states, if it has one
 
     def set_length(self, tokens: int) -> None:
         raise ValueError(f"SentenceEncoder: a {self.type.rpartition('.')[2]} has no max_seq_length that may be set")
 
-    def tokenize(self, texts: list[str]) -> Tokenized:
-        raise NotImplementedError
-
     def prompt_length(self, prompt: str) -> int:
         """The number of tokens of a prompt that Pooling may leave out."""
         return 0
-
-    def features(self, token_ids: NDArray[np.int64], cu_seqlens: NDArray[np.int64]) -> Features:
-        raise NotImplementedError
-
-    def save(self, folder: Path) -> None:
-        raise NotImplementedError
 
 
 class Transformer(Input):
@@ -84,51 +101,45 @@ class Transformer(Input):
     whose_vocabulary = "config.json has vocab_size"
 
     def __init__(self, folder: Path, dtype: WeightDtypes, strict: bool, with_modules: bool) -> None:
-        self.folder = folder
+        self.folder, self._file = folder, folder / "tokenizer.json"
         self.config = read_json(folder / "config.json", dict)
         kind = self.config.get("model_type")
         _checks.choice("load", f"{folder / 'config.json'}: model_type", kind, (*TEXT_FAMILIES, *STATE_FAMILIES))
-        file, settings = read_settings(folder) if with_modules else (folder, {})
+        beside = Settings(folder)
+        file, settings = _read_settings(folder) if with_modules else (folder, {})
         if not with_modules:
-            refuse_chat_template(folder)
+            _refuse_chat_template(folder, beside)
         model = TokenStates if kind in STATE_FAMILIES else TextEncoder
         self.model = model.from_directory(folder, dtype, strict)
         self.weights = weight_files(find_weights(folder, self.config))
-        self.widths = {TOKENS: self.model.config.hidden_size}
-        self.vocab_size = self.model.config.vocab_size
-        self.settings = (sorted(self.model.weight_dtypes.items()), bool(settings.get("do_lower_case")))
         config = self.model.config
+        self.widths, self.vocab_size = {TOKENS: config.hidden_size}, config.vocab_size
+        self.settings = (sorted(self.model.weight_dtypes.items()), bool(settings.get("do_lower_case")))
         self._most, self._usual = config.longest, config.max_position_embeddings
-        self.max_seq_length = length_limit(folder, file, settings, self._most, self._usual)
-        self._file = folder / "tokenizer.json"
+        self.max_seq_length = _length_limit(beside, file, settings, self._most, self._usual)
         self.tokenizer = read_tokenizer(self._file, self.vocab_size, self.max_seq_length)
-        if settings.get("do_lower_case") and not _lower_cases(self.tokenizer):
-            self._lower_case()
-        self._named, self._more_special, self._is_plain = special_names(folder)
-        if kind == "gpt2":
-            refuse_types(folder / "tokenizer_config.json")
-        self._special = self._special_tokens()
+        if settings.get("do_lower_case"):
+            _lower_case(self.tokenizer, self._file)
+        types = beside.values.get("model_input_names")
+        if kind == "gpt2" and isinstance(types, list) and "token_type_ids" in types:  # it would add their embeddings
+            raise ValueError(f"load: {beside.file}: model_input_names: token_type_ids are not supported for GPT-2")
+        self._named, names = _special_names(beside.values)
+        self._special = self._special_tokens(names, beside.name in ("PreTrainedTokenizerFast", "TokenizersBackend"))
 
-    def _lower_case(self) -> None:
-        normalizers = import_extra("tokenizers", f"load: reading {self._file}").normalizers
-        steps = [normalizers.Lowercase()] + ([] if self.tokenizer.normalizer is None else [self.tokenizer.normalizer])
-        self.tokenizer.normalizer = normalizers.Sequence(steps)
-
-    def _special_tokens(self) -> frozenset[int]:
+    def _special_tokens(self, names: set[str], is_plain: bool) -> frozenset[int]:
         """Special tokens: they are not counted to a prompt that ends in one, as transformers names them.
 
-        Where the files name none, transformers' classes have names of their own; the tokens that tokenizer.json puts
-        around a text stand for those.
+        Where the files name none, transformers' classes, except the plain one, have names of their own; the tokens that
+        tokenizer.json puts around a text stand for those.
         """
-        names = set(self._named.values()) | self._more_special
         with errors_of_library("load", self._file):
             empty = self.tokenizer.encode("")
             if any(empty.type_ids) and getattr(self.model.config, "type_vocab_size", 0) > 1:
                 raise ValueError(f"load: {self._file}: token types other than 0 are not supported")
-            if not self._is_plain and isinstance(unknown := getattr(self.tokenizer.model, "unk_token", None), str):
-                names.add(unknown)
+            if not is_plain and isinstance(unknown := getattr(self.tokenizer.model, "unk_token", None), str):
+                names = names | {unknown}
             found = [self.tokenizer.token_to_id(name) for name in names]
-        return frozenset([token for token in found if token is not None] + empty.ids * (not self._is_plain))
+        return frozenset([token for token in found if token is not None] + empty.ids * (not is_plain))
 
     def set_length(self, tokens: int) -> None:
         least = self.tokenizer.num_special_tokens_to_add(is_pair=False)
@@ -145,52 +156,33 @@ class Transformer(Input):
         [ids], _ = self.tokenize([prompt])
         return len(ids) - (bool(ids) and ids[-1] in self._special)
 
-    def features(self, token_ids: NDArray[np.int64], cu_seqlens: NDArray[np.int64]) -> Features:
-        return Features(cu_seqlens, tokens=self.model(token_ids, cu_seqlens))
+    def features(self, token_ids: Array, cu_seqlens: Array) -> dict[str, Array]:
+        return {TOKENS: self.model(token_ids, cu_seqlens)}
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
         self.tokenizer.save(str(folder / "tokenizer.json"))
-        named = {name: x for name, x in self._named.items() if self.tokenizer.token_to_id(x) is not None} or {
-            name: token
-            for name, tokens in _USUAL.items()
-            if (token := next((x for x in tokens if self.tokenizer.token_to_id(x) is not None), None)) is not None
-        }
+        known = self.tokenizer.token_to_id
+        named = {name: x for name, x in self._named.items() if known(x) is not None}
+        if not named:
+            named = {name: x for name, usual in _USUAL.items() for x in usual if known(x) is not None}
         padding = self.config.get("pad_token_id")
         padding = self.tokenizer.id_to_token(padding) if isinstance(padding, int) and padding >= 0 else None
         if "pad_token" not in named and (padding or named.get("eos_token")):  # sentence-transformers needs one
             named = {**named, "pad_token": padding or named["eos_token"]}
-        write_json(
-            folder / "tokenizer_config.json",
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",  # this class takes tokenizer.json as it is
-                "model_input_names": ["input_ids", "attention_mask"],
-                LENGTH_KEY: self.max_seq_length,
-                "truncation_side": self.tokenizer.truncation["direction"],
-                **named,
-            },
-        )
-        write_json(
-            folder / SETTINGS_FILES[0],
-            {
-                "transformer_task": "feature-extraction",
-                "modality_config": {"text": TEXT},
-                "module_output_name": TOKENS,
-                # A length beyond the model's usual one is obeyed only here, not in tokenizer_config.json.
-                **({"max_seq_length": self.max_seq_length} if self.max_seq_length > self._usual else {}),
-            },
-        )
-
-
-# Usual names of special tokens, for files that do not name them.
-_USUAL = {
-    "unk_token": ("[UNK]", "<unk>"),
-    "sep_token": ("[SEP]", "</s>"),
-    "pad_token": ("[PAD]", "<pad>"),
-    "cls_token": ("[CLS]", "<s>"),
-    "mask_token": ("[MASK]", "<mask>"),
-    "eos_token": ("</s>", "<|endoftext|>"),
-}
+        tokenizer_config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",  # this class takes tokenizer.json as it is
+            "model_input_names": ["input_ids", "attention_mask"],
+            _LENGTH_KEY: self.max_seq_length,
+            "truncation_side": self.tokenizer.truncation["direction"],
+            **named,
+        }
+        write_json(folder / "tokenizer_config.json", tokenizer_config)
+        settings: dict[str, Any] = {"transformer_task": "feature-extraction", "modality_config": {"text": _TEXT}}
+        settings["module_output_name"] = TOKENS
+        if self.max_seq_length > self._usual:  # which is obeyed only here, not in tokenizer_config.json
+            settings["max_seq_length"] = self.max_seq_length
+        write_json(folder / _SETTINGS_FILES[0], settings)
 
 
 def tokens_of(tokenizer: Any, texts: list[str], longest: int | None, **options: Any) -> Tokenized:
@@ -204,8 +196,77 @@ def tokens_of(tokenizer: Any, texts: list[str], longest: int | None, **options: 
     return [encoding.ids for encoding in encodings], next(cut, None)
 
 
-def _lower_cases(tokenizer: Any) -> bool:
-    """Whether a step of its normalizer is Lowercase, found as sentence-transformers does."""
-    normalizer = json.loads(b"null" if tokenizer.normalizer is None else tokenizer.normalizer.__getstate__())
-    steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
-    return any(step["type"] == "Lowercase" for step in steps)
+def _lower_case(tokenizer: Any, file: Path) -> None:
+    """Puts Lowercase in front of a normalizer without such a step, which is found as sentence-transformers finds it."""
+    normalizers, given = import_extra("tokenizers", f"load: reading {file}").normalizers, tokenizer.normalizer
+    state = None if given is None else json.loads(given.__getstate__())
+    steps = [] if state is None else state.get("normalizers", [state])
+    if all(step["type"] != "Lowercase" for step in steps):
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase()] + [given] * (given is not None))
+
+
+def _special_names(values: Mapping[str, Any]) -> tuple[dict[str, str], set[str]]:
+    """A tokenizer's special tokens by their role, and all of them."""
+    found = {name: text for name, token in values.items() if name.endswith("_token") and (text := _text(token))}
+    others: list[Any] = []
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        listed = values.get(key)
+        others += listed.values() if isinstance(listed, dict) else listed if isinstance(listed, list) else ()
+    named = {name: text for name, text in found.items() if name in TOKEN_NAMES}
+    return named, {*found.values(), *filter(None, map(_text, others))}
+
+
+def _text(token: Any) -> str | None:
+    """The text of a token, which files give as a string or as an object."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _refuse_chat_template(folder: Path, beside: Settings) -> None:
+    places = [beside.file] if beside.values.get("chat_template") is not None else []
+    others = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+    places += [folder / name for name in others if (folder / name).exists()]
+    if places:
+        raise ValueError(
+            f"load: {places[0]}: without a modules.json beside it, sentence-transformers puts texts into this chat "
+            "template, which is not supported; a modules.json of a Transformer and a Pooling takes them as they are"
+        )
+
+
+def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file that has a Transformer's settings, and the settings; ValueError for keys that are not supported."""
+    file, settings = folder / _SETTINGS_FILES[0], {}
+    for name in _SETTINGS_FILES:
+        if (folder / name).exists() and (settings := read_json(folder / name, dict)):
+            file = folder / name
+            break
+    # What is null counts as absent.
+    settings = {_OLD_NAMES.get(key, key): value for key, value in settings.items() if value is not None}
+    check(file, settings, _ACCEPTED)
+    said = settings.get("modality_config", {"text": _TEXT})
+    texts = (_TEXT, {**_TEXT, "method_output_name": ["last_hidden_state"]})
+    if not isinstance(said, dict) or said.get("text") not in texts or "message" in said:
+        raise ValueError(f"load: {file}: modality_config must be {json.dumps({'text': _TEXT})}, not {json.dumps(said)}")
+    return file, settings
+
+
+def _length_limit(beside: Settings, settings_file: Path, settings: Mapping[str, Any], most: int, usual: int) -> int:
+    """The length to which texts are cut, which four places may give; at most `most`.
+
+    Where no place but the tokenizer's file gives it, it is at most `usual`, the model's max_position_embeddings.
+    """
+    calls = settings.get("processing_kwargs", {}).get("text", {})
+    values = {
+        f"{settings_file}: processing_kwargs: text: max_length": calls.get("max_length"),
+        f"{settings_file}: processor_kwargs: model_max_length": settings.get("processor_kwargs", {}).get(_LENGTH_KEY),
+        f"{settings_file}: max_seq_length": settings.get("max_seq_length"),
+        f"{beside.file}: {_LENGTH_KEY}": beside.values.get(_LENGTH_KEY, beside.values.get("max_len")),
+    }
+    what, length = next(((what, length) for what, length in values.items() if length is not None), ("", None))
+    if what in ("", f"{beside.file}: {_LENGTH_KEY}"):
+        most = usual
+    if length is None or (isinstance(length, int | float) and length > _NO_LENGTH):
+        return most
+    if isinstance(length, float) and length.is_integer():
+        length = int(length)
+    return min(most, _checks.size("load", what, length))

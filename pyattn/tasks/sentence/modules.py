@@ -7,20 +7,21 @@ name, and nothing that a file names is ever imported.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyattn import _checks
+from pyattn._checks import Array
+from pyattn._module import Layer
 from pyattn.layers import LayerNorm, Linear
 from pyattn.layers.embeddings import sum_sequences
 from pyattn.models.files import read_json, write_json
 from pyattn.models.tensors import read_tensors, write_tensors
 
-Array = NDArray[Any]
-
 TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
+_NAMES = ("module_input_name", "module_output_name")
 
 # Files from before release 5.4 have a switch for each mode; the modes that are on are concatenated in this order.
 _SWITCHES = {
@@ -38,23 +39,11 @@ _MIN_NORM = np.float32(1e-12)  # as in torch's functional.normalize: zeros stay 
 
 @dataclass
 class Features:
-    """What modules read and write: vectors of packed sequences, whose borders are cu_seqlens, and of their tokens."""
+    """What modules read and write: vectors of packed sequences, and of their tokens."""
 
-    cu_seqlens: NDArray[np.int64]
-    prompt: int = 0  # the number of tokens of the prompt at the beginning of each sequence
-    tokens: Array | None = None  # (total, width)
-    sentence: Array | None = None  # (sequences, width)
-
-    def of(self, name: str) -> Array:
-        value = self.tokens if name == TOKENS else self.sentence
-        assert value is not None  # read_directory has refused directories where a module lacks its input
-        return value
-
-    def set(self, name: str, value: Array) -> None:
-        if name == TOKENS:
-            self.tokens = value
-        else:
-            self.sentence = value
+    cu_seqlens: NDArray[np.int64]  # the borders of the sequences
+    vectors: dict[str, Array]  # TOKENS: (total, width), SENTENCE: (sequences, width)
+    prompt: int  # the number of tokens of the prompt at the beginning of each sequence
 
 
 def unit(vectors: Array) -> Array:
@@ -96,69 +85,63 @@ def pool(hidden: Array, cu_seqlens: Array, modes: tuple[str, ...], prompt: int =
     return pooled.reshape(lengths.size, len(modes) * width)
 
 
-class Module:
-    """A step from features to features.
+class Module(Layer):
+    """A step from features to features, whose parameters are those of model.safetensors."""
 
-    `read` takes the module's folder and the widths of the features before it, by name; it changes those to the widths
-    behind it.
-    """
+    type: ClassVar[str]  # the dotted name that today's sentence-transformers writes
+    keys: ClassVar[tuple[str, ...]]  # that config.json may have
+    needs_file: ClassVar[bool] = True  # releases before 5.4 write no config.json for some
+    config: dict[str, Any]  # the contents of config.json, with today's keys
 
-    type = ""  # the dotted name that today's sentence-transformers writes
+    def __init__(self, file: Path, given: dict[str, Any], widths: dict[str, int]) -> None:
+        """given: the contents of the file. widths: those of the features before it, which become those behind it."""
+        self.config = given
 
     @classmethod
     def read(cls, folder: Path, widths: dict[str, int]) -> "Module":
-        raise NotImplementedError
+        file = folder / "config.json"
+        given = read_json(file, dict) if cls.needs_file or file.exists() else {}
+        check(file, given, dict.fromkeys(cls.keys))
+        module = cls(file, given, widths)
+        if shapes := module._shapes():
+            module.load_state_dict(_read_weights(folder, shapes))
+        return module
 
     def __call__(self, features: Features) -> None:
-        raise NotImplementedError
+        pass
 
     def save(self, folder: Path) -> None:
-        write_json(folder / "config.json", self.config())
-
-    def config(self) -> dict[str, Any]:
-        """The contents of config.json, with today's keys."""
-        raise NotImplementedError
+        write_json(folder / "config.json", self.config)
+        if tensors := self.state_dict():
+            write_tensors(folder / "model.safetensors", tensors)
 
 
 class Pooling(Module):
     """One vector for each sequence from those of its tokens, by each of `modes`, side by side."""
 
     type = "sentence_transformers.sentence_transformer.modules.pooling.Pooling"
+    # The first two are not read: the model gives the width.
+    keys = ("embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt", *_SWITCHES)
 
-    def __init__(self, width: int, modes: tuple[str, ...], include_prompt: bool = True) -> None:
-        self.width, self.modes, self.include_prompt = width, modes, include_prompt
-
-    @classmethod
-    def read(cls, folder: Path, widths: dict[str, int]) -> "Pooling":
-        file = folder / "config.json"
-        config = read_json(file, dict)
-        dimensions = (
-            "embedding_dimension",
-            "word_embedding_dimension",
-        )  # not read: the model gives the width
-        _known(file, config, {*dimensions, "pooling_mode", "include_prompt", *_SWITCHES})
-        switched = [mode for switch, mode in _SWITCHES.items() if _flag(file, config, switch, False)]
-        modes = config.get("pooling_mode", switched or "mean")
-        given = [modes] if isinstance(modes, str) else modes
-        if not isinstance(given, list) or not 0 < len(given) <= len(MODES) or any(mode not in MODES for mode in given):
+    def __init__(self, file: Path, given: dict[str, Any], widths: dict[str, int]) -> None:
+        switched = [mode for switch, mode in _SWITCHES.items() if _flag(file, given, switch, False)]
+        mode = given.get("pooling_mode", switched or "mean")
+        modes = [mode] if isinstance(mode, str) else mode
+        if not isinstance(modes, list) or not 0 < len(modes) <= len(MODES) or any(x not in MODES for x in modes):
             raise ValueError(
-                f"load: {file}: pooling_mode must be one of {', '.join(MODES)}, or a list of some, not {modes!r}"
+                f"load: {file}: pooling_mode must be one of {', '.join(MODES)}, or a list of some, not {mode!r}"
             )
-        width = _input_width(file, widths, TOKENS)
-        widths[SENTENCE] = len(given) * width
-        return cls(width, tuple(given), _flag(file, config, "include_prompt", True))
+        self.modes = tuple(modes)
+        self.config = {
+            "embedding_dimension": _input_width(file, widths, TOKENS),
+            "pooling_mode": modes[0] if len(modes) == 1 else modes,
+            "include_prompt": _flag(file, given, "include_prompt", True),
+        }
+        widths[SENTENCE] = len(modes) * widths[TOKENS]
 
     def __call__(self, features: Features) -> None:
-        prompt = 0 if self.include_prompt else features.prompt
-        features.sentence = pool(features.of(TOKENS), features.cu_seqlens, self.modes, prompt)
-
-    def config(self) -> dict[str, Any]:
-        modes = self.modes[0] if len(self.modes) == 1 else list(self.modes)
-        return {"embedding_dimension": self.width, "pooling_mode": modes, "include_prompt": self.include_prompt}
-
-
-def _sigmoid(x: Array) -> Array:
-    return np.float32(0.5) * (np.tanh(x * np.float32(0.5)) + np.float32(1))
+        prompt = 0 if self.config["include_prompt"] else features.prompt
+        features.vectors[SENTENCE] = pool(features.vectors[TOKENS], features.cu_seqlens, self.modes, prompt)
 
 
 def _softplus(x: Array) -> Array:
@@ -176,12 +159,11 @@ _ACTIVATIONS: dict[str, str | Callable[[Array], Array] | None] = {
     "torch.nn.modules.activation.ReLU": "relu",
     "torch.nn.modules.activation.ReLU6": lambda x: np.clip(x, 0, 6),
     "torch.nn.modules.activation.SiLU": "silu",
-    "torch.nn.modules.activation.Sigmoid": _sigmoid,
+    "torch.nn.modules.activation.Sigmoid": lambda x: np.float32(0.5) * (np.tanh(x * np.float32(0.5)) + np.float32(1)),
     "torch.nn.modules.activation.Softplus": _softplus,
     "torch.nn.modules.activation.Softsign": lambda x: x / (1 + np.abs(x)),
     "torch.nn.modules.activation.Tanh": np.tanh,
 }
-_TANH = "torch.nn.modules.activation.Tanh"
 _FULL_NAMES = {f"torch.nn.{name.rpartition('.')[2]}": name for name in _ACTIVATIONS} | {x: x for x in _ACTIVATIONS}
 
 
@@ -189,165 +171,97 @@ class Dense(Module):
     """activation(x weight^T + bias), plus x or a projection of x where the file says so."""
 
     type = "sentence_transformers.base.modules.dense.Dense"
+    keys = ("in_features", "out_features", "bias", "activation_function", "use_residual", *_NAMES)
 
-    def __init__(
-        self, name: str, activation: str, linear: Linear, has_bias: bool, residual: Linear | None, adds_input: bool
-    ) -> None:
-        self.name, self.activation = name, activation
-        self.linear, self.has_bias = linear, has_bias
-        self.residual, self.adds_input = residual, adds_input
-
-    @classmethod
-    def read(cls, folder: Path, widths: dict[str, int]) -> "Dense":
-        file = folder / "config.json"
-        config = read_json(file, dict)
-        _known(file, config, {"in_features", "out_features", "bias", "activation_function", "use_residual", *_NAMES})
-        name = _feature(file, config)
+    def __init__(self, file: Path, given: dict[str, Any], widths: dict[str, int]) -> None:
+        self.name = _feature(file, given)
         inputs, outputs = (
-            _checks.size("load", f"{file}: {key}", config.get(key)) for key in ("in_features", "out_features")
+            _checks.size("load", f"{file}: {key}", given.get(key)) for key in ("in_features", "out_features")
         )
-        if inputs != _input_width(file, widths, name):
-            raise ValueError(f"load: {file}: in_features is {inputs}, but {name} has width {widths[name]}")
-        given = config.get("activation_function", _TANH)
-        if given not in tuple(_FULL_NAMES):
+        if inputs != _input_width(file, widths, self.name):
+            raise ValueError(f"load: {file}: in_features is {inputs}, but {self.name} has width {widths[self.name]}")
+        activation = given.get("activation_function", "torch.nn.modules.activation.Tanh")
+        if activation not in tuple(_FULL_NAMES):
             raise ValueError(
-                f"load: {file}: activation_function {given!r} is not supported; those that are: "
+                f"load: {file}: activation_function {activation!r} is not supported; those that are: "
                 f"{', '.join(_ACTIVATIONS)}"
             )
-        shapes: dict[str, tuple[int, ...]] = {"linear.weight": (outputs, inputs)}
-        if has_bias := _flag(file, config, "bias", True):
-            shapes["linear.bias"] = (outputs,)
-        if (adds_input := _flag(file, config, "use_residual", False)) and inputs != outputs:
-            shapes["residual.weight"] = (outputs, inputs)
-        tensors = read_weights(folder, shapes)
-        activation = _ACTIVATIONS[_FULL_NAMES[given]]
-        fused = activation if isinstance(activation, str) else None
-        linear = Linear(inputs, outputs, has_bias, activation=fused)
-        linear.load_state_dict({key.partition(".")[2]: x for key, x in tensors.items() if key.startswith("linear.")})
-        residual = None
-        if "residual.weight" in shapes:
-            residual = Linear(inputs, outputs, bias=False)
-            residual.load_state_dict({"weight": tensors["residual.weight"]})
-        widths[name] = outputs
-        return cls(name, _FULL_NAMES[given], linear, has_bias, residual, adds_input)
+        function = _ACTIVATIONS[_FULL_NAMES[activation]]
+        has_bias, adds_input = _flag(file, given, "bias", True), _flag(file, given, "use_residual", False)
+        self.linear = Linear(inputs, outputs, has_bias, activation=function if isinstance(function, str) else None)
+        self.residual = Linear(inputs, outputs, bias=False) if adds_input and inputs != outputs else None
+        self.config = {
+            "in_features": inputs,
+            "out_features": outputs,
+            "bias": has_bias,
+            "activation_function": _FULL_NAMES[activation],
+            **dict.fromkeys(_NAMES, self.name),
+            **({"use_residual": True} if adds_input else {}),
+        }
+        widths[self.name] = outputs
 
     def __call__(self, features: Features) -> None:
-        rows = np.ascontiguousarray(features.of(self.name))
+        rows = np.ascontiguousarray(features.vectors[self.name])
         out = self.linear(rows)
-        if callable(function := _ACTIVATIONS[self.activation]):
+        if callable(function := _ACTIVATIONS[self.config["activation_function"]]):
             out = np.asarray(function(out), np.float32)
-        if self.adds_input:
+        if "use_residual" in self.config:
             out = out + (rows if self.residual is None else self.residual(rows))
-        features.set(self.name, out)
-
-    def save(self, folder: Path) -> None:
-        super().save(folder)
-        layers = {"linear": self.linear} | ({} if self.residual is None else {"residual": self.residual})
-        held = {f"{name}.{key}": x for name, layer in layers.items() for key, x in layer.state_dict().items()}
-        write_tensors(folder / "model.safetensors", held)
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "in_features": self.linear.in_features,
-            "out_features": self.linear.out_features,
-            "bias": self.has_bias,
-            "activation_function": self.activation,
-            **dict.fromkeys(_NAMES, self.name),
-            **({"use_residual": True} if self.adds_input else {}),
-        }
+        features.vectors[self.name] = out
 
 
 class Norm(Module):
     """sentence-transformers' LayerNorm of sentence vectors."""
 
     type = "sentence_transformers.sentence_transformer.modules.layer_norm.LayerNorm"
+    keys = ("dimension",)
 
-    def __init__(self, norm: LayerNorm) -> None:
-        self.norm = norm
-
-    @classmethod
-    def read(cls, folder: Path, widths: dict[str, int]) -> "Norm":
-        file = folder / "config.json"
-        config = read_json(file, dict)
-        _known(file, config, {"dimension"})
-        width = _checks.size("load", f"{file}: dimension", config.get("dimension"))
+    def __init__(self, file: Path, given: dict[str, Any], widths: dict[str, int]) -> None:
+        width = _checks.size("load", f"{file}: dimension", given.get("dimension"))
         if width != _input_width(file, widths, SENTENCE):
             raise ValueError(f"load: {file}: dimension is {width}, but {SENTENCE} has width {widths[SENTENCE]}")
-        tensors = read_weights(folder, {"norm.weight": (width,), "norm.bias": (width,)})
-        norm = LayerNorm(width)
-        norm.load_state_dict({name.removeprefix("norm."): x for name, x in tensors.items()})
-        return cls(norm)
+        self.norm = LayerNorm(width)
+        self.config = {"dimension": width}
 
     def __call__(self, features: Features) -> None:
-        features.sentence = self.norm(features.of(SENTENCE))
-
-    def save(self, folder: Path) -> None:
-        super().save(folder)
-        write_tensors(folder / "model.safetensors", {f"norm.{key}": x for key, x in self.norm.state_dict().items()})
-
-    def config(self) -> dict[str, Any]:
-        return {"dimension": self.norm.width}
+        features.vectors[SENTENCE] = self.norm(features.vectors[SENTENCE])
 
 
 class Normalize(Module):
     """Divides vectors by their lengths, those of tokens or those of sequences."""
 
     type = "sentence_transformers.base.modules.normalize.Normalize"
+    keys, needs_file = _NAMES, False
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    @classmethod
-    def read(cls, folder: Path, widths: dict[str, int]) -> "Normalize":
-        file = folder / "config.json"
-        config = read_json(file, dict) if file.exists() else {}  # releases before 5.4 write none
-        _known(file, config, set(_NAMES))
-        return cls(_feature(file, config))
+    def __init__(self, file: Path, given: dict[str, Any], widths: dict[str, int]) -> None:
+        self.name = _feature(file, given)
+        self.config = dict.fromkeys(_NAMES, self.name)
 
     def __call__(self, features: Features) -> None:
-        if (self.name == TOKENS and features.tokens is None) or (self.name == SENTENCE and features.sentence is None):
-            return  # as in sentence-transformers, nothing happens where these vectors are not made yet
-        features.set(self.name, unit(features.of(self.name)))
-
-    def config(self) -> dict[str, Any]:
-        return dict.fromkeys(_NAMES, self.name)
+        if self.name in features.vectors:  # else nothing happens, as in sentence-transformers
+            features.vectors[self.name] = unit(features.vectors[self.name])
 
 
 class Dropout(Module):
     """Has no effect outside of training."""
 
     type = "sentence_transformers.sentence_transformer.modules.dropout.Dropout"
+    keys, needs_file = ("dropout",), False
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._config = dict(config)
-
-    @classmethod
-    def read(cls, folder: Path, widths: dict[str, int]) -> "Dropout":
-        file = folder / "config.json"
-        config = read_json(file, dict) if file.exists() else {}
-        _known(file, config, {"dropout"})
+    def __init__(self, file: Path, given: dict[str, Any], widths: dict[str, int]) -> None:
+        super().__init__(file, given, widths)
         _input_width(file, widths, SENTENCE)
-        return cls(config)
-
-    def __call__(self, features: Features) -> None:
-        pass
-
-    def config(self) -> dict[str, Any]:
-        return self._config
 
 
 MODULES: dict[str, type[Module]] = {
     kind.type.rpartition(".")[2]: kind for kind in (Pooling, Dense, Norm, Normalize, Dropout)
 }
 
-_NAMES = ("module_input_name", "module_output_name")
 
-
-def read_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def _read_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """The tensors of a module's model.safetensors, which must have exactly these names and shapes."""
     file = folder / "model.safetensors"
-    refuse_pickle(file)
-    tensors = read_tensors(file, lambda name: True)
+    tensors = tensors_of_module(file, lambda name: True)
     if tensors.keys() != shapes.keys():
         raise ValueError(f"load: {file} has the tensors {', '.join(sorted(tensors))}; needed: {', '.join(shapes)}")
     for name, shape in shapes.items():
@@ -358,21 +272,32 @@ def read_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
     return tensors
 
 
-def refuse_pickle(file: Path) -> None:
-    """Raises ValueError if the only weights are a pickle, which older releases wrote and which may run code."""
+def tensors_of_module(file: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """Tensors of a file; a pickle in its place, which older releases wrote and which may run code, is not opened."""
     pickled = file.with_name("pytorch_model.bin")
     if not file.exists() and pickled.exists():
         raise ValueError(
             f"load: {pickled} is a pickle, which may run code, and is not opened; model.safetensors is needed"
         )
+    return dict(read_tensors(file, wanted))
 
 
-def _known(file: Path, config: Mapping[str, Any], keys: set[str]) -> None:
-    """Raises ValueError for keys that are not read here, since they could change a result."""
-    if unknown := sorted(map(str, config.keys() - keys)):
-        raise ValueError(
-            f"load: {file}: {', '.join(unknown)} is not supported; the keys that are: {', '.join(sorted(keys))}"
-        )
+def check(what: Any, value: Any, accepted: Any) -> None:
+    """Refuses what is not read, since it could change a result.
+
+    accepted: a tuple of values; a dict of an object's keys ("*": any other) and what is accepted for each; None: all.
+    """
+    if isinstance(accepted, dict):
+        if not isinstance(value, dict):
+            raise ValueError(f"load: {what} must be an object, not {value!r}")
+        if (unknown := sorted(value.keys() - accepted.keys())) and "*" not in accepted:
+            keys = ", ".join(sorted(accepted))
+            raise ValueError(f"load: {what}: {', '.join(unknown)} is not supported; the keys that are: {keys}")
+        for key, x in value.items():
+            check(f"{what}: {key}", x, accepted.get(key, accepted.get("*")))
+    elif accepted is not None and value not in accepted:
+        values = ", ".join(map(repr, accepted)) or "null"
+        raise ValueError(f"load: {what} {value!r} is not supported; accepted: {values}")
 
 
 def _flag(file: Path, config: Mapping[str, Any], key: str, default: bool) -> bool:

@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyattn import _checks
+from pyattn._checks import Array
 from pyattn._extras import import_extra
 from pyattn.layers.embeddings import sum_of_rows
 from pyattn.models.files import read_json, require_file, write_json
-from pyattn.models.tensors import read_tensors, write_tensors
+from pyattn.models.tensors import write_tensors
 from pyattn.models.tokenizer import errors_of_library, read_tokenizer
 from pyattn.tasks.sentence.inputs import Input, Tokenized, tokens_of
-from pyattn.tasks.sentence.modules import SENTENCE, TOKENS, Features, pool, refuse_pickle
+from pyattn.tasks.sentence.modules import SENTENCE, TOKENS, check, pool, tensors_of_module
 
-_OURS = "sentence_transformers."
+_TOKENIZER = ".WhitespaceTokenizer"  # the only one that is supported
 
 
 class StaticEmbedding(Input):
@@ -28,12 +29,10 @@ class StaticEmbedding(Input):
     def __init__(self, folder: Path) -> None:
         self.folder, self._file = folder, folder / "tokenizer.json"
         file = folder / "model.safetensors"
-        refuse_pickle(file)
-        tensors = read_tensors(file, lambda name: name != "mapping")
-        mapping = _integers(file, "mapping")
+        tensors = tensors_of_module(file, lambda name: name != "mapping")
+        mapping, weights = _integers(file, "mapping"), tensors.get("weights")
         name = next((name for name in ("embedding.weight", "embeddings") if name in tensors), "embedding.weight")
-        self.table = _table(file, name, tensors.get(name))
-        weights = tensors.get("weights")
+        self.table = _table(file, name, tensors)
         if name == "embedding.weight":  # only model2vec's files have a mapping and weights
             mapping, weights = None, None
         rows = len(self.table) if mapping is None else len(mapping)
@@ -45,11 +44,7 @@ class StaticEmbedding(Input):
         self.widths = {SENTENCE: self.table.shape[1]}
         require_file(self._file)
         self.tokenizer = read_tokenizer(self._file, sys.maxsize, 2**31 - 1, alone=True)
-        self._restore_truncation()
-
-    def _restore_truncation(self) -> None:
-        """Sets truncation to what tokenizer.json says; without it, texts are not cut."""
-        truncation = read_json(self._file, dict).get("truncation")
+        truncation = read_json(self._file, dict).get("truncation")  # without it, texts are not cut
         self.max_seq_length = None
         with errors_of_library("load", self._file):
             self.tokenizer.no_truncation()
@@ -62,12 +57,12 @@ class StaticEmbedding(Input):
         with errors_of_library("encode", self._file):
             return tokens_of(self.tokenizer, texts, self.max_seq_length, add_special_tokens=False)
 
-    def features(self, token_ids: NDArray[np.int64], cu_seqlens: NDArray[np.int64]) -> Features:
+    def features(self, token_ids: Array, cu_seqlens: Array) -> dict[str, Array]:
         indices = token_ids if self._mapping is None else np.ascontiguousarray(self._mapping[token_ids], np.int64)
         rows = sum_of_rows([self.table], [indices], self.table.shape[1])
         if self._weights is not None:
             rows *= self._weights[token_ids][:, None]
-        return Features(cu_seqlens, sentence=pool(rows, cu_seqlens, ("mean",)))
+        return {SENTENCE: pool(rows, cu_seqlens, ("mean",))}
 
     def save(self, folder: Path) -> None:
         table = self.table if self._mapping is None else self.table[self._mapping]
@@ -76,14 +71,15 @@ class StaticEmbedding(Input):
         self.tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def _table(file: Path, name: str, table: Any) -> NDArray[np.float32]:
+def _table(file: Path, name: str, tensors: dict[str, Any]) -> NDArray[np.float32]:
+    table = tensors.get(name)
     if not isinstance(table, np.ndarray) or table.ndim != 2 or not table.size:
         raise ValueError(f"load: {file}: {name} must be floats of shape (tokens, width), and be there")
     return np.ascontiguousarray(table)
 
 
 def _integers(file: Path, name: str) -> NDArray[np.int64] | None:
-    """A tensor of integers in a file that read_tensors has read; None if there is none."""
+    """A tensor of integers in a file that tensors_of_module has read; None if there is none."""
     safetensors = import_extra("safetensors", f"load: reading {file}")
     with safetensors.safe_open(file, framework="numpy") as tensors:
         if name not in tensors.keys():  # noqa: SIM118  # this object is no mapping
@@ -99,36 +95,30 @@ class WordEmbeddings(Input):
     type = "sentence_transformers.sentence_transformer.modules.word_embeddings.WordEmbeddings"
 
     def __init__(self, folder: Path) -> None:
-        file = folder / "wordembedding_config.json"
-        self.folder, self._settings = folder, read_json(file, dict)
-        if unknown := sorted(self._settings.keys() - {"tokenizer_class", "update_embeddings", "max_seq_length"}):
-            raise ValueError(f"load: {file}: {', '.join(unknown)} is not supported")
-        kind = self._settings.get("tokenizer_class")
-        if not isinstance(kind, str) or not kind.startswith(_OURS) or not kind.endswith(".WhitespaceTokenizer"):
+        self.folder, file = folder, folder / "wordembedding_config.json"
+        settings = read_json(file, dict)
+        check(file, settings, dict.fromkeys(("tokenizer_class", "update_embeddings", "max_seq_length")))
+        kind = settings.get("tokenizer_class")
+        if not (isinstance(kind, str) and kind.startswith("sentence_transformers.") and kind.endswith(_TOKENIZER)):
             raise ValueError(f"load: {file}: tokenizer_class {kind!r} is not supported; WhitespaceTokenizer is")
-        length = self._settings.get("max_seq_length", 1_000_000)
+        length = settings.get("max_seq_length", 1_000_000)
         self.max_seq_length = None if length is None else _checks.size("load", f"{file}: max_seq_length", length)
         self._read_words(folder / "whitespacetokenizer_config.json")
-        tensors_file = folder / "model.safetensors"
-        refuse_pickle(tensors_file)
-        tensors = read_tensors(tensors_file, lambda name: name == "emb_layer.weight")
-        self.table = _table(tensors_file, "emb_layer.weight", tensors.get("emb_layer.weight"))
-        self.vocab_size = len(self.table)
-        self.widths = {TOKENS: self.table.shape[1]}
+        file, name = folder / "model.safetensors", "emb_layer.weight"
+        self.table = _table(file, name, tensors_of_module(file, lambda stored: stored == name))
+        self.vocab_size, width = self.table.shape
+        self.widths = {TOKENS: width}
 
     def _read_words(self, file: Path) -> None:
-        config = read_json(file, dict)
-        if unknown := sorted(config.keys() - {"vocab", "stop_words", "do_lower_case"}):
-            raise ValueError(f"load: {file}: {', '.join(unknown)} is not supported")
+        self._config = config = read_json(file, dict)
+        check(file, config, {"vocab": None, "stop_words": None, "do_lower_case": (True, False)})
         for key in ("vocab", "stop_words"):
             words = config.get(key)
             if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
                 raise ValueError(f"load: {file}: {key} must be a list of strings")
-        lower = config.get("do_lower_case", False)
-        self._lower = _checks.choice("load", f"{file}: do_lower_case", lower, (True, False))
+        self._lower = config.get("do_lower_case", False)
         self._words = {word: i for i, word in enumerate(config["vocab"])}
         self._stop_words = frozenset(config["stop_words"])
-        self._tokenizer_config = config
 
     def set_length(self, tokens: int) -> None:
         self.max_seq_length = _checks.size("SentenceEncoder", "max_seq_length", tokens)
@@ -144,20 +134,18 @@ class WordEmbeddings(Input):
         ids = []
         for word in text.split():
             stripped = word.strip(string.punctuation)
-            for form in (word, stripped or word, stripped.lower()):
-                if form in self._stop_words:
-                    break
-                if form in self._words:
-                    ids.append(self._words[form])
-                    break
+            forms = (word, stripped or word, stripped.lower())
+            found = next((form for form in forms if form in self._stop_words or form in self._words), None)
+            if found is not None and found not in self._stop_words:
+                ids.append(self._words[found])
         return ids
 
-    def features(self, token_ids: NDArray[np.int64], cu_seqlens: NDArray[np.int64]) -> Features:
-        return Features(cu_seqlens, tokens=sum_of_rows([self.table], [token_ids], self.table.shape[1]))
+    def features(self, token_ids: Array, cu_seqlens: Array) -> dict[str, Array]:
+        return {TOKENS: sum_of_rows([self.table], [token_ids], self.table.shape[1])}
 
     def save(self, folder: Path) -> None:
-        name = "sentence_transformers.sentence_transformer.modules.tokenizer.whitespace.WhitespaceTokenizer"
+        name = f"sentence_transformers.sentence_transformer.modules.tokenizer.whitespace{_TOKENIZER}"
         settings = {"tokenizer_class": name, "update_embeddings": False, "max_seq_length": self.max_seq_length}
         write_json(folder / "wordembedding_config.json", settings)
-        write_json(folder / "whitespacetokenizer_config.json", self._tokenizer_config)
-        write_tensors(folder / "model.safetensors", {"emb_layer.weight": np.ascontiguousarray(self.table, np.float32)})
+        write_json(folder / "whitespacetokenizer_config.json", self._config)
+        write_tensors(folder / "model.safetensors", {"emb_layer.weight": self.table})
