@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 from pyattn._info import __version__
 from pyattn.cli import embed, generate, info, search, transcribe, translate
-from pyattn.cli.arguments import Parser
-from pyattn.cli.output import printable
+from pyattn.cli.shared import Parser, printable
 
 _SUBCOMMANDS = (search, embed, transcribe, generate, translate, info)
 _EPILOG = """\
@@ -30,17 +29,11 @@ Each command explains itself: pyattn search --help
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Runs the command of these arguments, or else of the process's.
 
-    Args:
-        argv: the arguments; None means those of the process.
-
-    Returns:
-        The exit status: 0, 2 for an error of the user's (after one line about it on standard error), 130 when
-        interrupted, 141 when the reader of the output has gone.
-
-    Raises:
-        SystemExit: with status 2 after one line about arguments that do not parse, with 0 after --help and --version.
+    Returns the exit status: 0, 2 for an error of the user's (after one line about it on standard error), 130 when
+    interrupted, 141 when the reader of the output has gone. Raises SystemExit with 2 after one line about arguments
+    that do not parse, with 0 after --help and --version.
     """
     arguments = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -55,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ImportError, OSError, ValueError) as error:
-        print(f"pyattn {arguments.command}: {_one_line(error)}", file=sys.stderr)
+        message = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            message = f"{error.filename}: {error.strerror}"
+        print(f"pyattn {arguments.command}: {printable(message)}", file=sys.stderr)
         return 2
     return 0
 
@@ -73,16 +69,10 @@ def _parser() -> Parser:
         command = commands.add_parser(
             module.__name__.rpartition(".")[2],
             help=module.HELP,
-            description=module.DESCRIPTION,
+            description=f"{module.HELP[0].upper()}{module.HELP[1:]}.",
             epilog=module.EPILOG,
             formatter_class=RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     return parser
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return printable(f"{error.filename}: {error.strerror}")
-    return printable(str(error))

@@ -2,15 +2,12 @@
 
 from argparse import Namespace
 
-from pyattn.cli import writing
-from pyattn.cli.arguments import Parser
-from pyattn.cli.output import safe
+from pyattn.cli.shared import GENERATIVE_MODEL, Parser, add_writing, safe, standard_input, writing_options
 from pyattn.tasks.text_generator import TextGenerator
 
-HELP = "write what follows a prompt"
-DESCRIPTION = "Writes what follows a prompt, as it is chosen."
+HELP = "write what follows a prompt, as it is chosen"
 EPILOG = f"""\
-{writing.MODEL}Families: GPT-2, Llama, Mistral, Qwen2, Qwen3, Gemma 3, which go on where the prompt
+{GENERATIVE_MODEL}Families: GPT-2, Llama, Mistral, Qwen2, Qwen3, Gemma 3, which go on where the prompt
 ends; BART and T5, which read it first. Without a prompt, standard input is one.
 
 examples:
@@ -30,15 +27,14 @@ def add_arguments(command: Parser) -> None:
         "--top-p", metavar="P", type=float, help="draw from the most probable tokens, which make up the share P"
     )
     command.add_argument("--seed", metavar="N", type=int, help="draw the same every time")
-    writing.add_options(command)
+    add_writing(command)
 
 
 def run(arguments: Namespace) -> None:
-    prompt = writing.standard_input() if arguments.prompt is None else arguments.prompt
+    prompt = standard_input() if arguments.prompt is None else arguments.prompt
     generator = TextGenerator.from_pretrained(arguments.model, dtype=arguments.dtype)
-    chosen = {name: getattr(arguments, name) for name in ("temperature", "top_p", "seed")}
-    options = writing.options_of(arguments) | {name: value for name, value in chosen.items() if value is not None}
-    if arguments.sample or chosen != dict.fromkeys(chosen):
+    options = writing_options(arguments)
+    if arguments.sample or options.keys() & {"temperature", "top_p", "seed"}:
         options |= {"do_sample": True, "num_beams": 1}
     if options.get("num_beams", 1) > 1:
         print(safe(generator([prompt], **options)[0]))

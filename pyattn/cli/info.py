@@ -5,10 +5,9 @@ from argparse import Namespace
 from typing import Any
 
 from pyattn import _info
-from pyattn.cli.arguments import Parser
+from pyattn.cli.shared import Parser
 
 HELP = "show the version, the instruction sets, the threads and the build"
-DESCRIPTION = "Shows the version, the instruction sets, the threads and the build."
 EPILOG = """\
 PYATTN_ISA=avx2 and PYATTN_NUM_THREADS=4 in the environment choose an instruction
 set and the number of threads.
@@ -25,9 +24,7 @@ def add_arguments(command: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    facts = _info.info()
-    if arguments.measure:
-        facts |= _info.measure()
+    facts = _info.info() | (_info.measure() if arguments.measure else {})
     if arguments.json:
         print(json.dumps(facts, indent=2))
     else:

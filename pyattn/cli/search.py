@@ -8,20 +8,15 @@ import sys
 import textwrap
 from argparse import Namespace
 
-from pyattn.cli import indexing
-from pyattn.cli.arguments import Parser, add_model, positive
-from pyattn.cli.output import printable
+from pyattn.cli import embed
+from pyattn.cli.shared import Parser, add_model, positive, printable
 from pyattn.tasks.search_index import Hit, SearchIndex
 
 _SNIPPET_LINES = 6
 _RULER = re.compile(r"^[\W_]+$", re.MULTILINE)  # what underlines a heading
 
 HELP = "print the passages of texts or of an index that are nearest in meaning to a query"
-DESCRIPTION = (
-    "Prints the passages that are nearest in meaning to a query, best first, with their\n"
-    "cosine, or the dot product of their vectors where the model asks for that."
-)
-EPILOG = indexing.EPILOG
+EPILOG = embed.EPILOG
 
 
 def add_arguments(command: Parser) -> None:
@@ -40,15 +35,15 @@ def run(arguments: Namespace) -> None:
         raise ValueError("give either files and folders to search, or --index FILE")
     if arguments.index:
         index = SearchIndex.load(arguments.index)
-        model, encoder = indexing.load_encoder(arguments)
+        model, encoder = embed.load_encoder(arguments)
         if index.fingerprint != encoder.fingerprint:
             raise ValueError(
                 f"{arguments.index} was made with the model {index.model}, which is not the one in use, {model} in "
                 f"{arguments.dtype}: choose it with --model and --dtype, or make the index again with `pyattn embed`"
             )
     else:
-        index, encoder = indexing.build_index(arguments)
-    [query] = encoder.encode_query([arguments.query], normalize=indexing.normalization(encoder))
+        index, encoder = embed.build_index(arguments)
+    [query] = encoder.encode_query([arguments.query], normalize=embed.normalization(encoder))
     hits = index.search(query, arguments.top)
     if arguments.json:
         results = [
@@ -67,14 +62,7 @@ def _layout(rank: int, hit: Hit, width: int, color: bool) -> str:
     place = printable(f"{passage.file}:{passage.line}")
     if color:
         place = f"\x1b[1m{place}\x1b[0m"
-    indent = " " * 4
-    snippet = textwrap.wrap(
-        printable(_RULER.sub("", passage.text)),
-        max(width, 40),
-        initial_indent=indent,
-        subsequent_indent=indent,
-        max_lines=_SNIPPET_LINES,
-        placeholder=" ...",
-    )
+    text = printable(_RULER.sub("", passage.text))
+    snippet = textwrap.wrap(text, max(width, 40) - 4, max_lines=_SNIPPET_LINES, placeholder=" ...")
     head = f"{rank:>2}  {hit.score:.3f}  {place}  {printable(passage.name)}".rstrip()
-    return "\n".join([head, *snippet])
+    return "\n    ".join([head, *snippet])

@@ -5,13 +5,11 @@ import sys
 from argparse import Namespace
 from dataclasses import asdict
 
-from pyattn.cli.arguments import Parser, add_model, positive
-from pyattn.cli.output import printable, safe
+from pyattn.cli.shared import Parser, add_beams, add_model, printable, safe
 from pyattn.tasks.audio import RATE, read_wave, resample
 from pyattn.tasks.speech import SpeechRecognizer
 
 HELP = "write down what is said in WAV files, or translate it to English"
-DESCRIPTION = "Writes down what is said in WAV files, with Whisper."
 EPILOG = """\
 FILE is a WAV file of any rate and number of channels, of integers, floats, A-law
 or mu-law; others become one with: ffmpeg -i talk.mp3 -c:a pcm_s16le talk.wav
@@ -32,9 +30,7 @@ def add_arguments(command: Parser) -> None:
         "--language", metavar="CODE", help="spoken language, as de (default: the model's, or found by listening)"
     )
     command.add_argument("--translate", action="store_true", help="write English text, whatever is spoken")
-    command.add_argument(
-        "--beams", metavar="N", type=positive, help="beams of the search (default: the model's; 1 is greedy)"
-    )
+    add_beams(command)
     form = command.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON, with the times of each segment")
     form.add_argument("--srt", action="store_true", help="print subtitles")
@@ -49,7 +45,7 @@ def run(arguments: Namespace) -> None:
         sounds,
         language=arguments.language,
         task="translate" if arguments.translate else None,
-        num_beams=arguments.beams,
+        num_beams=arguments.num_beams,
         show_progress=sys.stderr.isatty(),
     )
     if arguments.json:

@@ -3,15 +3,12 @@
 from argparse import Namespace
 from pathlib import Path
 
-from pyattn.cli import writing
-from pyattn.cli.arguments import Parser
-from pyattn.cli.output import printable
+from pyattn.cli.shared import GENERATIVE_MODEL, Parser, add_writing, printable, standard_input, writing_options
 from pyattn.tasks.text_generator import TextGenerator
 
-HELP = "translate texts, or do what else a model with an encoder was trained for"
-DESCRIPTION = "Prints what a model with an encoder makes of texts: translations, summaries."
+HELP = "translate texts, or do what else a model with an encoder was trained for, as summaries"
 EPILOG = f"""\
-{writing.MODEL}Families: BART, mBART, T5 and Marian. Each TEXT becomes a line.
+{GENERATIVE_MODEL}Families: BART, mBART, T5 and Marian. Each TEXT becomes a line.
 Without any, each line of --file or of standard input does.
 
 examples:
@@ -28,7 +25,7 @@ def add_arguments(command: Parser) -> None:
     command.add_argument(
         "--target", metavar="LANGUAGE", help="what to translate to, as en_XX, or the token that translations begin with"
     )
-    writing.add_options(command)
+    add_writing(command)
 
 
 def run(arguments: Namespace) -> None:
@@ -36,12 +33,12 @@ def run(arguments: Namespace) -> None:
         raise ValueError("give either texts or --file FILE")
     texts = arguments.texts
     if not texts:
-        whole = Path(arguments.file).read_text(encoding="utf-8") if arguments.file else writing.standard_input()
+        whole = Path(arguments.file).read_text(encoding="utf-8") if arguments.file else standard_input()
         texts = whole.splitlines()
     generator = TextGenerator.from_pretrained(arguments.model, dtype=arguments.dtype)
     if generator.model.encoder is None:
         raise ValueError(f"{arguments.model} has no encoder: `pyattn generate` continues texts with it")
-    options = writing.options_of(arguments)
+    options = writing_options(arguments)
     languages = {"source": arguments.source, "target": arguments.target}
     if arguments.target is not None and not generator.languages:  # then any token may begin the translation
         token = generator.tokenizer.token_to_id(languages.pop("target"))

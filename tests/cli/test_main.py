@@ -65,7 +65,7 @@ def test_an_interrupt_ends_the_command(run, folder, monkeypatch):
     def interrupt(paths):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.indexing, "read_passages", interrupt)
+    monkeypatch.setattr(cli.embed, "read_passages", interrupt)
     assert run("search", "cat", "docs") == (130, "", "")
 
 
