@@ -13,8 +13,7 @@ from typing import NamedTuple
 # Files in folders are read if they have one of these suffixes; a file that is named itself may have any.
 SUFFIXES = (".txt", ".md", ".markdown", ".rst", ".py")
 
-# Shorter passages are headings, rules and list markers, which answer no question.
-_MIN_LENGTH = 20
+_MIN_LENGTH = 20  # shorter passages are headings, rules and list markers, which answer no question
 _LETTER = re.compile(r"[^\W\d_]")
 
 # The prose of a docstring ends at NumPy's underlined sections, and at the fields of Google and Sphinx.
@@ -39,10 +38,10 @@ class Passage(NamedTuple):
 def read_passages(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Passage], list[str]]:
     """The passages of files and folders.
 
-    In a folder, the .txt, .md, .markdown, .rst and .py files below it are read, sorted by name, but no hidden files or
-    folders. A .py file gives the docstrings of its module, classes and functions, with their qualified names, each up
-    to its first section ("Parameters", "Args:", ...); any other file gives its paragraphs, which end at blank lines.
-    Passages shorter than 20 characters or without a letter are left out. A file that is reached twice is read once.
+    In a folder, the .txt, .md, .markdown, .rst and .py files below it are read, sorted by name, but nothing hidden. A
+    .py file gives the docstrings of its module, classes and functions, with their qualified names, each up to its first
+    section ("Parameters", "Args:", ...); any other its paragraphs, which end at blank lines. Passages shorter than 20
+    characters or without a letter are left out. A file that is reached twice is read once.
 
     Args:
         paths: files, of any suffix, and folders.

@@ -123,31 +123,26 @@ class SearchIndex:
                     file_size = os.fstat(file.fileno()).st_size
                     header = _read_array(archive, "header.npy", np.dtype(np.uint8), file_size)
                     vectors = _read_array(archive, "vectors.npy", np.dtype(np.float32), file_size)
-                    return cls._from_arrays(json.loads(header.tobytes()), vectors)
+                values = json.loads(header.tobytes())
+                if not isinstance(values, dict) or values.get("format") != _FORMAT:
+                    raise ValueError(f"its header does not say {_FORMAT!r}")
+                if (
+                    not isinstance(rows := values.get("passages"), list)
+                    or not {"model", "fingerprint"} <= values.keys()
+                ):
+                    raise ValueError("its header lacks the model, the fingerprint or the passages")
+                passages = [Passage(*row) for row in rows]
+                if not all(all(map(isinstance, passage, (str, str, int, str))) for passage in passages):
+                    raise ValueError("a passage is not [text, file, line, name]")
+                return cls(passages, vectors, values["model"], values["fingerprint"])
             except MemoryError:
                 raise
             except Exception as error:  # NumPy, zipfile and json raise many types for damaged files
                 raise ValueError(f"load: {path} is not an index that `pyattn embed` wrote ({error})") from error
 
-    @classmethod
-    def _from_arrays(cls, header: Any, vectors: NDArray[Any]) -> "SearchIndex":
-        """The index of a file's decoded header and its vectors."""
-        if not isinstance(header, dict) or header.get("format") != _FORMAT:
-            raise ValueError(f"its header does not say {_FORMAT!r}")
-        model, fingerprint, rows = (header.get(key) for key in ("model", "fingerprint", "passages"))
-        if not isinstance(model, str) or not isinstance(fingerprint, str) or not isinstance(rows, list):
-            raise ValueError("its header lacks the model, the fingerprint or the passages")
-        passages = [Passage(*row) for row in rows]
-        if not all(all(map(isinstance, passage, (str, str, int, str))) for passage in passages):
-            raise ValueError("a passage is not [text, file, line, name]")
-        return cls(passages, vectors, model, fingerprint)
-
 
 def _read_array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], file_size: int) -> NDArray[Any]:
-    """An array of an .npz file. np.load takes memory for the size that its header claims; this takes what is there.
-
-    The array must not be compressed, so that it is no larger than the file, which has file_size bytes.
-    """
+    """An array of an .npz file, uncompressed: no larger than the file. np.load takes memory as the header claims."""
     member = archive.getinfo(name)
     if member.compress_type != zipfile.ZIP_STORED or not member.file_size == member.compress_size <= file_size:
         raise ValueError(f"{name} is compressed or not whole")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pyattn import _checks
-from pyattn.generation import Generated, GenerationOptions
+from pyattn.generation import GenerationOptions
 from pyattn.generation.options import with_valid
 from pyattn.models.files import find_directory
 from pyattn.models.generative import GenerativeModel
@@ -40,10 +40,8 @@ class TextGenerator:
     def __init__(self, model: GenerativeModel, tokenizer: Any, file: Path = Path("tokenizer.json")) -> None:
         kind = model.config.encoder_input
         if kind not in ("", "tokens"):
-            raise ValueError(
-                f"TextGenerator: {model.config.model_type} reads {kind}, not text"
-                + ("; SpeechRecognizer takes it" if kind == "frames" else "")
-            )
+            other = "; SpeechRecognizer takes it" if kind == "frames" else ""
+            raise ValueError(f"TextGenerator: {model.config.model_type} reads {kind}, not text{other}")
         if model.config.source_vocab_size:
             raise ValueError(
                 "TextGenerator: the model's two sides have vocabularies of their own, which is not supported for texts"
@@ -97,12 +95,10 @@ class TextGenerator:
             texts: strings; no single one.
             options: how tokens are chosen; None: as the directory says. Where they say no greatest length, 256 new
                 tokens, or as many as the model has positions for. `seed` is one for all texts, or one for each.
-            source: the texts' language, as "de_DE", for models that have tokens for it (mBART); None: the one
-                that tokenizer_config.json or tokenizer.json says.
-            target: the language to write, as "en_XX" (mBART), or "fra" (a Marian that knows several); None: the one
-                that the directory says. `languages` lists them.
-            show_progress: whether to draw a bar on standard error. None: on a terminal, when the work takes longer than
-                a second.
+            source, target: the texts' language, as "de_DE", for models that have tokens for it (mBART), and the one to
+                write, as "en_XX" (mBART), or "fra" (a Marian that knows several); None: those that the directory says.
+                `languages` lists them.
+            show_progress: whether to draw a bar on standard error; None: on a terminal, for more than a second's work.
             batch_size: how many texts of similar length are written at once. The result does not depend on it.
             **changes: options by name, instead of those in `options`.
 
@@ -119,18 +115,17 @@ class TextGenerator:
             raise ValueError(f"{name}: num_return_sequences must be 1, not {options.num_return_sequences}")
         tokens = [self._tokens(name, f"texts[{i}]", text, source, target) for i, text in enumerate(given)]
         seeds = _seeds(name, options, len(given))
-        limits = [self._limit(options, len(ids)) for ids in tokens]
-        bounded = {limit: _bounded(options, limit) for limit in dict.fromkeys(limits)}
+        bounded = {length: self._bounded(options, length) for length in set(map(len, tokens))}
         results = [""] * len(given)
         decoder = Decoder(self.tokenizer, name, self._file)
         order = sorted(range(len(given)), key=lambda i: -len(tokens[i]))
         with progress(len(given), show_progress, purpose=name, label="writing", unit="text") as done:
-            for limit, group in groupby(order, key=limits.__getitem__):
+            for _, group in groupby(order, key=lambda i: bounded[len(tokens[i])].max_new_tokens):
                 while batch := list(islice(group, size)):
-                    chosen = bounded[limit]
-                    if seeds is not None:
-                        chosen = with_valid(chosen, seed=tuple(seeds[i] for i in batch))
-                    for i, result in zip(batch, self._generate([tokens[i] for i in batch], chosen), strict=True):
+                    seed = None if seeds is None else tuple(seeds[i] for i in batch)
+                    chosen = with_valid(bounded[len(tokens[batch[0]])], seed=seed)
+                    read = self._read([tokens[i] for i in batch])
+                    for i, result in zip(batch, self.model.generate(**read, options=chosen), strict=True):
                         results[i] = "".join(self._pieces(decoder, tokens[i], result.tokens.tolist(), chosen))
                     done(len(batch))
         return results
@@ -161,12 +156,8 @@ class TextGenerator:
         options = self.model.options_with(name, options, changes)
         tokens = self._tokens(name, "text", given, source, target)
         seeds = _seeds(name, options, 1)
-        options = _bounded(options, self._limit(options, len(tokens)))
-        options = with_valid(options, seed=None if seeds is None else tuple(seeds))
-        if self.model.encoder is None:
-            chosen = self.model.stream([tokens], options)
-        else:
-            chosen = self.model.stream(None, options, memory=self.model.encode(tokens[None]))
+        options = with_valid(self._bounded(options, len(tokens)), seed=None if seeds is None else tuple(seeds))
+        chosen = self.model.stream(**self._read([tokens]), options=options)
         decoder = Decoder(self.tokenizer, name, self._file)
         return self._pieces(decoder, tokens, (token for _, token in chosen), options)
 
@@ -178,13 +169,14 @@ class TextGenerator:
         stops = set(np.ravel(options.stop_tokens).tolist())
         return decoder.pieces(before, takewhile(lambda token: token not in stops, chosen))
 
-    def _generate(self, prompts: list[Any], options: GenerationOptions) -> list[Generated]:
+    def _read(self, prompts: list[Any]) -> dict[str, Any]:
+        """What the model generates from: prompts, or what its encoder makes of them."""
         if self.model.encoder is None:
-            return self.model.generate(prompts, options)
+            return {"prompts": prompts}
         lengths = np.array([len(prompt) for prompt in prompts])
         padded = np.zeros((len(prompts), lengths.max()), np.int64)
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(prompts)
-        return self.model.generate(None, options, memory=self.model.encode(padded, lengths))
+        return {"memory": self.model.encode(padded, lengths)}
 
     def _to_language(self, function: str, target: str | None, changes: dict[str, Any]) -> dict[str, Any]:
         """The changes of options, and those that the target language asks for."""
@@ -199,23 +191,17 @@ class TextGenerator:
         check_tokens(function, ids, self.model.config.vocab_size, self._file)
         if source is not None or target is not None:
             ids = self._languages.target(function, target, self._languages.source(function, source, ids))
-        most = self.model.config.longest
-        if self.model.encoder is None:
-            most -= 1  # a new token needs room
+        most = self.model.config.longest - (self.model.encoder is None)  # behind a prompt, a new token needs room
         if not 0 < len(ids) <= most:
             raise ValueError(f"{function}: {what} has {len(ids)} tokens; the model takes from 1 to {most}")
         return ids
 
-    def _limit(self, options: GenerationOptions, length: int) -> int | None:
-        """The greatest number of new tokens behind a text of that length; None where the options say it."""
+    def _bounded(self, options: GenerationOptions, length: int) -> GenerationOptions:
+        """The options, with a greatest number of new tokens behind a text of that length where they say none."""
         if options.max_new_tokens is not None or options.max_length is not None:
-            return None
+            return options
         room = self.model.config.longest - (length if self.model.encoder is None else 1)
-        return min(MAX_NEW_TOKENS, room)
-
-
-def _bounded(options: GenerationOptions, limit: int | None) -> GenerationOptions:
-    return options if limit is None else replace(options, max_new_tokens=limit)
+        return replace(options, max_new_tokens=min(MAX_NEW_TOKENS, room))
 
 
 def _seeds(function: str, options: GenerationOptions, texts: int) -> list[int] | None:
@@ -226,5 +212,4 @@ def _seeds(function: str, options: GenerationOptions, texts: int) -> list[int] |
         if len(options.seed) != texts:
             raise ValueError(f"{function}: there are {texts} texts, but {len(options.seed)} seeds; or one for all")
         return list(options.seed)
-    words = np.random.SeedSequence(options.seed).generate_state(texts, np.uint64)
-    return [int(word) for word in words]
+    return list(map(int, np.random.SeedSequence(options.seed).generate_state(texts, np.uint64)))

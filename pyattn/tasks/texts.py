@@ -33,16 +33,9 @@ def without_surrogates(text: str) -> str:
 def progress(
     total: float, show: bool | None, *, purpose: str, label: str, unit: str
 ) -> Iterator[Callable[[float], object]]:
-    """A progress bar on standard error, while the context lasts.
+    """A progress bar on standard error, and a function that is told how many more of all units are done.
 
-    Args:
-        total: how many units there are to do.
-        show: whether to draw the bar. None draws it on a terminal, when the work takes longer than a second.
-        purpose: what the error says that needs tqdm, where it is not installed.
-        label, unit: what the bar says.
-
-    Yields:
-        A function that is told how many more units are done.
+    show: None draws it on a terminal, when the work takes longer than a second. purpose: what needs tqdm, for errors.
     """
     if show is False:
         yield lambda done: None
