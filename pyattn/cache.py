@@ -104,15 +104,11 @@ class KVCache:
             ValueError: shapes do not fit, or a sequence would be longer than the capacity; nothing is written then.
         """
         name = "KVCache.append"
-        arrays = [_checks.array(name, what, x) for what, x in (("key", key), ("value", value))]
+        arrays = [_checks.real_array(name, what, x) for what, x in (("key", key), ("value", value))]
+        batch, heads, _, width = self._keys.shape
         for what, x in zip(("key", "value"), arrays, strict=True):
-            batch, heads, _, width = self._keys.shape
             if x.ndim != 4 or (*x.shape[:2], x.shape[3]) != (batch, heads, width) or x.shape != arrays[0].shape:
-                raise ValueError(
-                    f"{name}: {what} has shape {x.shape}; accepted: {(batch, heads, 'L', width)}, both alike"
-                )
-            if not _checks.is_real(x.dtype):
-                raise TypeError(f"{name}: {what} has dtype {x.dtype}; real floating numbers are needed")
+                raise _checks.wrong_shape(name, what, x, f"{(batch, heads, 'L', width)}, both alike")
         length = arrays[0].shape[2]
         new_len = self._new_len(name, length, self._more(name, length, lengths))
         if self._dtype == INT8:
@@ -210,9 +206,7 @@ class KVCache:
         """The rows of reorder, checked, as int64."""
         rows = _checks.indices("KVCache.reorder", "rows", rows, len(self.lengths))
         if rows.ndim != 1 or len(rows) > self._stored.shape[1]:
-            raise ValueError(
-                f"KVCache.reorder: rows has shape {rows.shape}; accepted: at most {self._stored.shape[1]} numbers"
-            )
+            raise _checks.wrong_shape("KVCache.reorder", "rows", rows, f"at most {self._stored.shape[1]} numbers")
         return rows
 
     def _take(self, rows: Array) -> None:

@@ -154,8 +154,6 @@ def scaled_dot_product_attention(
     call = _checks.attention_call(function, query, key, value, given)
     return_lse = _checks.flag(function, "return_lse", return_lse)
     return_weights = _checks.flag(function, "return_weights", return_weights)
-    del given["out"]
-    given |= {"query": query, "key": key, "value": value}
     results = {"out": _checks.output(function, out, (*query.shape[:-1], value.shape[-1]), query.dtype, given)}
     if return_lse:
         results["lse"] = np.empty(query.shape[:-1], _checks.statistics_dtype(query.dtype))
@@ -250,8 +248,6 @@ def varlen_attention(
     query, key, value = _checks.attention_arrays(function, query=query, key=key, value=value)
     call = _checks.packed_call(function, query, key, value, (cu_seqlens_q, cu_seqlens_k), given)
     return_lse = _checks.flag(function, "return_lse", return_lse)
-    del given["out"]
-    given |= {"query": query, "key": key, "value": value}
     result = _checks.output(function, out, (*query.shape[:-1], value.shape[-1]), query.dtype, given)
     results = {"out": result.swapaxes(0, 1)}  # heads first
     if return_lse:

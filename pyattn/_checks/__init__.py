@@ -10,11 +10,13 @@ from pyattn._checks.arrays import (
     is_real,
     layer_dtype,
     output,
+    real_array,
     rows,
     statistics_dtype,
     weight_dtype,
     weight_dtype_name,
     within,
+    wrong_shape,
 )
 from pyattn._checks.attention import (
     AttentionOptions,
@@ -24,7 +26,7 @@ from pyattn._checks.attention import (
     merge_parts,
     packed_call,
 )
-from pyattn._checks.masks import Sparse, aligned_mask, combined_mask
+from pyattn._checks.masks import Sparse, combined_mask
 from pyattn._checks.numbers import (
     choice,
     count,

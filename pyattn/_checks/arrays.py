@@ -27,13 +27,24 @@ def array(function: str, name: str, x: Any) -> Array:
         raise ValueError(f"{function}: {name} is not an array: {error}") from None
 
 
+def wrong_dtype(function: str, name: str, x: Any, needed: str) -> TypeError:
+    return TypeError(f"{function}: {name} has dtype {x.dtype}; {needed}")
+
+
+def wrong_shape(function: str, name: str, x: Any, accepted: str) -> ValueError:
+    return ValueError(f"{function}: {name} has shape {tuple(x.shape)}; accepted: {accepted}")
+
+
+def wrong_value(function: str, name: str, x: Array, wrong: Array, accepted: str) -> ValueError:
+    """What says the first of the wrong values of x, and where it stands."""
+    place = tuple(int(i) for i in np.argwhere(wrong)[0])
+    seen = f"{x[place]}" + (f" (at index {', '.join(map(str, place))})" if place else "")
+    return ValueError(f"{function}: {name} must be {accepted}, not {seen}")
+
+
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
     """Whether dtype is ml_dtypes.bfloat16, which is never imported."""
     return dtype.kind == "V" and dtype.itemsize == 2 and dtype.isnative and dtype.name == "bfloat16"
-
-
-def is_16_bit(dtype: np.dtype[Any]) -> bool:
-    return dtype == np.float16 or is_bfloat16(dtype)
 
 
 def is_real(dtype: np.dtype[Any]) -> bool:
@@ -80,25 +91,19 @@ def weight_dtype_name(function: str, dtype: Any) -> str:
 
 def floating(function: str, **arrays: Any) -> list[Array]:
     """The arguments as arrays of one and the same dtype, float32 or float64."""
-    return _same_dtype(function, arrays, with_16_bits=False)
+    return attention_arrays(function, with_16_bits=False, **arrays)
 
 
-def attention_arrays(function: str, **arrays: Any) -> list[Array]:
+def attention_arrays(function: str, *, with_16_bits: bool = True, **arrays: Any) -> list[Array]:
     """The arguments as arrays of one and the same dtype: float32, float64, float16 or bfloat16."""
-    return _same_dtype(function, arrays, with_16_bits=True)
-
-
-def _same_dtype(function: str, arrays: dict[str, Any], with_16_bits: bool) -> list[Array]:
     result = [array(function, name, x) for name, x in arrays.items()]
     dtype = result[0].dtype
     mixed = False
     for name, x in zip(arrays, result, strict=True):
-        if x.dtype not in FLOATING and not (with_16_bits and is_16_bit(x.dtype)):
+        if x.dtype not in FLOATING and not (with_16_bits and (x.dtype == np.float16 or is_bfloat16(x.dtype))):
             accepted = "float32, float64, float16 or bfloat16" if with_16_bits else "float32 or float64"
-            raise TypeError(
-                f"{function}: {name} has dtype {x.dtype}; {accepted} in native byte order is needed "
-                f"({name}.astype(np.float32) converts)"
-            )
+            needed = f"{accepted} in native byte order is needed ({name}.astype(np.float32) converts)"
+            raise wrong_dtype(function, name, x, needed)
         mixed = mixed or x.dtype != dtype
     if mixed:
         seen = ", ".join(f"{name} {x.dtype}" for name, x in zip(arrays, result, strict=True))
@@ -110,24 +115,27 @@ def integers(function: str, name: str, x: Any, shape: tuple[int, ...] | None, ne
     """x as an array of integers, of any dtype, seen as `shape` unless that is None."""
     x = array(function, name, x)
     if x.dtype.kind not in "iu":
-        raise TypeError(f"{function}: {name} has dtype {x.dtype}; integers are needed")
+        raise wrong_dtype(function, name, x, "integers are needed")
     try:
         return x if shape is None else np.broadcast_to(x, shape)
     except ValueError:
-        raise ValueError(f"{function}: {name} has shape {x.shape}; accepted: {needed}") from None
+        raise wrong_shape(function, name, x, needed) from None
+
+
+def real_array(function: str, name: str, x: Any) -> Array:
+    """x as an array of real floating numbers, in any precision."""
+    x = array(function, name, x)
+    if not is_real(x.dtype):
+        needed = f"real floating numbers are needed (np.asarray({name}, np.float32) converts)"
+        raise wrong_dtype(function, name, x, needed)
+    return x
 
 
 def within(function: str, name: str, x: Array, lowest: int, highest: Array, meaning: str) -> None:
     wrong = (x < lowest) | (x > highest)
     if wrong.any():
-        seen, most = first_wrong(x, wrong), highest[tuple(np.argwhere(wrong)[0])]
-        raise ValueError(f"{function}: {name} must be from {lowest} to {meaning} ({most}), not {seen}")
-
-
-def first_wrong(x: Array, wrong: Array) -> str:
-    """The first wrong value of x, and where it stands."""
-    place = tuple(int(i) for i in np.argwhere(wrong)[0])
-    return f"{x[place]}" + (f" (at index {', '.join(map(str, place))})" if place else "")
+        most = highest[tuple(np.argwhere(wrong)[0])]
+        raise wrong_value(function, name, x, wrong, f"from {lowest} to {meaning} ({most})")
 
 
 def rows(function: str, x: Any, width: int, dtype: np.dtype[Any]) -> tuple[Array, tuple[int, ...]]:
@@ -143,7 +151,7 @@ def rows(function: str, x: Any, width: int, dtype: np.dtype[Any]) -> tuple[Array
 
 
 def output(function: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: dict[str, Any]) -> Array:
-    """The caller's array for the result, or a new one for None; inputs are arguments that it must not overlap."""
+    """The caller's array for the result, or a new one for None; inputs are all arguments by name: it must not overlap them."""
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
@@ -157,6 +165,8 @@ def output(function: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
     if _overlaps_itself(result):
         raise ValueError(f"{function}: out overlaps itself: strides {result.strides} for shape {result.shape}")
     for name, x in inputs.items():
+        if name == "out":
+            continue
         # a sparse matrix is its arrays
         parts = list(vars(x).values()) if hasattr(x, "tocsr") and hasattr(x, "__dict__") else [x]
         if any(_overlap(result, seen) for part in parts if (seen := _memory(part)) is not None):

@@ -10,11 +10,13 @@ from pyattn._checks.arrays import (
     Array,
     array,
     attention_arrays,
-    first_wrong,
     integers,
-    is_real,
+    real_array,
     statistics_dtype,
     within,
+    wrong_dtype,
+    wrong_shape,
+    wrong_value,
 )
 from pyattn._checks.masks import Sparse, aligned_mask, structure
 from pyattn._checks.numbers import MAX_ROWS, finite_scale, finite_softcap, flag, sides
@@ -52,9 +54,8 @@ def attention_call(
     """
     attention_shapes(function, query, key, value)
     shape, dtype = (*query.shape[:-1], key.shape[-2]), query.dtype
-    batch = shape[:-3]
     call = AttentionCall(query, key, value)
-    _set_logit_options(function, call, shape[:-2], options)
+    _set_options(function, call, options)
     mask, bias = options.get("mask"), options.get("bias")
     if hasattr(mask, "tocsr") or hasattr(bias, "tocsr"):
         sparse_bias = bias if hasattr(bias, "tocsr") else None
@@ -62,113 +63,93 @@ def attention_call(
     for name, x in (("mask", mask), ("bias", bias)):
         if x is not None and not hasattr(x, "tocsr"):
             call.bind(name, aligned_mask(function, x, shape, dtype, name))
-    needed = f"a scalar or what broadcasts to {batch} = query.shape[:-3]" if batch else "a scalar"
-    if (lengths := options.get("kv_lengths")) is not None:
-        lengths = integers(function, "kv_lengths", lengths, batch, needed)
-        within(function, "kv_lengths", lengths, 0, np.broadcast_to(shape[-1], batch), "S")
-        call.bind("kv_lengths", lengths.astype(np.int64))
-    if (offset := options.get("query_offset")) is not None:
-        call.bind("query_offset", query_offsets(function, offset, batch, needed))
     return call
 
 
 def packed_call(
-    function: str,
-    query: Array,
-    key: Array,
-    value: Array,
-    cu_seqlens: tuple[Any, Any],
-    options: Mapping[str, Any],
+    function: str, query: Array, key: Array, value: Array, cu_seqlens: tuple[Any, Any], options: Mapping[str, Any]
 ) -> AttentionCall:
     """The call for packed query (total_q, H, D), key (total_k, Hkv, D) and value (total_k, Hkv, Dv)."""
-    packed_shapes(function, query, key, value)
+    attention_shapes(function, query, key, value, packed=True)
     cu_seqlens_q, cu_seqlens_k = packed_starts(function, query, key, *cu_seqlens)
-    sequences = len(cu_seqlens_q) - 1
     arrays = (x.swapaxes(0, 1) for x in (query, key, value))
     call = AttentionCall(*arrays, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k)
-    _set_logit_options(function, call, query.shape[1:2], options)
-    if (lengths := options.get("kv_lengths")) is not None:
-        lengths = integers(function, "kv_lengths", lengths, None, "")
-        if lengths.shape != (sequences,):
-            raise ValueError(
-                f"{function}: kv_lengths has shape {lengths.shape}; accepted: one for each sequence, {(sequences,)}"
-            )
-        within(function, "kv_lengths", lengths, 0, np.diff(cu_seqlens_k), "the sequence's number of keys")
-        call.bind("kv_lengths", lengths.astype(np.int64))
-    if (offset := options.get("query_offset")) is not None:
-        needed = f"a scalar or one for each sequence, {(sequences,)}"
-        call.bind("query_offset", query_offsets(function, offset, (sequences,), needed))
+    _set_options(function, call, options)
     return call
 
 
-def _set_logit_options(
-    function: str, call: AttentionCall, leading: tuple[int, ...], options: Mapping[str, Any]
-) -> None:
-    """The options that packed sequences share with others, for heads of the shape `leading`."""
+def _set_options(function: str, call: AttentionCall, options: Mapping[str, Any]) -> None:
+    """The options that packed sequences share with others."""
     query = call.operands["query"]
     statistics = statistics_dtype(query.dtype)
-    call.scale = finite_scale(function, options.get("scale"), query.shape[-1], statistics)
-    if (softcap := options.get("softcap")) is not None:
-        call.softcap = finite_softcap(function, softcap, statistics)
+    scale = finite_scale(function, options.get("scale"), query.shape[-1], statistics)
+    softcap = options.get("softcap")
+    softcap = 0.0 if softcap is None else finite_softcap(function, softcap, statistics)
     left, right = sides(function, options.get("window"))
-    call.set_window(left, 0 if flag(function, "is_causal", options.get("is_causal", False)) else right)
+    right = 0 if flag(function, "is_causal", options.get("is_causal", False)) else right
+    call.set_numbers(scale, softcap, left, right)
     if (slopes := options.get("alibi_slopes")) is not None:
         # times any distance, in units of log2, a slope is still finite
         most = float(np.finfo(statistics).max) / 2**33
-        slopes = _per_head(function, "alibi_slopes", slopes, leading, statistics)
-        if not (abs(slopes) <= most).all():
-            raise ValueError(
-                f"{function}: alibi_slopes must be finite and at most {most:.1e} in magnitude, "
-                f"not {first_wrong(slopes, ~(abs(slopes) <= most))}"
-            )
+        slopes = _per_head(function, "alibi_slopes", slopes, query.shape[:-2], statistics)
+        if not (fits := abs(slopes) <= most).all():
+            accepted = f"finite and at most {most:.1e} in magnitude"
+            raise wrong_value(function, "alibi_slopes", slopes, ~fits, accepted)
         call.bind("alibi_slopes", slopes)
     if (sinks := options.get("sinks")) is not None:
-        most = float(np.finfo(statistics).max) / 2
-        sinks = _per_head(function, "sinks", sinks, leading, statistics)
-        if not (sinks <= most).all():
-            raise ValueError(
-                f"{function}: sinks must be finite in {statistics}, or -inf for no sink, "
-                f"not {first_wrong(sinks, ~(sinks <= most))}"
-            )
+        sinks = _per_head(function, "sinks", sinks, query.shape[:-2], statistics)
+        if not (fits := sinks <= float(np.finfo(statistics).max) / 2).all():
+            raise wrong_value(function, "sinks", sinks, ~fits, f"finite in {statistics}, or -inf for no sink")
         call.bind("sinks", sinks)
+    if options.get("kv_lengths") is not None or options.get("query_offset") is not None:
+        _set_positions(function, call, options)
+
+
+def _set_positions(function: str, call: AttentionCall, options: Mapping[str, Any]) -> None:
+    """kv_lengths and query_offset: one for each batch element, or packed sequence."""
+    packed = call.operands.get("cu_seqlens")
+    batch = (len(packed[1]) - 1,) if packed else call.operands["query"].shape[:-3]
+    needed = f"one for each sequence, {batch}" if packed else f"what broadcasts to {batch} = query.shape[:-3]"
+    needed = f"a scalar or {needed}" if batch else "a scalar"
+    if (lengths := options.get("kv_lengths")) is not None:
+        keys = np.diff(packed[1]) if packed else np.broadcast_to(call.operands["key"].shape[-2], batch)
+        lengths = integers(function, "kv_lengths", lengths, None if packed else batch, needed)
+        if lengths.shape != batch:
+            raise wrong_shape(function, "kv_lengths", lengths, needed.removeprefix("a scalar or "))
+        within(function, "kv_lengths", lengths, 0, keys, "the sequence's number of keys" if packed else "S")
+        call.bind("kv_lengths", lengths.astype(np.int64))
+    if (offset := options.get("query_offset")) is not None:
+        offset = integers(function, "query_offset", offset, batch, needed)
+        if (wrong := (offset >= MAX_ROWS) | (offset <= -MAX_ROWS)).any():
+            raise wrong_value(function, "query_offset", offset, wrong, "below 2**30 in magnitude")
+        call.bind("query_offset", offset.astype(np.int64))
 
 
 def _per_head(function: str, name: str, x: Any, leading: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """x, one number for each head, as a view of the shape `leading`."""
-    x = array(function, name, x)
-    if not is_real(x.dtype):
-        raise TypeError(
-            f"{function}: {name} has dtype {x.dtype}; real floating numbers are needed "
-            f"(np.asarray({name}, np.float32) converts)"
-        )
+    x = real_array(function, name, x)
     with np.errstate(over="ignore"):  # what becomes inf is refused
         numbers = x.astype(dtype)
     try:
         return np.broadcast_to(numbers, leading)
     except ValueError:
         accepted = f"a scalar or what broadcasts to {leading}, the heads" if leading else "a scalar"
-        raise ValueError(f"{function}: {name} has shape {x.shape}; accepted: {accepted}") from None
+        raise wrong_shape(function, name, x, accepted) from None
 
 
-def query_offsets(function: str, query_offset: Any, shape: tuple[int, ...], needed: str) -> Array:
-    """query_offset as int64, seen as `shape`."""
-    offsets = integers(function, "query_offset", query_offset, shape, needed)
-    wrong = (offsets >= MAX_ROWS) | (offsets <= -MAX_ROWS)
-    if wrong.any():
-        raise ValueError(
-            f"{function}: query_offset must be below 2**30 in magnitude, not {first_wrong(offsets, wrong)}"
-        )
-    return offsets.astype(np.int64)
+def attention_shapes(function: str, query: Array, key: Array, value: Array | None, packed: bool = False) -> None:
+    """query (..., H, L, D), key (..., Hkv, S, D), value (..., Hkv, S, Dv), H a multiple of Hkv; L and S in bounds.
 
-
-def attention_shapes(function: str, query: Array, key: Array, value: Array | None) -> None:
-    """query (..., H, L, D), key (..., Hkv, S, D), value (..., Hkv, S, Dv), H a multiple of Hkv; L and S in bounds."""
+    packed: (L, H, D), (S, Hkv, D) and (S, Hkv, Dv).
+    """
     q, k = query.shape, key.shape
     v = k if value is None else value.shape
+    heads, rows = (1, 0) if packed else (-3, -2)
     remedy = ""
-    if len(q) < 2 or len(q) != len(k) or len(q) != len(v):
-        wrong = "query, key and value must have the same number of axes, at least 2"
-        remedy = "; accepted: query (..., H, L, D), key (..., Hkv, S, D), value (..., Hkv, S, Dv)"
+    if not len(q) == len(k) == len(v) or (len(q) != 3 if packed else len(q) < 2):
+        wrong = f"query, key and value must have {'three axes' if packed else 'the same number of axes, at least 2'}"
+        query_shape, key_shape = ("total_q, H", "total_k, Hkv") if packed else ("..., H, L", "..., Hkv, S")
+        remedy = f"; accepted: query ({query_shape}, D), key ({key_shape}, D), value ({key_shape}, Dv)"
     elif q[-1] != k[-1]:
         wrong = "query and key must have the same last axis (D)"
     elif k[:-1] != v[:-1]:
@@ -176,45 +157,16 @@ def attention_shapes(function: str, query: Array, key: Array, value: Array | Non
     elif q[:-3] != k[:-3]:
         wrong = "the axes in front of the heads (batch) must be the same"
         remedy = "; np.broadcast_to repeats an array without copying it"
-    elif len(q) > 2 and not _multiple(q[-3], k[-3]):
-        wrong = "query's heads must be a multiple of key's (axis -3)"
-    elif max(q[-2], k[-2]) >= MAX_ROWS:
-        wrong = "L and S (axis -2) must be below 2**30"
+    elif len(q) > 2 and q[heads] != k[heads] and (k[heads] == 0 or q[heads] % k[heads]):
+        wrong = f"query's heads must be a multiple of key's (axis {heads})"
+    elif max(q[rows], k[rows]) >= MAX_ROWS:
+        wrong = "rows (axis 0) must be less than 2**30" if packed else "L and S (axis -2) must be below 2**30"
     elif q[-1] >= MAX_WIDTH:
         wrong = "D (axis -1) must be below 2**30"
     else:
         return
-    raise ValueError(f"{function}: {wrong}: {_seen(query, key, value)}{remedy}")
-
-
-def packed_shapes(function: str, query: Array, key: Array, value: Array) -> None:
-    """query (total_q, H, D), key (total_k, Hkv, D), value (total_k, Hkv, Dv), H a multiple of Hkv; totals in bounds."""
-    q, k, v = query.shape, key.shape, value.shape
-    remedy = ""
-    if not len(q) == len(k) == len(v) == 3:
-        wrong = "query, key and value must have three axes"
-        remedy = "; accepted: query (total_q, H, D), key (total_k, Hkv, D), value (total_k, Hkv, Dv)"
-    elif q[2] != k[2]:
-        wrong = "query and key must have the same last axis (D)"
-    elif k[:2] != v[:2]:
-        wrong = "key and value must agree on all axes but the last"
-    elif not _multiple(q[1], k[1]):
-        wrong = "query's heads must be a multiple of key's (axis 1)"
-    elif max(q[0], k[0]) >= MAX_ROWS:
-        wrong = "rows (axis 0) must be less than 2**30"
-    elif q[2] >= MAX_WIDTH:
-        wrong = "D (axis 2) must be below 2**30"
-    else:
-        return
-    raise ValueError(f"{function}: {wrong}: {_seen(query, key, value)}{remedy}")
-
-
-def _multiple(heads: int, key_heads: int) -> bool:
-    return heads == key_heads or (key_heads > 0 and heads % key_heads == 0)
-
-
-def _seen(query: Array, key: Array, value: Array | None) -> str:
-    return f"query {query.shape}, key {key.shape}" + ("" if value is None else f", value {value.shape}")
+    seen = f"query {q}, key {k}" + ("" if value is None else f", value {v}")
+    raise ValueError(f"{function}: {wrong}: {seen}{remedy}")
 
 
 def merge_parts(function: str, outputs: Any, lses: Any) -> tuple[list[Array], list[Array]]:
@@ -239,8 +191,6 @@ def merge_parts(function: str, outputs: Any, lses: Any) -> tuple[list[Array], li
                 "accepted: outputs (..., L, Dv), all of one shape, and lses (..., L)"
             )
         if lse.dtype != needed:
-            raise TypeError(
-                f"{function}: lses[{i}] has dtype {lse.dtype}; the lse of {part.dtype} outputs is {needed} "
-                f"(lses[{i}].astype(np.{needed}) converts)"
-            )
+            remedy = f"the lse of {part.dtype} outputs is {needed} (lses[{i}].astype(np.{needed}) converts)"
+            raise wrong_dtype(function, f"lses[{i}]", lse, remedy)
     return parts, sums

@@ -25,9 +25,13 @@ def choice(function: str, name: str, value: Any, accepted: Iterable[Any]) -> Any
     return value
 
 
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool | np.bool_)
+
+
 def integer(function: str, name: str, value: Any, accepted: str = "an integer") -> int:
     """An integer, NumPy's as well, but no bool."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+    if not _is_integer(value):
         raise _wrong_type(function)(f"{function}: {name} must be {accepted}, not {value!r}")
     return int(value)
 
@@ -110,7 +114,7 @@ def sides(function: str, window: Any) -> tuple[int, int]:
     if window is None:
         return -1, -1
     accepted = "(left, right), each an integer >= 0 or None (unbounded): query i sees p - left <= j <= p + right"
-    if isinstance(window, int | np.integer) and not isinstance(window, bool) and window >= 0:
+    if _is_integer(window) and window >= 0:
         raise TypeError(
             f"{function}: window={window} is ambiguous; pass a pair: ({window}, {window}) to see as many keys on both "
             f"sides, ({window}, 0) for those before only"
@@ -120,12 +124,9 @@ def sides(function: str, window: Any) -> tuple[int, int]:
     if len(window) != 2:
         raise ValueError(f"{function}: window must be {accepted}; not {window!r}")
     for side in window:
-        if side is None:
-            continue
-        if isinstance(side, bool) or not isinstance(side, int | np.integer):
-            raise TypeError(f"{function}: window must be {accepted}; not {window!r}")
-        if side < 0:
-            raise ValueError(f"{function}: window must be {accepted}; not {window!r}")
+        if side is not None and (not _is_integer(side) or side < 0):
+            error = ValueError if _is_integer(side) else TypeError
+            raise error(f"{function}: window must be {accepted}; not {window!r}")
     # no query and key are 2 * MAX_ROWS apart
     left, right = (-1 if side is None or side >= 2 * MAX_ROWS else int(side) for side in window)
     return left, right
@@ -147,7 +148,7 @@ def row_range(function: str, query_range: Any, length: int) -> tuple[int, int]:
     accepted = f"(start, stop), integers with 0 <= start <= stop <= L ({length})"
     if not isinstance(query_range, tuple | list):
         raise TypeError(f"{function}: query_range must be {accepted}; not {type(query_range).__name__}")
-    if any(isinstance(end, bool) or not isinstance(end, int | np.integer) for end in query_range):
+    if not all(map(_is_integer, query_range)):
         raise TypeError(f"{function}: query_range must be {accepted}; not {query_range!r}")
     if len(query_range) != 2 or not 0 <= query_range[0] <= query_range[1] <= length:
         raise ValueError(f"{function}: query_range must be {accepted}; not {query_range!r}")

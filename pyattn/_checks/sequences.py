@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from pyattn._checks.arrays import Array, array, integers
+from pyattn._checks.arrays import Array, array, integers, wrong_dtype
 from pyattn._checks.numbers import MAX_ROWS
 
 
@@ -66,16 +66,9 @@ def sequence_starts(
         raise ValueError(f"{function}: x must have two axes, (total tokens, E), not {len(shape) + 1}")
     if shape[0] >= MAX_ROWS:
         raise ValueError(f"{function}: there are {shape[0]} {what}; less than 2**30 are accepted")
-    if (
-        starts.ndim != 1
-        or len(starts) < 1
-        or starts[0] != 0
-        or starts[-1] != shape[0]
-        or (starts[1:] < starts[:-1]).any()
-    ):
-        raise ValueError(
-            f"{function}: {name} must ascend from 0 to the number of {what}, {shape[0]}; they are {starts}"
-        )
+    ends_fit = starts.ndim == 1 and len(starts) and starts[0] == 0 and starts[-1] == shape[0]
+    if not ends_fit or (starts[1:] < starts[:-1]).any():
+        raise ValueError(f"{function}: {name} must ascend from 0 to the number of {what}, {shape[0]}; not {starts}")
     return starts.astype(np.int64, copy=False)
 
 
@@ -133,7 +126,7 @@ def _lengths(function: str, given: Any, shape: tuple[int, ...]) -> Array:
 def _mask(function: str, given: Any, shape: tuple[int, ...]) -> Array:
     mask = array(function, "attention_mask", given)
     if mask.dtype.kind not in "biuf":
-        raise TypeError(f"{function}: attention_mask has dtype {mask.dtype}; booleans, or numbers 0 and 1 are needed")
+        raise wrong_dtype(function, "attention_mask", mask, "booleans, or numbers 0 and 1 are needed")
     if mask.shape != shape:
         raise ValueError(f"{function}: attention_mask has shape {mask.shape}; token_ids has {shape}")
     real: Array = mask == 1

@@ -11,7 +11,6 @@
         |                                                         |
         v                                                         |
     tasks: blocks of queries, where their rows lie, their keys    |
-    second_pass: column sums of the weights                       |
         |                                                         |
         v                                                         v
     runtime: the instruction set, threads, signals       kernels.pxd: csrc/kernels.h

@@ -9,26 +9,12 @@ from libc.stdlib cimport free, malloc
 
 from pyattn._core.runtime cimport Watch, begin_call, begin_watch, end_call, no_scratch, raise_error, stopped
 from pyattn._core.kernels cimport (
-    PYATTN_ALIGNMENT,
-    PYATTN_COLUMN_SUMS,
-    PYATTN_DECODE_ROWS,
-    PYATTN_KV_LENGTHS,
-    PYATTN_OUT,
-    PYATTN_SPLIT,
-    PYATTN_VALUE,
+    PYATTN_ALIGNMENT, PYATTN_COLUMN_SUMS, PYATTN_DECODE_ROWS, PYATTN_KV_LENGTHS, PYATTN_OUT, PYATTN_SPLIT, PYATTN_VALUE,
     PYATTN_WIDTH_BLOCK,
 )
-from pyattn._core.second_pass cimport write_column_sums
 from pyattn._core.tasks cimport (
-    MAX_BLOCKS,
-    SPARSE_QUERIES,
-    Call,
-    block_count,
-    ceil_divide,
-    merge_splits,
-    run_split,
-    run_task,
-    share_heads,
+    MAX_BLOCKS, SPARSE_QUERIES, Call, block_count, ceil_divide, merge_splits, run_column_sums, run_split, run_task,
+    share_heads, summed_keys,
 )
 
 cdef enum:
@@ -121,6 +107,33 @@ cdef void run_tasks(const Call *call, Py_ssize_t tasks, char *scratch, int team,
         for i in prange(tasks, num_threads=team, schedule="guided"):
             if not stopped(watch, threadid()):
                 run_task(call, i, scratch + threadid() * call.thread_bytes)
+
+
+cdef int write_column_sums(const Call *call, int team) except -1:
+    """For each key the sum of the weights that it gets, once the moments of all rows are known."""
+    cdef Call summing = call[0]
+    cdef Watch watch = begin_watch()
+    cdef Py_ssize_t sums = summed_keys(call), tasks, i
+    share_heads(&summing, 1)
+    summing.shared.path = &call.kernels.prefill if call.indptr == NULL else &call.kernels.decode
+    summing.shared.value_width = summing.shared.top_k = 0
+    summing.shared.operands[PYATTN_VALUE].data = summing.shared.operands[PYATTN_OUT].data = NULL
+    tasks = summing.units * ceil_divide(call.cu_seqlens_k[1], max(<Py_ssize_t> 1, sums))
+    team = team if tasks > 1 else 1
+    summing.state_bytes = summing.shared.path.state_bytes(&summing.shared, call.kernels.tile_vectors)
+    summing.load_bytes = summing.shared.path.load_bytes(&summing.shared)
+    summing.thread_bytes = summing.state_bytes + summing.load_bytes + sums * <Py_ssize_t> sizeof(double)
+    summing.thread_bytes = ceil_divide(summing.thread_bytes, PYATTN_ALIGNMENT) * PYATTN_ALIGNMENT
+    cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + team * summing.thread_bytes)
+    if memory == NULL:
+        raise no_scratch()
+    cdef char *scratch = memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT
+    with nogil:
+        for i in prange(tasks, num_threads=team, schedule="guided"):
+            if not stopped(&watch, threadid()):
+                run_column_sums(&summing, i, scratch + threadid() * summing.thread_bytes)
+    free(memory)
+    return raise_error(&watch)
 
 
 cdef int run_columns(Call *call, int threads) except -1:

@@ -1,7 +1,6 @@
 cimport numpy as cnp
 
 from pyattn._core.rows cimport Rows
-from pyattn._core.rowwise cimport Rotation as RotaryRows
 
 cdef enum:  # the buffers of a workspace
     PROJECTED
@@ -20,8 +19,7 @@ cdef class Workspace:
     cdef Rows rows(self, int buffer, int dtype, Py_ssize_t count, Py_ssize_t width)
 
 cdef class Rotation:
-    cdef RotaryRows rows
-    cdef tuple arrays  # that rows points into
+    cdef cnp.ndarray positions, cosines, sines
 
 cdef class Binding:
     cdef Py_ssize_t batch

@@ -1,8 +1,4 @@
-from typing import Any, TypeAlias
-
-from numpy.typing import NDArray
-
-Array: TypeAlias = NDArray[Any]
+from numpy import ndarray as Array
 
 class Workspace:
     def __init__(self) -> None: ...
@@ -28,8 +24,8 @@ class Memory:
     def __init__(
         self,
         binding: Binding,
-        key_rows: Array | None = None,
-        value_rows: Array | None = None,
-        keys: Array | None = None,
-        values: Array | None = None,
+        key_rows: Array | None,
+        value_rows: Array | None,
+        keys: Array | None,
+        values: Array | None,
     ) -> None: ...

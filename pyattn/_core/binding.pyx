@@ -1,9 +1,8 @@
 """What the layers of one call share: memory, rotary positions, and which rows attend to which keys."""
 
 cimport numpy as cnp
-from libc.stdint cimport int64_t
 
-from pyattn._core.rows cimport Rows, bytes_of, contiguous
+from pyattn._core.rows cimport MAX_BYTES, Rows, as_int64, bytes_of, contiguous
 
 cnp.import_array()
 
@@ -21,6 +20,8 @@ cdef class Workspace:
 
     cdef Rows rows(self, int buffer, int dtype, Py_ssize_t count, Py_ssize_t width):
         """Uninitialised rows, valid until the buffer is asked for again."""
+        if 1.0 * count * width * bytes_of(dtype) > MAX_BYTES:
+            raise MemoryError(f"pyattn: no memory holds {count} rows of {width} features")
         cdef cnp.npy_intp size = max(<Py_ssize_t> 1, count * width * bytes_of(dtype))
         cdef cnp.ndarray memory = self.buffers[buffer]
         if memory is None or memory.shape[0] < size:
@@ -33,12 +34,7 @@ cdef class Rotation:
     """Rotary positions of a call's rows: int64 (n,), and tables (positions, half) of cosines and sines."""
 
     def __init__(self, cnp.ndarray positions not None, cnp.ndarray cosines not None, cnp.ndarray sines not None):
-        self.arrays = positions, cosines, sines
-        self.rows.positions = <const int64_t *> cnp.PyArray_DATA(positions)
-        self.rows.cosines = <const char *> cnp.PyArray_DATA(cosines)
-        self.rows.sines = <const char *> cnp.PyArray_DATA(sines)
-        self.rows.half = cnp.PyArray_DIMS(cosines)[1]
-        self.rows.interleaved = False
+        self.positions, self.cosines, self.sines = positions, cosines, sines
 
 
 cdef class Binding:
@@ -56,7 +52,7 @@ cdef class Binding:
         self, Py_ssize_t batch, cnp.ndarray query_starts not None, cnp.ndarray key_starts not None,
         Workspace workspace not None,
     ):
-        self.batch, self.query_starts, self.key_starts = batch, query_starts, key_starts
+        self.batch, self.query_starts, self.key_starts = batch, as_int64(query_starts), as_int64(key_starts)
         self.workspace = workspace
         self.threads = 1
 
@@ -68,8 +64,8 @@ cdef class Memory:
     """
 
     def __init__(
-        self, Binding binding not None, cnp.ndarray key_rows=None, cnp.ndarray value_rows=None, cnp.ndarray keys=None,
-        cnp.ndarray values=None,
+        self, Binding binding not None, cnp.ndarray key_rows, cnp.ndarray value_rows, cnp.ndarray keys,
+        cnp.ndarray values,
     ):
         self.binding = binding
         self.key_rows, self.value_rows, self.keys, self.values = key_rows, value_rows, keys, values

@@ -4,6 +4,7 @@ Functions make an AttentionCall of arrays. A layer fills a Call once, when it is
 it, binds pointers to the copy and runs that: copies serve many threads at once.
 """
 
+cimport numpy as cnp
 from libc.stdint cimport int64_t
 
 from pyattn._core.kernels cimport pyattn_array, pyattn_kernels
@@ -12,8 +13,7 @@ from pyattn._core.tasks cimport Call
 
 cdef void begin_call_of(Call *call, const pyattn_kernels *kernels, Py_ssize_t heads, Py_ssize_t key_heads) noexcept
 cdef void set_window(Call *call, Py_ssize_t left, Py_ssize_t right) noexcept
-cdef void bind_bias_of_sequence(Call *call) noexcept
-cdef int run(Call *call, int threads, double small) except -1
+cdef void bind_array(Call *call, int operand, int trailing, cnp.ndarray array, bint packed) noexcept
 
 
 cdef inline void bind(

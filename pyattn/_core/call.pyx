@@ -7,56 +7,27 @@ from libc.string cimport memset
 from pyattn._core.attention cimport operations, run_attention
 from pyattn._core.runtime cimport kernels_of
 from pyattn._core.kernels cimport (
-    PYATTN_ALIBI_SLOPES,
-    PYATTN_BIAS,
-    PYATTN_COLUMN_SUMS,
-    PYATTN_ENTROPY,
-    PYATTN_KEY,
-    PYATTN_KV_LENGTHS,
-    PYATTN_LSE,
-    PYATTN_MASK,
-    PYATTN_MASK_BOOL,
-    PYATTN_MASK_NONE,
-    PYATTN_MASK_REAL,
-    PYATTN_MAX,
-    PYATTN_MOMENTS,
-    PYATTN_OPERANDS,
-    PYATTN_OUT,
-    PYATTN_QUERY,
-    PYATTN_QUERY_OFFSET,
-    PYATTN_SINKS,
-    PYATTN_TOP_KEYS,
-    PYATTN_TOP_WEIGHTS,
-    PYATTN_VALUE,
+    PYATTN_ALIBI_SLOPES, PYATTN_BIAS, PYATTN_COLUMN_SUMS, PYATTN_ENTROPY, PYATTN_KEY, PYATTN_KV_LENGTHS, PYATTN_LSE,
+    PYATTN_MASK, PYATTN_MASK_BOOL, PYATTN_MASK_NONE, PYATTN_MASK_REAL, PYATTN_MAX, PYATTN_MOMENTS, PYATTN_OPERANDS,
+    PYATTN_OUT, PYATTN_QUERY, PYATTN_QUERY_OFFSET, PYATTN_SINKS, PYATTN_TOP_KEYS, PYATTN_TOP_WEIGHTS, PYATTN_VALUE,
     PYATTN_WEIGHTS,
 )
-from pyattn._core.tasks cimport KEY_ROWS, OWN_ROWS, QUERY_ROWS, SEQUENCE_ROWS
+from pyattn._core.rows cimport data_of
+from pyattn._core.tasks cimport KEY_ROWS, QUERY_ROWS, SEQUENCE_ROWS
 
 cnp.import_array()
 
 cdef enum:
     UNBOUNDED = 0x7fffffff  # farther than any key from any query
 
-# How many axes of an operand follow those of batch and heads; -1 where the heads have none either.
+# Operands by name, and how many of their axes follow those of batch and heads: see bind_array.
 NAMES = {
-    "query": (PYATTN_QUERY, 2),
-    "key": (PYATTN_KEY, 2),
-    "value": (PYATTN_VALUE, 2),
-    "mask": (PYATTN_MASK, 2),
-    "bias": (PYATTN_BIAS, 2),
-    "alibi_slopes": (PYATTN_ALIBI_SLOPES, 0),
-    "sinks": (PYATTN_SINKS, 0),
-    "kv_lengths": (PYATTN_KV_LENGTHS, -1),
-    "query_offset": (PYATTN_QUERY_OFFSET, -1),
-    "out": (PYATTN_OUT, 2),
-    "lse": (PYATTN_LSE, 1),
-    "max": (PYATTN_MAX, 1),
-    "entropy": (PYATTN_ENTROPY, 1),
-    "moments": (PYATTN_MOMENTS, 2),
-    "weights": (PYATTN_WEIGHTS, 2),
-    "top_keys": (PYATTN_TOP_KEYS, 2),
-    "top_weights": (PYATTN_TOP_WEIGHTS, 2),
-    "column_sums": (PYATTN_COLUMN_SUMS, 1),
+    "query": (PYATTN_QUERY, 2), "key": (PYATTN_KEY, 2), "value": (PYATTN_VALUE, 2), "mask": (PYATTN_MASK, 2),
+    "bias": (PYATTN_BIAS, 2), "alibi_slopes": (PYATTN_ALIBI_SLOPES, 0), "sinks": (PYATTN_SINKS, 0),
+    "kv_lengths": (PYATTN_KV_LENGTHS, -1), "query_offset": (PYATTN_QUERY_OFFSET, -1),
+    "out": (PYATTN_OUT, 2), "lse": (PYATTN_LSE, 1), "max": (PYATTN_MAX, 1), "entropy": (PYATTN_ENTROPY, 1),
+    "moments": (PYATTN_MOMENTS, 2), "weights": (PYATTN_WEIGHTS, 2), "top_keys": (PYATTN_TOP_KEYS, 2),
+    "top_weights": (PYATTN_TOP_WEIGHTS, 2), "column_sums": (PYATTN_COLUMN_SUMS, 1),
 }
 
 
@@ -84,29 +55,21 @@ cdef void set_window(Call *call, Py_ssize_t left, Py_ssize_t right) noexcept:
     call.shared.right = UNBOUNDED if right < 0 else min(right, <Py_ssize_t> UNBOUNDED)
 
 
-cdef void bind_bias_of_sequence(Call *call) noexcept:
-    """From now on the rows of bias are queries of each sequence, from 0: one bias serves all sequences."""
-    call.rows[PYATTN_BIAS] = OWN_ROWS
+cdef void bind_array(Call *call, int operand, int trailing, cnp.ndarray array, bint packed) noexcept:
+    """Gives a call an operand, which lives until the call has run; packed: sequences are parts of one array.
 
-
-cdef int run(Call *call, int threads, double small) except -1:
-    """Runs a call, which is used up, on at most so many threads: on one below `small` floating-point operations."""
-    return run_attention(call, 1 if operations(call) < small else threads)
-
-
-cdef int bind_array(Call *call, str name, cnp.ndarray array, bint packed) except -1:
-    """Gives a call an operand, which lives until the call has run; packed: sequences are parts of one array."""
-    cdef int operand, trailing, ndim = array.ndim
+    trailing: how many axes follow those of batch and heads, -1 where there are no heads either.
+    """
+    cdef int ndim = array.ndim
     cdef const cnp.npy_intp *strides = cnp.PyArray_STRIDES(array)
     cdef Py_ssize_t head = 0, row = 0, column = 0
-    operand, trailing = NAMES[name]
     if trailing < 0:
         row = strides[ndim - 1] if packed else 0
     else:
         column = strides[ndim - 1] if trailing == 2 else 0
         row = strides[ndim - trailing] if trailing > 0 else 0
         head = strides[ndim - trailing - 1] if ndim > trailing else 0
-    bind(call, operand, <char *> cnp.PyArray_DATA(array), head, row, column, <const Py_ssize_t *> strides)
+    bind(call, operand, data_of(array), head, row, column, <const Py_ssize_t *> strides)
     if operand == PYATTN_MASK:
         call.shared.mask_kind = PYATTN_MASK_BOOL if cnp.PyArray_TYPE(array) == cnp.NPY_BOOL else PYATTN_MASK_REAL
     elif operand == PYATTN_VALUE:
@@ -115,7 +78,6 @@ cdef int bind_array(Call *call, str name, cnp.ndarray array, bint packed) except
         call.shared.top_k = cnp.PyArray_DIMS(array)[ndim - 1]
     if operand == PYATTN_WEIGHTS or operand == PYATTN_ENTROPY or operand == PYATTN_TOP_KEYS:
         call.second_pass = True
-    return 0
 
 
 cdef class AttentionCall:
@@ -144,8 +106,8 @@ cdef class AttentionCall:
         if cu_seqlens_q is not None:
             self.operands["cu_seqlens"] = cu_seqlens_q, cu_seqlens_k
             self.call.sequences = cu_seqlens_q.shape[0] - 1
-            self.call.cu_seqlens_q = <const int64_t *> cnp.PyArray_DATA(cu_seqlens_q)
-            self.call.cu_seqlens_k = <const int64_t *> cnp.PyArray_DATA(cu_seqlens_k)
+            self.call.cu_seqlens_q = <const int64_t *> data_of(cu_seqlens_q)
+            self.call.cu_seqlens_k = <const int64_t *> data_of(cu_seqlens_k)
         else:
             self.cu_seqlens[0] = self.cu_seqlens[2] = 0
             self.cu_seqlens[1], self.cu_seqlens[3] = shape[ndim - 2], cnp.PyArray_DIMS(key)[ndim - 2]
@@ -168,45 +130,25 @@ cdef class AttentionCall:
         which are zeros before; top_keys int64 and top_weights (..., H, L, k); column_sums (..., H, S) of the compute
         type, which need moments (..., H, L, 2) of it.
         """
-        bind_array(&self.call, name, array, "cu_seqlens" in self.operands)
+        operand, trailing = NAMES[name]
+        bind_array(&self.call, operand, trailing, array, "cu_seqlens" in self.operands)
         self.operands[name] = array
 
-    def bind_csr(
-        self, cnp.ndarray indptr not None, cnp.ndarray indices not None, cnp.ndarray data=None
-    ):
+    def bind_csr(self, cnp.ndarray indptr not None, cnp.ndarray indices not None, cnp.ndarray data=None):
         """The mask in sparse form: contiguous indptr int64 (L + 1,), indices int32, and a bias for each or None."""
-        self.call.indptr = <const int64_t *> cnp.PyArray_DATA(indptr)
-        self.call.indices = <const int32_t *> cnp.PyArray_DATA(indices)
-        self.call.index_bias = <const char *> cnp.PyArray_DATA(data) if data is not None else NULL
+        self.call.indptr, self.call.indices = <const int64_t *> data_of(indptr), <const int32_t *> data_of(indices)
+        self.call.index_bias = data_of(data)
         self.call.shared.index_bias = data is not None
         self.operands["csr"] = indptr, indices, data
 
-    def set_window(self, Py_ssize_t left, Py_ssize_t right):
-        """How many keys a query sees before and behind its position; -1 for all."""
+    def set_numbers(self, double scale, double softcap, Py_ssize_t left, Py_ssize_t right):
+        """softcap: 0 for none. left, right: how many keys a query sees before and behind its position; -1 for all."""
+        self.call.shared.scale, self.call.shared.softcap = scale, softcap
         set_window(&self.call, left, right)
-
-    @property
-    def window(self):
-        """left and right of set_window."""
-        sides = self.call.shared.left, self.call.shared.right
-        return tuple([-1 if side == UNBOUNDED else side for side in sides])
 
     @property
     def scale(self):
         return self.call.shared.scale
-
-    @scale.setter
-    def scale(self, double scale):
-        self.call.shared.scale = scale
-
-    @property
-    def softcap(self):
-        """0 for none."""
-        return self.call.shared.softcap
-
-    @softcap.setter
-    def softcap(self, double softcap):
-        self.call.shared.softcap = softcap
 
     def sum_queries(self, Py_ssize_t first, Py_ssize_t end):
         """The queries that column_sums are over; all without this."""
@@ -235,5 +177,6 @@ cdef class AttentionCall:
         """
         cdef Call call = self.call
         for name, array in results.items():
-            bind_array(&call, name, array, "cu_seqlens" in self.operands)
+            operand, trailing = NAMES[name]
+            bind_array(&call, operand, trailing, array, "cu_seqlens" in self.operands)
         run_attention(&call, threads_for(operations(&call)))

@@ -1,25 +1,17 @@
-from typing import Any, TypeAlias
+from typing import Any
 
-from numpy.typing import NDArray
+from numpy import ndarray as Array
 
 from pyattn._core.binding import Binding, Memory, Rotation
-from pyattn._core.linear import Packed
-
-Array: TypeAlias = NDArray[Any]
-
-class WeightsPlan:
-    def __init__(self, parts: list[Packed]) -> None: ...
 
 class AttentionPlan:
     revision: object
     rotary: Any
     compute_dtype: Any
     bf16: bool
-    heads: int
-    key_heads: int
     head_dim: int
     def __init__(self, layer: Any, revision: object) -> None: ...
-    def run(self, x: Array, own: Binding, rotation: Rotation | None = None, memory: Memory | None = None) -> Array: ...
+    def run(self, x: Array, own: Binding, rotation: Rotation | None, memory: Memory | None) -> Array: ...
     def precompute(self, x: Array, binding: Binding, rotation: Rotation | None, keys: Array, values: Array) -> None: ...
 
 class LayerPlan:
@@ -39,8 +31,8 @@ class LayerPlan:
         x: Array,
         out: Array,
         own: Binding,
-        rotation: Rotation | None = None,
-        memory: Memory | None = None,
-        keys: Array | None = None,
-        values: Array | None = None,
+        rotation: Rotation | None,
+        memory: Memory | None,
+        keys: Array | None,
+        values: Array | None,
     ) -> None: ...

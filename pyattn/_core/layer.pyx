@@ -7,42 +7,22 @@ one call share. `run` takes a binding and rows, a contiguous array (n, E).
 
 cimport numpy as cnp
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy
 
+from pyattn._core.attention cimport operations, run_attention
 from pyattn._core.binding cimport (
-    ATTENDED,
-    BRANCH,
-    GATES,
-    HIDDEN,
-    KEYS,
-    NORMED,
-    PROJECTED,
-    VALUES,
-    Binding,
-    Memory,
-    Rotation,
-    threads_for,
+    ATTENDED, BRANCH, GATES, HIDDEN, KEYS, NORMED, PROJECTED, VALUES, Binding, Memory, Rotation, threads_for,
 )
-from pyattn._core.call cimport begin_call_of, bind, bind_bias_of_sequence, run, set_window
+from pyattn._core.call cimport begin_call_of, bind, bind_array, set_window
 from pyattn._core.runtime cimport kernels_of
 from pyattn._core.kernels cimport (
-    PYATTN_ALIBI_SLOPES,
-    PYATTN_BIAS,
-    PYATTN_KEY,
-    PYATTN_KV_LENGTHS,
-    PYATTN_MASK,
-    PYATTN_MASK_BOOL,
-    PYATTN_MASK_REAL,
-    PYATTN_OUT,
-    PYATTN_QUERY,
-    PYATTN_QUERY_OFFSET,
-    PYATTN_SINKS,
-    PYATTN_VALUE,
+    PYATTN_ALIBI_SLOPES, PYATTN_BIAS, PYATTN_KEY, PYATTN_KV_LENGTHS, PYATTN_MASK, PYATTN_OUT, PYATTN_QUERY,
+    PYATTN_QUERY_OFFSET, PYATTN_SINKS, PYATTN_VALUE,
 )
 from pyattn._core.linear cimport Packed, Weights, join, multiply
-from pyattn._core.rows cimport Rows, bytes_of, part_of, rows_of
-from pyattn._core.rowwise cimport Norm, add_scaled, gate_rows, norm_of, normalise_rows, rotate_rows
-from pyattn._core.sequences cimport Cache, cache_of, store_rows
-from pyattn._core.tasks cimport Call
+from pyattn._core.rows cimport Rows, bytes_of, data_of, part_of, rows_of
+from pyattn._core.rowwise cimport RowTask, add_scaled, each_row, gate_rows, normalise_rows, rotate_rows
+from pyattn._core.tasks cimport OWN_ROWS, Call
 
 cnp.import_array()
 
@@ -58,32 +38,48 @@ cdef struct Heads:  # of queries, keys, values or results; strides are in bytes
 
 cdef inline Heads heads_of(const Rows *rows, Py_ssize_t batch, Py_ssize_t width) noexcept:
     """Heads of so many features side by side, in rows of `batch` samples one after the other."""
-    cdef Heads heads
-    heads.data, heads.head, heads.row = rows.data, width * bytes_of(rows.dtype), rows.stride
-    heads.batch = rows.count // max(<Py_ssize_t> 1, batch) * rows.stride
-    return heads
+    cdef Py_ssize_t sample = rows.count // max(<Py_ssize_t> 1, batch) * rows.stride
+    return Heads(rows.data, sample, width * bytes_of(rows.dtype), rows.stride)
 
 
-cdef inline Heads cached(cnp.ndarray array) noexcept:
+cdef inline Heads cached(cnp.ndarray cache) noexcept:
     """Those of a cache (batch, heads, capacity, width)."""
-    cdef Cache cache = cache_of(array)
-    cdef Heads heads
-    heads.data, heads.batch, heads.head, heads.row = cache.data, cache.sequence, cache.head, cache.row
-    return heads
+    cdef const cnp.npy_intp *strides = cnp.PyArray_STRIDES(cache)
+    return Heads(data_of(cache), strides[0], strides[1], strides[2])
+
+
+cdef struct Store:
+    Heads rows, cache
+    const int64_t *past_len
+    const int64_t *new_len
+    Py_ssize_t heads  # of a sequence
+
+
+cdef void store_head(const RowTask *task, Py_ssize_t number) noexcept nogil:
+    """Appends the rows of one head of one sequence, side by side in each row, to its cache."""
+    cdef const Store *store = <const Store *> task.parameters
+    cdef const Heads *rows = &store.rows
+    cdef const Heads *cache = &store.cache
+    cdef Py_ssize_t sequence = number // store.heads, head = number % store.heads, past = store.past_len[sequence], j
+    cdef const char *source = rows.data + sequence * rows.batch + head * rows.head
+    cdef char *target = cache.data + sequence * cache.batch + head * cache.head + past * cache.row
+    for j in range(store.new_len[sequence] - past):
+        memcpy(target + j * cache.row, source + j * rows.row, rows.head)
 
 
 cdef class NormPlan:
     """A norm's parameters, (width,) each; bias may be None. centred: the mean is subtracted first."""
-    cdef Norm norm
-    cdef tuple arrays  # that norm points into
+    cdef cnp.ndarray weight, bias
+    cdef double eps
+    cdef bint centred
 
     def __init__(self, cnp.ndarray weight not None, cnp.ndarray bias, double eps, bint centred):
-        self.arrays = weight, bias
-        self.norm = norm_of(weight, bias, eps, centred)
+        self.weight, self.bias, self.eps, self.centred = weight, bias, eps, centred
 
     cdef int apply(self, const Rows *input, const Rows *out, Py_ssize_t heads, Binding binding) except -1:
         """Normalises each of so many parts of each row into out, which may be input."""
-        return normalise_rows(input, &self.norm, out, heads, threads_for(binding, 10.0 * input.count * input.width))
+        return normalise_rows(input, self.weight, self.bias, self.eps, self.centred, out, heads,
+                              threads_for(binding, 10.0 * input.count * input.width))
 
 
 cdef class WeightsPlan:
@@ -108,15 +104,14 @@ cdef class AttentionPlan:
     cdef readonly object revision
     cdef readonly object rotary, compute_dtype
     cdef readonly bint bf16  # whether attention's operands, and caches, are of bfloat16
-    cdef readonly int heads, key_heads
     cdef readonly Py_ssize_t head_dim
+    cdef int heads, key_heads
     cdef WeightsPlan query, key, value, key_and_value, every, output  # every: query, key and value, if of one width
     cdef Py_ssize_t inner, shared  # features of all heads of queries, and of keys
     cdef int dtype  # of attention's operands
     cdef Call call  # without what is bound at each call
     cdef Py_ssize_t left
-    cdef Py_ssize_t no_stride  # of slopes and sinks along the batch
-    cdef cnp.ndarray slopes, sinks  # alive for call
+    cdef cnp.ndarray slopes, sinks  # (1, heads), alive for call
     cdef NormPlan q_norm, k_norm
 
     def __init__(self, layer, revision):
@@ -131,16 +126,23 @@ cdef class AttentionPlan:
         self.output = WeightsPlan([layer.out_proj._weights()])
         self.heads, self.key_heads, self.head_dim = layer.num_heads, layer.num_key_value_heads, layer.head_dim
         self.inner, self.shared = self.heads * self.head_dim, self.key_heads * self.head_dim
-        self.slopes, self.sinks = layer._slopes(), layer._parameters.get("sinks")
+        slopes, sinks = layer._slopes(), layer._parameters.get("sinks")
+        self.slopes, self.sinks = [None if x is None else x[None, :] for x in (slopes, sinks)]
         self.bf16 = layer._attends_in_bf16()
         self.dtype = cnp.NPY_UINT16 if self.bf16 else self.output.weights.compute_dtype
         if layer.q_norm is not None:
             self.q_norm, self.k_norm = NormPlan(*layer.q_norm._arguments()), NormPlan(*layer.k_norm._arguments())
         self.check()
-        self.prepare(layer.scale, layer.softcap or 0.0, layer.left, layer.right)
-
-    def __reduce__(self):
-        return type(None), ()  # a copy of a layer makes its own
+        begin_call_of(&self.call, kernels_of(self.dtype), self.heads, self.key_heads)
+        self.call.batch_axes = 1
+        self.call.shared.width = self.call.shared.value_width = self.head_dim
+        self.call.shared.scale, self.call.shared.softcap = layer.scale, layer.softcap or 0.0
+        self.left = layer.left
+        set_window(&self.call, layer.left, layer.right)
+        if self.slopes is not None:
+            bind_array(&self.call, PYATTN_ALIBI_SLOPES, 0, self.slopes, False)
+        if self.sinks is not None:
+            bind_array(&self.call, PYATTN_SINKS, 0, self.sinks, False)
 
     cdef int check(self) except -1:
         """Refuses parts that were not made for each other."""
@@ -151,8 +153,8 @@ cdef class AttentionPlan:
             raise ValueError(f"MultiHeadAttention: {self.heads} heads and {self.key_heads} of keys, of {self.head_dim} "
                              f"features each, do not fit projections to {outputs} features and one from {inputs}; "
                              "layers or sizes were replaced")
-        if self.sinks is not None and self.sinks.shape[0] != self.heads:
-            raise ValueError(f"MultiHeadAttention: sinks of {self.sinks.shape[0]} heads do not fit {self.heads} heads; "
+        if self.sinks is not None and self.sinks.shape[1] != self.heads:
+            raise ValueError(f"MultiHeadAttention: sinks of {self.sinks.shape[1]} heads do not fit {self.heads} heads; "
                              "sizes were replaced")
         cdef int dtype = cnp.NPY_FLOAT64 if self.dtype == cnp.NPY_FLOAT64 else cnp.NPY_FLOAT32
         if self.sinks is not None and cnp.PyArray_TYPE(self.sinks) != dtype:
@@ -160,32 +162,13 @@ cdef class AttentionPlan:
                              f"{cnp.PyArray_DescrFromType(dtype)}; layers were replaced")
         return 0
 
-    cdef int prepare(self, double scale, double softcap, Py_ssize_t left, Py_ssize_t right) except -1:
-        """Fills in what calls of attention have in common."""
-        cdef Call *call = &self.call
-        begin_call_of(call, kernels_of(self.dtype), self.heads, self.key_heads)
-        call.batch_axes = 1
-        call.shared.width = call.shared.value_width = self.head_dim
-        call.shared.scale, call.shared.softcap = scale, softcap
-        self.left = left
-        set_window(call, left, right)
-        self.no_stride = 0
-        if self.slopes is not None:
-            bind(call, PYATTN_ALIBI_SLOPES, <char *> cnp.PyArray_DATA(self.slopes),
-                 cnp.PyArray_STRIDES(self.slopes)[0], 0, 0, &self.no_stride)
-        if self.sinks is not None:
-            bind(call, PYATTN_SINKS, <char *> cnp.PyArray_DATA(self.sinks), cnp.PyArray_STRIDES(self.sinks)[0], 0, 0,
-                 &self.no_stride)
-        return 0
-
     cdef int check_cache(self, cnp.ndarray cache, Py_ssize_t batch) except -1:
         """Refuses a cache of keys or values that was made for another layer."""
         if cache.ndim != 4 or cache.shape[0] != batch or cache.shape[1] != self.key_heads \
                 or cache.shape[3] != self.head_dim or cnp.PyArray_TYPE(cache) != self.dtype:
-            seen = [cache.shape[i] for i in range(cache.ndim)]
-            raise ValueError(f"MultiHeadAttention: a cache of {cache.dtype} {seen} does not fit a layer that needs "
-                             f"({batch}, {self.key_heads}, capacity, {self.head_dim}), of the kind that its own "
-                             "caches are")
+            raise ValueError(f"MultiHeadAttention: a cache of {cache.dtype} {list((<object> cache).shape)} does not "
+                             f"fit a layer that needs ({batch}, {self.key_heads}, capacity, {self.head_dim}), of the "
+                             "kind that its own caches are")
         return 0
 
     cdef int check_option(self, str name, cnp.ndarray option, Py_ssize_t batch) except -1:
@@ -210,15 +193,21 @@ cdef class AttentionPlan:
         if norm is not None:
             norm.apply(rows, rows, rows.width // self.head_dim, binding)
         if rotation is not None:
-            rotate_rows(rows, &rotation.rows, self.head_dim, threads_for(binding, 4.0 * rows.count * rows.width))
+            rotate_rows(rows, rotation.positions, rotation.cosines, rotation.sines, self.head_dim, False,
+                        threads_for(binding, 4.0 * rows.count * rows.width))
         return 0
 
     cdef int store(self, const Rows *rows, cnp.ndarray cache, Binding binding) except -1:
         """Appends projected keys or values to a cache."""
-        cdef Cache target = cache_of(cache)
-        store_rows(rows, &target, <const int64_t *> cnp.PyArray_DATA(binding.past_len),
-                   <const int64_t *> cnp.PyArray_DATA(binding.new_len),
-                   threads_for(binding, 1.0 * rows.count * rows.width))
+        cdef int threads = threads_for(binding, 1.0 * rows.count * rows.width)
+        cdef Py_ssize_t heads = binding.batch * self.key_heads
+        cdef Store store
+        cdef RowTask task
+        store.rows, store.cache = heads_of(rows, binding.batch, self.head_dim), cached(cache)
+        store.heads = self.key_heads
+        store.past_len, store.new_len = <int64_t *> data_of(binding.past_len), <int64_t *> data_of(binding.new_len)
+        task.parameters = &store
+        each_row(store_head, &task, heads, max(<Py_ssize_t> 1, heads // max(1, threads)), threads)
         return 0
 
     cdef Rows attend(
@@ -270,14 +259,13 @@ cdef class AttentionPlan:
         cdef Call call = self.call
         cdef Heads queries = heads_of(query, binding.batch, self.head_dim)
         cdef Heads results = heads_of(out, binding.batch, self.head_dim)
-        cdef Py_ssize_t size = bytes_of(self.dtype), length = sizeof(int64_t)
-        cdef const cnp.npy_intp *strides
+        cdef Py_ssize_t size = bytes_of(self.dtype)
         self.check_option("mask", binding.mask, binding.batch)
         self.check_option("bias", binding.bias, binding.batch)
         call.batch_shape = &binding.batch
         call.sequences = binding.key_starts.shape[0] - 1
-        call.cu_seqlens_q = <const int64_t *> cnp.PyArray_DATA(binding.query_starts)
-        call.cu_seqlens_k = <const int64_t *> cnp.PyArray_DATA(binding.key_starts)
+        call.cu_seqlens_q = <const int64_t *> data_of(binding.query_starts)
+        call.cu_seqlens_k = <const int64_t *> data_of(binding.key_starts)
         bind(&call, PYATTN_QUERY, queries.data, queries.head, queries.row, size, &queries.batch)
         bind(&call, PYATTN_KEY, keys.data, keys.head, keys.row, size, &keys.batch)
         bind(&call, PYATTN_VALUE, values.data, values.head, values.row, size, &values.batch)
@@ -285,23 +273,18 @@ cdef class AttentionPlan:
         if binding.is_causal:
             set_window(&call, self.left, 0)
         if binding.mask is not None:
-            strides = cnp.PyArray_STRIDES(binding.mask)
-            bind(&call, PYATTN_MASK, <char *> cnp.PyArray_DATA(binding.mask), strides[1], strides[2], strides[3],
-                 <const Py_ssize_t *> strides)
-            call.shared.mask_kind = PYATTN_MASK_BOOL if cnp.PyArray_ISBOOL(binding.mask) else PYATTN_MASK_REAL
+            bind_array(&call, PYATTN_MASK, 2, binding.mask, False)
         if binding.bias is not None:
-            strides = cnp.PyArray_STRIDES(binding.bias)
-            bind(&call, PYATTN_BIAS, <char *> cnp.PyArray_DATA(binding.bias), strides[1], strides[2], strides[3],
-                 <const Py_ssize_t *> strides)
+            bind_array(&call, PYATTN_BIAS, 2, binding.bias, False)
             if binding.bias_of_sequence:
-                bind_bias_of_sequence(&call)
+                call.rows[PYATTN_BIAS] = OWN_ROWS
         if binding.new_len is not None:
-            bind(&call, PYATTN_KV_LENGTHS, <char *> cnp.PyArray_DATA(binding.new_len), 0, 0, 0, &length)
+            bind_array(&call, PYATTN_KV_LENGTHS, -1, binding.new_len, False)
         if binding.past_len is not None:
-            bind(&call, PYATTN_QUERY_OFFSET, <char *> cnp.PyArray_DATA(binding.past_len), 0, 0, 0, &length)
-        return run(&call, binding.threads, binding.small)
+            bind_array(&call, PYATTN_QUERY_OFFSET, -1, binding.past_len, False)
+        return run_attention(&call, threads_for(binding, operations(&call)))
 
-    def run(self, cnp.ndarray x not None, Binding own not None, Rotation rotation=None, Memory memory=None):
+    def run(self, cnp.ndarray x not None, Binding own not None, Rotation rotation, Memory memory):
         """Attention of rows x to themselves or to a memory, projected; new rows of the compute type."""
         cdef Rows rows = rows_of(x), out, attended
         cdef cnp.npy_intp shape[2]
@@ -388,12 +371,9 @@ cdef class LayerPlan:
         ]
         self.around_self, self.around_cross, self.around_feed_forward = arounds
 
-    def __reduce__(self):
-        return type(None), ()  # a copy of a layer makes its own
-
     def run(
-        self, cnp.ndarray x not None, cnp.ndarray out not None, Binding own not None, Rotation rotation=None,
-        Memory memory=None, cnp.ndarray keys=None, cnp.ndarray values=None,
+        self, cnp.ndarray x not None, cnp.ndarray out not None, Binding own not None, Rotation rotation,
+        Memory memory, cnp.ndarray keys, cnp.ndarray values,
     ):
         """Rows x through the layer into out, another array like x.
 

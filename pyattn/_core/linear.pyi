@@ -1,9 +1,5 @@
-from typing import Any, TypeAlias
-
 import numpy as np
-from numpy.typing import NDArray
-
-Array: TypeAlias = NDArray[Any]
+from numpy import ndarray as Array
 
 class Packed:
     dtype: np.dtype[np.generic]

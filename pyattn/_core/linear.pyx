@@ -10,14 +10,12 @@ from libc.string cimport memset
 
 import numpy as np
 
-from pyattn._core.runtime cimport (
-    Watch, begin_call, begin_watch, end_call, kernels_of, no_scratch, raise_error, stopped,
-)
+from pyattn._core.runtime cimport Watch, begin_call, begin_watch, end_call, kernels_of, no_scratch, raise_error, stopped
 from pyattn._core.kernels cimport (
     PYATTN_ALIGNMENT, PYATTN_BFLOAT16, PYATTN_FLOAT16, PYATTN_FLOAT32, PYATTN_FLOAT64, PYATTN_INT8, pyattn_kernels,
     pyattn_linear, pyattn_packed_rows, pyattn_weight,
 )
-from pyattn._core.rows cimport Rows, bytes_of, rows_of
+from pyattn._core.rows cimport MAX_BYTES, Rows, bytes_of, data_of, rows_of
 
 cnp.import_array()
 
@@ -28,8 +26,6 @@ cdef enum:
     MAX_GROUP = 4  # and inputs
     FEW_TILES = 2
     CACHED = 655360  # bytes of panels that a task multiplies with each tile of rows: they stay in second-level cache
-
-cdef double MAX_BYTES = 2.0**62  # sizes of weights are counted in Py_ssize_t
 
 cdef dict FORMAT_NAMES = {
     PYATTN_FLOAT32: "float32", PYATTN_FLOAT64: "float64", PYATTN_FLOAT16: "float16", PYATTN_BFLOAT16: "bfloat16",
@@ -60,7 +56,7 @@ cdef class Packed:  # linear.pxd names its fields
         check_vector("scales", scales, self.outputs, np.float32)
         if (scales is None) != (weight.dtype != np.int8):
             raise ValueError(f"Linear: scales are for int8, and needed there; the weight is {weight.dtype}")
-        cdef const char *elements = <const char *> cnp.PyArray_DATA(weight)
+        cdef const char *elements = data_of(weight)
         row, column = cnp.PyArray_STRIDES(weight)[0], cnp.PyArray_STRIDES(weight)[1]
         self.storage = PYATTN_FLOAT32
         if narrow or weight.dtype != np.float32:
@@ -73,14 +69,13 @@ cdef class Packed:  # linear.pxd names its fields
         self.data = <char *> cnp.PyArray_DATA(self.memory)
         self.data += (PYATTN_ALIGNMENT - <size_t> self.data % PYATTN_ALIGNMENT) % PYATTN_ALIGNMENT
         cdef pyattn_weight own = self.as_weight()
-        cdef const float *scale = NULL if scales is None else <const float *> cnp.PyArray_DATA(scales)
+        cdef const float *scale = <const float *> data_of(scales)
         with nogil:
             self.kernels.linear_pack(&own, elements, row, column, scale, self.data)
 
     cdef pyattn_weight as_weight(self) noexcept:
         cdef pyattn_weight weight
-        weight.packed = self.data
-        weight.bias = NULL if self.bias is None else <const char *> cnp.PyArray_DATA(self.bias)
+        weight.packed, weight.bias = self.data, data_of(self.bias)
         weight.outputs, weight.inputs, weight.format = self.outputs, self.inputs, self.storage
         return weight
 
@@ -95,7 +90,7 @@ cdef class Packed:  # linear.pxd names its fields
         cdef cnp.ndarray weight = np.empty((self.outputs, self.inputs), self.dtype), scales = None
         if self.dtype == np.int8:
             scales = np.empty(self.outputs, np.float32)
-        cdef float *scale = NULL if scales is None else <float *> cnp.PyArray_DATA(scales)
+        cdef float *scale = <float *> data_of(scales)
         with nogil:
             self.kernels.linear_unpack(&own, <char *> cnp.PyArray_DATA(weight), scale)
         return weight, scales
@@ -274,30 +269,25 @@ cdef void run_task(const Job *job, Watch *watch, Py_ssize_t number, int thread) 
     cdef Py_ssize_t tile = job.weights.kernels.tile_rows, group = number // job.blocks, part, panel, first
     cdef Py_ssize_t panels = job.first_panel[job.weights.count]
     cdef Py_ssize_t start = group * panels // job.groups, stop = (group + 1) * panels // job.groups
-    cdef Py_ssize_t row = number % job.blocks * TASK_ROWS, last = min(job.rows, row + TASK_ROWS)
+    cdef Py_ssize_t row = number % job.blocks * TASK_ROWS, last = min(job.rows, row + TASK_ROWS), end
     cdef char *scratch = job.packed + thread * job.row_bytes * tile
     cdef float scales[MAX_TILE_ROWS]
-    if job.few:  # each panel is read from memory once
-        part = 0
-        for panel in range(start, stop):
-            while job.first_panel[part + 1] <= panel:
-                part += 1
-            first = row
-            while first < last:
-                run_tile(job, part, panel, first, min(last - first, tile), scratch, scales)
-                first += tile
-        return
-    while row < last:  # rows stream by panels that stay in the cache
+    while row < last:
+        # Few rows meet a panel one after the other, which is read from memory once; many stream by cached panels.
+        end = last if job.few else min(last, row + tile)
         if job.row_bytes > 0 and job.scales == NULL:
-            for first in range(min(last - row, tile)):
+            for first in range(end - row):
                 job.weights.kernels.linear_pack_row(job.input + (row + first) * job.input_row, job.input_is_bf16,
                                                     job.weights.inputs, scratch + first * job.row_bytes, &scales[first])
         part = 0
         for panel in range(start, stop):
             while job.first_panel[part + 1] <= panel:
                 part += 1
-            run_tile(job, part, panel, row, min(last - row, tile), scratch, scales)
-        row += tile
+            first = row
+            while first < end:
+                run_tile(job, part, panel, first, min(end - first, tile), scratch, scales)
+                first += tile
+        row = end
 
 
 cdef inline void run_tile(

@@ -2,6 +2,9 @@
 
 cimport numpy as cnp
 
+cdef extern from *:
+    const double MAX_BYTES "(0.9 * PY_SSIZE_T_MAX)"  # products of sizes are compared with it as doubles
+
 cdef struct Rows:  # each row contiguous
     char *data
     Py_ssize_t count, width  # rows, and elements of each
@@ -14,6 +17,16 @@ cdef inline Py_ssize_t bytes_of(int dtype) noexcept nogil:
     if dtype == cnp.NPY_FLOAT32:
         return 4
     return 8 if dtype == cnp.NPY_FLOAT64 else 1 if dtype == cnp.NPY_INT8 else 2
+
+
+cdef inline char *data_of(cnp.ndarray x) noexcept:
+    """Where an array begins; NULL for None."""
+    return NULL if x is None else <char *> cnp.PyArray_DATA(x)
+
+
+cdef inline cnp.ndarray as_int64(cnp.ndarray x):
+    """x, unless NumPy's own integers, of which it is, have 32 bits."""
+    return cnp.PyArray_FROM_OT(x, cnp.NPY_INT64)
 
 
 cdef inline Rows rows_of(cnp.ndarray x) noexcept:

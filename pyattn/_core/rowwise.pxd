@@ -1,5 +1,4 @@
 cimport numpy as cnp
-from libc.stdint cimport int64_t
 
 from pyattn._core.kernels cimport pyattn_kernels
 from pyattn._core.rows cimport Rows
@@ -17,22 +16,12 @@ cdef void each_row(row_function function, const RowTask *task, Py_ssize_t count,
 # So many rows that a thread's share of them is worth its while.
 cdef Py_ssize_t chunk_of(Py_ssize_t width) noexcept nogil
 
-cdef struct Parameter:  # a norm's weight or bias; no data: it has none
-    const char *data
-    Py_ssize_t width
-    int dtype
-
-cdef struct Norm:  # LayerNorm, or RMSNorm, which is not centred; valid while its arrays live
-    Parameter weight, bias
-    double eps
-    bint centred
-
-# weight and bias may be None.
-cdef Norm norm_of(cnp.ndarray weight, cnp.ndarray bias, double eps, bint centred) noexcept
-
-# Normalises each of `heads` equal parts of each row into out, which may be input. Raises ValueError where the norm does
-# not fit such parts.
-cdef int normalise_rows(const Rows *input, const Norm *norm, const Rows *out, Py_ssize_t heads, int threads) except -1
+# LayerNorm, or RMSNorm, which is not centred, of each of `heads` equal parts of each row into out, which may be input.
+# weight and bias may be None. Raises ValueError where they do not fit such parts.
+cdef int normalise_rows(
+    const Rows *input, cnp.ndarray weight, cnp.ndarray bias, double eps, bint centred, const Rows *out,
+    Py_ssize_t heads, int threads,
+) except -1
 
 # activation(a) b of each row [a, b].
 cdef int gate_rows(const Rows *input, const Rows *out, int activation, int threads) except -1
@@ -40,12 +29,8 @@ cdef int gate_rows(const Rows *input, const Rows *out, int activation, int threa
 # out, which may be x, = x + scale * branch; all are of float32 or float64.
 cdef int add_scaled(const Rows *x, const Rows *branch, double scale, const Rows *out, int threads) except -1
 
-cdef struct Rotation:
-    const int64_t *positions  # of each row
-    const char *cosines  # (positions, half) of compute type
-    const char *sines
-    Py_ssize_t half
-    bint interleaved
-
-# Rotates the first 2 half features of each head, in place.
-cdef int rotate_rows(const Rows *rows, const Rotation *rotation, Py_ssize_t head_width, int threads) except -1
+# Rotates heads of rows in place, as `rotate` does.
+cdef int rotate_rows(
+    const Rows *rows, cnp.ndarray positions, cnp.ndarray cosines, cnp.ndarray sines, Py_ssize_t head_width,
+    bint interleaved, int threads,
+) except -1

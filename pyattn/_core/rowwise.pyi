@@ -1,8 +1,5 @@
-from typing import Any, TypeAlias
+from numpy import ndarray as Array
 
-from numpy.typing import NDArray
-
-Array: TypeAlias = NDArray[Any]
 ACTIVATIONS: dict[str | None, int]
 
 def normalise(

@@ -6,13 +6,11 @@ A norm's sizes are not: it is a part of layers that may be replaced by one that 
 cimport numpy as cnp
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from pyattn._core.runtime cimport begin_call, end_call, kernels_of
-from pyattn._core.kernels cimport (
-    PYATTN_GELU, PYATTN_GELU_TANH, PYATTN_IDENTITY, PYATTN_RELU, PYATTN_SILU,
-)
-from pyattn._core.rows cimport Rows, bytes_of, contiguous, rows_of
+from pyattn._core.kernels cimport PYATTN_GELU, PYATTN_GELU_TANH, PYATTN_IDENTITY, PYATTN_RELU, PYATTN_SILU
+from pyattn._core.rows cimport Rows, bytes_of, contiguous, data_of, rows_of
 
 cnp.import_array()
 
@@ -51,52 +49,41 @@ cdef RowTask task_of(const Rows *input, const Rows *out, const void *parameters)
     return task
 
 
-cdef Parameter parameter_of(cnp.ndarray x) noexcept:
-    cdef Parameter parameter
-    memset(&parameter, 0, sizeof(Parameter))
-    if x is not None:
-        parameter.data = <const char *> cnp.PyArray_DATA(x)
-        parameter.width, parameter.dtype = cnp.PyArray_DIMS(x)[0], cnp.PyArray_TYPE(x)
-    return parameter
+cdef int check_part(cnp.ndarray part, Py_ssize_t width, int dtype, bint centred) except -1:
+    """Refuses a norm's weight or bias that is not of rows' features; None is fine."""
+    if part is not None and (part.shape[0] != width or cnp.PyArray_TYPE(part) != dtype):
+        name = "LayerNorm" if centred else "RMSNorm"
+        raise ValueError(f"{name}: a norm of {part.shape[0]} {part.dtype} does not fit rows of {width} "
+                         f"{cnp.PyArray_DescrFromType(dtype)}")
+    return 0
 
 
-cdef Norm norm_of(cnp.ndarray weight, cnp.ndarray bias, double eps, bint centred) noexcept:
-    cdef Norm norm
-    norm.weight, norm.bias = parameter_of(weight), parameter_of(bias)
-    norm.eps, norm.centred = eps, centred
-    return norm
-
-
-cdef int check_part(const Parameter *part, Py_ssize_t width, int dtype, bint centred) except -1:
-    """Refuses a weight or bias that is not of rows' features."""
-    if part.data == NULL or part.width == width and part.dtype == dtype:
-        return 0
-    name = "LayerNorm" if centred else "RMSNorm"
-    raise ValueError(f"{name}: a norm of {part.width} {cnp.PyArray_DescrFromType(part.dtype)} does not fit rows of "
-                     f"{width} {cnp.PyArray_DescrFromType(dtype)}")
-
-
-cdef struct Heads:  # parts of a row, each normalised alone
-    const Norm *norm
-    Py_ssize_t count, width
+cdef struct Norm:  # of parts of a row, each by itself
+    const char *weight
+    const char *bias
+    double eps
+    bint centred
+    Py_ssize_t parts, width
 
 
 cdef void normalise_row(const RowTask *task, Py_ssize_t row) noexcept nogil:
-    cdef const Heads *heads = <const Heads *> task.parameters
-    cdef const Norm *norm = heads.norm
-    cdef Py_ssize_t i, stride = heads.width * task.kernels.real_bytes
-    for i in range(heads.count):
+    cdef const Norm *norm = <const Norm *> task.parameters
+    cdef Py_ssize_t i, stride = norm.width * task.kernels.real_bytes
+    for i in range(norm.parts):
         task.kernels.normalise_row(
-            task.input.data + row * task.input.stride + i * stride, norm.weight.data, norm.bias.data,
-            task.out.data + row * task.out.stride + i * stride, heads.width, norm.eps, norm.centred,
+            task.input.data + row * task.input.stride + i * stride, norm.weight, norm.bias,
+            task.out.data + row * task.out.stride + i * stride, norm.width, norm.eps, norm.centred,
         )
 
 
-cdef int normalise_rows(const Rows *input, const Norm *norm, const Rows *out, Py_ssize_t heads, int threads) except -1:
-    cdef Heads parts = Heads(norm, heads, input.width // heads)
-    cdef RowTask task = task_of(input, out, &parts)
-    check_part(&norm.weight, parts.width, input.dtype, norm.centred)
-    check_part(&norm.bias, parts.width, input.dtype, norm.centred)
+cdef int normalise_rows(
+    const Rows *input, cnp.ndarray weight, cnp.ndarray bias, double eps, bint centred, const Rows *out,
+    Py_ssize_t heads, int threads,
+) except -1:
+    cdef Norm norm = Norm(data_of(weight), data_of(bias), eps, centred, heads, input.width // heads)
+    cdef RowTask task = task_of(input, out, &norm)
+    check_part(weight, norm.width, input.dtype, centred)
+    check_part(bias, norm.width, input.dtype, centred)
     each_row(normalise_row, &task, input.count, chunk_of(input.width), threads)
     return 0
 
@@ -109,9 +96,8 @@ def normalise(
 
     centred: the mean is subtracted first.
     """
-    cdef Norm norm = norm_of(weight, bias, eps, centred)
     cdef Rows read = rows_of(input), written = rows_of(out)
-    normalise_rows(&read, &norm, &written, 1, threads)
+    normalise_rows(&read, weight, bias, eps, centred, &written, 1, threads)
 
 
 cdef void gate_row(const RowTask *task, Py_ssize_t row) noexcept nogil:
@@ -185,26 +171,32 @@ def activate(cnp.ndarray input not None, cnp.ndarray out not None, int activatio
     each_row(activate_part, &task, parts, max(<Py_ssize_t> 1, parts // max(1, threads)), threads)
 
 
-cdef struct Turn:
-    const Rotation *rotation
-    Py_ssize_t heads, stride, table  # bytes of a head, and of a row of a table
+cdef struct Rotation:
+    const int64_t *positions  # of each row
+    const char *cosines  # (positions, half) of compute type
+    const char *sines
+    Py_ssize_t half, heads, stride, table  # stride, table: bytes of a head, and of a row of a table
+    bint interleaved
 
 
 cdef void rotate_row(const RowTask *task, Py_ssize_t row) noexcept nogil:
-    cdef const Turn *turn = <const Turn *> task.parameters
-    cdef const Rotation *rotation = turn.rotation
-    cdef Py_ssize_t place = rotation.positions[row] * turn.table
+    cdef const Rotation *rotation = <const Rotation *> task.parameters
+    cdef Py_ssize_t place = rotation.positions[row] * rotation.table
     task.kernels.rotate(task.out.data + row * task.out.stride, rotation.cosines + place, rotation.sines + place,
-                        turn.heads, turn.stride, rotation.half, rotation.interleaved)
+                        rotation.heads, rotation.stride, rotation.half, rotation.interleaved)
 
 
-cdef int rotate_rows(const Rows *rows, const Rotation *rotation, Py_ssize_t head_width, int threads) except -1:
-    cdef Turn turn
-    cdef RowTask task = task_of(rows, rows, &turn)
-    turn.rotation = rotation
-    turn.heads = rows.width // max(<Py_ssize_t> 1, head_width)
-    turn.stride = head_width * bytes_of(rows.dtype)
-    turn.table = rotation.half * task.kernels.real_bytes
+cdef int rotate_rows(
+    const Rows *rows, cnp.ndarray positions, cnp.ndarray cosines, cnp.ndarray sines, Py_ssize_t head_width,
+    bint interleaved, int threads,
+) except -1:
+    cdef Rotation rotation
+    cdef RowTask task = task_of(rows, rows, &rotation)
+    rotation.positions = <const int64_t *> data_of(positions)
+    rotation.cosines, rotation.sines = data_of(cosines), data_of(sines)
+    rotation.half, rotation.interleaved = cnp.PyArray_DIMS(cosines)[1], interleaved
+    rotation.heads, rotation.stride = rows.width // max(<Py_ssize_t> 1, head_width), head_width * bytes_of(rows.dtype)
+    rotation.table = rotation.half * task.kernels.real_bytes
     each_row(rotate_row, &task, rows.count, chunk_of(rows.width), threads)
     return 0
 
@@ -219,13 +211,8 @@ def rotate(
     positions (n,) int64 are rows of cosines and sines, contiguous (positions, half) of the compute type; rows of uint16
     are bits of bfloat16. interleaved: features 2 i and 2 i + 1 are a pair, else i and i + half.
     """
-    cdef Rotation rotation
-    cdef Rows turned = rows_of(rows)
-    rotation.positions = <const int64_t *> cnp.PyArray_DATA(positions)
-    rotation.cosines = <const char *> cnp.PyArray_DATA(cosines)
-    rotation.sines = <const char *> cnp.PyArray_DATA(sines)
-    rotation.half, rotation.interleaved = cosines.shape[1], interleaved
-    rotate_rows(&turned, &rotation, head_width, threads)
+    cdef Rows rotated = rows_of(rows)
+    rotate_rows(&rotated, positions, cosines, sines, head_width, interleaved, threads)
 
 
 cdef struct Tables:

@@ -51,28 +51,20 @@ cdef const pyattn_isa *chosen = NULL
 cdef double SIGNALS = 0.1  # seconds between two looks for signals
 
 
-cdef list supported_names():
-    cdef const pyattn_isa *isa = pyattn_isas()
-    names = []
-    while isa.name != NULL:
-        if isa.supported:
-            names.append(isa.name.decode())
-        isa += 1
-    return names
-
-
-cdef int choose() except -1:
-    """The best instruction set that the machine supports, or the one that PYATTN_ISA names."""
+cdef list choose():
+    """Chooses the instruction set that PYATTN_ISA names, or the best that the machine supports; returns all these."""
     global chosen
-    names = supported_names()
-    name = os.environ.get("PYATTN_ISA") or names[len(names) - 1]
-    if name not in names:
-        raise ImportError(f"pyattn: PYATTN_ISA={name!r} is not available here; choose one of {', '.join(names)}")
     cdef const pyattn_isa *isa = pyattn_isas()
-    while isa.name.decode() != name:
+    asked, names = os.environ.get("PYATTN_ISA"), []
+    while isa.name != NULL:  # the best is last
+        if isa.supported:
+            name = isa.name.decode()
+            names.append(name)
+            chosen = isa if not asked or name == asked else chosen
         isa += 1
-    chosen = isa
-    return 0
+    if chosen == NULL:
+        raise ImportError(f"pyattn: PYATTN_ISA={asked!r} is not available here; choose one of {', '.join(names)}")
+    return names
 
 
 cdef const pyattn_kernels *kernels_of(int dtype) except NULL:
@@ -181,7 +173,8 @@ cdef size_t stack_size() except? 0:
     return 0
 
 
-choose()
+isa_available = tuple(choose())
+isa = chosen.name.decode()
 pyattn_stack_size = stack_size()
 if pyattn_guard_forks():
     raise MemoryError("pyattn: cannot register a handler of forks")
@@ -209,8 +202,6 @@ def granted(int threads):
     return count
 
 
-isa = chosen.name.decode()
-isa_available = tuple(supported_names())
 openmp = int(PYATTN_OPENMP)  # the specification's date, e.g. 201511; 0 when built without
 compiler = PYATTN_COMPILER.decode()
 sanitized = bool(PYATTN_SANITIZED)

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int32_t, int64_t
 
-from pyattn._core.kernels cimport PYATTN_OPERANDS, pyattn_attention, pyattn_kernels, pyattn_keys, pyattn_query_block
+from pyattn._core.kernels cimport PYATTN_OPERANDS, pyattn_attention, pyattn_kernels
 
 cdef enum:
     MAX_BLOCKS = 4  # of queries in a task: they share the keys while these are in cache
@@ -42,9 +42,6 @@ cdef struct Call:
     Py_ssize_t state_bytes, load_bytes, thread_bytes  # scratch memory of a block, of loaded keys, of a thread
     const int64_t *task_starts  # the first task of each sequence
 
-cdef struct Range:  # of the keys that some row of a block may see
-    Py_ssize_t first, end
-
 
 cdef inline Py_ssize_t ceil_divide(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return (a + b - 1) // b
@@ -52,14 +49,10 @@ cdef inline Py_ssize_t ceil_divide(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
 
 cdef void share_heads(Call *call, Py_ssize_t pack) noexcept nogil
 cdef Py_ssize_t block_count(const Call *call, Py_ssize_t sequence) noexcept nogil
-cdef Py_ssize_t place_head(
-    const Call *call, pyattn_query_block *block, pyattn_keys *keys, Py_ssize_t sequence, Py_ssize_t unit,
-) noexcept nogil
-cdef void place_queries(const Call *call, pyattn_query_block *block, Py_ssize_t first, Py_ssize_t rows) noexcept nogil
-cdef Range visible_keys(const Call *call, const pyattn_query_block *block, Py_ssize_t queries) noexcept nogil
-cdef Range gather_keys(const Call *call, pyattn_keys *keys, Py_ssize_t query) noexcept nogil
 cdef void run_task(const Call *call, Py_ssize_t task, char *scratch) noexcept nogil
 cdef void run_split(const Call *call, Py_ssize_t task, Py_ssize_t split, char *states, char *scratch) noexcept nogil
 cdef void merge_splits(
     const Call *call, Py_ssize_t task, Py_ssize_t first, Py_ssize_t end, Py_ssize_t last, char *states,
 ) noexcept nogil
+cdef Py_ssize_t summed_keys(const Call *call) noexcept nogil
+cdef void run_column_sums(const Call *call, Py_ssize_t task, char *scratch) noexcept nogil

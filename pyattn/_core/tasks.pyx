@@ -5,20 +5,16 @@ that results are the same bits for any of them. What does depend on them is how 
 """
 
 from libc.stdint cimport int64_t
+from libc.string cimport memset
 
 from pyattn._core.kernels cimport (
-    PYATTN_KEY,
-    PYATTN_KEY_BLOCK,
-    PYATTN_KV_LENGTHS,
-    PYATTN_OPERANDS,
-    PYATTN_QUERY_OFFSET,
-    PYATTN_SPLIT,
-    PYATTN_VALUE,
-    pyattn_array,
-    pyattn_attention_path,
-    pyattn_keys,
-    pyattn_query_block,
+    PYATTN_COLUMN_SUMS, PYATTN_KEY, PYATTN_KEY_BLOCK, PYATTN_KV_LENGTHS, PYATTN_OPERANDS, PYATTN_QUERY_OFFSET,
+    PYATTN_SPLIT, PYATTN_VALUE, pyattn_array, pyattn_attention_path, pyattn_keys, pyattn_query_block,
 )
+
+
+cdef struct Range:  # of the keys that some row of a block may see
+    Py_ssize_t first, end
 
 
 cdef void share_heads(Call *call, Py_ssize_t pack) noexcept nogil:
@@ -292,3 +288,50 @@ cdef void merge_splits(
         call.shared.path.merge(&block, block.scratch + (1 + split - first) * call.state_bytes)
     if end == last:
         call.shared.path.finish(&block)
+
+
+cdef void write_sums(const Call *call, const double *sums, Py_ssize_t count, char *target) noexcept nogil:
+    cdef Py_ssize_t key, row = call.shared.operands[PYATTN_COLUMN_SUMS].row
+    for key in range(count):
+        if call.kernels.real_bytes == sizeof(float):
+            (<float *> (target + key * row))[0] = <float> sums[key]
+        else:
+            (<double *> (target + key * row))[0] = sums[key]
+
+
+cdef Py_ssize_t summed_keys(const Call *call) noexcept nogil:
+    """How many keys a task of column sums has: all of a sparse mask, whose rows are of any of them."""
+    return call.cu_seqlens_k[1] if call.indptr != NULL else min(call.cu_seqlens_k[1], <int64_t> PYATTN_KEY_BLOCK)
+
+
+cdef void run_column_sums(const Call *call, Py_ssize_t task, char *scratch) noexcept nogil:
+    """The sums of a task's keys over the queries of one head, in their order: the moments of all rows are known."""
+    cdef bint sparse = call.indptr != NULL
+    cdef Py_ssize_t size = summed_keys(call), blocks = ceil_divide(call.cu_seqlens_k[1], size)
+    cdef Py_ssize_t most = 1 if sparse else call.kernels.lanes * call.kernels.tile_vectors
+    cdef Py_ssize_t query = call.sum_from, first = task % blocks * size, key
+    cdef double *sums = <double *> (scratch + call.state_bytes + call.load_bytes)
+    cdef pyattn_query_block head
+    cdef pyattn_query_block block
+    cdef pyattn_keys keys
+    cdef Range seen
+    place_head(call, &head, &keys, 0, task // blocks)
+    head.scratch = scratch
+    keys.first, keys.count = first, min(size, call.cu_seqlens_k[1] - first)
+    memset(sums, 0, keys.count * sizeof(double))
+    if not sparse:
+        call.shared.path.load(&call.shared, &keys, scratch + call.state_bytes)
+    while query < call.sum_to:
+        block = head
+        place_queries(call, &block, query, min(most, call.sum_to - query))
+        call.shared.path.begin(&block)
+        seen = gather_keys(call, &keys, query) if sparse else visible_keys(call, &block, block.rows)
+        key = max(seen.first, first)
+        seen.end = min(seen.end, first + keys.count)
+        while key < seen.end:  # kernels take a block of keys at most
+            call.kernels.column_sums(&block, &keys, key, min(seen.end - key, <Py_ssize_t> PYATTN_KEY_BLOCK),
+                                     sums if sparse else sums + key - first)
+            key += PYATTN_KEY_BLOCK
+        query += most
+    write_sums(call, sums, keys.count,
+               head.data[PYATTN_COLUMN_SUMS] + first * call.shared.operands[PYATTN_COLUMN_SUMS].row)

@@ -13,7 +13,7 @@ import numpy as np
 
 import pyattn
 from pyattn import _threads
-from pyattn._core import linear, rowwise, sequences
+from pyattn._core import binding, linear, rowwise, sequences
 
 SIZES = [1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97, 127, 128, 129, 257]
 DTYPES = [np.dtype(x) for x in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)]
@@ -84,9 +84,7 @@ def layers(rng, dtype, rows, inputs, outputs, at_end):
             linear.linear(x, [held], out, out, activation, 2)
     for centred in (True, False):
         rowwise.normalise(x, random(inputs), random(inputs), x, 1e-5, centred, 2)
-    cache = random(1, 1, rows + 2, inputs)
-    ends = [guarded(np.array([end]), at_end) for end in (2, rows + 2)]
-    sequences.store(random(rows, inputs), cache, *ends, 2)
+    store(random, rows, inputs, at_end)
     rowwise.activate(x, x, 2, 2)
     tables = [random(5, inputs) for _ in range(3)]
     numbers = [guarded(rng.integers(0, 5, rows), at_end) for _ in tables]
@@ -101,6 +99,16 @@ def layers(rng, dtype, rows, inputs, outputs, at_end):
             angles = [guarded(np.zeros((rows, half), real), at_end) for _ in range(2)]
             for interleaved in (False, True):
                 rowwise.rotate(both, places, *angles, 2, 2 * inputs, interleaved)
+
+
+def store(random, rows, inputs, at_end):
+    """Keys and values of a memory, appended to caches."""
+    keys, values = random(1, 1, rows + 2, 8), random(1, 1, rows + 2, 8)
+    plan = pyattn.MultiHeadAttention(inputs, 1, head_dim=8, dtype=keys.dtype)._planned()
+    starts = np.array([0, rows])
+    own = binding.Binding(1, starts, starts, binding.Workspace())
+    own.past_len, own.new_len = (guarded(np.array([end]), at_end) for end in (2, rows + 2))
+    plan.precompute(random(rows, inputs), own, None, keys, values)
 
 
 def main():
