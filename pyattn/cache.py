@@ -138,39 +138,28 @@ class KVCache:
         at_once = any(hasattr(options.get(name), "tocsr") for name in ("mask", "bias")) or options.get("return_weights")
         if self._dtype == self._compute_type or longest <= SPLIT or at_once:
             return scaled_dot_product_attention(query, self.keys, self.values, **options)
-        return self._attend_in_splits(query, longest, **options)
+        return self._attend_in_splits(query, longest, options)
 
-    def _attend_in_splits(
-        self,
-        query: Array,
-        longest: int,
-        *,
-        kv_lengths: Array,
-        return_lse: bool = False,
-        out: Array | None = None,
-        **options: Any,
-    ) -> Any:
+    def _attend_in_splits(self, query: Array, longest: int, options: dict[str, Any]) -> Any:
         """attend, over SPLIT keys at a time, whose results are merged. Options are checked once, against all keys."""
         name = "scaled_dot_product_attention"
         every = np.broadcast_to(self._compute_type.type(0), (*self._keys.shape[:2], longest, self._keys.shape[3]))
         query, _ = _checks.attention_arrays(name, query=query, key=every)
-        whole = _checks.attention_call(name, query, every, every, options | {"kv_lengths": kv_lengths}).operands
-        return_lse = _checks.flag(name, "return_lse", return_lse)
-        result = _checks.output(name, out, query.shape, query.dtype, {"query": query, **options})
+        whole = _checks.attention_call(name, query, every, every, options).operands
+        return_lse = _checks.flag(name, "return_lse", options.pop("return_lse", False))
+        result = _checks.output(name, options.pop("out", None), query.shape, query.dtype, {"query": query, **options})
         masks = {x: whole[x] for x in ("mask", "bias") if x in whole}
-        offsets = whole.get("query_offset", kv_lengths - query.shape[2])
-        outs: list[Array] = []
-        lses: list[Array] = []
+        lengths = options["kv_lengths"]
+        offsets = whole.get("query_offset", lengths - query.shape[2])
+        parts: list[tuple[Array, Array]] = []
         for first in range(0, longest, SPLIT):
             last = min(longest, first + SPLIT)
             options |= {x: mask[..., first:last] for x, mask in masks.items()}
-            options |= {"kv_lengths": np.clip(kv_lengths - first, 0, last - first), "query_offset": offsets - first}
+            options |= {"kv_lengths": np.clip(lengths - first, 0, last - first), "query_offset": offsets - first}
             keys, values = self._widened(0, first, last), self._widened(1, first, last)
-            part, lse = scaled_dot_product_attention(query, keys, values, return_lse=True, **options)
+            parts.append(scaled_dot_product_attention(query, keys, values, return_lse=True, **options))
             options.pop("sinks", None)  # count once
-            outs.append(part)
-            lses.append(lse)
-        result[...], lse = merge_attention(outs, lses)
+        result[...], lse = merge_attention(*zip(*parts, strict=True))
         return (result, lse) if return_lse else result
 
     def truncate(self, lengths: ArrayLike) -> None:

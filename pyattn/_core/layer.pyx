@@ -119,9 +119,9 @@ cdef class AttentionPlan:
         cdef Packed query, key, value
         query, key, value = [projection._weights() for projection in layer._projections]
         self.query, self.key, self.value = WeightsPlan([query]), WeightsPlan([key]), WeightsPlan([value])
-        if key.inputs == value.inputs:
+        if key.weight.inputs == value.weight.inputs:
             self.key_and_value = WeightsPlan([key, value])
-        if query.inputs == key.inputs == value.inputs:
+        if query.weight.inputs == key.weight.inputs == value.weight.inputs:
             self.every = WeightsPlan([query, key, value])
         self.output = WeightsPlan([layer.out_proj._weights()])
         self.heads, self.key_heads, self.head_dim = layer.num_heads, layer.num_key_value_heads, layer.head_dim

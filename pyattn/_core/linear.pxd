@@ -8,11 +8,7 @@ cdef class Packed:
     cdef readonly object dtype
     cdef readonly cnp.ndarray bias
     cdef cnp.ndarray memory
-    cdef char *data
-    cdef readonly Py_ssize_t outputs, inputs
-    cdef int storage  # PYATTN_FLOAT32, ...
-
-    cdef pyattn_weight as_weight(self) noexcept
+    cdef pyattn_weight weight  # points into both
 
 cdef enum:
     MAX_PARTS = 3

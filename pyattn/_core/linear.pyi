@@ -4,8 +4,6 @@ from numpy import ndarray as Array
 class Packed:
     dtype: np.dtype[np.generic]
     bias: Array | None
-    outputs: int
-    inputs: int
     @property
     def format(self) -> str: ...
     def __init__(

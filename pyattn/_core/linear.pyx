@@ -43,56 +43,50 @@ cdef class Packed:  # linear.pxd names its fields
     def __init__(
         self, cnp.ndarray weight not None, cnp.ndarray bias=None, cnp.ndarray scales=None, bint narrow=True
     ):
-        cdef Py_ssize_t size, row, column
         if weight.ndim != 2:
             raise ValueError(f"Linear: a weight has two axes, not {weight.ndim}")
+        cdef Py_ssize_t outputs = weight.shape[0], inputs = weight.shape[1], size
         self.kernels = kernels_of(cnp.PyArray_TYPE(weight))
         self.dtype = weight.dtype
         self.bias = bias
-        self.outputs, self.inputs = weight.shape[0], weight.shape[1]
-        if (self.outputs + MAX_PANEL) * 8.0 * (self.inputs + MAX_GROUP) > MAX_BYTES:
-            raise MemoryError(f"Linear: no memory holds a weight ({self.outputs}, {self.inputs})")
-        check_vector("bias", bias, self.outputs, np.float64 if self.kernels.real_bytes == 8 else np.float32)
-        check_vector("scales", scales, self.outputs, np.float32)
+        if (outputs + MAX_PANEL) * 8.0 * (inputs + MAX_GROUP) > MAX_BYTES:
+            raise MemoryError(f"Linear: no memory holds a weight ({outputs}, {inputs})")
+        check_vector("bias", bias, outputs, np.float64 if self.kernels.real_bytes == 8 else np.float32)
+        check_vector("scales", scales, outputs, np.float32)
         if (scales is None) != (weight.dtype != np.int8):
             raise ValueError(f"Linear: scales are for int8, and needed there; the weight is {weight.dtype}")
         cdef const char *elements = data_of(weight)
-        row, column = cnp.PyArray_STRIDES(weight)[0], cnp.PyArray_STRIDES(weight)[1]
-        self.storage = PYATTN_FLOAT32
+        cdef Py_ssize_t row = cnp.PyArray_STRIDES(weight)[0], column = cnp.PyArray_STRIDES(weight)[1]
+        cdef int format = PYATTN_FLOAT32
         if narrow or weight.dtype != np.float32:
-            size = self.kernels.linear_packed_bytes(self.outputs, self.inputs, PYATTN_FLOAT16)
+            size = self.kernels.linear_packed_bytes(outputs, inputs, PYATTN_FLOAT16)
             np.empty(size, np.uint8)  # what no memory holds is refused before each value is looked at
             with nogil:
-                self.storage = self.kernels.linear_format(elements, row, column, self.outputs, self.inputs)
-        size = self.kernels.linear_packed_bytes(self.outputs, self.inputs, self.storage)
+                format = self.kernels.linear_format(elements, row, column, outputs, inputs)
+        size = self.kernels.linear_packed_bytes(outputs, inputs, format)
         self.memory = np.empty(size + PYATTN_ALIGNMENT, np.uint8)
-        self.data = <char *> cnp.PyArray_DATA(self.memory)
-        self.data += (PYATTN_ALIGNMENT - <size_t> self.data % PYATTN_ALIGNMENT) % PYATTN_ALIGNMENT
-        cdef pyattn_weight own = self.as_weight()
+        cdef char *packed = data_of(self.memory)
+        packed += (PYATTN_ALIGNMENT - <size_t> packed % PYATTN_ALIGNMENT) % PYATTN_ALIGNMENT
+        self.weight = pyattn_weight(
+            packed=packed, bias=data_of(bias), outputs=outputs, inputs=inputs, format=format
+        )
         cdef const float *scale = <const float *> data_of(scales)
         with nogil:
-            self.kernels.linear_pack(&own, elements, row, column, scale, self.data)
-
-    cdef pyattn_weight as_weight(self) noexcept:
-        cdef pyattn_weight weight
-        weight.packed, weight.bias = self.data, data_of(self.bias)
-        weight.outputs, weight.inputs, weight.format = self.outputs, self.inputs, self.storage
-        return weight
+            self.kernels.linear_pack(&self.weight, elements, row, column, scale, packed)
 
     @property
     def format(self):
         """How the weight is stored: "float32", "float64", "float16", "bfloat16" or "int8"."""
-        return FORMAT_NAMES[self.storage]
+        return FORMAT_NAMES[self.weight.format]
 
     def unpack(self):
         """The weight, and the scales or None."""
-        cdef pyattn_weight own = self.as_weight()
-        cdef cnp.ndarray weight = np.empty((self.outputs, self.inputs), self.dtype), scales = None
+        cdef cnp.ndarray weight = np.empty((self.weight.outputs, self.weight.inputs), self.dtype), scales = None
         if self.dtype == np.int8:
-            scales = np.empty(self.outputs, np.float32)
+            scales = np.empty(self.weight.outputs, np.float32)
         cdef float *scale = <float *> data_of(scales)
         with nogil:
-            self.kernels.linear_unpack(&own, <char *> cnp.PyArray_DATA(weight), scale)
+            self.kernels.linear_unpack(&self.weight, <char *> cnp.PyArray_DATA(weight), scale)
         return weight, scales
 
 
@@ -109,18 +103,19 @@ cdef int join(list parts, Weights *weights) except -1:
     cdef bint fits = len(parts) <= MAX_PARTS
     memset(weights, 0, sizeof(Weights))
     weights.kernels = first.kernels
-    weights.inputs = first.inputs
+    weights.inputs = first.weight.inputs
     weights.element_dtype = (<cnp.dtype> first.dtype).type_num
     weights.compute_dtype = cnp.NPY_FLOAT32 if first.kernels.real_bytes == 4 else cnp.NPY_FLOAT64
     weights.operand_dtype = cnp.NPY_UINT16 if first.dtype.itemsize < 4 else weights.compute_dtype
     for part in parts:
-        fits = fits and part.kernels == first.kernels and part.inputs == first.inputs
+        fits = fits and part.kernels == first.kernels and part.weight.inputs == weights.inputs
         if fits:
-            weights.parts[weights.count] = part.as_weight()
+            weights.parts[weights.count] = part.weight
             weights.count += 1
-            weights.outputs += part.outputs
+            weights.outputs += part.weight.outputs
     if not fits:
-        listed = ", ".join([f"{weight.dtype} ({weight.outputs}, {weight.inputs})" for weight in parts])
+        sizes = [((<Packed> x).weight.outputs, (<Packed> x).weight.inputs) for x in parts]
+        listed = ", ".join([f"{x.dtype} {size}" for x, size in zip(parts, sizes)])
         raise ValueError(f"Linear: weights {listed} do not read the same inputs, or are more than {MAX_PARTS}")
     return 0
 

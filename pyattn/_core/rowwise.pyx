@@ -125,26 +125,19 @@ cdef struct Branch:
     double scale
 
 
-ctypedef fused real:
-    float
-    double
-
-
-cdef inline void add_part(const real *x, const real *branch, real scale, real *out, Py_ssize_t width) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(width):
-        out[i] = x[i] + scale * branch[i]
-
-
 cdef void add_scaled_row(const RowTask *task, Py_ssize_t row) noexcept nogil:
     cdef const Branch *branch = <const Branch *> task.parameters
     cdef const char *x = task.input.data + row * task.input.stride
     cdef const char *added = branch.rows.data + row * branch.rows.stride
     cdef char *out = task.out.data + row * task.out.stride
+    cdef float scale = <float> branch.scale
+    cdef Py_ssize_t i
     if task.out.dtype == cnp.NPY_FLOAT32:
-        add_part[float](<const float *> x, <const float *> added, <float> branch.scale, <float *> out, task.out.width)
+        for i in range(task.out.width):
+            (<float *> out)[i] = (<const float *> x)[i] + scale * (<const float *> added)[i]
     else:
-        add_part[double](<const double *> x, <const double *> added, branch.scale, <double *> out, task.out.width)
+        for i in range(task.out.width):
+            (<double *> out)[i] = (<const double *> x)[i] + branch.scale * (<const double *> added)[i]
 
 
 cdef int add_scaled(const Rows *x, const Rows *branch, double scale, const Rows *out, int threads) except -1:
