@@ -55,7 +55,7 @@ def chosen_threads() -> tuple[int, str]:
     here = _here.get()
     chosen = (_chosen or _default) if here is None else (here, "num_threads")
     if chosen is None:
-        chosen = _default = _asked_for() or _from_openmp() or _usable_cpus()
+        chosen = _default = _asked_for(OWN_VARIABLE) or _asked_for(OPENMP_VARIABLE) or _usable_cpus()
         text = os.environ.get(OPENMP_VARIABLE, "")
         if text.strip() and chosen[1] not in (OWN_VARIABLE, OPENMP_VARIABLE):
             warnings.warn(
@@ -150,19 +150,14 @@ def _number(text: str) -> int | None:
     return int(digits[1]) if digits is not None and int(digits[1]) <= MAX_THREADS else None
 
 
-def _asked_for() -> tuple[int, str] | None:
-    text = os.environ.get(OWN_VARIABLE, "")
-    number = _number(text)
-    if text.strip() and number is None:
-        what = f"pyattn: {OWN_VARIABLE} must be an integer from 1 to {MAX_THREADS}"
+def _asked_for(variable: str) -> tuple[int, str] | None:
+    text = os.environ.get(variable, "")
+    # OpenMP allows a list, one number a nesting level
+    number = _number(text if variable == OWN_VARIABLE else text.split(",")[0])
+    if variable == OWN_VARIABLE and text.strip() and number is None:
+        what = f"pyattn: {variable} must be an integer from 1 to {MAX_THREADS}"
         raise ValueError(f"{what}, not {reprlib.repr(text)}")
-    return None if number is None else (number, OWN_VARIABLE)
-
-
-def _from_openmp() -> tuple[int, str] | None:
-    text = os.environ.get(OPENMP_VARIABLE, "")
-    number = _number(text.split(",")[0])  # OpenMP allows a list, one number a nesting level
-    return None if number is None else (number, OPENMP_VARIABLE)
+    return None if number is None else (number, variable)
 
 
 def _usable_cpus() -> tuple[int, str]:
@@ -210,14 +205,12 @@ def _quota(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/
 
 
 def _quota_of(folder: Path, version: int) -> float | None:
+    names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
     try:
-        if version == 2:
-            quota, period = (folder / "cpu.max").read_text().split()
-        else:
-            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        quota, period = " ".join((folder / name).read_text() for name in names).split()
         return float(quota) / float(period) if quota != "max" and float(quota) > 0 and float(period) > 0 else None
     except (OSError, ValueError):
         return None
 
 
-_asked_for()  # what is no number is an error of the import
+_asked_for(OWN_VARIABLE)  # what is no number is an error of the import
