@@ -110,7 +110,7 @@ def measure(seconds: float = 0.5) -> dict[str, float]:
 
 
 def _most_per_second(work: Callable[[int], float], seconds: float) -> float:
-    """work(rounds) says how much it did; it is repeated for so many seconds, with so many rounds that it can be timed."""
+    """work(rounds) says how much it did; it is repeated for so many seconds, of as many rounds as can be timed."""
     rounds, best, end = 1, 0.0, time.perf_counter() + seconds
     while True:
         start = time.perf_counter()

@@ -13,8 +13,8 @@ from pyattn.precision import from_bfloat16, mask_to_bfloat16, to_bfloat16, to_in
 
 EPS = np.finfo(np.float32).eps
 # How float32 weights are stored that are of a format: as float16 where there is an instruction that widens it.
-STORED = {None: "float32", "float16": "float16", "bfloat16": "bfloat16"}
-STORED |= {"float16": "float32"} if pyattn.info()["isa"] == "baseline" else {}
+STORED = {None: 0, "float16": 2, "bfloat16": 3}  # PYATTN_FLOAT32, ... of kernels.h
+STORED |= {"float16": 0} if pyattn.info()["isa"] == "baseline" else {}
 SIZES = [(1, 1, 1), (1, 3, 5), (3, 16, 48), (8, 64, 49), (9, 65, 97), (17, 130, 33), (100, 96, 200)]
 
 
@@ -54,7 +54,7 @@ def test_bfloat16_rounding():
 def test_narrowest_format(weight, format):
     weight = np.float32(weight)
     assert linear.Packed(weight).format == STORED[format]
-    assert linear.Packed(weight, narrow=False).format == "float32"
+    assert linear.Packed(weight, narrow=False).format == STORED[None]
     np.testing.assert_array_equal(linear.Packed(weight).unpack()[0], weight)
 
 
@@ -69,8 +69,8 @@ def test_weights_stored_in_16_bits_change_no_bit(rows, inputs, outputs, format):
     for packed, out in zip((whole, narrow), results, strict=True):
         linear.linear(x, [packed], None, out, 0, 2)
         np.testing.assert_array_equal(packed.unpack()[0], weight)
-    exact_in_both = narrow.format == "bfloat16" and format == "float16" and weight.size < 4  # then bfloat16 is taken
-    assert whole.format == "float32" and (narrow.format == STORED[format] or exact_in_both)
+    exact_in_both = narrow.format == STORED["bfloat16"] and format == "float16" and weight.size < 4  # then bfloat16 is taken
+    assert whole.format == STORED[None] and (narrow.format == STORED[format] or exact_in_both)
     np.testing.assert_array_equal(results[0].view(np.uint32), results[1].view(np.uint32))
     layer = Linear(inputs, outputs)
     layer.load_state_dict({"weight": weight, "bias": bias})

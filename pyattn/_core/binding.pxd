@@ -14,7 +14,7 @@ cdef enum:  # the buffers of a workspace
     BUFFERS
 
 cdef class Workspace:
-    cdef list buffers
+    cdef readonly list buffers
 
     cdef Rows rows(self, int buffer, int dtype, Py_ssize_t count, Py_ssize_t width)
 

@@ -1,6 +1,7 @@
 from numpy import ndarray as Array
 
 class Workspace:
+    buffers: list[Array | None]
     def __init__(self) -> None: ...
 
 class Rotation:

@@ -8,10 +8,8 @@ cnp.import_array()
 
 
 cdef class Workspace:
-    """Memory for intermediate results of a layer, kept for the next layer: new memory costs a fault for each page.
-
-    It serves one call at a time.
-    """
+    """Memory for intermediate results of a layer, kept for the next layer of the one call that has it at a time: new
+    memory costs a fault for each page."""
     def __init__(self):
         self.buffers = [None] * BUFFERS
 
@@ -58,10 +56,8 @@ cdef class Binding:
 
 
 cdef class Memory:
-    """What cross-attention attends to, in one call: rows of keys and of values, or a cache that has them.
-
-    binding says which rows attend to which of its keys.
-    """
+    """What cross-attention attends to, in one call: rows of keys and of values, or a cache that has them; and which
+    rows attend to which of these keys."""
 
     def __init__(
         self, Binding binding not None, cnp.ndarray key_rows, cnp.ndarray value_rows, cnp.ndarray keys,

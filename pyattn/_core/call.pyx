@@ -31,20 +31,12 @@ NAMES = {
 }
 
 
-cdef int element_type(cnp.ndarray array) noexcept:
-    """NumPy's number of the array's type; bfloat16, which NumPy does not know, is the bits that uint16 holds."""
-    cdef int dtype = cnp.PyArray_TYPE(array)
-    return cnp.NPY_UINT16 if cnp.PyArray_ITEMSIZE(array) == 2 and dtype != cnp.NPY_FLOAT16 else dtype
-
-
 cdef void begin_call_of(Call *call, const pyattn_kernels *kernels, Py_ssize_t heads, Py_ssize_t key_heads) noexcept:
-    """A call without operands, of scale 1 and without options."""
+    """A call without operands, and without numbers."""
     memset(call, 0, sizeof(Call))
     call.kernels = kernels
     call.heads, call.key_heads = heads, key_heads
-    call.shared.scale = 1
     call.shared.mask_kind = PYATTN_MASK_NONE
-    call.shared.left = call.shared.right = UNBOUNDED
     call.rows[PYATTN_KEY] = call.rows[PYATTN_VALUE] = call.rows[PYATTN_COLUMN_SUMS] = KEY_ROWS
     call.rows[PYATTN_KV_LENGTHS] = call.rows[PYATTN_QUERY_OFFSET] = SEQUENCE_ROWS
 
@@ -92,13 +84,13 @@ cdef class AttentionCall:
         self, cnp.ndarray query not None, cnp.ndarray key not None, cnp.ndarray value=None, *,
         cnp.ndarray cu_seqlens_q=None, cnp.ndarray cu_seqlens_k=None,
     ):
-        cdef int ndim = query.ndim
+        cdef int ndim = query.ndim, dtype = cnp.PyArray_TYPE(query)
         cdef const cnp.npy_intp *shape = cnp.PyArray_DIMS(query)
         cdef bint has_heads = ndim > 2
-        begin_call_of(
-            &self.call, kernels_of(element_type(query)), shape[ndim - 3] if has_heads else 1,
-            cnp.PyArray_DIMS(key)[ndim - 3] if has_heads else 1,
-        )
+        if cnp.PyArray_ITEMSIZE(query) == 2 and dtype != cnp.NPY_FLOAT16:
+            dtype = cnp.NPY_UINT16  # the bits of bfloat16, which NumPy does not know
+        begin_call_of(&self.call, kernels_of(dtype), shape[ndim - 3] if has_heads else 1,
+                      cnp.PyArray_DIMS(key)[ndim - 3] if has_heads else 1)
         self.operands = {}
         self.call.batch_axes = ndim - 3 if has_heads else 0
         self.call.batch_shape = <const Py_ssize_t *> shape
@@ -171,10 +163,7 @@ cdef class AttentionCall:
         return part
 
     def run(self, threads_for, **results):
-        """Writes results, which are bound to this run alone, on threads_for(floating-point operations) threads at most.
-
-        A call may run several times.
-        """
+        """Writes results, bound to this run alone of several, on threads_for(floating-point operations) at most."""
         cdef Call call = self.call
         for name, array in results.items():
             operand, trailing = NAMES[name]

@@ -332,16 +332,15 @@ cdef class BlockPlan:
         self, WeightsPlan weights, const Rows *input, const Rows *x, const Rows *out, Binding binding
     ) except -1:
         """out, which may be x, = x + the block's last product, of its input."""
+        cdef Rows branch
         if self.inside is None and self.scale == 1.0:
-            return weights.apply(input, x, out, 0, binding)
-        cdef Rows branch = binding.workspace.rows(BRANCH, x.dtype, input.count, x.width)
-        weights.apply(input, NULL, &branch, 0, binding)
-        if self.inside is not None:
-            self.inside.apply(&branch, &branch, 1, binding)
-        add_scaled(x, &branch, self.scale, out, threads_for(binding, 2.0 * input.count * x.width))
-        return 0
-
-    cdef int finish(self, const Rows *out, Binding binding) except -1:
+            weights.apply(input, x, out, 0, binding)
+        else:
+            branch = binding.workspace.rows(BRANCH, x.dtype, input.count, x.width)
+            weights.apply(input, NULL, &branch, 0, binding)
+            if self.inside is not None:
+                self.inside.apply(&branch, &branch, 1, binding)
+            add_scaled(x, &branch, self.scale, out, threads_for(binding, 2.0 * input.count * x.width))
         if self.after is not None:
             self.after.apply(out, out, 1, binding)
         return 0
@@ -384,12 +383,10 @@ cdef class LayerPlan:
         fed = self.around_self.enter(&read, own)
         attended = self.self_attention.attend(&fed, own, rotation, None, keys, values)
         self.around_self.leave(self.self_attention.output, &attended, &read, &written, own)
-        self.around_self.finish(&written, own)
         if memory is not None:
             fed = self.around_cross.enter(&written, own)
             attended = self.cross_attention.attend(&fed, own, None, memory, None, None)
             self.around_cross.leave(self.cross_attention.output, &attended, &written, &written, own)
-            self.around_cross.finish(&written, own)
         self.feed_forward(&written, own)
 
     cdef int feed_forward(self, const Rows *x, Binding own) except -1:
@@ -411,4 +408,4 @@ cdef class LayerPlan:
                 gate_rows(&inner, &hidden, self.activation, threads_for(own, 20.0 * count * width))
             here = part_of(x, first, count, 0, x.width)
             self.around_feed_forward.leave(self.linear2, &hidden, &here, &here, own)
-        return self.around_feed_forward.finish(x, own)
+        return 0

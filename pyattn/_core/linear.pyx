@@ -12,8 +12,7 @@ import numpy as np
 
 from pyattn._core.runtime cimport Watch, begin_call, begin_watch, end_call, kernels_of, no_scratch, raise_error, stopped
 from pyattn._core.kernels cimport (
-    PYATTN_ALIGNMENT, PYATTN_BFLOAT16, PYATTN_FLOAT16, PYATTN_FLOAT32, PYATTN_FLOAT64, PYATTN_INT8, pyattn_kernels,
-    pyattn_linear, pyattn_packed_rows, pyattn_weight,
+    PYATTN_ALIGNMENT, PYATTN_FLOAT16, PYATTN_FLOAT32, pyattn_kernels, pyattn_linear, pyattn_packed_rows, pyattn_weight,
 )
 from pyattn._core.rows cimport MAX_BYTES, Rows, bytes_of, data_of, rows_of
 
@@ -27,11 +26,6 @@ cdef enum:
     FEW_TILES = 2
     CACHED = 655360  # bytes of panels that a task multiplies with each tile of rows: they stay in second-level cache
 
-cdef dict FORMAT_NAMES = {
-    PYATTN_FLOAT32: "float32", PYATTN_FLOAT64: "float64", PYATTN_FLOAT16: "float16", PYATTN_BFLOAT16: "bfloat16",
-    PYATTN_INT8: "int8",
-}
-
 
 cdef class Packed:  # linear.pxd names its fields
     """A weight (outputs, inputs) as tiles read it, with its bias (outputs,) of the compute type or None.
@@ -40,9 +34,7 @@ cdef class Packed:  # linear.pxd names its fields
     scales (outputs,), float32. A float32 weight whose values are all representable in 16 bits is stored in these,
     unless narrow is false.
     """
-    def __init__(
-        self, cnp.ndarray weight not None, cnp.ndarray bias=None, cnp.ndarray scales=None, bint narrow=True
-    ):
+    def __init__(self, cnp.ndarray weight not None, cnp.ndarray bias=None, cnp.ndarray scales=None, bint narrow=True):
         if weight.ndim != 2:
             raise ValueError(f"Linear: a weight has two axes, not {weight.ndim}")
         cdef Py_ssize_t outputs = weight.shape[0], inputs = weight.shape[1], size
@@ -67,17 +59,15 @@ cdef class Packed:  # linear.pxd names its fields
         self.memory = np.empty(size + PYATTN_ALIGNMENT, np.uint8)
         cdef char *packed = data_of(self.memory)
         packed += (PYATTN_ALIGNMENT - <size_t> packed % PYATTN_ALIGNMENT) % PYATTN_ALIGNMENT
-        self.weight = pyattn_weight(
-            packed=packed, bias=data_of(bias), outputs=outputs, inputs=inputs, format=format
-        )
+        self.weight = pyattn_weight(packed=packed, bias=data_of(bias), outputs=outputs, inputs=inputs, format=format)
         cdef const float *scale = <const float *> data_of(scales)
         with nogil:
             self.kernels.linear_pack(&self.weight, elements, row, column, scale, packed)
 
     @property
     def format(self):
-        """How the weight is stored: "float32", "float64", "float16", "bfloat16" or "int8"."""
-        return FORMAT_NAMES[self.weight.format]
+        """How the weight is stored, as kernels.h numbers it."""
+        return self.weight.format
 
     def unpack(self):
         """The weight, and the scales or None."""

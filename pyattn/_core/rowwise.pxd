@@ -23,7 +23,7 @@ cdef int normalise_rows(
     Py_ssize_t heads, int threads,
 ) except -1
 
-# activation(a) b of each row [a, b].
+# activation(a) b of each row [a, b]; all are of one dtype, bits of bfloat16 too.
 cdef int gate_rows(const Rows *input, const Rows *out, int activation, int threads) except -1
 
 # out, which may be x, = x + scale * branch; all are of float32 or float64.

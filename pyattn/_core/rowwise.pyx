@@ -92,10 +92,8 @@ def normalise(
     cnp.ndarray input not None, cnp.ndarray weight, cnp.ndarray bias, cnp.ndarray out not None, double eps,
     bint centred, int threads,
 ):
-    """Normalises each row of input (rows, width) into out, which may be input; weight and bias (width,) may be None.
-
-    centred: the mean is subtracted first.
-    """
+    """Normalises rows of input (rows, width), centred ones less their mean, by weight and bias (width,), which may be
+    None, into out, which may be input."""
     cdef Rows read = rows_of(input), written = rows_of(out)
     normalise_rows(&read, weight, bias, eps, centred, &written, 1, threads)
 
@@ -109,15 +107,6 @@ cdef int gate_rows(const Rows *input, const Rows *out, int activation, int threa
     cdef RowTask task = task_of(input, out, &activation)
     each_row(gate_row, &task, out.count, chunk_of(out.width), threads)
     return 0
-
-
-def gate(cnp.ndarray input not None, cnp.ndarray out not None, int activation, int threads):
-    """activation(a) b of rows [a, b] (rows, 2 width) into out (rows, width), of the same dtype.
-
-    uint16 are the bits of bfloat16.
-    """
-    cdef Rows read = rows_of(input), written = rows_of(out)
-    gate_rows(&read, &written, activation, threads)
 
 
 cdef struct Branch:
@@ -226,11 +215,8 @@ cdef void embed_row(const RowTask *task, Py_ssize_t row) noexcept nogil:
 def embed(list tables not None, list indices not None, cnp.ndarray out not None, int threads):
     """out (n, width) = the sum of row indices[t][i] of each table t, in their order.
 
-    Tables (rows, width) are contiguous, of the dtype of out; indices are contiguous int64 (n,); there are one to
-    MAX_TABLES tables.
-
-    Raises ValueError unless that is so and the indices are of rows: a model's configuration and embeddings are public,
-    and users replace them.
+    Raises ValueError unless there are 1 to MAX_TABLES tables (rows, width), contiguous and of the dtype of out, and
+    indices are contiguous int64 (n,), of rows: a model's configuration and embeddings are public and may be replaced.
     """
     cdef Rows written = rows_of(out)
     cdef Py_ssize_t n = written.count, width = written.width, i, rows

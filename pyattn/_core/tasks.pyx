@@ -41,10 +41,7 @@ cdef Py_ssize_t block_count(const Call *call, Py_ssize_t sequence) noexcept nogi
 cdef Py_ssize_t place_head(
     const Call *call, pyattn_query_block *block, pyattn_keys *keys, Py_ssize_t sequence, Py_ssize_t unit,
 ) noexcept nogil:
-    """Points a block at the first query of a sequence and unit, and keys at their first key.
-
-    Returns how many query heads the unit has.
-    """
+    """Points a block and keys at the first of a sequence and unit; returns how many query heads the unit has."""
     cdef Py_ssize_t sharing = call.heads // call.key_heads, chunk = unit % call.chunks, key_head, head, place
     cdef Py_ssize_t start[ROW_KINDS]
     cdef const pyattn_array *operand
@@ -107,10 +104,7 @@ cdef Range visible_keys(const Call *call, const pyattn_query_block *block, Py_ss
 cdef Range place_block(
     const Call *call, pyattn_query_block *block, Py_ssize_t heads, Py_ssize_t number, Py_ssize_t blocks,
 ) noexcept nogil:
-    """Moves a block from the first query of its `heads` heads to be block `number` of `blocks`.
-
-    Returns the keys that it may see.
-    """
+    """Makes a block at the first query of its heads block `number` of `blocks`; returns the keys that it may see."""
     cdef Py_ssize_t lanes = call.kernels.lanes, vectors, first = 0, queries = block.length
     if call.indptr != NULL:
         place_queries(call, block, number, heads)
@@ -198,9 +192,7 @@ cdef Range gather_keys(const Call *call, pyattn_keys *keys, Py_ssize_t query) no
     return every
 
 
-cdef Py_ssize_t find_task(
-    const Call *call, Py_ssize_t task, Py_ssize_t *sequence, Py_ssize_t *unit
-) noexcept nogil:
+cdef Py_ssize_t find_task(const Call *call, Py_ssize_t task, Py_ssize_t *sequence, Py_ssize_t *unit) noexcept nogil:
     """The sequence and unit of a task, and its number among theirs."""
     cdef Py_ssize_t low = 0, high = call.sequences, middle, each
     while high - low > 1:  # the last sequence that starts at or before the task

@@ -13,7 +13,10 @@ import numpy as np
 
 import pyattn
 from pyattn import _threads
-from pyattn._core import binding, linear, rowwise, sequences
+from pyattn._core import binding, linear, rowwise
+from pyattn._core import sequences as _sequences
+from pyattn.layers.config import LayerConfig
+from pyattn.layers.sequences import Sequences
 
 SIZES = [1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97, 127, 128, 129, 257]
 DTYPES = [np.dtype(x) for x in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)]
@@ -85,20 +88,33 @@ def layers(rng, dtype, rows, inputs, outputs, at_end):
     for centred in (True, False):
         rowwise.normalise(x, random(inputs), random(inputs), x, 1e-5, centred, 2)
     store(random, rows, inputs, at_end)
+    for name in ("float32", "bfloat16") if dtype == np.float32 else ("float64",):
+        gate(random, rows, inputs, name, at_end)
     rowwise.activate(x, x, 2, 2)
     tables = [random(5, inputs) for _ in range(3)]
     numbers = [guarded(rng.integers(0, 5, rows), at_end) for _ in tables]
     rowwise.embed(tables, numbers, x, 2)
-    sequences.sum_sequences(x, guarded(np.array([0, rows // 2, rows]), at_end), random(2, inputs), 2)
+    _sequences.sum_sequences(x, guarded(np.array([0, rows // 2, rows]), at_end), random(2, inputs), 2)
     for kind in (x.dtype, np.dtype(np.uint16)):
         both = guarded(np.zeros((rows, 2 * inputs), kind), at_end)
-        rowwise.gate(both, guarded(np.zeros((rows, inputs), kind), at_end), 4, 2)
         real = np.float32 if kind == np.uint16 else kind
-        places = sequences.positions(guarded(np.array([0, rows]), at_end), 1)
+        places = _sequences.positions(guarded(np.array([0, rows]), at_end), 1)
         for half in (inputs, inputs // 2):
             angles = [guarded(np.zeros((rows, half), real), at_end) for _ in range(2)]
             for interleaved in (False, True):
                 rowwise.rotate(both, places, *angles, 2, 2 * inputs, interleaved)
+
+
+def gate(random, rows, width, dtype, at_end):
+    """The gate of a feed-forward block, between buffers of a workspace."""
+    config = LayerConfig(8, 1, width, activation="silu", gated=True, dtype=dtype)
+    layer = pyattn.TransformerEncoderLayer.from_config(config)
+    sequences = Sequences.padded(1, rows, None, False, layer._tables)
+    size = rows * width * {"bfloat16": 2, "float32": 4, "float64": 8}[dtype]
+    gates, hidden = 5, 6  # as binding.pxd counts them
+    sequences.workspace.buffers[gates] = guarded(np.zeros(2 * size, np.uint8), at_end)
+    sequences.workspace.buffers[hidden] = guarded(np.zeros(size, np.uint8), at_end)
+    layer._forward_rows(random(rows, 8), sequences)
 
 
 def store(random, rows, inputs, at_end):
