@@ -24,7 +24,6 @@ def scaled_dot_product_attention(
     *,
     return_lse: Literal[False] = False,
     return_weights: Literal[False] = False,
-    out: Array | None = None,
     **options: "Unpack[AttentionOptions]",
 ) -> Array: ...
 @overload
@@ -36,7 +35,6 @@ def scaled_dot_product_attention(
     *,
     return_lse: Literal[True],
     return_weights: Literal[False] = False,
-    out: Array | None = None,
     **options: "Unpack[AttentionOptions]",
 ) -> tuple[Array, Array]: ...
 @overload
@@ -48,7 +46,6 @@ def scaled_dot_product_attention(
     *,
     return_lse: bool = False,
     return_weights: bool = False,
-    out: Array | None = None,
     **options: "Unpack[AttentionOptions]",
 ) -> Any: ...
 def scaled_dot_product_attention(
@@ -172,7 +169,6 @@ def varlen_attention(
     cu_seqlens_k: ArrayLike | None = None,
     *,
     return_lse: Literal[False] = False,
-    out: Array | None = None,
     **options: "Unpack[PackedOptions]",
 ) -> Array: ...
 @overload
@@ -184,7 +180,6 @@ def varlen_attention(
     cu_seqlens_k: ArrayLike | None = None,
     *,
     return_lse: Literal[True],
-    out: Array | None = None,
     **options: "Unpack[PackedOptions]",
 ) -> tuple[Array, Array]: ...
 def varlen_attention(
@@ -218,12 +213,11 @@ def varlen_attention(
         value: (total_k, Hkv, Dv) of the same dtype. All three may have any strides; none is copied.
         cu_seqlens_q: integers (sequences + 1,), ascending from 0 to total_q.
         cu_seqlens_k: integers (sequences + 1,), ascending from 0 to total_k. None: cu_seqlens_q.
-        is_causal, window, scale, softcap: as in scaled_dot_product_attention.
+        is_causal, window, scale, softcap, out: as in scaled_dot_product_attention.
         alibi_slopes, sinks: real floating, (H,) or a scalar.
         kv_lengths: integers (sequences,), from 0 to the sequence's number of keys: only its first so many are used.
         query_offset: integers below 2**30 in magnitude, (sequences,) or a scalar: the position of a sequence's query 0.
         return_lse: also return the logarithm of each row's sum of exponentials.
-        out: array to write the result to; of the result's shape and dtype, any strides, not overlapping an input.
 
     Returns:
         (total_q, H, Dv) in query's dtype, or the pair of it and lse (total_q, H) in float32 (float64 for float64). A

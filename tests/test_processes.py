@@ -228,7 +228,7 @@ def test_calls_of_all_kinds_whose_threads_are_refused(refusing):
     run_refused(
         refusing,
         """
-from pyattn._core import probe
+from pyattn._core import runtime
 few, memory = query[:, :2], rng.standard_normal((1, 5000, 64), dtype=np.float32)
 packed = query.swapaxes(0, 1)
 decoder = pyattn.TransformerDecoder(pyattn.TransformerDecoderLayer(64, 2, 128, rng=0), 2)
@@ -250,7 +250,8 @@ allow(0)
 for _ in range(2):
     assert all(same(call(), right) for call, right in zip(calls, expected)) and tasks() == 1
 assert allow(0) > 0
-assert probe.read(np.ones(1 << 20, np.uint8), 4, 9) > 0 and probe.multiply_add("float32", 4, 9) > 0 and tasks() == 1
+assert runtime.read_memory(np.ones(1 << 20, np.uint8), 4, 9) > 0 and runtime.multiply_add("float32", 4, 9) > 0
+assert tasks() == 1
 child = os.fork()
 if child == 0:
     os._exit(0 if same(work(), expected[0]) and tasks() == 1 else 3)

@@ -111,7 +111,7 @@ def attention_arrays(function: str, *, with_16_bits: bool = True, **arrays: Any)
     return result
 
 
-def integers(function: str, name: str, x: Any, shape: tuple[int, ...] | None, needed: str) -> Array:
+def integers(function: str, name: str, x: Any, shape: tuple[int, ...] | None = None, needed: str = "") -> Array:
     """x as an array of integers, of any dtype, seen as `shape` unless that is None."""
     x = array(function, name, x)
     if x.dtype.kind not in "iu":
@@ -151,7 +151,7 @@ def rows(function: str, x: Any, width: int, dtype: np.dtype[Any]) -> tuple[Array
 
 
 def output(function: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: dict[str, Any]) -> Array:
-    """The caller's array for the result, or a new one for None; inputs are all arguments by name: it must not overlap them."""
+    """The caller's array for the result, or a new one for None. It must not overlap inputs, all arguments by name."""
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.dtype != dtype:

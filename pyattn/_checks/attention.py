@@ -27,7 +27,7 @@ MAX_WIDTH = 2**30  # D stays below: sizes of scratch memory fit 64 bits
 
 
 class PackedOptions(TypedDict, total=False):
-    """The options of attention that packed sequences have too."""
+    """The options of attention that packed sequences have too, and the array for the result."""
 
     is_causal: bool
     window: tuple[int | None, int | None] | None
@@ -37,6 +37,7 @@ class PackedOptions(TypedDict, total=False):
     sinks: ArrayLike | None
     kv_lengths: ArrayLike | None
     query_offset: ArrayLike | None
+    out: Array | None
 
 
 class AttentionOptions(PackedOptions, total=False):

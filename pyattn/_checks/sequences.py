@@ -10,7 +10,7 @@ from pyattn._checks.numbers import MAX_ROWS
 
 def indices(function: str, name: str, values: Any, limit: int) -> Array:
     """values as int64 with one axis or two, all in [0, limit)."""
-    x = integers(function, name, values, None, "")
+    x = integers(function, name, values)
     if x.ndim not in (1, 2):
         raise ValueError(f"{function}: {name} has shape {x.shape}; it must have one axis, or two with padding")
     if x.size and not 0 <= x.min() <= x.max() < limit:
@@ -23,7 +23,7 @@ def token_ids(function: str, name: str, values: Any) -> Array:
     x = array(function, name, values)
     if not x.size and x.ndim == 1:
         return np.zeros(0, np.int64)  # an empty list has no integers to tell its dtype
-    ids: Array = integers(function, name, x, None, "").astype(np.int64)
+    ids: Array = integers(function, name, x).astype(np.int64)
     if ids.ndim != 1:
         raise ValueError(f"{function}: {name} has shape {ids.shape}; one axis of token ids is needed")
     if ids.min() < 0:
@@ -114,7 +114,7 @@ def packing(
 
 
 def _lengths(function: str, given: Any, shape: tuple[int, ...]) -> Array:
-    lengths: Array = integers(function, "lengths", given, None, "").astype(np.int64)
+    lengths: Array = integers(function, "lengths", given).astype(np.int64)
     most = shape[-1]
     fits = lengths.ndim == 1 and (len(shape) == 1 or len(lengths) == shape[0])
     if not fits or (lengths < 0).any() or (lengths > most).any() or (len(shape) == 1 and lengths.sum() != most):

@@ -199,15 +199,15 @@ cdef class AttentionPlan:
 
     cdef int store(self, const Rows *rows, cnp.ndarray cache, Binding binding) except -1:
         """Appends projected keys or values to a cache."""
-        cdef int threads = threads_for(binding, 1.0 * rows.count * rows.width)
-        cdef Py_ssize_t heads = binding.batch * self.key_heads
+        cdef Py_ssize_t width = rows.count // max(<Py_ssize_t> 1, binding.batch) * self.head_dim
         cdef Store store
         cdef RowTask task
         store.rows, store.cache = heads_of(rows, binding.batch, self.head_dim), cached(cache)
         store.heads = self.key_heads
         store.past_len, store.new_len = <int64_t *> data_of(binding.past_len), <int64_t *> data_of(binding.new_len)
         task.parameters = &store
-        each_row(store_head, &task, heads, max(<Py_ssize_t> 1, heads // max(1, threads)), threads)
+        each_row(store_head, &task, binding.batch * self.key_heads, width,
+                 threads_for(binding, 1.0 * rows.count * rows.width))
         return 0
 
     cdef Rows attend(

@@ -10,11 +10,8 @@ cdef struct RowTask:  # one row in, one row out: what the functions of each_row 
 
 ctypedef void (*row_function)(const RowTask *, Py_ssize_t row) noexcept nogil
 
-# Calls a function for each of `count` rows; threads take `chunk` of them at a time.
-cdef void each_row(row_function function, const RowTask *task, Py_ssize_t count, Py_ssize_t chunk, int threads) noexcept
-
-# So many rows that a thread's share of them is worth its while.
-cdef Py_ssize_t chunk_of(Py_ssize_t width) noexcept nogil
+# Calls a function for each of `count` rows of so many elements; threads take as many at a time as are worth it.
+cdef void each_row(row_function function, const RowTask *task, Py_ssize_t count, Py_ssize_t width, int threads) noexcept
 
 # LayerNorm, or RMSNorm, which is not centred, of each of `heads` equal parts of each row into out, which may be input.
 # weight and bias may be None. Raises ValueError where they do not fit such parts.

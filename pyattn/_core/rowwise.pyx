@@ -23,15 +23,11 @@ ACTIVATIONS = {
 }
 
 
-cdef Py_ssize_t chunk_of(Py_ssize_t width) noexcept nogil:
-    return max(<Py_ssize_t> 1, ELEMENTS // max(<Py_ssize_t> 1, width))
-
-
 cdef void each_row(
-    row_function function, const RowTask *task, Py_ssize_t count, Py_ssize_t chunk, int threads
+    row_function function, const RowTask *task, Py_ssize_t count, Py_ssize_t width, int threads
 ) noexcept:
+    cdef Py_ssize_t i, chunk = max(<Py_ssize_t> 1, ELEMENTS // max(<Py_ssize_t> 1, width))
     cdef int team = begin_call(threads)
-    cdef Py_ssize_t i
     with nogil:
         if team == 1:
             for i in range(count):
@@ -84,7 +80,7 @@ cdef int normalise_rows(
     cdef RowTask task = task_of(input, out, &norm)
     check_part(weight, norm.width, input.dtype, centred)
     check_part(bias, norm.width, input.dtype, centred)
-    each_row(normalise_row, &task, input.count, chunk_of(input.width), threads)
+    each_row(normalise_row, &task, input.count, input.width, threads)
     return 0
 
 
@@ -105,7 +101,7 @@ cdef void gate_row(const RowTask *task, Py_ssize_t row) noexcept nogil:
 
 cdef int gate_rows(const Rows *input, const Rows *out, int activation, int threads) except -1:
     cdef RowTask task = task_of(input, out, &activation)
-    each_row(gate_row, &task, out.count, chunk_of(out.width), threads)
+    each_row(gate_row, &task, out.count, out.width, threads)
     return 0
 
 
@@ -132,7 +128,7 @@ cdef void add_scaled_row(const RowTask *task, Py_ssize_t row) noexcept nogil:
 cdef int add_scaled(const Rows *x, const Rows *branch, double scale, const Rows *out, int threads) except -1:
     cdef Branch scaled = Branch(branch, scale)
     cdef RowTask task = task_of(x, out, &scaled)
-    each_row(add_scaled_row, &task, branch.count, chunk_of(out.width), threads)
+    each_row(add_scaled_row, &task, branch.count, out.width, threads)
     return 0
 
 
@@ -150,7 +146,7 @@ def activate(cnp.ndarray input not None, cnp.ndarray out not None, int activatio
     cdef Rows written = contiguous(cnp.PyArray_DATA(out), 1, out.size, cnp.PyArray_TYPE(out))
     cdef RowTask task = task_of(&read, &written, &activation)
     cdef Py_ssize_t parts = (out.size + ELEMENTS - 1) // ELEMENTS
-    each_row(activate_part, &task, parts, max(<Py_ssize_t> 1, parts // max(1, threads)), threads)
+    each_row(activate_part, &task, parts, ELEMENTS, threads)
 
 
 cdef struct Rotation:
@@ -179,7 +175,7 @@ cdef int rotate_rows(
     rotation.half, rotation.interleaved = cnp.PyArray_DIMS(cosines)[1], interleaved
     rotation.heads, rotation.stride = rows.width // max(<Py_ssize_t> 1, head_width), head_width * bytes_of(rows.dtype)
     rotation.table = rotation.half * task.kernels.real_bytes
-    each_row(rotate_row, &task, rows.count, chunk_of(rows.width), threads)
+    each_row(rotate_row, &task, rows.count, rows.width, threads)
     return 0
 
 
@@ -245,4 +241,4 @@ def embed(list tables not None, list indices not None, cnp.ndarray out not None,
             if read.indices[t][i] < 0 or read.indices[t][i] >= rows:
                 raise ValueError(f"embeddings: row {read.indices[t][i]} of a table of {rows} is needed; the model's "
                                  f"configuration or embeddings were replaced")
-    each_row(embed_row, &task, n, chunk_of(width), threads)
+    each_row(embed_row, &task, n, width, threads)

@@ -3,9 +3,6 @@ from pyattn._core.kernels cimport pyattn_kernels
 # The kernels for elements of NumPy's type number; NPY_UINT16 stands for the bits of bfloat16.
 cdef const pyattn_kernels *kernels_of(int dtype) except NULL
 
-# How many of so many threads the system grants: so many has each parallel region, or one.
-cdef int team_of(int threads) noexcept
-
 # Begins a call that may use so many threads; returns how many it takes.
 cdef int begin_call(int threads) noexcept
 cdef void end_call() noexcept

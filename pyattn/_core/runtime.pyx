@@ -1,5 +1,5 @@
 """What each call of a driver needs: the kernels of an instruction set, which is chosen once, at import; a team of
-threads; a watch for signals; the error of scratch memory that cannot be allocated."""
+threads; a watch for signals; the error of scratch memory that cannot be allocated. And facts about the machine."""
 
 import os
 import re
@@ -7,12 +7,13 @@ import sys
 import threading
 
 cimport numpy as cnp
+from cython.parallel cimport prange
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.string cimport memset
 
-from pyattn._core.kernels cimport pyattn_isa, pyattn_isas, pyattn_kernels
+from pyattn._core.kernels cimport PYATTN_ALIGNMENT, pyattn_isa, pyattn_isas, pyattn_kernels
 
 cdef extern from *:
     """
@@ -81,10 +82,6 @@ cdef const pyattn_kernels *built(const pyattn_kernels *kernels) except NULL:
     if kernels == NULL:
         raise NotImplementedError("pyattn: built by `make dev`, for float32 alone; `pip install .` builds every dtype")
     return kernels
-
-
-cdef int team_of(int threads) noexcept:
-    return pyattn_team(threads)
 
 
 cdef int begin_call(int threads) noexcept:
@@ -211,3 +208,35 @@ debug = bool(PYATTN_DEBUG)
 float32_alone = chosen.float64 == NULL  # as `make dev` builds it
 native_bfloat16 = not float32_alone and chosen.bfloat16.group == 2  # whether the machine has dot products of them
 native_int8 = not float32_alone and chosen.int8.group == 4
+
+
+cdef dict TYPES = {
+    "float32": cnp.NPY_FLOAT32, "float64": cnp.NPY_FLOAT64, "bfloat16": cnp.NPY_UINT16, "int8": cnp.NPY_INT8,
+}
+
+
+def multiply_add(str dtype not None, int threads, Py_ssize_t rounds):
+    """Independent multiply-adds in registers of each thread; returns how many floating-point operations they were."""
+    cdef const pyattn_kernels *kernels = kernels_of(TYPES[dtype])
+    cdef double operations = 0
+    cdef int _i
+    threads = pyattn_team(threads)
+    with nogil:
+        for _i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+            operations += kernels.probe_multiply_add(rounds)
+    return operations
+
+
+def read_memory(cnp.ndarray memory not None, int threads, Py_ssize_t rounds):
+    """Reads bytes, each thread a share of them, so many times; returns how many were read."""
+    cdef const pyattn_kernels *kernels = kernels_of(cnp.NPY_FLOAT32)
+    cdef const char *start = <const char *> cnp.PyArray_DATA(memory)
+    cdef double total = 0
+    cdef int i, _round
+    threads = pyattn_team(threads)
+    cdef Py_ssize_t share = memory.size // threads // PYATTN_ALIGNMENT * PYATTN_ALIGNMENT
+    with nogil:
+        for _round in range(rounds):
+            for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+                total += kernels.probe_read(start + i * share, share // (4 * kernels.lanes))
+    return rounds * share * threads

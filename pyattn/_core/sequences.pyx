@@ -8,7 +8,7 @@ import numpy as np
 
 from pyattn._core.runtime cimport kernels_of
 from pyattn._core.rows cimport as_int64, rows_of
-from pyattn._core.rowwise cimport RowTask, chunk_of, each_row
+from pyattn._core.rowwise cimport RowTask, each_row
 
 cnp.import_array()
 
@@ -54,4 +54,4 @@ def sum_sequences(cnp.ndarray rows not None, cnp.ndarray cu_seqlens not None, cn
     cdef RowTask task
     task.kernels = kernels_of(cnp.PyArray_TYPE(rows))
     task.input, task.out, task.parameters = rows_of(rows), rows_of(out), cnp.PyArray_DATA(cu_seqlens)
-    each_row(sum_sequence, &task, out.shape[0], chunk_of(rows.size // max(<Py_ssize_t> 1, out.shape[0])), threads)
+    each_row(sum_sequence, &task, out.shape[0], rows.size // max(<Py_ssize_t> 1, out.shape[0]), threads)
