@@ -10,14 +10,11 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
 from pyattn._core import runtime
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 # Work below this many floating-point operations runs on one thread: it ends within the two or three microseconds that
 # another thread needs to take its part. Measured on two cores with AVX-512, as the fastest of thousands of calls of
@@ -118,7 +115,7 @@ def rust_has_threads() -> bool:
 
 
 @contextlib.contextmanager
-def one_ahead() -> Iterator[Callable[[Callable[[T], R], T], Callable[[], R]]]:
+def one_ahead() -> Iterator[Callable[[Callable[[Any], Any], Any], Callable[[], Any]]]:
     """Gives begin(function, argument), which calls it in a thread of its own, and returns what waits for the result.
 
     Where the system refuses that thread, the call is made when its result is waited for.
@@ -128,14 +125,10 @@ def one_ahead() -> Iterator[Callable[[Callable[[T], R], T], Callable[[], R]]]:
     with ThreadPoolExecutor(1) as pool:
         try:
             pool.submit(int)
+            granted = True
         except RuntimeError:
-            begin: Callable[[Callable[[T], R], T], Callable[[], R]] = partial
-        else:
-
-            def begin(function: Callable[[T], R], argument: T) -> Callable[[], R]:
-                return pool.submit(function, argument).result
-
-        yield begin
+            granted = False
+        yield (lambda function, argument: pool.submit(function, argument).result) if granted else partial
 
 
 def _checked(function: str, threads: int) -> int:

@@ -1,5 +1,6 @@
 """Keys and values of sequences that grow token by token."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ class KVCache:
             ValueError: shapes do not fit, or a sequence would be longer than the capacity; nothing is written then.
         """
         name = "KVCache.append"
-        arrays = [_checks.real_array(name, what, x) for what, x in (("key", key), ("value", value))]
+        arrays: Sequence[Array] = [_checks.real_array(name, what, x) for what, x in (("key", key), ("value", value))]
         batch, heads, _, width = self._keys.shape
         for what, x in zip(("key", "value"), arrays, strict=True):
             if x.ndim != 4 or (*x.shape[:2], x.shape[3]) != (batch, heads, width) or x.shape != arrays[0].shape:
@@ -112,13 +113,11 @@ class KVCache:
         length = arrays[0].shape[2]
         new_len = self._new_len(name, length, self._more(name, length, lengths))
         if self._dtype == INT8:
-            shape = arrays[0].shape
-            rounded = [to_int8(x.reshape(-1, shape[3])) for x in arrays]
-            elements: list[Array] = [x.reshape(shape) for x, _ in rounded]
-            self._write(self._scales[:, : len(new_len)], [x.reshape(shape[:3]) for _, x in rounded], new_len)
-        else:
-            elements = [to_bfloat16(x) if self._dtype == BFLOAT16_BITS else x for x in arrays]
-        self._write(self._stored[:, : len(new_len)], elements, new_len)
+            arrays, scales = zip(*map(to_int8, arrays), strict=True)
+            self._write(self._scales[:, : len(new_len)], scales, new_len)
+        elif self._dtype == BFLOAT16_BITS:
+            arrays = [to_bfloat16(x) for x in arrays]
+        self._write(self._stored[:, : len(new_len)], arrays, new_len)
         self.lengths = new_len
 
     def attend(self, query: Array, **options: Any) -> Any:
@@ -262,7 +261,7 @@ class KVCache:
         """The arrays that hold a part of each token."""
         return (self._stored, self._scales) if self._dtype == INT8 else (self._stored,)
 
-    def _write(self, to: Array, arrays: list[Array], new_len: Array) -> None:
+    def _write(self, to: Array, arrays: Sequence[Array], new_len: Array) -> None:
         """Appends arrays (B, H, L, ...) to keys and values, to[0] and to[1]: up to new_len of each sequence."""
         if len(set(self.lengths)) == len(set(new_len)) == 1:
             for part, x in zip(to, arrays, strict=True):

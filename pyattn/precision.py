@@ -44,16 +44,16 @@ def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def to_int8(weight: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Integers from -127 to 127 and the scales (outputs,) that they are multiplied by: the largest of a row is 127.
+    """Integers from -127 to 127 and the scales (..., outputs) that rows are multiplied by: the largest of each is 127.
 
     Symmetric quantisation of each output channel: Jacob et al. 2018 (arXiv:1712.05877), section 2.1, with zero-point 0.
     """
     weight = np.asarray(weight, np.float32)
     with np.errstate(invalid="ignore"):  # a row that is not finite has a scale that is not
-        scales = np.maximum(weight.max(axis=1, initial=0), -weight.min(axis=1, initial=0)) / np.float32(127)
-        divisors = np.where(scales > 0, scales, np.float32(1))[:, None]
+        scales = np.maximum(weight.max(axis=-1, initial=0), -weight.min(axis=-1, initial=0)) / np.float32(127)
+        divisors = np.where(scales > 0, scales, np.float32(1))[..., None]
         elements = np.empty(weight.shape, np.int8)
-        rows = max(1, _PART // max(1, weight.shape[1]))
+        rows = max(1, _PART * len(weight) // max(1, weight.size))
         for part in (slice(start, start + rows) for start in range(0, len(weight), rows)):
             quotients = weight[part] / divisors[part]
             elements[part] = np.rint(quotients, out=quotients)

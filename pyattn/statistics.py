@@ -100,7 +100,9 @@ def attention_statistics(
     call = _checks.attention_call(function, query, key, value, given)
     entropy = _checks.flag(function, "entropy", entropy)
     received = _checks.flag(function, "received", received)
-    most = _checks.most_keys(function, top_k, key.shape[-2])
+    keys = key.shape[-2]
+    if top_k is not None and not 1 <= _checks.integer(function, "top_k", top_k, "an integer or None") <= keys:
+        raise ValueError(f"{function}: top_k must be from 1 to S ({keys}), not {top_k}")
     call.sum_queries(*_checks.row_range(function, query_range, query.shape[-2]))
 
     rows, dtype = query.shape[:-1], _checks.statistics_dtype(query.dtype)
@@ -110,11 +112,11 @@ def attention_statistics(
     if entropy:
         results["entropy"] = np.empty(rows, dtype)
     if received:
-        results["column_sums"] = np.zeros((*rows[:-1], key.shape[-2]), dtype)
+        results["column_sums"] = np.zeros((*rows[:-1], keys), dtype)
         results["moments"] = np.empty((*rows, 2), dtype)
-    if most:
-        results["top_keys"] = np.empty((*rows, most), np.int64)
-        results["top_weights"] = np.empty((*rows, most), dtype)
+    if top_k is not None:
+        results["top_keys"] = np.empty((*rows, top_k), np.int64)
+        results["top_weights"] = np.empty((*rows, top_k), dtype)
     call.run(threads_for, **results)
     results.pop("moments", None)
     return AttentionStatistics(results.pop("out", None), received=results.pop("column_sums", None), **results)

@@ -34,7 +34,6 @@ from pyattn._checks.numbers import (
     finite_softcap,
     flag,
     integer,
-    most_keys,
     number,
     positive,
     real,

@@ -132,15 +132,6 @@ def sides(function: str, window: Any) -> tuple[int, int]:
     return left, right
 
 
-def most_keys(function: str, top_k: Any, keys: int) -> int:
-    """top_k, 0 for None."""
-    if top_k is None:
-        return 0
-    if not 1 <= integer(function, "top_k", top_k, "an integer or None") <= keys:
-        raise ValueError(f"{function}: top_k must be from 1 to S ({keys}), not {top_k}")
-    return int(top_k)
-
-
 def row_range(function: str, query_range: Any, length: int) -> tuple[int, int]:
     """query_range, all queries for None."""
     if query_range is None:

@@ -176,23 +176,16 @@ cdef int run_columns(Call *call, int threads) except -1:
     return 0
 
 
-cdef bint nothing_to_write(const Call *call) noexcept nogil:
-    """Whether values have no features and nothing else is asked for: then no logits are needed either."""
-    cdef int i
-    for i in range(PYATTN_OUT + 1, PYATTN_COLUMN_SUMS + 1):
-        if call.shared.operands[i].data != NULL:
-            return False
-    return call.shared.value_width == 0
-
-
 cdef int run_attention(Call *call, int threads) except -1:
     """Writes the call's results. Values wider than a block of columns take a pass for each; the rest, one."""
     cdef Py_ssize_t width = call.shared.value_width, first
+    cdef bint writes = width > 0  # else no logits are needed either, unless something else is asked for
     cdef int i
+    for i in range(PYATTN_OUT + 1, PYATTN_COLUMN_SUMS + 1):
+        writes = writes or call.shared.operands[i].data != NULL
     for i in range(call.batch_axes):
-        if call.batch_shape[i] == 0:
-            return 0
-    if call.heads == 0 or nothing_to_write(call):
+        writes = writes and call.batch_shape[i] > 0
+    if call.heads == 0 or not writes:
         return 0
     for first in range(0, max(<Py_ssize_t> 1, width), PYATTN_WIDTH_BLOCK):
         if first > 0:

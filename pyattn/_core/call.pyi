@@ -4,10 +4,8 @@ from typing import Any
 from numpy import ndarray as Array
 
 class AttentionCall:
-    @property
-    def operands(self) -> dict[str, Any]: ...
-    @property
-    def scale(self) -> float: ...
+    operands: dict[str, Any]
+    scale: float
     def __init__(
         self,
         query: Array,

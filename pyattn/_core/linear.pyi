@@ -4,8 +4,7 @@ from numpy import ndarray as Array
 class Packed:
     dtype: np.dtype[np.generic]
     bias: Array | None
-    @property
-    def format(self) -> int: ...
+    format: int
     def __init__(
         self, weight: Array, bias: Array | None = None, scales: Array | None = None, narrow: bool = True
     ) -> None: ...

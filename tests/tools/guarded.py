@@ -109,7 +109,7 @@ def gate(random, rows, width, dtype, at_end):
     """The gate of a feed-forward block, between buffers of a workspace."""
     config = LayerConfig(8, 1, width, activation="silu", gated=True, dtype=dtype)
     layer = pyattn.TransformerEncoderLayer.from_config(config)
-    sequences = Sequences.padded(1, rows, None, False, layer._tables)
+    sequences = Sequences(1, np.array([0, rows]))
     size = rows * width * {"bfloat16": 2, "float32": 4, "float64": 8}[dtype]
     gates, hidden = 5, 6  # as binding.pxd counts them
     sequences.workspace.buffers[gates] = guarded(np.zeros(2 * size, np.uint8), at_end)
