@@ -69,16 +69,10 @@ cdef list choose():
 
 
 cdef const pyattn_kernels *kernels_of(int dtype) except NULL:
-    if dtype == cnp.NPY_FLOAT32:
-        return chosen.float32
-    if dtype == cnp.NPY_FLOAT64:
-        return built(chosen.float64)
-    if dtype == cnp.NPY_FLOAT16:
-        return built(chosen.float16)
-    return built(chosen.int8 if dtype == cnp.NPY_INT8 else chosen.bfloat16)
-
-
-cdef const pyattn_kernels *built(const pyattn_kernels *kernels) except NULL:
+    cdef const pyattn_kernels *kernels = chosen.float32
+    if dtype != cnp.NPY_FLOAT32:
+        kernels = chosen.float64 if dtype == cnp.NPY_FLOAT64 else chosen.float16 if dtype == cnp.NPY_FLOAT16 else \
+            chosen.int8 if dtype == cnp.NPY_INT8 else chosen.bfloat16
     if kernels == NULL:
         raise NotImplementedError("pyattn: built by `make dev`, for float32 alone; `pip install .` builds every dtype")
     return kernels
