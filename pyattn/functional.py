@@ -2,17 +2,37 @@
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pyattn import _checks
-from pyattn._checks import Array, AttentionOptions, PackedOptions, Sparse
+from pyattn._checks import Array, Sparse
 from pyattn._threads import threads_for
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+class PackedOptions(TypedDict, total=False):
+    """The options of attention that packed sequences have too, and the array for the result."""
+
+    is_causal: bool
+    window: tuple[int | None, int | None] | None
+    scale: float | None
+    softcap: float | None
+    alibi_slopes: ArrayLike | None
+    sinks: ArrayLike | None
+    kv_lengths: ArrayLike | None
+    query_offset: ArrayLike | None
+    out: Array | None
+
+
+class AttentionOptions(PackedOptions, total=False):
+    """The options of attention beside the mask; scaled_dot_product_attention says what they mean."""
+
+    bias: Array | Sparse | None
 
 
 @overload

@@ -18,14 +18,7 @@ from pyattn._checks.arrays import (
     within,
     wrong_shape,
 )
-from pyattn._checks.attention import (
-    AttentionOptions,
-    PackedOptions,
-    attention_call,
-    attention_shapes,
-    merge_parts,
-    packed_call,
-)
+from pyattn._checks.attention import attention_call, attention_shapes, merge_parts, packed_call
 from pyattn._checks.masks import Sparse, combined_mask
 from pyattn._checks.numbers import (
     choice,

@@ -1,10 +1,9 @@
 """Shapes and options of attention, which leave here as an AttentionCall: views where that is possible."""
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from pyattn._checks.arrays import (
     Array,
@@ -18,7 +17,7 @@ from pyattn._checks.arrays import (
     wrong_shape,
     wrong_value,
 )
-from pyattn._checks.masks import Sparse, aligned_mask, structure
+from pyattn._checks.masks import aligned_mask, structure
 from pyattn._checks.numbers import MAX_ROWS, finite_scale, finite_softcap, flag, sides
 from pyattn._checks.sequences import packed_starts
 from pyattn._core.call import AttentionCall
@@ -26,32 +25,12 @@ from pyattn._core.call import AttentionCall
 MAX_WIDTH = 2**30  # D stays below: sizes of scratch memory fit 64 bits
 
 
-class PackedOptions(TypedDict, total=False):
-    """The options of attention that packed sequences have too, and the array for the result."""
-
-    is_causal: bool
-    window: tuple[int | None, int | None] | None
-    scale: float | None
-    softcap: float | None
-    alibi_slopes: ArrayLike | None
-    sinks: ArrayLike | None
-    kv_lengths: ArrayLike | None
-    query_offset: ArrayLike | None
-    out: Array | None
-
-
-class AttentionOptions(PackedOptions, total=False):
-    """The options of attention beside the mask; scaled_dot_product_attention says what they mean."""
-
-    bias: Array | Sparse | None
-
-
 def attention_call(
     function: str, query: Array, key: Array, value: Array | None, options: Mapping[str, Any]
 ) -> AttentionCall:
     """The call for query (..., H, L, D), key (..., Hkv, S, D), value (..., Hkv, S, Dv) or None, or without H.
 
-    options holds a mask and AttentionOptions by name; what else it holds is passed over.
+    options holds those of functional.AttentionOptions, and a mask, by name; what else it holds is passed over.
     """
     attention_shapes(function, query, key, value)
     shape, dtype = (*query.shape[:-1], key.shape[-2]), query.dtype
