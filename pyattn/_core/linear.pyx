@@ -112,14 +112,12 @@ cdef int join(list parts, Weights *weights) except -1:
 
 cdef bint fits(const Weights *weights, const Rows *input, const Rows *residual, const Rows *out) noexcept:
     """Whether rows are such as the weights were made for."""
-    if input.width != weights.inputs or out.count != input.count or out.width != weights.outputs:
-        return False
-    if residual != NULL and (
-        residual.dtype != weights.compute_dtype or residual.count != out.count or residual.width != out.width
-    ):
-        return False
-    return (input.dtype == weights.compute_dtype or input.dtype == weights.operand_dtype) and (
-        out.dtype == weights.compute_dtype or out.dtype == weights.operand_dtype
+    cdef int compute = weights.compute_dtype, operand = weights.operand_dtype
+    return (
+        input.width == weights.inputs and (input.dtype == compute or input.dtype == operand)
+        and out.width == weights.outputs and (out.dtype == compute or out.dtype == operand) and out.count == input.count
+        and (residual == NULL or residual.dtype == compute)
+        and (residual == NULL or residual.count == out.count and residual.width == out.width)
     )
 
 
