@@ -5,6 +5,7 @@ chooses the arithmetic and is that of the results. 16 bits are computed as NumPy
 formats: in float32, rounded after each step.
 """
 
+from collections import namedtuple
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,14 +23,7 @@ class Softmax(NamedTuple):
     lse: Array
 
 
-class Statistics(NamedTuple):
-    out: Array | None
-    lse: Array
-    max: Array
-    entropy: Array
-    received: Array
-    top_keys: Array | None
-    top_weights: Array | None
+Statistics = namedtuple("Statistics", ["out", "lse", "max", "entropy", "received", "top_keys", "top_weights"])
 
 
 def scaled_dot_product_attention(

@@ -173,7 +173,6 @@ cdef int run_columns(Call *call, int threads) except -1:
     finally:
         end_call()
         free(memory)
-    return 0
 
 
 cdef int run_attention(Call *call, int threads) except -1:
@@ -197,4 +196,3 @@ cdef int run_attention(Call *call, int threads) except -1:
             call.shared.operands[PYATTN_OUT].data += PYATTN_WIDTH_BLOCK * call.shared.operands[PYATTN_OUT].column
         call.shared.value_width = min(width - first, <Py_ssize_t> PYATTN_WIDTH_BLOCK)
         run_columns(call, threads)
-    return 0

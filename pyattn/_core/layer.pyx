@@ -160,7 +160,6 @@ cdef class AttentionPlan:
         if self.sinks is not None and cnp.PyArray_TYPE(self.sinks) != dtype:
             raise ValueError(f"MultiHeadAttention: sinks of {self.sinks.dtype} do not fit attention in "
                              f"{cnp.PyArray_DescrFromType(dtype)}; layers were replaced")
-        return 0
 
     cdef int check_cache(self, cnp.ndarray cache, Py_ssize_t batch) except -1:
         """Refuses a cache of keys or values that was made for another layer."""
@@ -169,14 +168,12 @@ cdef class AttentionPlan:
             raise ValueError(f"MultiHeadAttention: a cache of {cache.dtype} {list((<object> cache).shape)} does not "
                              f"fit a layer that needs ({batch}, {self.key_heads}, capacity, {self.head_dim}), of the "
                              "kind that its own caches are")
-        return 0
 
     cdef int check_option(self, str name, cnp.ndarray option, Py_ssize_t batch) except -1:
         """Refuses a mask or bias that a stack made for the heads of its first layer, where this one has others."""
         if option is not None and (option.shape[0] != batch or option.shape[1] != self.heads):
             raise ValueError(f"MultiHeadAttention: {name} is for {option.shape[0]} sequences and {option.shape[1]} "
                              f"heads, the layer's are {batch} and {self.heads}; layers were replaced")
-        return 0
 
     cdef Rows project(self, WeightsPlan weights, const Rows *rows, int buffer, Binding binding):
         """Rows through projections, side by side; None where these read rows of unlike widths, and are refused."""
@@ -195,7 +192,6 @@ cdef class AttentionPlan:
         if rotation is not None:
             rotate_rows(rows, rotation.positions, rotation.cosines, rotation.sines, self.head_dim, False,
                         threads_for(binding, 4.0 * rows.count * rows.width))
-        return 0
 
     cdef int store(self, const Rows *rows, cnp.ndarray cache, Binding binding) except -1:
         """Appends projected keys or values to a cache."""
@@ -208,7 +204,6 @@ cdef class AttentionPlan:
         task.parameters = &store
         each_row(store_head, &task, binding.batch * self.key_heads, width,
                  threads_for(binding, 1.0 * rows.count * rows.width))
-        return 0
 
     cdef Rows attend(
         self, const Rows *rows, Binding own, Rotation rotation, Memory memory, cnp.ndarray keys, cnp.ndarray values
@@ -343,7 +338,6 @@ cdef class BlockPlan:
             add_scaled(x, &branch, self.scale, out, threads_for(binding, 2.0 * input.count * x.width))
         if self.after is not None:
             self.after.apply(out, out, 1, binding)
-        return 0
 
 
 cdef class LayerPlan:
@@ -408,4 +402,3 @@ cdef class LayerPlan:
                 gate_rows(&inner, &hidden, self.activation, threads_for(own, 20.0 * count * width))
             here = part_of(x, first, count, 0, x.width)
             self.around_feed_forward.leave(self.linear2, &hidden, &here, &here, own)
-        return 0

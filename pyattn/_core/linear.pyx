@@ -85,7 +85,6 @@ cdef int check_vector(str name, cnp.ndarray x, Py_ssize_t size, dtype) except -1
     if x is not None and (x.ndim != 1 or x.shape[0] != size or x.dtype != dtype or not cnp.PyArray_IS_C_CONTIGUOUS(x)):
         raise ValueError(f"Linear: {name} of {size} outputs must be contiguous {np.dtype(dtype)} ({size},), "
                          f"not {x.dtype} {(<object> x).shape}")
-    return 0
 
 
 cdef int join(list parts, Weights *weights) except -1:
@@ -107,7 +106,6 @@ cdef int join(list parts, Weights *weights) except -1:
         sizes = [((<Packed> x).weight.outputs, (<Packed> x).weight.inputs) for x in parts]
         listed = ", ".join([f"{x.dtype} {size}" for x, size in zip(parts, sizes)])
         raise ValueError(f"Linear: weights {listed} do not read the same inputs, or are more than {MAX_PARTS}")
-    return 0
 
 
 cdef bint fits(const Weights *weights, const Rows *input, const Rows *residual, const Rows *out) noexcept:
@@ -200,7 +198,6 @@ cdef int multiply(
     end_call()
     free(memory)
     raise_error(&watch)
-    return 0
 
 
 cdef void lay_out(

@@ -51,7 +51,6 @@ cdef int check_part(cnp.ndarray part, Py_ssize_t width, int dtype, bint centred)
         name = "LayerNorm" if centred else "RMSNorm"
         raise ValueError(f"{name}: a norm of {part.shape[0]} {part.dtype} does not fit rows of {width} "
                          f"{cnp.PyArray_DescrFromType(dtype)}")
-    return 0
 
 
 cdef struct Norm:  # of parts of a row, each by itself
@@ -81,7 +80,6 @@ cdef int normalise_rows(
     check_part(weight, norm.width, input.dtype, centred)
     check_part(bias, norm.width, input.dtype, centred)
     each_row(normalise_row, &task, input.count, input.width, threads)
-    return 0
 
 
 def normalise(
@@ -102,7 +100,6 @@ cdef void gate_row(const RowTask *task, Py_ssize_t row) noexcept nogil:
 cdef int gate_rows(const Rows *input, const Rows *out, int activation, int threads) except -1:
     cdef RowTask task = task_of(input, out, &activation)
     each_row(gate_row, &task, out.count, out.width, threads)
-    return 0
 
 
 cdef struct Branch:
@@ -129,7 +126,6 @@ cdef int add_scaled(const Rows *x, const Rows *branch, double scale, const Rows 
     cdef Branch scaled = Branch(branch, scale)
     cdef RowTask task = task_of(x, out, &scaled)
     each_row(add_scaled_row, &task, branch.count, out.width, threads)
-    return 0
 
 
 cdef void activate_part(const RowTask *task, Py_ssize_t part) noexcept nogil:
@@ -176,7 +172,6 @@ cdef int rotate_rows(
     rotation.heads, rotation.stride = rows.width // max(<Py_ssize_t> 1, head_width), head_width * bytes_of(rows.dtype)
     rotation.table = rotation.half * task.kernels.real_bytes
     each_row(rotate_row, &task, rows.count, rows.width, threads)
-    return 0
 
 
 def rotate(
