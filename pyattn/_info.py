@@ -104,6 +104,7 @@ def measure(seconds: float = 0.5) -> dict[str, float]:
         raise ValueError(f"measure: seconds must be a number from 0 to 60, not {seconds!r}")
     threads = get_num_threads()
     names = ["float32", "float64", *info()["dot_products"]]
+    works: dict[str, Callable[[int], float]]
     works = {f"fma_gflops_{name}": partial(runtime.multiply_add, name, threads) for name in names}
     works["read_gbytes_per_s"] = partial(runtime.read_memory, np.ones(1 << 29, np.uint8), threads)
     return {name: _most_per_second(work, seconds) / 1e9 for name, work in works.items()}

@@ -125,10 +125,10 @@ def one_ahead() -> Iterator[Callable[[Callable[[Any], Any], Any], Callable[[], A
     with ThreadPoolExecutor(1) as pool:
         try:
             pool.submit(int)
-            granted = True
         except RuntimeError:
-            granted = False
-        yield (lambda function, argument: pool.submit(function, argument).result) if granted else partial
+            yield partial
+        else:
+            yield lambda function, argument: pool.submit(function, argument).result
 
 
 def _checked(function: str, threads: int) -> int:

@@ -13,7 +13,7 @@ ACTIVATIONS = rowwise.ACTIVATIONS  # the codes of csrc/kernels.h
 
 
 def _activation(name: str, x: Any) -> Array:
-    (x,) = _checks.floating(name, x=x)
+    (x,) = _checks.attention_arrays(name, with_16_bits=False, x=x)
     rows = np.ascontiguousarray(x)
     out: Array = np.empty_like(rows)
     rowwise.activate(rows, out, ACTIVATIONS[name], threads_for(20.0 * x.size))

@@ -124,11 +124,11 @@ def integers(function: str, name: str, x: Any, shape: tuple[int, ...] | None = N
 
 def real_array(function: str, name: str, x: Any) -> Array:
     """x as an array of real floating numbers, in any precision."""
-    x = array(function, name, x)
-    if not is_real(x.dtype):
+    real = array(function, name, x)
+    if not is_real(real.dtype):
         needed = f"real floating numbers are needed (np.asarray({name}, np.float32) converts)"
-        raise wrong_dtype(function, name, x, needed)
-    return x
+        raise wrong_dtype(function, name, real, needed)
+    return real
 
 
 def within(function: str, name: str, x: Array, lowest: int, highest: Array, meaning: str) -> None:
