@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from pyattn._checks import Array, token_sequences
 from pyattn.generation.beams import beam_search
 from pyattn.generation.options import GenerationOptions, changed_options
-from pyattn.generation.rows import Adjust, Continuation, Rows, make_rows
+from pyattn.generation.rows import Adjust, Continuation, Rows, check_number, make_rows
 from pyattn.generation.rules import Rules
 from pyattn.generation.sampling import one_by_one
 
@@ -179,8 +179,7 @@ def _sources(function: str, sources: Any, prompts: int) -> list[Array] | None:
     if sources is None:
         return None
     given = token_sequences(function, "sources", sources)
-    if len(given) != prompts:
-        raise ValueError(f"{function}: there are {prompts} prompts, but {len(given)} sources; each needs one")
+    check_number(function, prompts, given, "sources; each needs one")
     return given
 
 

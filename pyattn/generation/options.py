@@ -1,8 +1,8 @@
 """The options of decoding, and how they are read from generation_config.json."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +31,77 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "top_h": (),
     "watermarking_config": (),
 }
+
+
+def _option(default: Any, check: Callable[..., Any], *limits: float) -> Any:
+    """A field of what check makes of a given value, of what messages begin with, its name, the value and the limits."""
+    return field(default=default, metadata={"check": check, "limits": limits})
+
+
+def _length(function: str, name: str, given: Any, lowest: int) -> int:
+    return min(count(function, name, given, lowest), _MAX_LENGTH)
+
+
+def _results(function: str, name: str, given: Any) -> int:
+    if count(function, name, given, 1) > _MAX_BEAMS:
+        raise ValueError(f"{function}: {name} must be at most {_MAX_BEAMS}, not {given}")
+    return int(given)
+
+
+def _ids(function: str, name: str, given: Any) -> tuple[int, ...]:
+    ids = token_ids(function, name, [given] if name == "stop_tokens" and np.ndim(given) == 0 else given)
+    return tuple(dict.fromkeys(ids.tolist()))
+
+
+def _forced(function: str, name: str, given: Any) -> int | tuple[int, ...]:
+    if isinstance(given, int | np.integer):
+        return count(function, name, given)
+    ids = _ids(function, name, given)
+    if not ids:
+        raise ValueError(f"{function}: {name} must be a token id, or several, not an empty list")
+    return ids[0] if len(ids) == 1 else ids
+
+
+def _words(function: str, name: str, given: Any) -> tuple[tuple[int, ...], ...]:
+    if not isinstance(given, list | tuple):
+        raise TypeError(f"{function}: {name} must be a list of lists of token ids, not {type(given).__name__}")
+    words = tuple(tuple(token_ids(function, f"{name}[{i}]", x).tolist()) for i, x in enumerate(given))
+    if () in words:
+        raise ValueError(f"{function}: {name}[{words.index(())}] is empty; it must be a list of token ids")
+    return words
+
+
+def _bad_words(function: str, name: str, given: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(dict.fromkeys(_words(function, name, given)))
+
+
+def _biases(function: str, name: str, given: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
+    pairs = given if isinstance(given, list | tuple) else [given]
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        raise TypeError(f"{function}: {name} must be a list of pairs of token ids and a number, not {given!r:.200}")
+    words = _words(function, name, [pair[0] for pair in pairs])
+    numbers = [real(function, name, pair[1], -np.inf, 1e30) for pair in pairs]
+    return tuple(dict(zip(words, numbers, strict=True)).items())
+
+
+def _decay(function: str, name: str, given: Any) -> tuple[int, float]:
+    if not isinstance(given, list | tuple) or len(given) != 2:
+        raise TypeError(f"{function}: {name} must be (start, factor), not {given!r:.200}")
+    return count(function, name, given[0]), real(function, name, given[1], 0, 1e6)
+
+
+def _seed(function: str, name: str, given: Any) -> int | tuple[int, ...]:
+    if isinstance(given, int | np.integer):
+        return count(function, name, given)
+    if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str | bytes):
+        raise TypeError(f"{function}: seed must be an integer, one for each prompt, or None; not {type(given).__name__}")
+    return tuple(count(function, f"seed[{i}]", value) for i, value in enumerate(given))
+
+
+def _early_stopping(function: str, name: str, given: Any) -> bool | str:
+    if isinstance(given, str) and given != "never":
+        raise ValueError(f'{function}: {name} must be True, False or "never", not {given!r}')
+    return given if isinstance(given, str) else flag(function, name, given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,88 +160,48 @@ class GenerationOptions:
         TypeError, ValueError: an option has a wrong type or value, or two do not go together.
     """
 
-    max_new_tokens: int | None = None
-    max_length: int | None = None
-    min_new_tokens: int | None = None
-    min_length: int = 0
-    stop_tokens: int | Sequence[int] = ()
-    num_beams: int = 1
-    length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
-    num_return_sequences: int = 1
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    epsilon_cutoff: float = 0.0
-    eta_cutoff: float = 0.0
-    seed: int | Sequence[int] | None = None
-    repetition_penalty: float = 1.0
-    encoder_repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    encoder_no_repeat_ngram_size: int = 0
-    sequence_bias: Sequence[tuple[Sequence[int], float]] = ()
-    bad_words_ids: Sequence[Sequence[int]] = ()
-    exponential_decay_length_penalty: tuple[int, float] | None = None
-    suppress_tokens: Sequence[int] = ()
-    begin_suppress_tokens: Sequence[int] = ()
-    forced_bos_token_id: int | Sequence[int] | None = None
-    forced_eos_token_id: int | Sequence[int] | None = None
-    renormalize_logits: bool = False
-    return_scores: bool = False
+    max_new_tokens: int | None = _option(None, _length, 1)
+    max_length: int | None = _option(None, _length, 1)
+    min_new_tokens: int | None = _option(None, _length, 0)
+    min_length: int = _option(0, _length, 0)
+    stop_tokens: int | Sequence[int] = _option((), _ids)
+    num_beams: int = _option(1, _results)
+    length_penalty: float = _option(1.0, real, -20, 20)
+    early_stopping: bool | Literal["never"] = _option(False, _early_stopping)
+    num_return_sequences: int = _option(1, _results)
+    do_sample: bool = _option(False, flag)
+    temperature: float = _option(1.0, real, 1e-30, 1e6)
+    top_k: int = _option(0, count)
+    top_p: float = _option(1.0, real, 0, 1)
+    min_p: float = _option(0.0, real, 0, 1)
+    typical_p: float = _option(1.0, real, 1e-30, 1)
+    epsilon_cutoff: float = _option(0.0, real, 0, 1)
+    eta_cutoff: float = _option(0.0, real, 0, 1)
+    seed: int | Sequence[int] | None = _option(None, _seed)
+    repetition_penalty: float = _option(1.0, real, 1e-6, 1e6)
+    encoder_repetition_penalty: float = _option(1.0, real, 1e-6, 1e6)
+    no_repeat_ngram_size: int = _option(0, count)
+    encoder_no_repeat_ngram_size: int = _option(0, count)
+    sequence_bias: Sequence[tuple[Sequence[int], float]] = _option((), _biases)
+    bad_words_ids: Sequence[Sequence[int]] = _option((), _bad_words)
+    exponential_decay_length_penalty: tuple[int, float] | None = _option(None, _decay)
+    suppress_tokens: Sequence[int] = _option((), _ids)
+    begin_suppress_tokens: Sequence[int] = _option((), _ids)
+    forced_bos_token_id: int | Sequence[int] | None = _option(None, _forced)
+    forced_eos_token_id: int | Sequence[int] | None = _option(None, _forced)
+    renormalize_logits: bool = _option(False, flag)
+    return_scores: bool = _option(False, flag)
     unread: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        set_ = object.__setattr__
-        for name, least in (
-            ("num_beams", 1),
-            ("num_return_sequences", 1),
-            ("top_k", 0),
-            ("no_repeat_ngram_size", 0),
-            ("encoder_no_repeat_ngram_size", 0),
-        ):
-            set_(self, name, count(_NAME, name, getattr(self, name), least))
-        for name, least in (("max_new_tokens", 1), ("max_length", 1), ("min_new_tokens", 0), ("min_length", 0)):
-            if getattr(self, name) is not None:
-                set_(self, name, min(count(_NAME, name, getattr(self, name), least), _MAX_LENGTH))
-        for name in ("forced_bos_token_id", "forced_eos_token_id"):
-            set_(self, name, _forced(name, getattr(self, name)))
-        for name, lowest, highest in (
-            ("length_penalty", -20, 20),
-            ("temperature", 1e-30, 1e6),
-            ("top_p", 0, 1),
-            ("min_p", 0, 1),
-            ("typical_p", 1e-30, 1),
-            ("epsilon_cutoff", 0, 1),
-            ("eta_cutoff", 0, 1),
-            ("repetition_penalty", 1e-6, 1e6),
-            ("encoder_repetition_penalty", 1e-6, 1e6),
-        ):
-            set_(self, name, real(_NAME, name, getattr(self, name), lowest, highest))
-        set_(self, "sequence_bias", _biases(self.sequence_bias))
-        set_(self, "bad_words_ids", tuple(dict.fromkeys(_words("bad_words_ids", self.bad_words_ids))))
-        set_(self, "exponential_decay_length_penalty", _decay(self.exponential_decay_length_penalty))
-        for name in ("do_sample", "renormalize_logits", "return_scores"):
-            set_(self, name, flag(_NAME, name, getattr(self, name)))
-        for name in ("stop_tokens", "suppress_tokens", "begin_suppress_tokens"):
-            given = getattr(self, name)
-            ids = token_ids(_NAME, name, [given] if name == "stop_tokens" and np.ndim(given) == 0 else given)
-            set_(self, name, tuple(dict.fromkeys(ids.tolist())))
-        if self.seed is not None:
-            one = isinstance(self.seed, int | np.integer)
-            set_(self, "seed", count(_NAME, "seed", self.seed) if one else _seeds(self.seed))
-        if self.early_stopping != "never":
-            if isinstance(self.early_stopping, str):
-                raise ValueError(f'{_NAME}: early_stopping must be True, False or "never", not {self.early_stopping!r}')
-            set_(self, "early_stopping", flag(_NAME, "early_stopping", self.early_stopping))
+        for option in fields(self):
+            given = getattr(self, option.name)
+            if option.metadata and (given is not None or option.default is not None):
+                check, limits = option.metadata["check"], option.metadata["limits"]
+                object.__setattr__(self, option.name, check(_NAME, option.name, given, *limits))
         self._check_together()
 
     def _check_together(self) -> None:
-        for name in ("num_beams", "num_return_sequences"):
-            if getattr(self, name) > _MAX_BEAMS:
-                raise ValueError(f"{_NAME}: {name} must be at most {_MAX_BEAMS}, not {getattr(self, name)}")
         if self.num_beams > 1 and self.do_sample:
             raise ValueError(f"{_NAME}: do_sample does not go with num_beams={self.num_beams}; beams are never sampled")
         if not self.do_sample and self.num_return_sequences > self.num_beams:
@@ -242,7 +273,7 @@ class GenerationOptions:
         return cls(**(options | {"unread": tuple(unread)} | changes))
 
 
-OPTION_NAMES = tuple(field.name for field in fields(GenerationOptions) if field.name != "unread")
+OPTION_NAMES = tuple(option.name for option in fields(GenerationOptions) if option.name != "unread")
 
 # Keys of generation_config.json with the meaning of the option of that name; null means the option's default.
 _KEYS = tuple(name for name in OPTION_NAMES if name not in ("stop_tokens", "seed", "return_scores"))
@@ -272,45 +303,3 @@ def _not_negative(ids: Any) -> Any:
     """Token ids of a file, without negative ones, which mean no token."""
     given = ids if isinstance(ids, list | tuple) else [ids]
     return [x for x in given if not (type(x) is int and x < 0)]
-
-
-def _forced(name: str, given: Any) -> Any:
-    if given is None or isinstance(given, int | np.integer):
-        return None if given is None else count(_NAME, name, given)
-    ids = tuple(dict.fromkeys(token_ids(_NAME, name, given).tolist()))
-    if not ids:
-        raise ValueError(f"{_NAME}: {name} must be a token id, or several, not an empty list")
-    return ids[0] if len(ids) == 1 else ids
-
-
-def _words(name: str, given: Any) -> list[tuple[int, ...]]:
-    if not isinstance(given, list | tuple):
-        raise TypeError(f"{_NAME}: {name} must be a list of lists of token ids, not {type(given).__name__}")
-    words = [tuple(token_ids(_NAME, f"{name}[{i}]", x).tolist()) for i, x in enumerate(given)]
-    if () in words:
-        raise ValueError(f"{_NAME}: {name}[{words.index(())}] is empty; it must be a list of token ids")
-    return words
-
-
-def _biases(given: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
-    pairs = given if isinstance(given, list | tuple) else [given]
-    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-        raise TypeError(f"{_NAME}: sequence_bias must be a list of pairs of token ids and a number, not {given!r:.200}")
-    words = _words("sequence_bias", [pair[0] for pair in pairs])
-    numbers = [real(_NAME, "sequence_bias", pair[1], -np.inf, 1e30) for pair in pairs]
-    return tuple(dict(zip(words, numbers, strict=True)).items())
-
-
-def _decay(given: Any) -> tuple[int, float] | None:
-    if given is None:
-        return None
-    if not isinstance(given, list | tuple) or len(given) != 2:
-        raise TypeError(f"{_NAME}: exponential_decay_length_penalty must be (start, factor), not {given!r:.200}")
-    name = "exponential_decay_length_penalty"
-    return count(_NAME, name, given[0]), real(_NAME, name, given[1], 0, 1e6)
-
-
-def _seeds(seed: Any) -> tuple[int, ...]:
-    if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str | bytes):
-        raise TypeError(f"{_NAME}: seed must be an integer, one for each prompt, or None; not {type(seed).__name__}")
-    return tuple(count(_NAME, f"seed[{i}]", value) for i, value in enumerate(seed))

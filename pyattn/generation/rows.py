@@ -64,10 +64,8 @@ def make_rows(function: str, prompts: Any, prefixes: Any, options: GenerationOpt
     for i, prompt in enumerate(sequences):
         if not prompt.size:
             raise ValueError(f"{function}: prompts[{i}] is empty; a model continues at least one token")
-    if isinstance(options.seed, tuple) and len(options.seed) != len(sequences):
-        raise ValueError(
-            f"{function}: there are {len(sequences)} prompts, but {len(options.seed)} seeds; one for all may be given"
-        )
+    if isinstance(options.seed, tuple):
+        check_number(function, len(sequences), options.seed, "seeds; one for all may be given")
     first_tokens = _prefixes(function, prefixes, len(sequences))
     lengths = np.array([prompt.size for prompt in sequences], np.int64)
     forced = np.array([prefix.size for prefix in first_tokens], np.int64)
@@ -100,11 +98,13 @@ def _prefixes(function: str, prefixes: Any, prompts: int) -> list[Array]:
     if one or (isinstance(prefixes, np.ndarray) and prefixes.ndim < 2):
         return [token_ids(function, "prefixes", prefixes)] * prompts
     sequences = token_sequences(function, "prefixes", prefixes)
-    if len(sequences) != prompts:
-        raise ValueError(
-            f"{function}: there are {prompts} prompts, but {len(sequences)} prefixes; one for all may be given"
-        )
+    check_number(function, prompts, sequences, "prefixes; one for all may be given")
     return sequences
+
+
+def check_number(function: str, prompts: int, given: Sequence[Any], what: str) -> None:
+    if len(given) != prompts:
+        raise ValueError(f"{function}: there are {prompts} prompts, but {len(given)} {what}")
 
 
 def first_logits(function: str, continuation: Continuation, rows: Rows, options: GenerationOptions) -> Array:

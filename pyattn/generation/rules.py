@@ -3,7 +3,8 @@
 Only the forcing of tokens comes last here: a suppressed token may be forced, which transformers refuses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,65 +23,41 @@ class Rules:
     def __init__(
         self, function: str, options: GenerationOptions, adjust: Adjust | None, sources: Sequence[Array] | None = None
     ) -> None:
-        self._function = function
-        self._options = options
-        self._adjust = adjust
-        self._sources = sources
+        self._function, self._adjust, self._sources = function, adjust, sources
         self._draws = options.num_return_sequences if options.num_beams == 1 else 1
-        self._stops = np.array(options.stop_tokens, np.int64)
-        self._suppressed = np.array(options.suppress_tokens, np.int64)
-        self._suppressed_first = np.array(options.begin_suppress_tokens, np.int64)
-        self._has_least = bool(self._stops.size and (options.min_new_tokens or options.min_length))
+        stops = np.array(options.stop_tokens, np.int64)
         # A single stop token is never ruled out as a bad word.
-        stops = {(stop,) for stop in self._stops.tolist()}
-        self._bad = [(word, -np.inf) for word in options.bad_words_ids if word not in stops]
-        self.active = bool(
-            adjust is not None
-            or options.sequence_bias
-            or options.encoder_repetition_penalty != 1
-            or options.repetition_penalty != 1
-            or options.no_repeat_ngram_size
-            or options.encoder_no_repeat_ngram_size
-            or self._bad
-            or self._has_least
-            or options.exponential_decay_length_penalty
-            or options.forced_bos_token_id is not None
-            or options.forced_eos_token_id is not None
-            or self._suppressed.size
-            or self._suppressed_first.size
-        )
+        bad = [(word, -np.inf) for word in options.bad_words_ids if len(word) > 1 or word[0] not in stops]
+        has_least = stops.size and (options.min_new_tokens or options.min_length)
+        bos, eos = options.forced_bos_token_id, options.forced_eos_token_id
+
+        def not_forced(rows: Rows) -> Array:
+            """Rows whose next token is the first that is not forced."""
+            begin: Array = rows.begin + (bos is not None) * (rows.first == rows.begin - 1)
+            return begin == rows.length
+
+        rules: list[tuple[Any, ...]] = [  # whether it changes anything; a function of logits, rows, and the others
+            (options.sequence_bias, _add_biases, options.sequence_bias),
+            (options.encoder_repetition_penalty != 1, _penalize, self._read, 1 / options.encoder_repetition_penalty),
+            (options.repetition_penalty != 1, _penalize, _seen, options.repetition_penalty),
+            (options.no_repeat_ngram_size, _ban_repetition, _seen, options.no_repeat_ngram_size),
+            (options.encoder_no_repeat_ngram_size, _ban_repetition, self._read, options.encoder_no_repeat_ngram_size),
+            (bad, _add_biases, bad),
+            (has_least, _rule_out, lambda rows: rows.least > rows.length, stops),
+            (options.exponential_decay_length_penalty, _hasten, stops, options.exponential_decay_length_penalty),
+            (options.suppress_tokens, _rule_out, lambda rows: rows.number >= 0, np.array(options.suppress_tokens)),
+            (options.begin_suppress_tokens, _rule_out, not_forced, np.array(options.begin_suppress_tokens)),
+            (bos is not None, _force, lambda rows: rows.first == rows.length - 1, bos),
+            (eos is not None, _force, lambda rows: rows.limit == rows.length + 1, eos),
+        ]
+        self._rules = [(rule, others) for applies, rule, *others in rules if applies]
+        self.active = bool(self._rules) or adjust is not None
 
     def __call__(self, rows: Rows, logits: Array) -> Array:
         """The logits (rows, vocabulary) of the next tokens under the rules; the given ones are overwritten."""
-        options = self._options
-        seen = rows.tokens[:, : rows.length]
-        _add_biases(logits, seen, options.sequence_bias)
-        if options.encoder_repetition_penalty != 1:
-            _penalize(logits, self._read(rows), 1 / options.encoder_repetition_penalty)
-        if options.repetition_penalty != 1:
-            _penalize(logits, seen, options.repetition_penalty)
-        if options.no_repeat_ngram_size:
-            _ban_repetition(logits, seen, seen, options.no_repeat_ngram_size)
-        if options.encoder_no_repeat_ngram_size:
-            _ban_repetition(logits, self._read(rows), seen, options.encoder_no_repeat_ngram_size)
-        _add_biases(logits, seen, self._bad)
-        if self._has_least:
-            logits[np.ix_(rows.least > rows.length, self._stops)] = -np.inf
-        if options.exponential_decay_length_penalty is not None:
-            _hasten(logits, rows, self._stops, *options.exponential_decay_length_penalty)
-        if self._suppressed.size:
-            logits[:, self._suppressed] = -np.inf
-        if self._suppressed_first.size:
-            # This holds for the first token that is not forced.
-            begin = rows.begin + (options.forced_bos_token_id is not None) * (rows.first == rows.begin - 1)
-            logits[np.ix_(begin == rows.length, self._suppressed_first)] = -np.inf
-        if options.forced_bos_token_id is not None:
-            _force(logits, rows.first == rows.length - 1, options.forced_bos_token_id)
-        if options.forced_eos_token_id is not None:
-            _force(logits, rows.limit == rows.length + 1, options.forced_eos_token_id)
-        if self._adjust is not None:
-            logits = self._adjusted(rows, logits)
-        return logits
+        for rule, others in self._rules:
+            rule(logits, rows, *others)
+        return logits if self._adjust is None else self._adjusted(rows, logits)
 
     def _read(self, rows: Rows) -> Array:
         """(rows, length): the tokens that the encoder has read, or else the prompt; -1 where there is none."""
@@ -105,34 +82,42 @@ class Rules:
         return adjusted.astype(np.float32, copy=False)
 
 
-def _penalize(logits: Array, seen: Array, penalty: float) -> None:
-    rows, columns = np.nonzero((seen >= 0) & (seen < logits.shape[1]))  # an input may have tokens that the output lacks
-    ids = seen[rows, columns]
-    values = logits[rows, ids]
-    logits[rows, ids] = np.where(values < 0, values * np.float32(penalty), values / np.float32(penalty))
+def _seen(rows: Rows) -> Array:
+    return rows.tokens[:, : rows.length]
 
 
-def _ban_repetition(logits: Array, texts: Array, seen: Array, size: int) -> None:
+def _penalize(logits: Array, rows: Rows, text: Callable[[Rows], Array], penalty: float) -> None:
+    seen = text(rows)
+    places, columns = np.nonzero((seen >= 0) & (seen < logits.shape[1]))  # an input may have tokens that outputs lack
+    ids = seen[places, columns]
+    values = logits[places, ids]
+    logits[places, ids] = np.where(values < 0, values * np.float32(penalty), values / np.float32(penalty))
+
+
+def _ban_repetition(logits: Array, rows: Rows, text: Callable[[Rows], Array], size: int) -> None:
     """Rules out each token that follows, anywhere in a row's text, a copy of its last size - 1 tokens."""
+    texts, seen = text(rows), _seen(rows)
     if texts.shape[1] < size or seen.shape[1] < size - 1:
         return
     runs = np.lib.stride_tricks.sliding_window_view(texts, size, axis=1)  # (rows, runs, size)
     last = seen[:, None, seen.shape[1] - size + 1 :]
     whole = (runs >= 0).all(axis=-1) & (runs[..., -1] < logits.shape[1])
-    rows, places = np.nonzero((runs[..., :-1] == last).all(axis=-1) & whole)
-    logits[rows, runs[rows, places, -1]] = -np.inf
+    found, places = np.nonzero((runs[..., :-1] == last).all(axis=-1) & whole)
+    logits[found, runs[found, places, -1]] = -np.inf
 
 
-def _add_biases(logits: Array, seen: Array, biases: Sequence[tuple[Sequence[int], float]]) -> None:
+def _add_biases(logits: Array, rows: Rows, biases: Sequence[tuple[Sequence[int], float]]) -> None:
     """Adds a bias to the logit of a word's last token in rows that end with its other tokens."""
+    seen = _seen(rows)
     for word, bias in biases:
         before = seen.shape[1] - (len(word) - 1)
         if before >= 0:
-            rows = (seen[:, before:] == np.array(word[:-1], np.int64)).all(axis=1)
-            logits[rows, word[-1]] += np.float32(bias)
+            there = (seen[:, before:] == np.array(word[:-1], np.int64)).all(axis=1)
+            logits[there, word[-1]] += np.float32(bias)
 
 
-def _hasten(logits: Array, rows: Rows, stops: Array, start: int, factor: float) -> None:
+def _hasten(logits: Array, rows: Rows, stops: Array, decay: tuple[int, float]) -> None:
+    start, factor = decay
     beyond = rows.length - rows.start - start
     for row in np.flatnonzero(beyond > 0):
         values = logits[row, stops]
@@ -140,7 +125,11 @@ def _hasten(logits: Array, rows: Rows, stops: Array, start: int, factor: float) 
         logits[row, stops[finite]] += np.abs(values[finite]) * np.float32(factor ** int(beyond[row]) - 1)
 
 
-def _force(logits: Array, rows: Array, tokens: int | Sequence[int]) -> None:
-    if rows.any():
-        logits[rows] = -np.inf
-        logits[np.ix_(rows, np.ravel(tokens))] = 0
+def _rule_out(logits: Array, rows: Rows, where: Callable[[Rows], Array], tokens: Array) -> None:
+    logits[np.ix_(where(rows), tokens)] = -np.inf
+
+
+def _force(logits: Array, rows: Rows, where: Callable[[Rows], Array], tokens: int | Sequence[int]) -> None:
+    if (there := where(rows)).any():
+        logits[there] = -np.inf
+        logits[np.ix_(there, np.ravel(tokens))] = 0
