@@ -55,10 +55,15 @@ def sinusoidal_encoding(
     base = _checks.positive(name, "base", base)
     halves, endpoint = _checks.flag(name, "halves", halves), _checks.flag(name, "endpoint", endpoint)
     dtype = _checks.layer_dtype(name, dtype)
+    return waves(np.arange(length), width, base, halves, endpoint, dtype)
+
+
+def waves(places: Array, width: int, base: float, halves: bool, endpoint: bool, dtype: np.dtype[Any]) -> Array:
+    """sinusoidal_encoding of checked arguments, and of any places (n,)."""
     sines = (width + 1) // 2
     exponents = np.arange(sines) / max(1, sines - 1) if endpoint else np.arange(0, width, 2) / max(1, width)
-    angles = np.arange(length)[:, None] / base**exponents
-    encoding = np.empty((length, width), dtype)
+    angles = places[:, None] / base**exponents
+    encoding = np.empty((len(places), width), dtype)
     first, second = (encoding[:, :sines], encoding[:, sines:]) if halves else (encoding[:, 0::2], encoding[:, 1::2])
     first[...] = np.sin(angles)
     second[...] = np.cos(angles[:, : width // 2])

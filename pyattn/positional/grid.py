@@ -8,6 +8,7 @@ from numpy.typing import DTypeLike
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._module import Layer, Seed, initial
+from pyattn.positional.absolute import waves
 
 
 def sinusoidal_grid_encoding(
@@ -54,19 +55,11 @@ def sinusoidal_grid_encoding(
     base = _checks.positive(name, "base", base)
     dtype = _checks.layer_dtype(name, dtype)
     half = features // 2
-    exponents = np.arange(0, half, 2) / max(1, half)
-    sides = []
-    for size in sizes:
-        places = np.arange(size) if mae else 2 * math.pi * np.arange(1, size + 1) / (size + 1e-6)
-        angles = places[:, None] / base**exponents
-        pairs = np.sin(angles), np.cos(angles)
-        sides.append(np.concatenate(pairs, axis=1) if mae else np.stack(pairs, axis=-1).reshape(size, half))
     encoding = np.empty((*sizes, features), dtype)
-    row, column = encoding[..., :half], encoding[..., half:]
-    if mae:
-        row, column = column, row
-    row[...] = sides[0][:, None]
-    column[...] = sides[1]
+    row, column = (encoding[..., half:], encoding[..., :half]) if mae else (encoding[..., :half], encoding[..., half:])
+    for size, part, axis in zip(sizes, (row, column), (1, 0), strict=True):
+        places = np.arange(size) if mae else 2 * math.pi * np.arange(1, size + 1) / (size + 1e-6)
+        part[...] = np.expand_dims(waves(places, half, base, halves=mae, endpoint=False, dtype=dtype), axis)
     return encoding
 
 
