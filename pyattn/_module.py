@@ -1,7 +1,7 @@
 """What all layers are: named parameters, saved and loaded."""
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -14,19 +14,11 @@ Seed: TypeAlias = "np.random.Generator | int | None"
 
 Setting: TypeAlias = "tuple[Layer, str, Any]"  # an attribute and its new value
 
-# Attributes that a layer computes from others when it is called, and computes again where they are missing.
-COMPUTED = ("_plan", "_seen", "_known_layout")
-
+# Another replaces it whenever an attribute of some layer is set: a plan is up to date while this is the object that it
+# was made with. An object and not a count: threads that set attributes at once never bring an earlier one back.
 _revision = object()
 
-
-def revision() -> object:
-    """An object that another replaces whenever an attribute of some layer is set.
-
-    What was computed from attributes of layers, a plan, is up to date while the object is the one that it was computed
-    with. An object and not a count: threads that set attributes at once never bring an earlier one back.
-    """
-    return _revision
+_Part = TypeVar("_Part")
 
 
 class Layer:
@@ -37,6 +29,7 @@ class Layer:
     """
 
     _parameters: Mapping[str, Array] = {}
+    _plan: Any = None  # what is computed from attributes when the layer is called; it has a `revision`
 
     def __setattr__(self, name: str, value: Any) -> None:
         global _revision
@@ -49,8 +42,21 @@ class Layer:
         _revision = object()
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copy and pickle: a copy computes its own. Another thread's call may add to the dict meanwhile."""
-        return {name: value for name, value in vars(self).copy().items() if name not in COMPUTED}
+        """For copy and pickle: a copy makes its own plan. Another thread's call may add to the dict meanwhile."""
+        return {name: value for name, value in vars(self).copy().items() if name != "_plan"}
+
+    def _planned(self) -> Any:
+        """The plan, made anew if an attribute of a layer was set since."""
+        plan = self._plan
+        return plan if plan is not None and plan.revision is _revision else self._renew_plan()
+
+    def _renew_plan(self) -> Any:
+        vars(self)["_plan"] = plan = self._make_plan(_revision)
+        return plan
+
+    def _make_plan(self, revision: object) -> Any:
+        """What calls need of the attributes; refuses those that were replaced by what they cannot be."""
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Array]:
         """All parameters by name, in torch's names and shapes, of the dtype of the layer's inputs."""
@@ -58,10 +64,7 @@ class Layer:
 
     def _held(self) -> dict[str, Any]:
         """state_dict with weights as they are held."""
-        values = self._own_held()
-        for name, child in self._children().items():
-            values.update({f"{name}.{key}": value for key, value in child._held().items()})
-        return values
+        return {prefix + name: x for prefix, layer in self._parts() for name, x in layer._own_held().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
         """Copies parameters from arrays by name, converted to the layer's dtype; where that fails, none has changed.
@@ -80,7 +83,8 @@ class Layer:
         function = f"{type(self).__name__}.load_state_dict"
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"{function}: state_dict must map names to arrays, not be {type(state_dict).__name__}")
-        shapes = self._shapes()
+        parts = list(self._parts())
+        shapes = {prefix + name: shape for prefix, layer in parts for name, shape in layer._own_shapes().items()}
         missing = sorted(shapes.keys() - state_dict.keys())
         unknown = sorted(state_dict.keys() - shapes.keys()) if strict else []
         if missing or unknown:
@@ -91,11 +95,21 @@ class Layer:
         if wrong:
             raise ValueError(f"{function}: shapes differ: {', '.join(wrong)}")
         for name, value in values.items():
-            if isinstance(value, Quantized):
-                continue
-            if not is_real(value.dtype):
+            if not isinstance(value, Quantized) and not is_real(value.dtype):
                 raise TypeError(f"{function}: {name} has dtype {value.dtype}; a floating dtype is needed")
-        self._load(values)
+        made: list[Setting] = []
+        for prefix, layer in parts:
+            made += layer._own_made({name: values[prefix + name] for name in layer._own_shapes()})
+        for owner, attribute, value in made:  # everything that could fail has been done
+            setattr(owner, attribute, value)
+        for _, layer in parts:
+            vars(layer).pop("_plan", None)  # it holds the old parameters
+
+    def _parts(self, prefix: str = "") -> Iterator[tuple[str, "Layer"]]:
+        """The layer and those in it, each with what the names of its parameters begin with."""
+        yield prefix, self
+        for name, child in self._children().items():
+            yield from child._parts(f"{prefix}{name}.")
 
     def _children(self) -> dict[str, "Layer"]:
         children: dict[str, Layer] = {}
@@ -107,30 +121,6 @@ class Layer:
             elif isinstance(value, list):
                 children.update({f"{name}.{i}": child for i, child in enumerate(value)})
         return children
-
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = self._own_shapes()
-        for name, child in self._children().items():
-            shapes.update({f"{name}.{key}": shape for key, shape in child._shapes().items()})
-        return shapes
-
-    def _load(self, values: Mapping[str, Any]) -> None:
-        for layer, attribute, value in self._made(values):  # everything that could fail has been done
-            setattr(layer, attribute, value)
-        self._forget()
-
-    def _forget(self) -> None:
-        """Drops what was computed of this layer and those in it: a plan holds the parameters that it was made with."""
-        for name in COMPUTED:
-            vars(self).pop(name, None)
-        for child in self._children().values():
-            child._forget()
-
-    def _made(self, values: Mapping[str, Any]) -> list[Setting]:
-        made = self._own_made({name: values[name] for name in self._own_shapes()})
-        for name, child in self._children().items():
-            made += child._made({key: values[f"{name}.{key}"] for key in child._shapes()})
-        return made
 
     def _own_held(self) -> dict[str, Any]:
         return {name: value.copy() for name, value in self._parameters.items()}
@@ -150,3 +140,10 @@ def initial(shape: tuple[int, ...], width: int, rng: Seed, dtype: DTypeLike = np
     """Uniform in +-1 / sqrt(width), torch's initialisation of a linear layer of that input width."""
     bound = 1 / np.sqrt(max(1, width))
     return np.random.default_rng(rng).uniform(-bound, bound, shape).astype(dtype)
+
+
+def check_part(function: str, name: str, part: Any, kind: type[_Part], accepted: str = "") -> _Part:
+    """part, refused unless it is of its kind."""
+    if not isinstance(part, kind):
+        raise TypeError(f"{function}: {name} must be {accepted or f'a {kind.__name__}'}, not {type(part).__name__}")
+    return part

@@ -342,5 +342,5 @@ def test_bad_input(call, kind, message):
 
 
 def test_positions_go_on_behind_the_cache():
-    sequences = Sequences.step(3, np.array([4, 0]), np.array([7, 3]), np.array([0, 9]))
+    sequences = Sequences.padded(2, 3, past_len=np.array([4, 0]), first=np.array([0, 9]))
     np.testing.assert_array_equal(sequences.positions(), [4, 5, 6, 9, 10, 11])

@@ -13,10 +13,9 @@ import pytest
 import scipy.sparse
 
 import pyattn
-from pyattn import KVCache, LayerNorm, Linear, TransformerDecoder, TransformerDecoderLayer, _checks
+from pyattn import KVCache, LayerNorm, Linear, TransformerDecoder, TransformerDecoderLayer, _checks, _module
 from pyattn._checks import masks
 from pyattn._core import rowwise
-from pyattn._module import COMPUTED, revision
 from pyattn.models.cached_sequences import CachedSequences, Memory
 from pyattn.models.embeddings import MAX_GRIDS, PatchEmbeddings, TokenEmbeddings
 from pyattn.models.spec import PatchSpec, TokenSpec
@@ -678,30 +677,26 @@ def test_a_sparse_mask_is_taken_before_it_is_looked_at():
     assert not np.shares_memory(_checks.sequence_starts("f", starts, (3,)), starts)
 
 
-def layers_of(layer):
-    return [layer, *(inner for child in layer._children().values() for inner in layers_of(child))]
-
-
 def test_copies_and_loaded_layers_have_no_plans():
     """A plan holds the parameters that it was made with, and what it knows belongs to one layer."""
     model = decoder()
     state = model.start(capacity=9)
     x = normal((1, 3, 16))
     expected = model.step(x, state)
-    assert all(any(name in vars(layer) for name in COMPUTED) for layer in (model, *model.layers))
+    assert all("_plan" in vars(layer) for layer in (model, *model.layers))
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert not any(name in vars(layer) for layer in layers_of(twin) for name in COMPUTED)
+        assert not any("_plan" in vars(layer) for _, layer in twin._parts())
         np.testing.assert_array_equal(twin.step(x, twin.start(capacity=9)), expected)
     model.load_state_dict(model.state_dict())
-    assert not any(name in vars(layer) for layer in layers_of(model) for name in COMPUTED)
+    assert not any("_plan" in vars(layer) for _, layer in model._parts())
 
 
 def test_positions_that_embeddings_compute_leave_plans_valid():
     tokens = TokenEmbeddings(TokenSpec(16, 9, positions=512, sinusoidal=True))
     patches = PatchEmbeddings(PatchSpec(16, 1, (8, 8), (2, 2)))
     patches._parameters = {"positions": normal((16, 16))}
-    seen = revision()
+    seen = _module._revision
     assert [len(tokens._positions(np.arange(length))) for length in (3, 300)] == [256, 512]
     for rows in range(1, MAX_GRIDS + 3):
         assert patches._positions((rows, 3)).shape == (rows * 3, 16)
-    assert len(patches._by_grid) == 2 and revision() is seen
+    assert len(patches._by_grid) == 2 and _module._revision is seen

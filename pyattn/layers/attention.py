@@ -9,12 +9,12 @@ from numpy.typing import DTypeLike
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import layer as _layer
-from pyattn._module import Layer, Seed, Setting, revision
+from pyattn._module import Layer, Seed, Setting, check_part
 from pyattn.cache import KVCache
 from pyattn.layers.config import LayerConfig, check_rotary, torch_config
-from pyattn.layers.linear import Linear, check_linear
+from pyattn.layers.linear import Linear
 from pyattn.layers.norm import Norm, check_norm, norm_of
-from pyattn.layers.sequences import RotaryTables, Sequences
+from pyattn.layers.sequences import Sequences
 from pyattn.positional import alibi_slopes
 from pyattn.precision import concatenated
 
@@ -52,8 +52,6 @@ class MultiHeadAttention(Layer):
         (2, 7, 384)
     """
 
-    _plan: _layer.AttentionPlan | None = None
-
     def __init__(
         self,
         embed_dim: int,
@@ -74,26 +72,11 @@ class MultiHeadAttention(Layer):
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
     ) -> None:
-        name = "MultiHeadAttention"
-        config = torch_config(
-            name,
-            d_model=embed_dim,
-            nhead=num_heads,
-            dim_feedforward=1,
-            bias=bias,
-            rotary_base=rotary_base,
-            num_key_value_heads=num_key_value_heads,
-            head_dim=head_dim,
-            scale=scale,
-            window=window,
-            softcap=softcap,
-            sinks=sinks,
-            alibi=alibi,
-            qk_norm=qk_norm,
-            norm="rms",
-            layer_norm_eps=1e-6,
-            dtype=dtype,
-        )
+        name, given = "MultiHeadAttention", locals().copy()
+        for argument in ("embed_dim", "num_heads", "kdim", "vdim"):
+            del given[argument]
+        others = {"d_model": embed_dim, "nhead": num_heads, "dim_feedforward": 1, "norm": "rms", "layer_norm_eps": 1e-6}
+        config = torch_config(name, given, **others)
         widths = [
             config.d_model if width is None else _checks.size(name, argument, width)
             for argument, width in (("kdim", kdim), ("vdim", vdim))
@@ -125,7 +108,6 @@ class MultiHeadAttention(Layer):
             self._parameters = {"sinks": np.zeros(self.num_heads, self.out_proj.dtype)}
         self.q_norm: Norm | None = norm_of(config, self.head_dim) if config.qk_norm else None
         self.k_norm: Norm | None = norm_of(config, self.head_dim) if config.qk_norm else None
-        self._tables = RotaryTables()
 
     def __call__(
         self,
@@ -160,30 +142,20 @@ class MultiHeadAttention(Layer):
         pairs = [_checks.rows(name, x, p.in_features, dtype) for x, p in zip(arrays, self._projections, strict=True)]
         shapes = [shape for _, shape in pairs]
         batch, lengths = _checks.batches(name, *shapes)
-        logits = (batch, self.num_heads, *lengths)
-        mask = _checks.combined_mask(name, mask, key_mask, logits, dtype)
+        mask = _checks.combined_mask(name, mask, key_mask, (batch, self.num_heads, *lengths), dtype)
         # the last query and the last key have the same position, and none is negative
         queries, keys = (
-            Sequences(batch, np.array([0, length]), mask, is_causal, first=max(lengths) - length, tables=self._tables)
-            for length in lengths
+            Sequences.padded(batch, length, mask, is_causal, first=max(lengths) - length) for length in lengths
         )
         rows, memory = [x for x, _ in pairs], None
         if arrays[1] is not query or arrays[2] is not query:
             keys.rows = rows[1], rows[2]
-            memory = queries.memory_of(plan, keys, None, None)
+            memory = queries.memory_of(plan, keys)
         out = plan.run(rows[0], queries.binding(plan.bf16), queries.rotation_of(plan), memory)
         return out.reshape(*shapes[0], self.embed_dim)
 
-    def _planned(self) -> _layer.AttentionPlan:
-        """The plan, made anew if an attribute of a layer was set since."""
-        plan = self._plan
-        if plan is None or plan.revision is not revision():
-            plan = self._make_plan()
-        return plan
-
-    def _make_plan(self) -> _layer.AttentionPlan:
-        """Refuses attributes that were replaced by what they cannot be."""
-        name, seen = "MultiHeadAttention", revision()
+    def _make_plan(self, revision: object) -> _layer.AttentionPlan:
+        name = "MultiHeadAttention"
         for attribute in ("num_heads", "num_key_value_heads", "head_dim"):
             _checks.size(name, attribute, getattr(self, attribute))
         for attribute in ("left", "right"):
@@ -193,12 +165,10 @@ class MultiHeadAttention(Layer):
             _checks.finite_softcap(name, self.softcap, self.out_proj.dtype)
         if self.rotary is not None:
             check_rotary(name, self.rotary, self.head_dim)
-        check_linear(name, "out_proj", self.out_proj)
+        check_part(name, "out_proj", self.out_proj, Linear)
         if self.q_norm is not None or self.k_norm is not None:
             check_norm(name, "q_norm", self.q_norm), check_norm(name, "k_norm", self.k_norm)
-        plan = _layer.AttentionPlan(self, seen)
-        vars(self)["_plan"] = plan
-        return plan
+        return _layer.AttentionPlan(self, revision)
 
     def _slopes(self) -> Array | None:
         return alibi_slopes(self.num_heads, dtype=self.out_proj.dtype) if self.alibi else None
@@ -232,35 +202,30 @@ class MultiHeadAttention(Layer):
         """The keys and values of a memory's rows (batch S, E), of which memory.new_len are real."""
         plan = self._planned()
         cache = self._cache(memory.batch, max(1, int(memory.cu_seqlens[-1])))
-        binding = memory.binding(plan.bf16)
-        binding.past_len = cache.lengths
-        plan.precompute(rows, binding, memory.rotation_of(plan), cache._keys, cache._values)
+        plan.precompute(rows, memory.binding(plan.bf16), memory.rotation_of(plan), cache._keys, cache._values)
         assert memory.new_len is not None
         cache.lengths = memory.new_len
         return cache
 
+    def _stacked(self) -> dict[str, tuple[Linear, ...]]:
+        """The names of weights, each with the projections whose weights stand in it one after another."""
+        if all(p.in_features == self.embed_dim for p in self._projections):
+            return {"in_proj_weight": self._projections}
+        return {f"{x}_proj_weight": (p,) for x, p in zip("qkv", self._projections, strict=True)}
+
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
-        outputs = [p.out_features for p in self._projections]
-        inputs = [p.in_features for p in self._projections]
-        if inputs == [self.embed_dim] * 3:
-            shapes: dict[str, tuple[int, ...]] = {"in_proj_weight": (sum(outputs), self.embed_dim)}
-        else:
-            shapes = {
-                f"{x}_proj_weight": shape for x, shape in zip("qkv", zip(outputs, inputs, strict=True), strict=True)
-            }
+        shapes: dict[str, tuple[int, ...]] = {
+            name: (sum(p.out_features for p in parts), parts[0].in_features) for name, parts in self._stacked().items()
+        }
         if self._projections[0]._has_bias:
-            shapes["in_proj_bias"] = (sum(outputs),)
+            shapes["in_proj_bias"] = (sum(p.out_features for p in self._projections),)
         return shapes | super()._own_shapes()
 
     def _own_held(self) -> dict[str, Any]:
-        parts = [p._own_held() for p in self._projections]
-        values: dict[str, Any]
-        if "in_proj_weight" in self._own_shapes():
-            values = {"in_proj_weight": concatenated([part["weight"] for part in parts])}
-        else:
-            values = {f"{x}_proj_weight": part["weight"] for x, part in zip("qkv", parts, strict=True)}
+        held = {p: p._own_held() for p in self._projections}
+        values = {name: concatenated([held[p]["weight"] for p in parts]) for name, parts in self._stacked().items()}
         if self._projections[0]._has_bias:
-            values["in_proj_bias"] = np.concatenate([part["bias"] for part in parts])
+            values["in_proj_bias"] = np.concatenate([own["bias"] for own in held.values()])
         return values | super()._own_held()
 
     def _own_made(self, values: Mapping[str, Any]) -> list[Setting]:

@@ -1,12 +1,14 @@
 """What a layer of the Transformer is: its sizes and choices, checked once."""
 
-from dataclasses import KW_ONLY, InitVar, dataclass
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, InitVar, dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from pyattn import _checks
+from pyattn._module import check_part
 from pyattn.activations import ACTIVATIONS
 from pyattn.positional.scaling import frequencies_for
 
@@ -39,26 +41,15 @@ class LayerConfig:
     Args:
         d_model, nhead, dim_feedforward: as in torch's layers. nhead divides d_model unless head_dim is given.
         activation: "relu", "gelu" (erf), "gelu_tanh" or "silu".
-        gated: the feed-forward block has two inner projections side by side, one of which passes the activation and
-            multiplies the other (Shazeer 2020, arXiv:2002.05202).
-        num_key_value_heads: heads of keys and values of self-attention, a divisor of nhead; None: nhead.
-            Cross-attention has nhead.
-        head_dim: features of a head; None: d_model / nhead.
-        scale: what multiplies logits; None: 1 / sqrt(head_dim).
-        window: as in scaled_dot_product_attention, of self-attention.
-        softcap: as in scaled_dot_product_attention, of self- and cross-attention.
-        sinks: each head of self-attention has a learned logit that takes part in the softmax and has no value.
-        alibi: logits of self-attention have ALiBi's biases, of slopes alibi_slopes(nhead).
+        gated, unit_offset, residual_scale: as in TransformerEncoderLayer; unit_offset goes with "rms" alone.
+        num_key_value_heads, head_dim, scale, window, softcap, sinks, alibi, qk_norm: as in MultiHeadAttention, of
+            self-attention; cross-attention has nhead heads of keys, and neither a window, sinks nor ALiBi.
         rotary: rotary positions of self-attention, or None.
-        qk_norm: a norm over the features of each head of queries and of keys, before rotary positions; in self- and
-            cross-attention.
         norm: "layer" or "rms", of all norms of the layer.
         layer_norm_eps: what norms add to the variance.
-        unit_offset: norms multiply by 1 + weight ("rms" alone).
         norm_placement: "post" (a norm after each residual sum), "pre" (before each block), or "sandwich" (before each
             block, and after it before the residual sum).
         input_norm: False: a "pre" layer has no norm before its self-attention.
-        residual_scale: what multiplies the output of each block before the residual sum.
         in_proj_bias, out_proj_bias, linear_bias, norm_bias: which of attention's input and output projections, the
             feed-forward block and norms ("layer" alone) have a bias.
         cross_attention: whether the layer attends to a memory after its self-attention.
@@ -119,8 +110,7 @@ class LayerConfig:
         _checks.choice(function, "activation", self.activation, [name for name in ACTIVATIONS if name])
         _checks.choice(function, "norm", self.norm, NORMS)
         _checks.choice(function, "norm_placement", self.norm_placement, PLACEMENTS)
-        flags = "gated sinks alibi qk_norm unit_offset input_norm cross_attention"
-        for name in f"{flags} in_proj_bias out_proj_bias linear_bias norm_bias".split():
+        for name in (field.name for field in fields(self) if field.type is bool):
             checked[name] = _checks.flag(function, name, getattr(self, name))
         self._check_heads(function, width, heads)
         _checks.sides(function, self.window)
@@ -129,8 +119,7 @@ class LayerConfig:
         if self.softcap is not None:
             dtype = np.dtype(np.float64) if checked["dtype"] == "float64" else FLOAT32
             checked["softcap"] = _checks.finite_softcap(function, self.softcap, dtype)
-        if not 0 <= _checks.number(function, "layer_norm_eps", self.layer_norm_eps, _EPS) < np.inf:
-            raise ValueError(f"{function}: layer_norm_eps must be {_EPS}, not {self.layer_norm_eps!r}")
+        check_eps(function, "layer_norm_eps", self.layer_norm_eps)
         if self.unit_offset and self.norm != "rms":
             raise ValueError(f'{function}: unit_offset is of norm "rms", not {self.norm!r}')
         if not self.input_norm and self.norm_placement != "pre":
@@ -151,13 +140,16 @@ class LayerConfig:
             check_rotary(function, self.rotary, head_dim)
 
 
-_EPS = "a finite number, 0 or more"
+def check_eps(function: str, name: str, eps: Any) -> float:
+    accepted = "a finite number, 0 or more"
+    if not 0 <= _checks.number(function, name, eps, accepted) < np.inf:
+        raise ValueError(f"{function}: {name} must be {accepted}, not {eps!r}")
+    return float(eps)
 
 
 def check_rotary(function: str, rotary: Any, head_dim: int) -> None:
     """Refuses what is no Rotary, or not one for heads of so many features."""
-    if not isinstance(rotary, Rotary):
-        raise TypeError(f"{function}: rotary must be a Rotary or None, not {type(rotary).__name__}")
+    check_part(function, "rotary", rotary, Rotary, "a Rotary or None")
     width = head_dim if rotary.width is None else _checks.size(function, "rotary.width", rotary.width)
     if width > head_dim:
         raise ValueError(f"{function}: rotary.width {width} is more than a head's {head_dim} features")
@@ -165,8 +157,7 @@ def check_rotary(function: str, rotary: Any, head_dim: int) -> None:
         raise TypeError(f"{function}: rotary.base must be a number, not None")
     _checks.rotary_base(function, rotary.base, width)
     accepted = "a tuple of pairs (name, value) that can be hashed"
-    if not isinstance(rotary.scaling, tuple):
-        raise TypeError(f"{function}: rotary.scaling must be {accepted}, not {type(rotary.scaling).__name__}")
+    check_part(function, "rotary.scaling", rotary.scaling, tuple, accepted)
     try:
         hash(rotary.scaling)
         scaling = dict(rotary.scaling)
@@ -175,27 +166,18 @@ def check_rotary(function: str, rotary: Any, head_dim: int) -> None:
     frequencies_for(function, width, rotary.base, scaling, 0)
 
 
-def torch_config(
-    function: str,
-    *,
-    norm_first: bool = False,
-    sandwich_norm: bool = False,
-    bias: bool = True,
-    rotary_base: float | None = None,
-    **options: Any,
-) -> LayerConfig:
-    """A LayerConfig of the public arguments of a layer: of those that it names otherwise, and of the others."""
-    norm_first = _checks.flag(function, "norm_first", norm_first)
-    if _checks.flag(function, "sandwich_norm", sandwich_norm) and not norm_first:
+def torch_config(function: str, given: Mapping[str, Any], **others: Any) -> LayerConfig:
+    """A LayerConfig of the public arguments of a layer, its __init__'s locals: of some under other names."""
+    options = {name: value for name, value in given.items() if name not in ("self", "rng")} | others
+    norm_first = _checks.flag(function, "norm_first", options.pop("norm_first", False))
+    sandwich_norm = _checks.flag(function, "sandwich_norm", options.pop("sandwich_norm", False))
+    if sandwich_norm and not norm_first:
         raise ValueError(f"{function}: sandwich_norm needs norm_first=True")
-    bias = _checks.flag(function, "bias", bias)
+    bias, base = _checks.flag(function, "bias", options.pop("bias")), options.pop("rotary_base")
     return LayerConfig(
         norm_placement="sandwich" if sandwich_norm else "pre" if norm_first else "post",
-        rotary=None if rotary_base is None else Rotary(rotary_base),
-        in_proj_bias=bias,
-        out_proj_bias=bias,
-        linear_bias=bias,
-        norm_bias=bias,
+        rotary=None if base is None else Rotary(base),
         function=function,
+        **dict.fromkeys(("in_proj_bias", "out_proj_bias", "linear_bias", "norm_bias"), bias),
         **options,
     )

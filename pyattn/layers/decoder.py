@@ -8,8 +8,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn._core.binding import Workspace
-from pyattn._module import Seed
+from pyattn._module import Seed, check_part
 from pyattn.cache import KVCache
 from pyattn.layers.block import Block
 from pyattn.layers.config import torch_config
@@ -59,13 +58,12 @@ class Decodes:
         batch, (length, _) = _checks.batches(name, shape, shape, shape)
         mask = _checks.combined_mask(name, tgt_mask, tgt_key_mask, (batch, heads, length, length), dtype)
         is_causal = _checks.flag(name, "is_causal", is_causal)
-        sequences, keys = Sequences.padded(batch, length, mask, is_causal, self._tables), None
+        sequences, keys = Sequences.padded(batch, length, mask, is_causal), None
         if memory is not None:
             memory_rows, memory_shape = _checks.rows(name, memory, width, dtype)
             _, lengths = _checks.batches(name, shape, memory_shape, memory_shape)
             mask = _checks.combined_mask(name, memory_mask, memory_key_mask, (batch, heads, *lengths), dtype)
-            keys = Sequences.padded(batch, lengths[1], mask, False, self._tables)
-            keys.rows = memory_rows, memory_rows
+            keys = Sequences.padded(batch, lengths[1], mask, rows=(memory_rows, memory_rows))
         return self._forward_rows(rows, sequences, memory=keys).reshape(*shape, width)
 
 
@@ -130,9 +128,7 @@ class TransformerDecoderLayer(Decodes, Block):
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
     ) -> None:
-        given = locals().copy()
-        del given["self"], given["rng"]
-        self._make(torch_config(type(self).__name__, **given), rng)
+        self._make(torch_config(type(self).__name__, locals()), rng)
 
 
 class TransformerDecoder(Decodes, Stack):
@@ -161,8 +157,8 @@ class TransformerDecoder(Decodes, Stack):
     def __init__(self, decoder_layer: TransformerDecoderLayer, num_layers: int, norm: Norm | None = None) -> None:
         self._copies(decoder_layer, "decoder_layer", num_layers, norm)
 
-    def _make(self, layers: list[Any], norm: Norm | None) -> None:
-        super()._make(layers, norm)
+    def _make(self, *arguments: Any) -> None:
+        super()._make(*arguments)
         self._name = os.urandom(16)  # by which states know it and its copies
 
     def start(
@@ -187,21 +183,17 @@ class TransformerDecoder(Decodes, Stack):
         """
         name = "TransformerDecoder.start"
         check_memory(name, self._first(), memory)
-        batch, keys, cross_caches = 1, None, list[KVCache]()
+        batch = most = 1 if batch_size is None else _checks.size(name, "batch_size", batch_size)
+        keys, cross_caches = None, list[KVCache]()
         if memory is not None:
             keys, cross_caches = self._cached_memory(name, memory, memory_lengths)
-            batch = keys.batch
-        elif batch_size is not None:
-            batch = _checks.size(name, "batch_size", batch_size)
-        most = batch if batch_size is None else max(batch, _checks.size(name, "batch_size", batch_size))
+            batch, most = keys.batch, max(most, keys.batch)
         capacity = _checks.size(name, "capacity", capacity)
-        caches = [layer.self_attn._cache_of_steps(most, capacity) for _, layer in self._in_order()]
+        caches = [layer.self_attn._cache_of_steps(most, capacity) for _, layer in self._planned().in_order]
         for cache in caches:
             cache.reorder(np.arange(batch))
-        state = DecoderState(caches, keys, cross_caches, self._layout())
-        if self.position_bias is not None:
-            state.bias_by_distance = self.position_bias.by_distance
-        return state
+        bias = None if self.position_bias is None else self.position_bias.by_distance
+        return DecoderState(caches, keys, cross_caches, self._layout(), bias)
 
     def _cached_memory(
         self, function: str, memory: Array, memory_lengths: ArrayLike | None
@@ -216,9 +208,9 @@ class TransformerDecoder(Decodes, Stack):
         lengths = np.array(lengths, np.int64)
         if self.check_finite:
             self._check_numbers("memory", rows)
-        keys = Sequences.memory(batch, length, lengths)
+        keys = Sequences.padded(batch, length, past_len=np.zeros(batch, np.int64), new_len=lengths)
         caches = [layer.multihead_attn._cache_of_memory(rows, keys) for layer in self.layers if layer.multihead_attn]
-        return Sequences.memory(batch, length, lengths), caches  # without what the caches' computation needed
+        return Sequences.padded(batch, length, new_len=lengths), caches  # without what the caches' computation needed
 
     def step(self, x: Array, state: DecoderState, lengths: ArrayLike | None = None) -> Array:
         """The next tokens of a state's sequences: x (B, L, E) to (B, L, E); they see all before them.
@@ -262,47 +254,29 @@ class TransformerDecoder(Decodes, Stack):
             for first in range(0, max(1, length), most):
                 part = whole[:, first : first + most]
                 here = np.clip(more - first, 0, part.shape[1])
-                outs.append(self._step_part(function, part, state, caches, here, workspace))
+                sequences = state._next(function, caches, part.shape[1], here, workspace)
+                out = self._forward_rows(part.reshape(-1, part.shape[2]), sequences, state._memory, caches, state._cross)
+                outs.append(out.reshape(part.shape))
+                for cache, own in zip(caches, sequences, strict=True):
+                    assert own.new_len is not None
+                    cache.lengths = own.new_len
             state._caches = caches
         finally:
             state._workspaces.append(workspace)
         out = outs[0] if len(outs) == 1 else np.concatenate(outs, axis=1)
         return out.reshape(rows.shape)
 
-    def _step_part(
-        self,
-        function: str,
-        part: Array,
-        state: DecoderState,
-        caches: list[KVCache],
-        more: Array,
-        workspace: Workspace,
-    ) -> Array:
-        """The next rows (B, length, E) of each sequence, of which so many are real, into the caches of a step."""
-        sequences = state._next(function, caches, part.shape[1], more, workspace)
-        rows = part.reshape(-1, part.shape[2])
-        out = self._forward_rows(rows, sequences, state._memory, caches, state._cross)
-        for cache, own in zip(caches, sequences, strict=True):
-            assert own.new_len is not None
-            cache.lengths = own.new_len
-        return out.reshape(part.shape)
-
     def _layout(self) -> tuple[Any, ...]:
         """What a state is made for: this decoder or a copy, its heads, its layers' order, and their keys and values."""
-        layers = self._checked()
-        known = vars(self).get("_known_layout")
-        if known is None or known[0] is not layers:  # another list, once something has changed
-            attentions = [(layer.self_attn, layer.multihead_attn) for layer in layers]
-            layouts = [[None if part is None else part._layout() for part in pair] for pair in attentions]
-            known = layers, (self._name, layers[0].self_attn.num_heads, self._order, layouts)
-            vars(self)["_known_layout"] = known
-        layout: tuple[Any, ...] = known[1]
-        return layout
+        plan = self._planned()
+        if plan.layout is None:
+            attentions = [part for layer in plan.layers for part in (layer.self_attn, layer.multihead_attn)]
+            layouts = [None if part is None else part._layout() for part in attentions]
+            plan.layout = self._name, plan.layers[0].self_attn.num_heads, self._order, layouts
+        return plan.layout
 
     def _check_state(self, function: str, state: DecoderState) -> None:
-        if not isinstance(state, DecoderState):
-            raise TypeError(f"{function}: state must be what start returned, not {type(state).__name__}")
-        layout = self._layout()
-        if state._made_for != layout:
+        check_part(function, "state", state, DecoderState, "what start returned")
+        if state._made_for != self._layout():
             made = "before layers were replaced" if state._made_for[0] == self._name else "by another decoder"
             raise ValueError(f"{function}: state was made {made}; start makes one that fits")

@@ -49,13 +49,13 @@ class Encodes:
         combined = _checks.combined_mask(name, mask, key_mask, logits, rows.dtype)
         live = None if key_mask is None else np.asarray(key_mask).reshape(-1)
         if live is None or mask is not None or (self._counts_positions() and has_gaps(live.reshape(batch, length))):
-            out = self._forward_rows(rows, Sequences.padded(batch, length, combined, is_causal, self._tables))
+            out = self._forward_rows(rows, Sequences.padded(batch, length, combined, is_causal))
             if live is not None:
                 out[~live] = 0
         else:
             cu_seqlens = np.concatenate([[0], np.cumsum(live.reshape(batch, length).sum(axis=1))])
             out = np.zeros(rows.shape, rows.dtype)
-            out[live] = self._forward_rows(rows[live], Sequences.packed(cu_seqlens, is_causal, self._tables))
+            out[live] = self._forward_rows(rows[live], Sequences.packed(cu_seqlens, is_causal))
         return out.reshape(*shape, attention.embed_dim)
 
     def forward_packed(self: Runs, x: Array, cu_seqlens: Array, *, is_causal: bool = False) -> Array:
@@ -78,7 +78,7 @@ class Encodes:
         attention = self._attention()
         rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
         cu_seqlens = _checks.sequence_starts(name, cu_seqlens, shape)
-        return self._forward_rows(rows, Sequences.packed(cu_seqlens, is_causal, self._tables))
+        return self._forward_rows(rows, Sequences.packed(cu_seqlens, is_causal))
 
 
 def has_gaps(live: Array) -> bool:
@@ -143,9 +143,7 @@ class TransformerEncoderLayer(Encodes, Block):
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
     ) -> None:
-        given = locals().copy()
-        del given["self"], given["rng"]
-        self._make(torch_config(type(self).__name__, **given), rng)
+        self._make(torch_config(type(self).__name__, locals()), rng)
 
 
 class TransformerEncoder(Encodes, Stack):

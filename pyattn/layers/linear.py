@@ -113,10 +113,3 @@ class Linear(Layer):
         bias = np.array(values["bias"], self.dtype) if self._has_bias else None
         elements, scales = elements_of(values["weight"], self.weight_dtype)
         return _linear.Packed(elements, bias, scales)
-
-
-def check_linear(function: str, name: str, part: Any) -> Linear:
-    """part, refused unless it is a Linear."""
-    if not isinstance(part, Linear):
-        raise TypeError(f"{function}: {name} must be a Linear, not {type(part).__name__}")
-    return part

@@ -8,9 +8,9 @@ from numpy.typing import DTypeLike
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import rowwise
-from pyattn._module import Layer
+from pyattn._module import Layer, check_part
 from pyattn._threads import threads_for
-from pyattn.layers.config import LayerConfig
+from pyattn.layers.config import LayerConfig, check_eps
 
 Arguments: TypeAlias = tuple[Array, Array | None, float, bool]  # weight, bias, eps, centred
 
@@ -24,9 +24,7 @@ class Norm(Layer):
     def __init__(self, width: int, eps: float, bias: bool, dtype: DTypeLike) -> None:
         name = type(self).__name__
         self.width = _checks.size(name, "normalized_shape", width)
-        if not 0 <= _checks.number(name, "eps", eps, "a finite number, 0 or more") < np.inf:
-            raise ValueError(f"{name}: eps must be a finite number, 0 or more, not {eps!r}")
-        self.eps = float(eps)
+        self.eps = check_eps(name, "eps", eps)
         self.dtype = _checks.layer_dtype(name, dtype)
         weight, zeros = np.ones(width, self.dtype), np.zeros(width, self.dtype)
         self._parameters = {"weight": weight, "bias": zeros} if _checks.flag(name, "bias", bias) else {"weight": weight}
@@ -103,7 +101,4 @@ def norm_of(config: LayerConfig, width: int) -> Norm:
 
 
 def check_norm(function: str, name: str, norm: Any) -> Norm:
-    """norm, refused unless it is one."""
-    if not isinstance(norm, Norm):
-        raise TypeError(f"{function}: {name} must be a LayerNorm or an RMSNorm, not {type(norm).__name__}")
-    return norm
+    return check_part(function, name, norm, Norm, "a LayerNorm or an RMSNorm")

@@ -2,19 +2,20 @@
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn._module import Layer, Seed, revision
+from pyattn._module import Layer, Seed, check_part
 from pyattn.cache import KVCache
 from pyattn.layers.attention import MultiHeadAttention
 from pyattn.layers.block import Block
 from pyattn.layers.config import LayerConfig
 from pyattn.layers.norm import Norm
-from pyattn.layers.sequences import RotaryTables, Sequences
+from pyattn.layers.sequences import Sequences
 from pyattn.positional import RelativePositionBias
 
 _Stack = TypeVar("_Stack", bound="Stack")
@@ -23,12 +24,20 @@ _Stack = TypeVar("_Stack", bound="Stack")
 class Runs(Protocol):
     """What a layer and a stack of layers have in common, on which their calls rest."""
 
-    _tables: RotaryTables
-
     def _first(self) -> Block: ...
     def _attention(self) -> MultiHeadAttention: ...
     def _counts_positions(self) -> bool: ...
     def _forward_rows(self, x: Array, sequences: Sequences, *, memory: Sequences | None = None) -> Array: ...
+
+
+@dataclass
+class StackPlan:
+    """The layers of a stack as they were checked, and as they run, each with its number."""
+
+    revision: object
+    layers: list[Block]
+    in_order: list[tuple[int, Block]]
+    layout: tuple[Any, ...] | None = None  # of a decoder, once it is asked for
 
 
 class Stack(Layer):
@@ -38,6 +47,7 @@ class Stack(Layer):
     """
 
     _layer_type: ClassVar[type[Block]]
+    _tables = None  # models hand it to Sequences, which need it no more
     check_finite = False
 
     @classmethod
@@ -65,44 +75,42 @@ class Stack(Layer):
                 or names a layer that there is not; position_bias is for another number of heads.
         """
         rng, configs = np.random.default_rng(rng), list(configs)
-        order = None if order is None else _checked_order(cls.__name__, order, len(configs))
+        order = None if order is None else _checked_order(cls.__name__, order)
         stack = cls.__new__(cls)
-        stack._make([cls._layer_type.from_config(config, rng) for config in configs], norm)
-        stack._order = order
-        if position_bias is not None:
-            if not isinstance(position_bias, RelativePositionBias):
-                raise TypeError(
-                    f"{cls.__name__}: position_bias must be a RelativePositionBias, not {type(position_bias).__name__}"
-                )
-            heads, needed = position_bias._parameters["weight"].shape[1], stack._attention().num_heads
-            if heads != needed:
-                raise ValueError(f"{cls.__name__}: position_bias is for {heads} heads, the layers have {needed}")
-        stack.position_bias = position_bias
+        stack._make([cls._layer_type.from_config(config, rng) for config in configs], norm, order, position_bias)
         return stack
 
     def _copies(self, layer: Any, argument: str, count: int, norm: Norm | None) -> None:
         """Makes the stack of so many copies of a layer."""
         name = type(self).__name__
         _checks.size(name, "num_layers", count)
-        if not isinstance(layer, self._layer_type):
-            raise TypeError(f"{name}: {argument} must be a {self._layer_type.__name__}, not {type(layer).__name__}")
+        check_part(name, argument, layer, self._layer_type)
         self._make([copy.deepcopy(layer) for _ in range(count)], norm)
 
-    def _make(self, layers: list[Any], norm: Norm | None) -> None:
+    def _make(
+        self,
+        layers: list[Any],
+        norm: Norm | None,
+        order: tuple[int, ...] | None = None,
+        position_bias: RelativePositionBias | None = None,
+    ) -> None:
         name = type(self).__name__
-        if norm is not None and not isinstance(norm, Norm):
-            raise TypeError(f"{name}: norm must be a LayerNorm, an RMSNorm or None, not {type(norm).__name__}")
-        self.layers = layers
-        width, _, dtype, _ = self._checked()[0]._sizes()
+        if norm is not None:
+            check_part(name, "norm", norm, Norm, "a LayerNorm, an RMSNorm or None")
+        self.layers, self._order = layers, order
+        attention = self._attention()
+        width, dtype, heads = attention.embed_dim, attention.out_proj.dtype, attention.num_heads
         if norm is not None and (norm.width, norm.dtype) != (width, dtype):
             raise ValueError(f"{name}: norm is for {norm.width} {norm.dtype}, the layers for {width} {dtype}")
-        self._order: tuple[int, ...] | None = None
-        self.norm = norm
-        self.position_bias: RelativePositionBias | None = None
-        self._tables = RotaryTables()
+        if position_bias is not None:
+            check_part(name, "position_bias", position_bias, RelativePositionBias)
+            if (given := position_bias._parameters["weight"].shape[1]) != heads:
+                raise ValueError(f"{name}: position_bias is for {given} heads, the layers have {heads}")
+        self.norm, self.position_bias = norm, position_bias
 
     def _first(self) -> Block:
-        return self._checked()[0]
+        first: Block = self._planned().layers[0]
+        return first
 
     def _attention(self) -> MultiHeadAttention:
         """Self-attention of the first layer: widths, heads and dtype are the same in all."""
@@ -112,37 +120,22 @@ class Stack(Layer):
         """Whether it matters how far apart tokens are."""
         return self.position_bias is not None or any(layer._counts_positions() for layer in self.layers)
 
-    def _checked(self) -> list[Block]:
-        """The layers, a list that may be changed; refuses those of another class or of other sizes than the first."""
-        seen = vars(self).get("_seen")
-        if seen is None or seen[0] is not revision() or seen[1] != self.layers:
-            seen = revision(), list(self.layers)
-            self._check(seen[1])
-            vars(self)["_seen"] = seen
-        return seen[1]
+    def _planned(self) -> StackPlan:
+        plan: StackPlan = super()._planned()
+        return plan if plan.layers == self.layers else self._renew_plan()  # a list that may be changed
 
-    def _check(self, layers: list[Any]) -> None:
-        name = type(self).__name__
+    def _make_plan(self, revision: object) -> StackPlan:
+        name, layers = type(self).__name__, list(self.layers)
         if not layers:
             raise ValueError(f"{name}: layers is empty")
-        needed: tuple[Any, ...] | None = None
         for number, layer in enumerate(layers):
-            if not isinstance(layer, self._layer_type):
-                raise TypeError(
-                    f"{name}: layers.{number} must be a {self._layer_type.__name__}, not {type(layer).__name__}"
-                )
-            sizes = layer._sizes()
-            needed = needed or sizes
-            if sizes != needed:
-                raise ValueError(f"{name}: layers.{number} has {_named(sizes)}; layers.0 has {_named(needed)}")
-
-    def _in_order(self) -> list[tuple[int, Block]]:
-        """The layers as they run, each with its number."""
-        layers = self._checked()
-        if self._order is None:
-            return list(enumerate(layers))
-        _check_count(type(self).__name__, self._order, len(layers))  # layers may have been taken away
-        return [(number, layers[number]) for number in self._order]
+            check_part(name, f"layers.{number}", layer, self._layer_type)
+            if (sizes := layer._sizes()) != (needed := layers[0]._sizes()):
+                raise ValueError(f"{name}: layers.{number} has {sizes}; layers.0 has {needed}")
+        order = range(len(layers)) if self._order is None else self._order
+        if max(order) >= len(layers):  # some may have been taken away
+            raise ValueError(f"{name}: there are {len(layers)} layers; {max(order) + 1} are needed")
+        return StackPlan(revision, layers, [(number, layers[number]) for number in order])
 
     def _forward_rows(
         self,
@@ -166,7 +159,7 @@ class Stack(Layer):
             farthest = max(1, sequences.longest())
             sequences.relative_bias = self.position_bias.by_distance(1 - farthest, farthest).astype(x.dtype, copy=False)
         arrays = [np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)]  # layers write to one and read the other
-        for step, (number, layer) in enumerate(self._in_order()):
+        for step, (number, layer) in enumerate(self._planned().in_order):
             x = layer._forward_rows(
                 x,
                 sequences if isinstance(sequences, Sequences) else sequences[step],
@@ -191,23 +184,11 @@ class Stack(Layer):
             raise FloatingPointError(f"{type(self).__name__}: {what} has NaN or infinity {where}")
 
 
-def _checked_order(function: str, order: Any, layers: int) -> tuple[int, ...]:
-    if not isinstance(order, Iterable):
-        raise TypeError(f"{function}: order must be the numbers of layers or None, not {type(order).__name__}")
+def _checked_order(function: str, order: Any) -> tuple[int, ...]:
+    check_part(function, "order", order, Iterable, "the numbers of layers or None")
     numbers = tuple(_checks.integer(function, "order", number) for number in order)
     if not numbers:
         raise ValueError(f"{function}: order is empty; None runs each layer once")
     if min(numbers) < 0:
         raise ValueError(f"{function}: order has {min(numbers)}; layers are numbered from 0")
-    _check_count(function, numbers, layers)
     return numbers
-
-
-def _check_count(function: str, order: tuple[int, ...], layers: int) -> None:
-    if max(order) >= layers:
-        raise ValueError(f"{function}: there are {layers} layers; {max(order) + 1} are needed")
-
-
-def _named(sizes: tuple[Any, ...]) -> str:
-    width, heads, dtype, attentions = sizes
-    return f"width {width}, {heads} heads, dtype {dtype} and {attentions} attention layers"

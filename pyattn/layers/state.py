@@ -10,7 +10,7 @@ from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core.binding import Workspace
 from pyattn.cache import KVCache
-from pyattn.layers.sequences import RotaryTables, Sequences
+from pyattn.layers.sequences import Sequences
 from pyattn.positional.relative import by_distance
 
 
@@ -26,7 +26,12 @@ class DecoderState:
     """
 
     def __init__(
-        self, caches: list[KVCache], memory: Sequences | None, cross: list[KVCache], made_for: tuple[Any, ...]
+        self,
+        caches: list[KVCache],
+        memory: Sequences | None,
+        cross: list[KVCache],
+        made_for: tuple[Any, ...],
+        bias_by_distance: Callable[[int, int], Array] | None,
     ) -> None:
         self._caches, self._cross = caches, cross
         self._memory = memory
@@ -34,8 +39,7 @@ class DecoderState:
         self._samples = np.arange(len(caches[0].lengths) if memory is None else memory.batch)
         self._workspaces = [Workspace()]  # none while a call has it
         self._reorders = False  # whether a reorder has begun and not ended
-        self._tables = RotaryTables()
-        self.bias_by_distance: Callable[[int, int], Array] | None = None
+        self.bias_by_distance = bias_by_distance
 
     def __getstate__(self) -> dict[str, Any]:
         """For copy and pickle: a copy belongs to no call. One of a state that a reorder left in pieces is of no use."""
@@ -73,7 +77,7 @@ class DecoderState:
         if not np.array_equal(firsts, np.arange(memory.batch)):
             for cache in self._cross:
                 cache._take(firsts)
-            self._memory = Sequences.memory(len(firsts), int(memory.cu_seqlens[-1]), self._cross[0].lengths)
+            self._memory = Sequences.padded(len(firsts), int(memory.cu_seqlens[-1]), new_len=self._cross[0].lengths)
         self._samples = np.repeat(np.arange(len(firsts)), each)
 
     def _take(self, function: str) -> Workspace:
@@ -99,8 +103,10 @@ class DecoderState:
             new_len = cache._new_len(function, length, more)
             if cache.window not in seen:
                 bias = self._biases(function, cache.lengths, length, new_len)
-                shared = {"bias": bias, "workspace": workspace, "tables": self._tables}
-                seen[cache.window] = Sequences.step(length, cache.lengths, new_len, cache.base, **shared)
+                tokens = {"first": cache.base, "past_len": cache.lengths, "new_len": new_len, "bias": bias}
+                seen[cache.window] = Sequences.padded(
+                    len(new_len), length, is_causal=True, workspace=workspace, **tokens
+                )
         return [seen[cache.window] for cache in caches]
 
     def _biases(self, function: str, past_len: Array, length: int, new_len: Array) -> Array | None:
