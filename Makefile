@@ -17,11 +17,11 @@ FUZZ_INPUTS ?= 50000
 PORTABLE = tests/kernels tests/cli tests/generation tests/tasks/test_audio.py tests/tasks/test_passages.py \
   tests/tasks/test_search_index.py tests/tasks/test_sentence_directories.py tests/tasks/test_speech.py \
   tests/tasks/test_text_generator.py tests/test_architecture.py tests/test_arrays.py tests/test_docs.py \
-  tests/test_fuzz.py tests/test_processes.py tests/test_server.py tests/test_states.py tests/test_threads.py \
-  tests/models/test_files.py tests/models/test_generation_keys.py tests/models/test_hub.py tests/models/test_keys.py \
-  tests/models/test_layouts.py tests/models/test_long.py tests/models/test_masks.py tests/models/test_pieces.py \
-  tests/models/test_quantized.py tests/models/test_shards.py tests/models/test_tokenizer.py \
-  tests/models/test_tokenizer_settings.py
+  tests/test_fuzz.py tests/test_processes.py tests/test_replaced.py tests/test_server.py tests/test_states.py \
+  tests/test_threads.py tests/models/test_files.py tests/models/test_generation_keys.py tests/models/test_hub.py \
+  tests/models/test_keys.py tests/models/test_layouts.py tests/models/test_long.py tests/models/test_masks.py \
+  tests/models/test_pieces.py tests/models/test_quantized.py tests/models/test_shards.py \
+  tests/models/test_tokenizer.py tests/models/test_tokenizer_settings.py
 # The tests that reach every kernel, for builds and machines on which all would take hours
 KERNEL_TESTS ?= tests/test_functional.py tests/test_same_bits.py tests/test_layers.py tests/test_decoder.py \
   tests/test_precision.py tests/test_statistics.py tests/models/test_families.py tests/kernels

@@ -94,7 +94,8 @@ def _seed(function: str, name: str, given: Any) -> int | tuple[int, ...]:
     if isinstance(given, int | np.integer):
         return count(function, name, given)
     if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str | bytes):
-        raise TypeError(f"{function}: seed must be an integer, one for each prompt, or None; not {type(given).__name__}")
+        accepted = "an integer, one for each prompt, or None"
+        raise TypeError(f"{function}: {name} must be {accepted}; not {type(given).__name__}")
     return tuple(count(function, f"seed[{i}]", value) for i, value in enumerate(given))
 
 

@@ -255,7 +255,8 @@ class TransformerDecoder(Decodes, Stack):
                 part = whole[:, first : first + most]
                 here = np.clip(more - first, 0, part.shape[1])
                 sequences = state._next(function, caches, part.shape[1], here, workspace)
-                out = self._forward_rows(part.reshape(-1, part.shape[2]), sequences, state._memory, caches, state._cross)
+                flat = part.reshape(-1, part.shape[2])
+                out = self._forward_rows(flat, sequences, state._memory, caches, state._cross)
                 outs.append(out.reshape(part.shape))
                 for cache, own in zip(caches, sequences, strict=True):
                     assert own.new_len is not None
