@@ -19,16 +19,11 @@ _OF_BEAMS = ("length_penalty", "early_stopping", "num_beam_groups")
 # Keys that are not supported, and their values without effect.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "cache_implementation": ("dynamic", "static", "offloaded", "offloaded_static", "sliding_window", "hybrid"),
-    "constraints": (),
-    "dola_layers": (),
-    "force_words_ids": (),
     "guidance_scale": (1,),
-    "max_time": (),
     "num_beam_groups": (1,),
     "penalty_alpha": (0,),
-    "stop_strings": (),
     "token_healing": (False,),
-    "top_h": (),
+    **dict.fromkeys(("constraints", "dola_layers", "force_words_ids", "max_time", "stop_strings", "top_h"), ()),
     "watermarking_config": (),
 }
 

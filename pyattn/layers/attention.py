@@ -175,7 +175,7 @@ class MultiHeadAttention(Layer):
 
     def _attends_in_bf16(self) -> bool:
         """Whether queries, keys and values are rounded to bfloat16. Norms of queries and keys compute in float32."""
-        return self.out_proj.computes_in_bf16 and self.q_norm is None
+        return self.q_norm is None and self.out_proj._weights().dtype.itemsize < 4
 
     def _counts_positions(self) -> bool:
         """Whether it matters how far apart tokens are."""

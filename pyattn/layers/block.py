@@ -64,7 +64,8 @@ class Block(Layer):
                 setattr(self, f"post_{name}", norm_of(config, config.d_model) if after else None)
 
     def _first(self) -> "Block":
-        """The layer itself, as a stack has a first one."""
+        """The layer itself, checked, as a stack has a first one."""
+        self._planned()
         return self
 
     def _attention(self, name: str = "self_attn") -> MultiHeadAttention:

@@ -12,10 +12,6 @@ from pyattn._module import check_part
 from pyattn.activations import ACTIVATIONS
 from pyattn.positional.scaling import frequencies_for
 
-NORMS = ("layer", "rms")
-PLACEMENTS = ("post", "pre", "sandwich")
-FLOAT32 = np.dtype(np.float32)
-
 
 @dataclass(frozen=True)
 class Rotary:
@@ -108,16 +104,16 @@ class LayerConfig:
             "residual_scale": _checks.positive(function, "residual_scale", self.residual_scale),
         }
         _checks.choice(function, "activation", self.activation, [name for name in ACTIVATIONS if name])
-        _checks.choice(function, "norm", self.norm, NORMS)
-        _checks.choice(function, "norm_placement", self.norm_placement, PLACEMENTS)
+        _checks.choice(function, "norm", self.norm, ("layer", "rms"))
+        _checks.choice(function, "norm_placement", self.norm_placement, ("post", "pre", "sandwich"))
         for name in (field.name for field in fields(self) if field.type is bool):
             checked[name] = _checks.flag(function, name, getattr(self, name))
         self._check_heads(function, width, heads)
         _checks.sides(function, self.window)
         checked["window"] = None if self.window is None else tuple(self.window)
-        _checks.finite_scale(function, self.scale, 1, FLOAT32)
+        _checks.finite_scale(function, self.scale, 1, np.dtype(np.float32))
         if self.softcap is not None:
-            dtype = np.dtype(np.float64) if checked["dtype"] == "float64" else FLOAT32
+            dtype = np.dtype("float64" if checked["dtype"] == "float64" else "float32")
             checked["softcap"] = _checks.finite_softcap(function, self.softcap, dtype)
         check_eps(function, "layer_norm_eps", self.layer_norm_eps)
         if self.unit_offset and self.norm != "rms":

@@ -51,8 +51,9 @@ class Decodes:
             ValueError: shapes do not fit; memory is missing, or given to layers that have no cross-attention.
         """
         name = type(self).__name__
-        check_memory(name, self._first(), memory)
-        attention = self._attention()
+        first = self._first()
+        check_memory(name, first, memory)
+        attention = first.self_attn
         width, dtype, heads = attention.embed_dim, attention.out_proj.dtype, attention.num_heads
         rows, shape = _checks.rows(name, tgt, width, dtype)
         batch, (length, _) = _checks.batches(name, shape, shape, shape)
@@ -199,7 +200,7 @@ class TransformerDecoder(Decodes, Stack):
         self, function: str, memory: Array, memory_lengths: ArrayLike | None
     ) -> tuple[Sequences, list[KVCache]]:
         """A memory's sequences, and each layer's keys and values of its rows."""
-        attention = self._attention()
+        attention = self._first().self_attn
         rows, shape = _checks.rows(function, memory, attention.embed_dim, attention.out_proj.dtype)
         batch, (_, length) = _checks.batches(function, shape, shape, shape)
         lengths = np.full(batch, length) if memory_lengths is None else memory_lengths
@@ -227,7 +228,7 @@ class TransformerDecoder(Decodes, Stack):
         """
         name = "TransformerDecoder.step"
         self._check_state(name, state)
-        attention = self._attention()
+        attention = self._first().self_attn
         rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
         if len(shape) != 2 or shape[0] != len(state.lengths):
             raise ValueError(
@@ -244,7 +245,8 @@ class TransformerDecoder(Decodes, Stack):
         """
         workspace = state._take(function)
         try:
-            more, most = state._caches[0]._more(function, length, lengths), state._most()
+            more = state._caches[0]._more(function, length, lengths)
+            most = min(c.capacity - c.window + 1 if c.window else c.capacity for c in state._caches)  # at once
             for cache in state._caches:
                 if cache.window is None:  # has room for all, or none is appended
                     cache._new_len(function, length, more)

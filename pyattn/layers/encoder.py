@@ -17,12 +17,7 @@ class Encodes:
     """The calls that encoders have in common with their layers."""
 
     def __call__(
-        self: Runs,
-        x: Array,
-        mask: Array | None = None,
-        *,
-        key_mask: Array | None = None,
-        is_causal: bool = False,
+        self: Runs, x: Array, mask: Array | None = None, *, key_mask: Array | None = None, is_causal: bool = False
     ) -> Array:
         """x (B, L, E), or (L, E) without a batch.
 
@@ -42,11 +37,10 @@ class Encodes:
         """
         name = type(self).__name__
         is_causal = _checks.flag(name, "is_causal", is_causal)
-        attention = self._attention()
+        attention = self._first().self_attn
         rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
         batch, (length, _) = _checks.batches(name, shape, shape, shape)
-        logits = (batch, attention.num_heads, length, length)
-        combined = _checks.combined_mask(name, mask, key_mask, logits, rows.dtype)
+        combined = _checks.combined_mask(name, mask, key_mask, (batch, attention.num_heads, length, length), rows.dtype)
         live = None if key_mask is None else np.asarray(key_mask).reshape(-1)
         if live is None or mask is not None or (self._counts_positions() and has_gaps(live.reshape(batch, length))):
             out = self._forward_rows(rows, Sequences.padded(batch, length, combined, is_causal))
@@ -75,7 +69,7 @@ class Encodes:
         """
         name = f"{type(self).__name__}.forward_packed"
         is_causal = _checks.flag(name, "is_causal", is_causal)
-        attention = self._attention()
+        attention = self._first().self_attn
         rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
         cu_seqlens = _checks.sequence_starts(name, cu_seqlens, shape)
         return self._forward_rows(rows, Sequences.packed(cu_seqlens, is_causal))

@@ -71,11 +71,6 @@ class Linear(Layer):
         _linear.linear(rows, [self._weights()], residual, out, ACTIVATIONS[self.activation], threads)
         return out
 
-    @property
-    def computes_in_bf16(self) -> bool:
-        """Whether what only matrix products and attention read is rounded to bfloat16."""
-        return self._weights().dtype.itemsize < 4
-
     def _weights(self) -> _linear.Packed:
         if self._packed is None:
             rng = np.random.default_rng(self._seed)

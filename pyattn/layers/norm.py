@@ -1,6 +1,6 @@
 """Normalisation."""
 
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -11,8 +11,6 @@ from pyattn._core import rowwise
 from pyattn._module import Layer, check_part
 from pyattn._threads import threads_for
 from pyattn.layers.config import LayerConfig, check_eps
-
-Arguments: TypeAlias = tuple[Array, Array | None, float, bool]  # weight, bias, eps, centred
 
 
 class Norm(Layer):
@@ -47,7 +45,7 @@ class Norm(Layer):
         rowwise.normalise(rows, weight, bias, out, eps, centred, threads_for(10.0 * rows.size))
         return out
 
-    def _arguments(self) -> Arguments:
+    def _arguments(self) -> tuple[Array, Array | None, float, bool]:
         weight: Array = self._parameters["weight"]
         return weight + 1 if self.unit_offset else weight, self._parameters.get("bias"), self.eps, self.centred
 

@@ -11,7 +11,6 @@ from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._module import Layer, Seed, check_part
 from pyattn.cache import KVCache
-from pyattn.layers.attention import MultiHeadAttention
 from pyattn.layers.block import Block
 from pyattn.layers.config import LayerConfig
 from pyattn.layers.norm import Norm
@@ -25,7 +24,6 @@ class Runs(Protocol):
     """What a layer and a stack of layers have in common, on which their calls rest."""
 
     def _first(self) -> Block: ...
-    def _attention(self) -> MultiHeadAttention: ...
     def _counts_positions(self) -> bool: ...
     def _forward_rows(self, x: Array, sequences: Sequences, *, memory: Sequences | None = None) -> Array: ...
 
@@ -98,7 +96,7 @@ class Stack(Layer):
         if norm is not None:
             check_part(name, "norm", norm, Norm, "a LayerNorm, an RMSNorm or None")
         self.layers, self._order = layers, order
-        attention = self._attention()
+        attention = self._first().self_attn
         width, dtype, heads = attention.embed_dim, attention.out_proj.dtype, attention.num_heads
         if norm is not None and (norm.width, norm.dtype) != (width, dtype):
             raise ValueError(f"{name}: norm is for {norm.width} {norm.dtype}, the layers for {width} {dtype}")
@@ -109,12 +107,9 @@ class Stack(Layer):
         self.norm, self.position_bias = norm, position_bias
 
     def _first(self) -> Block:
+        """The first layer: widths, heads and dtype are the same in all."""
         first: Block = self._planned().layers[0]
         return first
-
-    def _attention(self) -> MultiHeadAttention:
-        """Self-attention of the first layer: widths, heads and dtype are the same in all."""
-        return self._first().self_attn
 
     def _counts_positions(self) -> bool:
         """Whether it matters how far apart tokens are."""

@@ -90,10 +90,6 @@ class DecoderState:
                 "thread (copy.deepcopy makes another)"
             ) from None
 
-    def _most(self) -> int:
-        """Tokens of each sequence that a step may add at once."""
-        return min(cache.capacity - cache.window + 1 if cache.window else cache.capacity for cache in self._caches)
-
     def _next(
         self, function: str, caches: list[KVCache], length: int, more: Array, workspace: Workspace
     ) -> list[Sequences]:

@@ -150,16 +150,12 @@ def _rotated(
 
 def _layout(name: str, x: Array, num_heads: int | None) -> tuple[tuple[int, ...], int, int]:
     """The axes in front of the heads, L and D."""
-    if num_heads is not None:
-        heads = _checks.size(name, "num_heads", num_heads)
-        if x.ndim < 2 or x.shape[-1] % heads:
-            raise ValueError(f"{name}: x has shape {x.shape}; (..., L, H D) is needed, H = num_heads = {heads}")
-        return x.shape[:-2], x.shape[-2], x.shape[-1] // heads
-    if x.ndim < 2:
-        raise ValueError(
-            f"{name}: x has shape {x.shape}; accepted: (..., H, L, D), (L, D) or, with num_heads, (..., L, H D)"
-        )
-    return x.shape[:-3], x.shape[-2], x.shape[-1]
+    heads = 1 if num_heads is None else _checks.size(name, "num_heads", num_heads)
+    if x.ndim < 2 or x.shape[-1] % heads:
+        alone = "(..., H, L, D), (L, D) or, with num_heads, (..., L, H D)"
+        accepted = alone if num_heads is None else f"(..., L, H D), H = num_heads = {heads}"
+        raise ValueError(f"{name}: x has shape {x.shape}; accepted: {accepted}")
+    return x.shape[: -3 if num_heads is None else -2], x.shape[-2], x.shape[-1] // heads
 
 
 def _table(name: str, key: str, table: Any, dtype: np.dtype[Any]) -> Array:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,9 +90,7 @@ def frequencies_for(
     if kind == "default":
         return frequencies, 1.0
 
-    def number(key: str, default: float) -> float:
-        return _number(function, scaling, key, default)
-
+    number = partial(_number, function, scaling)
     if kind == "linear":
         return frequencies / number("factor", 1.0), 1.0
     if kind == "dynamic":
