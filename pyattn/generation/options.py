@@ -248,9 +248,10 @@ class GenerationOptions:
         given = {"top_k": 50} | {key: value for key, value in values.items() if value is not None}
         options = {key: given[key] for key in _KEYS if key in given}
         options["stop_tokens"] = given.get("eos_token_id", ())
-        for key in ("stop_tokens", "suppress_tokens", "begin_suppress_tokens"):
-            if key in options:
-                options[key] = _not_negative(options[key])
+        for key in ("stop_tokens", "suppress_tokens", "begin_suppress_tokens"):  # negative ids mean no token
+            ids = options.get(key, ())
+            ids = ids if isinstance(ids, list | tuple) else [ids]
+            options[key] = [x for x in ids if not (type(x) is int and x < 0)]
         for key in ("min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "top_k"):
             if type(options.get(key)) is int and options[key] < 0 and (key != "top_k" or options[key] == -1):
                 options[key] = 0
@@ -293,9 +294,3 @@ def with_valid(options: GenerationOptions, **values: Any) -> GenerationOptions:
     changed = copy.copy(options)
     vars(changed).update(values)
     return changed
-
-
-def _not_negative(ids: Any) -> Any:
-    """Token ids of a file, without negative ones, which mean no token."""
-    given = ids if isinstance(ids, list | tuple) else [ids]
-    return [x for x in given if not (type(x) is int and x < 0)]

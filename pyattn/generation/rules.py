@@ -31,10 +31,9 @@ class Rules:
         has_least = stops.size and (options.min_new_tokens or options.min_length)
         bos, eos = options.forced_bos_token_id, options.forced_eos_token_id
 
-        def not_forced(rows: Rows) -> Array:
+        def not_forced(rows: Rows) -> Any:
             """Rows whose next token is the first that is not forced."""
-            begin: Array = rows.begin + (bos is not None) * (rows.first == rows.begin - 1)
-            return begin == rows.length
+            return rows.begin + (bos is not None) * (rows.first == rows.begin - 1) == rows.length
 
         rules: list[tuple[Any, ...]] = [  # whether it changes anything; a function of logits, rows, and the others
             (options.sequence_bias, _add_biases, options.sequence_bias),

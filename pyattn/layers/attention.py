@@ -84,27 +84,26 @@ class MultiHeadAttention(Layer):
         self._make(config, np.random.default_rng(rng), widths)
 
     @classmethod
-    def from_config(cls, config: LayerConfig, rng: Seed = None, *, cross: bool = False) -> "MultiHeadAttention":
-        """A layer's self-attention, or its cross-attention, which has as many heads of keys and knows no positions."""
+    def from_config(cls, config: LayerConfig, rng: Seed = None) -> "MultiHeadAttention":
+        """A layer's self-attention, of random parameters from rng."""
         attention = cls.__new__(cls)
-        attention._make(config, np.random.default_rng(rng), [config.d_model] * 2, cross)
+        attention._make(config, np.random.default_rng(rng), [config.d_model] * 2)
         return attention
 
-    def _make(self, config: LayerConfig, rng: np.random.Generator, widths: list[int], cross: bool = False) -> None:
+    def _make(self, config: LayerConfig, rng: np.random.Generator, widths: list[int]) -> None:
         self.embed_dim, self.num_heads, self.softcap = config.d_model, config.nhead, config.softcap
         self.head_dim = int(config.head_dim or self.embed_dim // self.num_heads)
-        self.num_key_value_heads = int(config.num_key_value_heads or self.num_heads) if not cross else self.num_heads
+        self.num_key_value_heads = int(config.num_key_value_heads or self.num_heads)
         self.scale = _checks.finite_scale("MultiHeadAttention", config.scale, self.head_dim, np.dtype(np.float32))
-        self.left, self.right = _checks.sides("MultiHeadAttention", None if cross else config.window)
-        self.rotary = None if cross else config.rotary
-        self.alibi = config.alibi and not cross
+        self.left, self.right = _checks.sides("MultiHeadAttention", config.window)
+        self.rotary, self.alibi = config.rotary, config.alibi
         inner, shared = self.num_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         sizes = zip([self.embed_dim, *widths], (inner, shared, shared), strict=True)
         self._projections = tuple(
             Linear(inputs, outputs, config.in_proj_bias, dtype=config.dtype, rng=rng) for inputs, outputs in sizes
         )
         self.out_proj = Linear(inner, self.embed_dim, config.out_proj_bias, dtype=config.dtype, rng=rng)
-        if config.sinks and not cross:
+        if config.sinks:
             self._parameters = {"sinks": np.zeros(self.num_heads, self.out_proj.dtype)}
         self.q_norm: Norm | None = norm_of(config, self.head_dim) if config.qk_norm else None
         self.k_norm: Norm | None = norm_of(config, self.head_dim) if config.qk_norm else None
@@ -136,22 +135,22 @@ class MultiHeadAttention(Layer):
         """
         name = "MultiHeadAttention"
         is_causal = _checks.flag(name, "is_causal", is_causal)
-        given = (query, query if key is None else key)
-        arrays = (*given, given[1] if value is None else value)
+        key = query if key is None else key
+        value = key if value is None else value
         plan, dtype = self._planned(), self.out_proj.dtype
-        pairs = [_checks.rows(name, x, p.in_features, dtype) for x, p in zip(arrays, self._projections, strict=True)]
-        shapes = [shape for _, shape in pairs]
+        parts = zip((query, key, value), self._projections, strict=True)
+        rows, shapes = zip(*(_checks.rows(name, x, p.in_features, dtype) for x, p in parts), strict=True)
         batch, lengths = _checks.batches(name, *shapes)
         mask = _checks.combined_mask(name, mask, key_mask, (batch, self.num_heads, *lengths), dtype)
         # the last query and the last key have the same position, and none is negative
         queries, keys = (
             Sequences.padded(batch, length, mask, is_causal, first=max(lengths) - length) for length in lengths
         )
-        rows, memory = [x for x, _ in pairs], None
-        if arrays[1] is not query or arrays[2] is not query:
+        memory = None
+        if key is not query or value is not query:
             keys.rows = rows[1], rows[2]
             memory = queries.memory_of(plan, keys)
-        out = plan.run(rows[0], queries.binding(plan.bf16), queries.rotation_of(plan), memory)
+        out: Array = plan.run(rows[0], queries.binding(plan.bf16), queries.rotation_of(plan), memory)
         return out.reshape(*shapes[0], self.embed_dim)
 
     def _make_plan(self, revision: object) -> _layer.AttentionPlan:

@@ -1,5 +1,6 @@
 """A layer of the Transformer: self-attention, attention to a memory where it has that, and a feed-forward block."""
 
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -56,7 +57,8 @@ class Block(Layer):
         )
         self.linear2 = Linear(config.dim_feedforward, config.d_model, config.linear_bias, **sizes)
         if config.cross_attention:
-            self.multihead_attn = MultiHeadAttention.from_config(config, rng, cross=True)
+            cross = replace(config, num_key_value_heads=None, window=None, rotary=None, sinks=False, alibi=False)
+            self.multihead_attn = MultiHeadAttention.from_config(cross, rng)
         for name, there in zip(self._norms, (config.input_norm, config.cross_attention, True), strict=True):
             if name:
                 after = there and config.norm_placement == "sandwich"

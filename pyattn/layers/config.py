@@ -170,10 +170,10 @@ def torch_config(function: str, given: Mapping[str, Any], **others: Any) -> Laye
     if sandwich_norm and not norm_first:
         raise ValueError(f"{function}: sandwich_norm needs norm_first=True")
     bias, base = _checks.flag(function, "bias", options.pop("bias")), options.pop("rotary_base")
+    options |= dict.fromkeys(("in_proj_bias", "out_proj_bias", "linear_bias", "norm_bias"), bias)
     return LayerConfig(
         norm_placement="sandwich" if sandwich_norm else "pre" if norm_first else "post",
         rotary=None if base is None else Rotary(base),
         function=function,
-        **dict.fromkeys(("in_proj_bias", "out_proj_bias", "linear_bias", "norm_bias"), bias),
         **options,
     )

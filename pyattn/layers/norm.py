@@ -17,14 +17,15 @@ class Norm(Layer):
     """What the norms share: rows (..., width), each normalised on its own."""
 
     centred: ClassVar[bool]
-    unit_offset = False
 
-    def __init__(self, width: int, eps: float, bias: bool, dtype: DTypeLike) -> None:
+    def __init__(self, width: int, eps: float, bias: bool, dtype: DTypeLike, unit_offset: bool = False) -> None:
         name = type(self).__name__
         self.width = _checks.size(name, "normalized_shape", width)
         self.eps = check_eps(name, "eps", eps)
         self.dtype = _checks.layer_dtype(name, dtype)
-        weight, zeros = np.ones(width, self.dtype), np.zeros(width, self.dtype)
+        self.unit_offset = _checks.flag(name, "unit_offset", unit_offset)
+        zeros = np.zeros(width, self.dtype)
+        weight = zeros if self.unit_offset else np.ones(width, self.dtype)
         self._parameters = {"weight": weight, "bias": zeros} if _checks.flag(name, "bias", bias) else {"weight": weight}
 
     def __call__(self, x: Array) -> Array:
@@ -84,10 +85,7 @@ class RMSNorm(Norm):
     def __init__(
         self, normalized_shape: int, eps: float = 1e-6, *, unit_offset: bool = False, dtype: DTypeLike = np.float32
     ) -> None:
-        super().__init__(normalized_shape, eps, False, dtype)
-        self.unit_offset = _checks.flag("RMSNorm", "unit_offset", unit_offset)
-        if self.unit_offset:
-            self._parameters = {"weight": np.zeros(self.width, self.dtype)}
+        super().__init__(normalized_shape, eps, False, dtype, unit_offset)
 
 
 def norm_of(config: LayerConfig, width: int) -> Norm:

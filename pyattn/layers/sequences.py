@@ -130,7 +130,8 @@ class Sequences:
     def memory_of(self, plan: AttentionPlan, memory: "Sequences", cache: KVCache | None = None) -> Memory:
         """A memory as these rows attend to it in a layer: its rows, or the layer's cache of its keys and values."""
         keys, values = (None, None) if cache is None else (cache._keys, cache._values)
-        bound = Memory(self.binding(plan.bf16, memory), *(memory.rows or (None, None)), keys, values)
+        key_rows, value_rows = memory.rows or (None, None)
+        bound = Memory(self.binding(plan.bf16, memory), key_rows, value_rows, keys, values)
         if plan.rotary is not None:
             bound.query_rotation = self.rotation_of(plan)
             bound.key_rotation = None if memory.rows is None else memory.rotation_of(plan)

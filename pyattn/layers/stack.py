@@ -180,7 +180,7 @@ class Stack(Layer):
 
 
 def _checked_order(function: str, order: Any) -> tuple[int, ...]:
-    check_part(function, "order", order, Iterable, "the numbers of layers or None")
+    check_part(function, "order", order, Iterable, "the numbers of layers or None")  # type: ignore[type-abstract]
     numbers = tuple(_checks.integer(function, "order", number) for number in order)
     if not numbers:
         raise ValueError(f"{function}: order is empty; None runs each layer once")

@@ -68,11 +68,8 @@ class Transformer(Layer):
 
         Args:
             src, tgt: of the layers' dtype.
-            src_mask, tgt_mask, memory_mask: as in scaled_dot_product_attention: (S, S), (L, L) and (L, S), one for each
-                sample, or broadcasting to all heads.
-            src_key_mask, tgt_key_mask, memory_key_mask: boolean (B, S), (B, L) and (B, S): True where a token is real
-                (torch's key_padding_masks are their negations).
-            src_is_causal, tgt_is_causal: a token sees itself and those before it.
+            src_mask, src_key_mask, src_is_causal: as the encoder's mask, key_mask and is_causal.
+            tgt_mask, memory_mask, tgt_key_mask, memory_key_mask, tgt_is_causal: as the decoder's.
 
         Returns:
             The shape of tgt.

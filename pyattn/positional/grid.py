@@ -12,13 +12,7 @@ from pyattn.positional.absolute import waves
 
 
 def sinusoidal_grid_encoding(
-    height: int,
-    width: int,
-    features: int,
-    *,
-    form: str = "mae",
-    base: float = 10000.0,
-    dtype: DTypeLike = np.float32,
+    height: int, width: int, features: int, *, form: str = "mae", base: float = 10000.0, dtype: DTypeLike = np.float32
 ) -> Array:
     """Sinusoidal positions in two dimensions: one half of the features tells the row, the other the column.
 

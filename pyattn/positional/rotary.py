@@ -209,12 +209,7 @@ class RotaryEmbedding(Layer):
     """
 
     def __init__(
-        self,
-        width: int,
-        *,
-        base: float = 10000.0,
-        scaling: Mapping[str, Any] | None = None,
-        interleaved: bool = False,
+        self, width: int, *, base: float = 10000.0, scaling: Mapping[str, Any] | None = None, interleaved: bool = False
     ) -> None:
         name = "RotaryEmbedding"
         frequencies_for(name, width, base, scaling, None)
