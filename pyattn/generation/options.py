@@ -30,7 +30,7 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 def _option(default: Any, check: Callable[..., Any], *limits: float) -> Any:
     """A field of what check makes of a given value, of what messages begin with, its name, the value and the limits."""
-    return field(default=default, metadata={"check": check, "limits": limits})
+    return field(default=default, metadata={"check": (default, check, limits)})
 
 
 def _length(function: str, name: str, given: Any, lowest: int) -> int:
@@ -190,11 +190,10 @@ class GenerationOptions:
     unread: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            given = getattr(self, option.name)
-            if option.metadata and (given is not None or option.default is not None):
-                check, limits = option.metadata["check"], option.metadata["limits"]
-                object.__setattr__(self, option.name, check(_NAME, option.name, given, *limits))
+        for name, default, check, limits in _CHECKS:
+            given = getattr(self, name)
+            if given is not None or default is not None:
+                object.__setattr__(self, name, check(_NAME, name, given, *limits))
         self._check_together()
 
     def _check_together(self) -> None:
@@ -269,6 +268,8 @@ class GenerationOptions:
                     unread.append((key, options.pop(key)))
         return cls(**(options | {"unread": tuple(unread)} | changes))
 
+
+_CHECKS = [(option.name, *option.metadata["check"]) for option in fields(GenerationOptions) if option.metadata]
 
 OPTION_NAMES = tuple(option.name for option in fields(GenerationOptions) if option.name != "unread")
 
