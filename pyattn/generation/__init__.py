@@ -97,19 +97,18 @@ def generate(
     rows = make_rows("generate", prompts, prefixes, options)
     rules = Rules("generate", options, adjust, _sources("generate", sources, len(rows.number)))
     number = options.num_return_sequences
-    results: list[list[Generated]] = [[] for _ in rows.number]
-    if not results:
+    if not rows.number.size:
         return []
     if options.num_beams > 1:
-        for prompt, hypotheses in enumerate(beam_search("generate", continuation, rows, options, rules)):
-            results[prompt] = [_generated(x.tokens, x.score, options) for x in hypotheses[:number]]
+        found = beam_search("generate", continuation, rows, options, rules)
+        results = [[_generated(x.tokens, x.score, options) for x in hypotheses[:number]] for hypotheses in found]
     else:
         draws: dict[int, Generated] = {}
         for step in one_by_one("generate", continuation, rows, options, rules):
             for i in step.ended.nonzero()[0].tolist():
                 score = float(step.scores[i]) if options.return_scores else None
                 draws[int(step.rows.number[i])] = _generated(step.rows.result(i), score, options)
-        results = [[draws[prompt * number + i] for i in range(number)] for prompt in range(len(results))]
+        results = [[draws[first + i] for i in range(number)] for first in range(0, len(draws), number)]
     return [replace(first, alternatives=tuple(others)) for first, *others in results]
 
 

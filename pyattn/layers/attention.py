@@ -72,13 +72,10 @@ class MultiHeadAttention(Layer):
         dtype: DTypeLike = np.float32,
         rng: Seed = None,
     ) -> None:
-        name, given = "MultiHeadAttention", locals().copy()
-        for argument in ("embed_dim", "num_heads", "kdim", "vdim"):
-            del given[argument]
         others = {"d_model": embed_dim, "nhead": num_heads, "dim_feedforward": 1, "norm": "rms", "layer_norm_eps": 1e-6}
-        config = torch_config(name, given, **others)
+        config = torch_config("MultiHeadAttention", locals(), **others)
         widths = [
-            config.d_model if width is None else _checks.size(name, argument, width)
+            config.d_model if width is None else _checks.size("MultiHeadAttention", argument, width)
             for argument, width in (("kdim", kdim), ("vdim", vdim))
         ]
         self._make(config, np.random.default_rng(rng), widths)

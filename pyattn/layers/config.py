@@ -162,9 +162,12 @@ def check_rotary(function: str, rotary: Any, head_dim: int) -> None:
     frequencies_for(function, width, rotary.base, scaling, 0)
 
 
+_ARGUMENTS = {"norm_first", "sandwich_norm", "bias", "rotary_base", *(field.name for field in fields(LayerConfig))}
+
+
 def torch_config(function: str, given: Mapping[str, Any], **others: Any) -> LayerConfig:
-    """A LayerConfig of the public arguments of a layer, its __init__'s locals: of some under other names."""
-    options = {name: value for name, value in given.items() if name not in ("self", "rng")} | others
+    """A LayerConfig of the public arguments of a layer, its __init__'s locals, and of others."""
+    options = {name: value for name, value in given.items() if name in _ARGUMENTS} | others
     norm_first = _checks.flag(function, "norm_first", options.pop("norm_first", False))
     sandwich_norm = _checks.flag(function, "sandwich_norm", options.pop("sandwich_norm", False))
     if sandwich_norm and not norm_first:

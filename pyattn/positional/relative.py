@@ -160,6 +160,12 @@ class RelativePositionBias(Layer):
         return by_distance(table, max(0, queries - 1), queries, keys)[None]
 
     def by_distance(self, first: int, last: int) -> Array:
-        """(H, last - first), contiguous: what is added to the logits of keys that stand first ... last - 1 behind."""
+        """(H, last - first), contiguous: what is added to logits of keys first ... last - 1 after the query.
+
+        Example:
+            >>> position_bias = RelativePositionBias(32, 128, 8)
+            >>> position_bias.by_distance(-2, 3).shape  # from 2 keys before the query to 2 after it
+            (8, 5)
+        """
         buckets = relative_position_buckets(np.arange(first, last), *self._buckets)
         return np.ascontiguousarray(self._parameters["weight"][buckets].T)

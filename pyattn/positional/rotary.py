@@ -128,7 +128,14 @@ def _rotated(
         )
     if cosines.ndim > 2 and positions is None:
         places = np.arange(math.prod(batch) * length).reshape(*batch, length)
-        cosines, sines = (_row_for_each(name, table, (*places.shape, half)) for table in (cosines, sines))
+        try:
+            cosines, sines = (
+                np.ascontiguousarray(np.broadcast_to(table, (*places.shape, half)).reshape(places.size, half))
+                for table in (cosines, sines)
+            )
+        except ValueError:
+            accepted = f"(n, width / 2), or what broadcasts to {places.shape} and width / 2"
+            raise ValueError(f"{name}: cosines have shape {cosines.shape}; accepted: {accepted}") from None
     else:
         places = _places(name, positions, cosines, (*batch, length))
     if num_heads is None and x.ndim > 2:
@@ -166,15 +173,6 @@ def _table(name: str, key: str, table: Any, dtype: np.dtype[Any]) -> Array:
         raise ValueError(f"{name}: {key} has shape {table.shape}; (n, width / 2) or (..., L, width / 2) is needed")
     contiguous: Array = np.ascontiguousarray(table, dtype)
     return contiguous
-
-
-def _row_for_each(name: str, table: Array, shape: tuple[int, ...]) -> Array:
-    """table, which broadcasts to the shape (..., L, half), as contiguous rows."""
-    try:
-        return np.ascontiguousarray(np.broadcast_to(table, shape).reshape(math.prod(shape[:-1]), shape[-1]))
-    except ValueError:
-        accepted = f"(n, width / 2), or what broadcasts to {shape[:-1]} and width / 2"
-        raise ValueError(f"{name}: cosines have shape {table.shape}; accepted: {accepted}") from None
 
 
 def _places(name: str, positions: ArrayLike | None, table: Array, shape: tuple[int, ...]) -> Array:
