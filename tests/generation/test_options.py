@@ -146,6 +146,8 @@ def test_what_had_no_effect_is_named_once_it_has():
         ({"forced_eos_token_id": []}, ValueError, "forced_eos_token_id must be a token id, or several"),
         ({"early_stopping": "always"}, ValueError, "early_stopping must be True, False or"),
         ({"early_stopping": None}, TypeError, "early_stopping must be True or False"),
+        ({"early_stopping": np.array([2, 2])}, TypeError, "early_stopping must be True or False"),
+        ({"min_length": None}, TypeError, "min_length must be an integer, 0 or more, not None"),
         ({"do_sample": "yes"}, TypeError, "do_sample must be True or False"),
         ({"stop_tokens": -1}, ValueError, "stop_tokens must not be negative"),
         ({"stop_tokens": 1.0}, TypeError, "stop_tokens has dtype float64"),
