@@ -1,6 +1,7 @@
 """The state of sequences that a decoder makes longer."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from pyattn.layers.sequences import Sequences
 from pyattn.positional.relative import by_distance
 
 
+@dataclass(eq=False, repr=False)
 class DecoderState:
     """Sequences that a TransformerDecoder makes longer: keys and values of their tokens and of what they attend to.
 
@@ -25,21 +27,16 @@ class DecoderState:
             that are first ... last - 1 after the query, for (first, last).
     """
 
-    def __init__(
-        self,
-        caches: list[KVCache],
-        memory: Sequences | None,
-        cross: list[KVCache],
-        made_for: tuple[Any, ...],
-        bias_by_distance: Callable[[int, int], Array] | None,
-    ) -> None:
-        self._caches, self._cross = caches, cross
-        self._memory = memory
-        self._made_for = made_for  # TransformerDecoder._layout
-        self._samples = np.arange(len(caches[0].lengths) if memory is None else memory.batch)
+    _caches: list[KVCache]
+    _memory: Sequences | None
+    _cross: list[KVCache]
+    _made_for: tuple[Any, ...]  # TransformerDecoder._layout
+    bias_by_distance: Callable[[int, int], Array] | None
+
+    def __post_init__(self) -> None:
+        self._samples = np.arange(len(self.lengths) if self._memory is None else self._memory.batch)
         self._workspaces = [Workspace()]  # none while a call has it
         self._reorders = False  # whether a reorder has begun and not ended
-        self.bias_by_distance = bias_by_distance
 
     def __getstate__(self) -> dict[str, Any]:
         """For copy and pickle: a copy belongs to no call. One of a state that a reorder left in pieces is of no use."""
