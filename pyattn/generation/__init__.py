@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyattn._checks import Array, token_sequences
+from pyattn._checks import Array
 from pyattn.generation.beams import beam_search
 from pyattn.generation.options import GenerationOptions, changed_options
-from pyattn.generation.rows import Adjust, Continuation, Rows, check_number, make_rows
+from pyattn.generation.rows import Adjust, Continuation, Rows, make_rows
 from pyattn.generation.rules import Rules
 from pyattn.generation.sampling import one_by_one
 
@@ -95,7 +95,7 @@ def generate(
     """
     options = changed_options("generate", options, changes)
     rows = make_rows("generate", prompts, prefixes, options)
-    rules = Rules("generate", options, adjust, _sources("generate", sources, len(rows.number)))
+    rules = Rules("generate", options, adjust, sources, len(rows.number))
     number = options.num_return_sequences
     if not rows.number.size:
         return []
@@ -159,7 +159,7 @@ def stream(
             f"num_beams={options.num_beams} and num_return_sequences={options.num_return_sequences}"
         )
     rows = make_rows("stream", prompts, prefixes, options)
-    rules = Rules("stream", options, adjust, _sources("stream", sources, len(rows.number)))
+    rules = Rules("stream", options, adjust, sources, len(rows.number))
     return _stream(continuation, rows, options, rules)
 
 
@@ -172,14 +172,6 @@ def _stream(
     if rows.number.size:
         for step in one_by_one("stream", continuation, rows, options, rules):
             yield from zip(step.rows.number.tolist(), step.tokens.tolist(), strict=True)
-
-
-def _sources(function: str, sources: Any, prompts: int) -> list[Array] | None:
-    if sources is None:
-        return None
-    given = token_sequences(function, "sources", sources)
-    check_number(function, prompts, given, "sources; each needs one")
-    return given
 
 
 def _generated(tokens: Array, score: float | None, options: GenerationOptions) -> Generated:

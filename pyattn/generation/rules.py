@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pyattn._checks import Array, array
+from pyattn._checks import Array, array, token_sequences
 from pyattn.generation.options import GenerationOptions
-from pyattn.generation.rows import Adjust, Rows
+from pyattn.generation.rows import Adjust, Rows, check_number
 
 
 class Rules:
@@ -21,9 +21,12 @@ class Rules:
     """
 
     def __init__(
-        self, function: str, options: GenerationOptions, adjust: Adjust | None, sources: Sequence[Array] | None = None
+        self, function: str, options: GenerationOptions, adjust: Adjust | None, sources: Any, prompts: int
     ) -> None:
-        self._function, self._adjust, self._sources = function, adjust, sources
+        self._function, self._adjust = function, adjust
+        self._sources = None if sources is None else token_sequences(function, "sources", sources)
+        if self._sources is not None:
+            check_number(function, prompts, self._sources, "sources; each needs one")
         self._draws = options.num_return_sequences if options.num_beams == 1 else 1
         stops = np.array(options.stop_tokens, np.int64)
         # A single stop token is never ruled out as a bad word.

@@ -183,16 +183,13 @@ class MultiHeadAttention(Layer):
         of_keys = None if norm is None else (type(norm), norm.eps, norm.unit_offset)
         return *shape, self.scale, self.left, self.right, self.rotary, of_keys, self._attends_in_bf16()
 
-    def _cache(self, batch_size: int, capacity: int, window: int | None = None) -> KVCache:
-        """An empty cache of the element type that attention reads."""
+    def _cache(self, batch_size: int, capacity: int, of_steps: bool = False) -> KVCache:
+        """An empty cache of the element type that attention reads; of steps, with a window, for twice its keys."""
+        held = 2 * (self.left + 1)
+        window = self.left + 1 if of_steps and 0 < held < capacity else None
         dtype: Any = "bfloat16" if self._attends_in_bf16() else self.out_proj.dtype
+        capacity = capacity if window is None else held
         return KVCache(batch_size, self.num_key_value_heads, capacity, self.head_dim, dtype=dtype, window=window)
-
-    def _cache_of_steps(self, batch_size: int, capacity: int) -> KVCache:
-        """An empty cache for the keys of sequences to themselves: with a window, for no more than twice its keys."""
-        if self.left >= 0 and capacity > 2 * (self.left + 1):
-            return self._cache(batch_size, 2 * (self.left + 1), self.left + 1)
-        return self._cache(batch_size, capacity)
 
     def _cache_of_memory(self, rows: Array, memory: Sequences) -> KVCache:
         """The keys and values of a memory's rows (batch S, E), of which memory.new_len are real."""

@@ -69,11 +69,9 @@ class Decodes:
 
 
 def check_memory(function: str, layer: Block, memory: Array | None) -> None:
-    wanted = layer.multihead_attn is not None
-    if wanted != (memory is not None):
-        raise ValueError(
-            f"{function}: " + ("memory is needed" if wanted else "memory is given, but there is no cross-attention")
-        )
+    if (layer.multihead_attn is None) != (memory is None):
+        wrong = "memory is needed" if memory is None else "memory is given, but there is no cross-attention"
+        raise ValueError(f"{function}: {wrong}")
 
 
 class TransformerDecoderLayer(Decodes, Block):
@@ -190,7 +188,7 @@ class TransformerDecoder(Decodes, Stack):
             keys, cross_caches = self._cached_memory(name, memory, memory_lengths)
             batch, most = keys.batch, max(most, keys.batch)
         capacity = _checks.size(name, "capacity", capacity)
-        caches = [layer.self_attn._cache_of_steps(most, capacity) for _, layer in self._planned().in_order]
+        caches = [layer.self_attn._cache(most, capacity, of_steps=True) for _, layer in self._planned().in_order]
         for cache in caches:
             cache.reorder(np.arange(batch))
         bias = None if self.position_bias is None else self.position_bias.by_distance
