@@ -78,7 +78,6 @@ def generate(
             no token to choose: the greatest logit of a row is not finite. The message says which prompt and token.
 
     Example:
-
         >>> import numpy as np
         >>> class Counter:
         ...     '''After token t comes t + 1.'''
@@ -139,7 +138,6 @@ def stream(
             arguments, not the iterator.
 
     Example:
-
         >>> import numpy as np
         >>> class Counter:
         ...     '''After token t comes t + 1.'''

@@ -31,7 +31,7 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """At most num_beams ended sequences of each prompt, the best first."""
     ended: list[list[Hypothesis]] = [[] for _ in rows.number]
-    most = max(2, 1 + len(options.stop_tokens)) * options.num_beams  # at least num_beams do not end
+    most = max(2, 1 + np.size(options.stop_tokens)) * options.num_beams  # at least num_beams do not end
     logits = first_logits(function, continuation, rows, options)
     scores = np.zeros((len(ended), 1), np.float32)  # (prompts, beams); a prompt begins with one beam
     while True:

@@ -23,8 +23,8 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "num_beam_groups": (1,),
     "penalty_alpha": (0,),
     "token_healing": (False,),
-    **dict.fromkeys(("constraints", "dola_layers", "force_words_ids", "max_time", "stop_strings", "top_h"), ()),
-    "watermarking_config": (),
+    **dict.fromkeys(("constraints", "dola_layers", "force_words_ids", "max_time", "stop_strings"), ()),
+    **dict.fromkeys(("top_h", "watermarking_config"), ()),
 }
 
 
@@ -239,7 +239,6 @@ class GenerationOptions:
             TypeError, ValueError: a value is wrong, or would change results in a way that is not supported.
 
         Example:
-
             >>> options = GenerationOptions.from_dict({"eos_token_id": 2, "num_beams": 4, "temperature": 0.0})
             >>> options.stop_tokens, options.num_beams, options.temperature
             ((2,), 4, 1.0)

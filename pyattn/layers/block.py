@@ -1,7 +1,7 @@
 """A layer of the Transformer: self-attention, attention to a memory where it has that, and a feed-forward block."""
 
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -42,20 +42,15 @@ class Block(Layer):
 
     def _make(self, config: LayerConfig, rng: Seed) -> None:
         rng = np.random.default_rng(rng)
-        sizes: dict[str, Any] = {"dtype": config.dtype, "rng": rng}
         self.norm_first = config.norm_placement != "post"
         self.residual_scale = config.residual_scale
         self.gated = config.gated
         self._activation = ACTIVATIONS[config.activation]
         self.self_attn = MultiHeadAttention.from_config(config, rng)
-        self.linear1 = Linear(
-            config.d_model,
-            config.dim_feedforward * (2 if config.gated else 1),
-            config.linear_bias,
-            activation=None if config.gated else config.activation,
-            **sizes,
-        )
-        self.linear2 = Linear(config.dim_feedforward, config.d_model, config.linear_bias, **sizes)
+        width, inner, bias = config.d_model, config.dim_feedforward, config.linear_bias
+        outputs, activation = (2 * inner, None) if config.gated else (inner, config.activation)
+        self.linear1 = Linear(width, outputs, bias, activation=activation, dtype=config.dtype, rng=rng)
+        self.linear2 = Linear(inner, width, bias, dtype=config.dtype, rng=rng)
         if config.cross_attention:
             cross = replace(config, num_key_value_heads=None, window=None, rotary=None, sinks=False, alibi=False)
             self.multihead_attn = MultiHeadAttention.from_config(cross, rng)

@@ -155,14 +155,10 @@ class Stack(Layer):
             sequences.relative_bias = self.position_bias.by_distance(1 - farthest, farthest).astype(x.dtype, copy=False)
         arrays = [np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)]  # layers write to one and read the other
         for step, (number, layer) in enumerate(self._planned().in_order):
-            x = layer._forward_rows(
-                x,
-                sequences if isinstance(sequences, Sequences) else sequences[step],
-                arrays[step % 2],
-                memory,
-                None if caches is None else caches[step],
-                memory_caches[number] if memory_caches else None,
-            )
+            own = sequences if isinstance(sequences, Sequences) else sequences[step]
+            cache = None if caches is None else caches[step]
+            memory_cache = memory_caches[number] if memory_caches else None
+            x = layer._forward_rows(x, own, arrays[step % 2], memory, cache, memory_cache)
             if self.check_finite:
                 self._check_numbers(f"the output of layers.{number}", x)
         if self.norm is not None:

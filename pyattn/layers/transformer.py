@@ -78,12 +78,5 @@ class Transformer(Layer):
             TypeError, ValueError: as the encoder and the decoder.
         """
         memory = self.encoder(src, src_mask, key_mask=src_key_mask, is_causal=src_is_causal)
-        return self.decoder(
-            tgt,
-            memory,
-            tgt_mask,
-            memory_mask,
-            tgt_key_mask=tgt_key_mask,
-            memory_key_mask=memory_key_mask,
-            is_causal=tgt_is_causal,
-        )
+        masks = {"tgt_key_mask": tgt_key_mask, "memory_key_mask": memory_key_mask}
+        return self.decoder(tgt, memory, tgt_mask, memory_mask, is_causal=tgt_is_causal, **masks)

@@ -72,16 +72,13 @@ def relative_position_buckets(
     distance = _checks.integers(name, "relative_position", relative_position, None, "")
     count, exact = _sides(name, num_buckets, max_distance, bidirectional)
     # no farther than the last bucket begins, in integers that have room for both signs
-    distance = np.clip(
-        distance.astype(np.float64) if distance.dtype == np.uint64 else distance.astype(np.int64),
-        -max_distance,
-        max_distance,
-    ).astype(np.int64)
+    wide = np.float64 if distance.dtype == np.uint64 else np.int64
+    distance = np.clip(distance.astype(wide), -max_distance, max_distance).astype(np.int64)
     away = np.abs(distance) if bidirectional else np.maximum(-distance, 0)
     # In float32, as the models were trained: distances at the border of two buckets fall on the same side.
     ratio = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact))
-    wide = ratio / np.float32(math.log(max_distance / exact)) * np.float32(count - exact)
-    far = np.minimum(exact + wide.astype(np.int64), count - 1)
+    logarithm = ratio / np.float32(math.log(max_distance / exact)) * np.float32(count - exact)
+    far = np.minimum(exact + logarithm.astype(np.int64), count - 1)
     upper = np.where(distance > 0, count, 0) if bidirectional else 0
     return np.asarray(upper + np.where(away < exact, away, far), np.int64)
 

@@ -143,15 +143,10 @@ def _rotated(
     is_float16 = x.dtype == np.float16
     result = np.array(x, dtype if is_float16 else x.dtype, order="C")
     rows = result.reshape(places.size, -1 if places.size else 0)
-    rowwise.rotate(
-        rows.view(np.uint16) if _checks.is_bfloat16(x.dtype) else rows,
-        np.ascontiguousarray(places, np.int64).reshape(-1),
-        cosines,
-        sines,
-        threads_for(4.0 * x.size),
-        head_width,
-        interleaved,
-    )
+    if _checks.is_bfloat16(x.dtype):
+        rows = rows.view(np.uint16)
+    places = np.ascontiguousarray(places, np.int64).reshape(-1)
+    rowwise.rotate(rows, places, cosines, sines, threads_for(4.0 * x.size), head_width, interleaved)
     return result.astype(x.dtype) if is_float16 else result
 
 
@@ -179,13 +174,8 @@ def _places(name: str, positions: ArrayLike | None, table: Array, shape: tuple[i
     """The row of each position, of the shape (..., L)."""
     if table.ndim > 2:
         raise ValueError(f"{name}: with positions, cosines and sines must be (n, width / 2), not {table.shape}")
-    places = _checks.integers(
-        name,
-        "positions",
-        np.arange(shape[-1]) if positions is None else positions,
-        shape,
-        f"what broadcasts to {shape}",
-    )
+    positions = np.arange(shape[-1]) if positions is None else positions
+    places = _checks.integers(name, "positions", positions, shape, f"what broadcasts to {shape}")
     if places.size and not 0 <= places.min() <= places.max() < len(table):
         raise ValueError(
             f"{name}: positions {places.min()} ... {places.max()} are outside 0 ... {len(table) - 1}, the tables' rows"

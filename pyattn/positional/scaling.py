@@ -140,9 +140,8 @@ def _yarn_factor(factor: float, scaling: Mapping[str, Any], number: Callable[[st
 def rope_type(function: str, scaling: Mapping[str, Any]) -> str:
     if not isinstance(scaling, Mapping):
         raise TypeError(f"{function}: scaling must be a mapping or None, not {type(scaling).__name__}")
-    kind: str = _checks.choice(
-        function, "scaling's rope_type", scaling.get("rope_type", scaling.get("type", "default")), KEYS
-    )
+    given = scaling.get("rope_type", scaling.get("type", "default"))
+    kind: str = _checks.choice(function, "scaling's rope_type", given, KEYS)
     return kind
 
 
