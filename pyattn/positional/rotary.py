@@ -107,16 +107,10 @@ def rotary_embedding(
 
 
 def _rotated(
-    name: str,
-    x: Array,
-    cosines: Array,
-    sines: Array,
-    positions: ArrayLike | None,
-    interleaved: bool,
-    num_heads: int | None,
+    name: str, x: Array, cosines: Array, sines: Array, positions: ArrayLike | None, interleaved: bool, heads: int | None
 ) -> Array:
     (x,) = _checks.attention_arrays(name, x=x)
-    batch, length, head_width = _layout(name, x, num_heads)
+    batch, length, head_width = _layout(name, x, heads)
     interleaved = _checks.flag(name, "interleaved", interleaved)
     dtype = _checks.statistics_dtype(x.dtype)
     cosines, sines = _table(name, "cosines", cosines, dtype), _table(name, "sines", sines, dtype)
@@ -138,7 +132,7 @@ def _rotated(
             raise ValueError(f"{name}: cosines have shape {cosines.shape}; accepted: {accepted}") from None
     else:
         places = _places(name, positions, cosines, (*batch, length))
-    if num_heads is None and x.ndim > 2:
+    if heads is None and x.ndim > 2:
         places = np.broadcast_to(places[..., None, :], x.shape[:-1])
     is_float16 = x.dtype == np.float16
     result = np.array(x, dtype if is_float16 else x.dtype, order="C")
