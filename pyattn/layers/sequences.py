@@ -22,10 +22,11 @@ LEAST_TABLE = 256  # positions
 
 
 @lru_cache(maxsize=32)
-def _tables(rotary: Rotary, width: int, length: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+def _tables(
+    base: float, scaling: tuple[tuple[str, Any], ...], width: int, length: int, dtype: np.dtype[Any]
+) -> tuple[Array, Array]:
     """Cosines and sines of rotary positions, kept for all layers that have them alike."""
-    scaling = dict(rotary.scaling)
-    return rotary_tables(length, width, base=rotary.base, scaling=scaling, sequence_length=0, dtype=dtype)
+    return rotary_tables(length, width, base=base, scaling=dict(scaling), sequence_length=0, dtype=dtype)
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Sequences:
             positions = _sequences.positions(self.cu_seqlens, self.batch)
             if self.past_len is not None:
                 positions += np.repeat(self.first + self.past_len, self.cu_seqlens[-1])
-            else:
+            elif self.first:
                 positions += self.first
             self._positions = positions
         return self._positions
@@ -97,7 +98,8 @@ class Sequences:
             positions = self.positions()
             length = max(LEAST_TABLE, int(positions.max(initial=0)) + 1)
             length = 1 << (length - 1).bit_length()  # grows seldom
-            tables = _tables(rotary, rotary.width or plan.head_dim, length, plan.compute_dtype)
+            width = rotary.width or plan.head_dim
+            tables = _tables(rotary.base, rotary.scaling, width, length, plan.compute_dtype)
             known = self._rotations[key] = rotary, Rotation(positions, *tables)
         return known[1]
 
