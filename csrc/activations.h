@@ -1,6 +1,5 @@
 /* Elementwise activations of a vector; the codes are those of kernels.h. */
-#ifndef PYATTN_ACTIVATIONS_H
-#define PYATTN_ACTIVATIONS_H
+#pragma once
 
 #include "kernels.h"
 #include "vmath.h"
@@ -42,5 +41,3 @@ INLINE void activate_all(vec *x, ptrdiff_t count, int activation) {
   }
 #undef EACH
 }
-
-#endif

@@ -3,48 +3,44 @@
  * compiled PYATTN_FLOAT32_ALONE, the other tables are NULL. */
 #include "kernels.h"
 
+#if defined(__x86_64__)
+/* The builtin asks cpuid, and xgetbv whether the operating system saves the registers. */
+#define HAS(feature) (__builtin_cpu_supports(feature) != 0)
+static int supports_avx2(void) { return HAS("avx2") && HAS("fma") && HAS("f16c"); }
+static int supports_avx512(void) {
+  return supports_avx2() && HAS("avx512f") && HAS("avx512dq") && HAS("avx512bw") && HAS("avx512vl");
+}
+static int supports_avx512_bf16(void) { return supports_avx512() && HAS("avx512bf16") && HAS("avx512vnni"); }
+#endif
+static int supports_baseline(void) { return 1; }
+static int supports_neon(void) { return 1; } /* part of the architecture */
+
+#if PYATTN_FLOAT32_ALONE
+#define OTHER(table) NULL
+#else
+#define OTHER(table) &table
+#endif
+
 #define X(isa)                                                                               \
   extern const struct pyattn_kernels pyattn_kernels_##isa##_f32, pyattn_kernels_##isa##_f64, \
       pyattn_kernels_##isa##_f16, pyattn_kernels_##isa##_bf16, pyattn_kernels_##isa##_i8;
 PYATTN_ISAS
 #undef X
 
-#if defined(__x86_64__)
-/* The builtin asks cpuid, and xgetbv whether the operating system saves the registers. */
-#define HAS(feature) (__builtin_cpu_supports(feature) != 0)
-static int supports_baseline(void) { return 1; }
-static int supports_avx2(void) { return HAS("avx2") && HAS("fma") && HAS("f16c"); }
-static int supports_avx512(void) {
-  return supports_avx2() && HAS("avx512f") && HAS("avx512dq") && HAS("avx512bw") && HAS("avx512vl");
-}
-static int supports_avx512_bf16(void) { return supports_avx512() && HAS("avx512bf16") && HAS("avx512vnni"); }
-#elif defined(__aarch64__)
-static int supports_neon(void) { return 1; } /* part of the architecture */
-#else
-static int supports_baseline(void) { return 1; }
-#endif
-
 const struct pyattn_isa *pyattn_isas(void) {
-#if PYATTN_FLOAT32_ALONE
-#define X(isa) {#isa, 0, &pyattn_kernels_##isa##_f32, NULL, NULL, NULL, NULL},
-#else
-#define X(isa)                   \
-  {#isa,                         \
-   0,                            \
-   &pyattn_kernels_##isa##_f32,  \
-   &pyattn_kernels_##isa##_f64,  \
-   &pyattn_kernels_##isa##_f16,  \
-   &pyattn_kernels_##isa##_bf16, \
-   &pyattn_kernels_##isa##_i8},
-#endif
-  static struct pyattn_isa isas[] = {PYATTN_ISAS{NULL, 0, NULL, NULL, NULL, NULL, NULL}};
-#undef X
+  static struct pyattn_isa isas[8]; /* zeros after the last */
+  int i = 0;
 #if defined(__x86_64__)
   __builtin_cpu_init();
 #endif
-  int i = 0;
-#define X(isa) isas[i++].supported = supports_##isa();
+#define X(isa)                                                        \
+  isas[i++] = (struct pyattn_isa){#isa,                               \
+                                  supports_##isa(),                   \
+                                  &pyattn_kernels_##isa##_f32,        \
+                                  OTHER(pyattn_kernels_##isa##_f64),  \
+                                  OTHER(pyattn_kernels_##isa##_f16),  \
+                                  OTHER(pyattn_kernels_##isa##_bf16), \
+                                  OTHER(pyattn_kernels_##isa##_i8)};
   PYATTN_ISAS
-#undef X
   return isas;
 }

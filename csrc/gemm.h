@@ -10,8 +10,7 @@
  * An 8 x 3 tile does 24 multiply-adds for 3 loads and 8 broadcasts: a core with two FMA units and two load ports is
  * bound by the former.
  */
-#ifndef PYATTN_GEMM_H
-#define PYATTN_GEMM_H
+#pragma once
 
 #include "kernels.h"
 #include "simd.h"
@@ -114,32 +113,23 @@ INLINE void tile_multiply(tile c, int rows, int vectors, struct tile_a left, str
   }
 }
 
-/* Run `statement` with ROWS, or VECTORS, a constant equal to the variable, which is at most TILE_ROWS, or TILE_VECTORS.
- */
-#define WITH_CONSTANT_ROWS(rows, statement)      \
-  switch (rows) {                                \
-    CONSTANT_CASE(ROWS, 1, TILE_ROWS, statement) \
-    CONSTANT_CASE(ROWS, 2, TILE_ROWS, statement) \
-    CONSTANT_CASE(ROWS, 3, TILE_ROWS, statement) \
-    CONSTANT_CASE(ROWS, 4, TILE_ROWS, statement) \
-    CONSTANT_CASE(ROWS, 5, TILE_ROWS, statement) \
-    CONSTANT_CASE(ROWS, 6, TILE_ROWS, statement) \
-    CONSTANT_CASE(ROWS, 7, TILE_ROWS, statement) \
-    CONSTANT_CASE(ROWS, 8, TILE_ROWS, statement) \
-    default: __builtin_unreachable();            \
-  }
-#define WITH_CONSTANT_VECTORS(vectors, statement)      \
-  switch (vectors) {                                   \
-    CONSTANT_CASE(VECTORS, 1, TILE_VECTORS, statement) \
-    CONSTANT_CASE(VECTORS, 2, TILE_VECTORS, statement) \
-    CONSTANT_CASE(VECTORS, 3, TILE_VECTORS, statement) \
-    default: __builtin_unreachable();                  \
+/* Runs a statement with `name` a constant that equals the value, which is from 1 to `most`, at most 8. */
+#define WITH_CONSTANT(name, value, most, statement) \
+  switch (value) {                                  \
+    CONSTANT_CASE(name, 1, most, statement)         \
+    CONSTANT_CASE(name, 2, most, statement)         \
+    CONSTANT_CASE(name, 3, most, statement)         \
+    CONSTANT_CASE(name, 4, most, statement)         \
+    CONSTANT_CASE(name, 5, most, statement)         \
+    CONSTANT_CASE(name, 6, most, statement)         \
+    CONSTANT_CASE(name, 7, most, statement)         \
+    CONSTANT_CASE(name, 8, most, statement)         \
+    default: __builtin_unreachable();               \
   }
 #define CONSTANT_CASE(name, n, most, statement) \
   case n: {                                     \
     enum { name = n <= most ? n : most };       \
-    if (n <= most) statement;                   \
+    if (n > most) __builtin_unreachable();      \
+    statement;                                  \
     break;                                      \
   }
-
-#endif

@@ -2,7 +2,7 @@
  * whose name is PYATTN_TABLE. */
 #include "simd.h"
 #if ELEMENT != I8
-#include "attention/column_sums.c"
+#include "attention/block.c"
 #include "attention/decode.c"
 #include "attention/prefill.c"
 #include "attention/weights.c"
@@ -16,6 +16,9 @@
 #endif
 #include "probe.c"
 
+#define PATH(way, by_row) \
+  {by_row, state_bytes, load_bytes, load_range, begin, way##_update, merge, finish, way##_logits}
+
 const struct pyattn_kernels PYATTN_TABLE = {
     .lanes = LANES,
     .tile_rows = TILE_ROWS,
@@ -23,22 +26,8 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .real_bytes = sizeof(real),
     .group = GROUP,
 #if ELEMENT != I8
-    .prefill = {.state_bytes = prefill_state_bytes,
-                .load_bytes = prefill_load_bytes,
-                .load = prefill_load,
-                .begin = prefill_begin,
-                .update = prefill_update,
-                .merge = prefill_merge,
-                .finish = prefill_finish,
-                .logits = prefill_logits},
-    .decode = {.state_bytes = decode_state_bytes,
-               .load_bytes = decode_load_bytes,
-               .load = decode_load,
-               .begin = decode_begin,
-               .update = decode_update,
-               .merge = decode_merge,
-               .finish = decode_finish,
-               .logits = decode_logits},
+    .prefill = PATH(prefill, 0),
+    .decode = PATH(decode, 1),
     .weights_begin = weights_begin,
     .weights_update = weights_update,
     .weights_finish = weights_finish,
@@ -50,8 +39,10 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .linear_pack = linear_pack,
     .linear_unpack = linear_unpack,
     .linear_row_bytes = linear_row_bytes,
-    .linear_pack_row = linear_pack_row,
     .linear_tile = linear_tile,
+#endif
+#if ELEMENT == BF16 || ELEMENT == I8
+    .linear_pack_row = linear_pack_row,
 #endif
 #if ELEMENT != F16 && ELEMENT != I8
     .gate = gate,

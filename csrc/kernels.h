@@ -1,7 +1,6 @@
 /* The contract between the Cython drivers and the kernels: what a kernel is given, and the table it is called through.
  * Data pointers are untyped and all strides are in bytes, so that one driver serves every element type. */
-#ifndef PYATTN_KERNELS_H
-#define PYATTN_KERNELS_H
+#pragma once
 
 #include <stddef.h>
 #include <stdint.h>
@@ -79,13 +78,12 @@ struct pyattn_query_block {
 
 /* Keys first ... first + count of one head: at most PYATTN_KEY_BLOCK, within one block of them. */
 struct pyattn_keys {
-  const char *key, *value; /* key 0; value may be NULL */
-  const int32_t *index;    /* NULL, or the true number of each key, ascending: keys are gathered (decode alone) */
-  const char *index_bias;  /* NULL, or a bias of compute type for each element of index */
+  char *key, *value;      /* key 0; value may be NULL */
+  const int32_t *index;   /* NULL, or the true number of each key, ascending: keys are gathered (decode alone) */
+  const char *index_bias; /* NULL, or a bias of compute type for each element of index */
   ptrdiff_t first, count;
-  const char *tile_key, *tile_value; /* as tiles read them, from key `first`: set by load */
-  ptrdiff_t tile_key_row, tile_key_step, tile_value_column, tile_value_step;
-  int finite; /* whether all loaded values are; -1 until a block asks */
+  struct pyattn_array tile_key, tile_value; /* as tiles read them, from key `first`, columns in groups: set by load */
+  int finite;                               /* whether all loaded values are; -1 until a block asks */
 };
 
 /* A weight (outputs, inputs), packed: what linear/format.h says. */
@@ -102,8 +100,7 @@ struct pyattn_linear {
   const char *residual; /* of compute type, or NULL */
   char *out;            /* of compute type, or of bfloat16 */
   ptrdiff_t residual_row, out_row;
-  int activation; /* PYATTN_IDENTITY, ... */
-  int out_is_bf16;
+  int activation, out_is_bf16;
 };
 
 /* Packed left operand of the tile: rows of dot-product groups. */
@@ -118,11 +115,11 @@ struct pyattn_packed_rows {
  * goes through begin; then load and update for ranges of keys in ascending order, each within one block of
  * PYATTN_KEY_BLOCK keys, and merge after the last range of each PYATTN_SPLIT keys if more follow; then finish. */
 struct pyattn_attention_path {
+  int by_row; /* whether weighted sums lie row by row, not feature by feature */
   /* Bytes of the state of a block whose rows fill so many vectors. */
   ptrdiff_t (*state_bytes)(const struct pyattn_attention *, int vectors);
-  /* Bytes of the scratch memory of load. */
+  /* Converts keys and values, in a scratch memory of load_bytes, where update multiplies other types. */
   ptrdiff_t (*load_bytes)(const struct pyattn_attention *);
-  /* Converts keys and values to what update multiplies, where that differs from what the caller holds. */
   void (*load)(const struct pyattn_attention *, struct pyattn_keys *, char *scratch);
   /* Makes the state of a block that has seen no keys. */
   void (*begin)(const struct pyattn_query_block *);
@@ -187,7 +184,6 @@ struct pyattn_kernels {
   /* Normalises one row; centred: its mean is subtracted first. weight and bias may be NULL, out may be input. */
   void (*normalise_row)(const char *input, const char *weight, const char *bias, char *out, ptrdiff_t width, double eps,
                         int centred);
-  /* Adds one row to another. */
   void (*add_row)(const char *input, char *sum, ptrdiff_t width);
   /* out[i] = activation(input[i]), i < count; out may be input. */
   void (*activate)(const char *input, char *out, ptrdiff_t count, int activation);
@@ -208,5 +204,3 @@ struct pyattn_isa {
 
 /* Best last, ended by a name of NULL. */
 const struct pyattn_isa *pyattn_isas(void);
-
-#endif

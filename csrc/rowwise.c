@@ -6,7 +6,7 @@
 static void gate(const char *input, char *out, ptrdiff_t width, int activation) {
   const ptrdiff_t step = ELEMENT_BYTES;
   for (ptrdiff_t i = 0; i < width; i += LANES) {
-    const ptrdiff_t columns = width - i < LANES ? width - i : LANES;
+    const ptrdiff_t columns = least(width - i, LANES);
     vec x = load_elements(input + i * step, columns);
     activate_all(&x, 1, activation);
     store_elements(out + i * step, x * load_elements(input + (width + i) * step, columns), columns);
@@ -22,7 +22,7 @@ static void rotate(char *row, const char *cosines, const char *sines, ptrdiff_t 
   char *partner = row + (interleaved ? 1 : half) * ELEMENT_BYTES;
   for (ptrdiff_t head = 0; head < heads; head++, row += stride, partner += stride) {
     for (ptrdiff_t i = 0; i < half; i += LANES) {
-      const ptrdiff_t columns = half - i < LANES ? half - i : LANES;
+      const ptrdiff_t columns = least(half - i, LANES);
       const vec a = load_strided(row + i * step, step, columns), b = load_strided(partner + i * step, step, columns);
       const vec cosine = load_reals(cosines + i * (ptrdiff_t)sizeof(real), columns);
       const vec sine = load_reals(sines + i * (ptrdiff_t)sizeof(real), columns);
@@ -56,7 +56,7 @@ static void normalise_row(const char *input, const char *weight, const char *bia
   }
   const real factor = (real)(1 / sqrt((double)(sum_lanes(squares) / (real)width) + eps));
   for (ptrdiff_t i = 0; i < width; i += LANES) {
-    const ptrdiff_t columns = width - i < LANES ? width - i : LANES;
+    const ptrdiff_t columns = least(width - i, LANES);
     vec x = (load_strided(input + i * step, step, columns) - mean) * factor;
     if (weight) x *= load_strided(weight + i * step, step, columns);
     if (bias) x += load_strided(bias + i * step, step, columns);
@@ -67,7 +67,7 @@ static void normalise_row(const char *input, const char *weight, const char *bia
 static void add_row(const char *input, char *sum, ptrdiff_t width) {
   const ptrdiff_t step = sizeof(real);
   for (ptrdiff_t i = 0; i < width; i += LANES) {
-    const ptrdiff_t columns = width - i < LANES ? width - i : LANES;
+    const ptrdiff_t columns = least(width - i, LANES);
     store_reals(sum + i * step, load_reals(sum + i * step, columns) + load_reals(input + i * step, columns), columns);
   }
 }
@@ -75,7 +75,7 @@ static void add_row(const char *input, char *sum, ptrdiff_t width) {
 static void activate(const char *input, char *out, ptrdiff_t count, int activation) {
   const ptrdiff_t step = sizeof(real);
   for (ptrdiff_t i = 0; i < count; i += LANES) {
-    const ptrdiff_t columns = count - i < LANES ? count - i : LANES;
+    const ptrdiff_t columns = least(count - i, LANES);
     vec x = load_reals(input + i * step, columns);
     activate_all(&x, 1, activation);
     store_reals(out + i * step, x, columns);

@@ -1,16 +1,15 @@
 /* Vectors of the machine's width, whatever it is. Kernels name no instruction set, no compiler and, but where the
- * algorithm itself differs, no element type: they are written once on what follows and compiled once for each
- * instruction set and element type by compiler flags alone (setup.py holds the table).
+ * algorithm itself differs, no element type: they are written once on what follows and compiled for each.
  *
  * Elements are what the caller's arrays hold: -DELEMENT=F32, F64, F16, BF16 or, of weights alone, I8. Arithmetic is on
  * vectors of `real`, the compute type: double for F64, float for all others. The vector extensions of GCC and Clang
  * express most of it; -ffp-contract=fast turns a * b + c into one fused instruction where the machine has it.
  *
- * What they do not express is a primitive, which each file of simd/ defines for one instruction set, all in this order:
+ * What they do not express well is a primitive, which a file of simd/ defines for one instruction set; portable.h has
+ * those that it leaves out, but for the first two lines. All are in this order:
  *
  *   VECTOR_BYTES                 bytes of a vector
  *   TILE_ROWS, TILE_VECTORS      accumulators of the tile of gemm.h, as many as registers hold
- *   GROUP                        elements of a dot-product group: a lane multiplies them at once
  *   INPUT_ZERO                   added to int8 inputs, for dot products that want them without a sign
  *   ATTENTION_UNROLL             whether attention's tiles take two groups a turn
  *   WIDENS_FLOAT16               whether float16 becomes float32 in one instruction
@@ -27,10 +26,9 @@
  *   round_bfloat16(x)            to bfloat16 likewise; the machine's own rounding takes denormals for 0
  *   exp2_of_negative(x)          2^x for x <= 0, from exp2_polynomial on the range of EXP2_REDUCTION
  *   multiply_add(a, b, c)        c + the products of a and b, summed in each lane; int8: of integers
- *   round_groups(x)               int8 inputs of GROUP vectors, rounded, as multiply_add reads them
+ *   round_groups(x)              int8 inputs of GROUP vectors, rounded, as multiply_add reads them
  */
-#ifndef PYATTN_SIMD_H
-#define PYATTN_SIMD_H
+#pragma once
 
 #include <math.h>
 #include <stddef.h>
@@ -68,11 +66,17 @@
 #define EXP2_FLOOR 2      /* [0, 1] */
 #define EXP2_SIXTEENTHS 3 /* [-1/32, 1/32] */
 
-/* Whether bfloat16 elements are multiplied in pairs; simd/bfloat16_pairs.h has the primitives of that. */
 #if ELEMENT == BF16 && defined(__AVX512BF16__)
 #define PAIRS_OF_BFLOAT16 1
 #else
 #define PAIRS_OF_BFLOAT16 0
+#endif
+
+/* Elements of a dot-product group: a lane multiplies them at once. */
+#if ELEMENT == I8 && defined(__AVX512VNNI__)
+#define GROUP 4
+#else
+#define GROUP (ELEMENT == I8 || PAIRS_OF_BFLOAT16 ? 2 : 1)
 #endif
 
 #if defined(__AVX512F__)
@@ -83,9 +87,16 @@
 #include "simd/sse2.h"
 #elif defined(__aarch64__)
 #include "simd/neon.h"
-#else
-#include "simd/generic.h"
+#else /* 16 registers are assumed: 6 x 2 accumulators, 2 loads, 1 broadcast; 1 to spare */
+#define VECTOR_BYTES 16
+#define TILE_ROWS 6
+#define TILE_VECTORS 2
 #endif
+#include "simd/portable.h"
+
+INLINE ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+INLINE ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t unit) { return (n + unit - 1) / unit * unit; }
 
 /* Into the second-level cache: streams from memory overtake the first one's few requests. */
 INLINE void prefetch_far(const char *p) { __builtin_prefetch(p, 0, 2); }
@@ -113,21 +124,23 @@ INLINE vec widen(vec16 x) { return ELEMENT == F16 ? widen_float16(x) : widen_bfl
 
 INLINE vec16 narrow(vec x) { return ELEMENT == F16 ? narrow_float16(x) : narrow_bfloat16(x); }
 
+/* Of n 16-bit lanes; the copy of a whole vector is one instruction. */
+INLINE void copy_lanes16(void *to, const void *from, ptrdiff_t n) {
+  if (n == LANES)
+    memcpy(to, from, LANES * 2);
+  else
+    memcpy(to, from, (size_t)n * 2);
+}
+
 INLINE vec load_elements(const char *p, ptrdiff_t n) {
   vec16 x = {0};
-  if (n == LANES)
-    memcpy(&x, p, sizeof x);
-  else
-    memcpy(&x, p, (size_t)n * 2);
+  copy_lanes16(&x, p, n);
   return widen(x);
 }
 
 INLINE void store_elements(char *p, vec x, ptrdiff_t n) {
   const vec16 y = narrow(x);
-  if (n == LANES)
-    memcpy(p, &y, sizeof y);
-  else
-    memcpy(p, &y, (size_t)n * 2);
+  copy_lanes16(p, &y, n);
 }
 #endif
 
@@ -135,10 +148,7 @@ INLINE void store_elements(char *p, vec x, ptrdiff_t n) {
 /* Rounded by round_bfloat16, whose type is the machine's own. */
 INLINE void store_bf16(char *p, vec x, ptrdiff_t n) {
   const __auto_type y = round_bfloat16(x);
-  if (n == LANES)
-    memcpy(p, &y, sizeof y);
-  else
-    memcpy(p, &y, (size_t)n * 2);
+  copy_lanes16(p, &y, n);
 }
 #else
 INLINE void store_bf16(char *p, vec x, ptrdiff_t n) { store_elements(p, x, n); }
@@ -183,43 +193,19 @@ INLINE void store_strided(char *p, ptrdiff_t step, vec x, ptrdiff_t n) {
  *
  * pack and join round to the nearest. With groups of one element the second operand has no part. */
 #if ELEMENT == I8
-INLINE vec load_groups(const char *p, ptrdiff_t step, ptrdiff_t n) {
-  int8_t x[GROUP * LANES] = {0};
-  for (ptrdiff_t i = 0; i < n; i++) x[i] = *(const int8_t *)(p + i * step);
 #if GROUP == 4
-  return load(x);
+typedef int8_t grouped; /* an int8 weight in a group */
 #else
-  int16_t y[GROUP * LANES];
-  for (int i = 0; i < GROUP * LANES; i++) y[i] = x[i];
-  return load(y);
+typedef int16_t grouped;
 #endif
+
+INLINE vec load_groups(const char *p, ptrdiff_t step, ptrdiff_t n) {
+  grouped x[GROUP * LANES] = {0};
+  for (ptrdiff_t i = 0; i < n; i++) x[i] = *(const int8_t *)(p + i * step);
+  return load(x);
 }
 #elif PAIRS_OF_BFLOAT16
-INLINE vec load_groups(const char *p, ptrdiff_t step, ptrdiff_t n) {
-  if (step == 2) return load_pairs(p, n);
-  char x[VECTOR_BYTES] = {0};
-  for (ptrdiff_t i = 0; i < n; i++) memcpy(x + i * 2, p + i * step, 2);
-  return load(x);
-}
-
-INLINE vec pack_groups(vec low, vec high) { return pack_pairs(low, high); }
-
-INLINE vec join_groups(vec low, vec high) { return join_pairs(low, high); }
-
-INLINE vec join_rows(const char *low, const char *high, ptrdiff_t step, ptrdiff_t n) {
-  const uvec a = (uvec)load_strided(low, step, n) >> 16;
-  return (vec)(high == NULL ? a : a | (uvec)load_strided(high, step, n));
-}
-
-INLINE void join_rows_wide(const char *low, const char *high, ptrdiff_t offset, vec x[2]) {
-  zip_pairs(low, high, offset, x);
-}
-
-INLINE vec live_groups(vec weight) {
-  const uvec bits = (uvec)weight;
-  const ivec low = (bits & 0xffff) == 0x8000, high = (bits & 0xffff0000) == 0x80000000;
-  return (vec)(((uvec)~low & 0xffff) | ((uvec)~high & 0xffff0000));
-}
+#include "simd/bfloat16_pairs.h"
 #else
 INLINE vec load_groups(const char *p, ptrdiff_t step, ptrdiff_t n) { return load_strided(p, step, n); }
 
@@ -250,5 +236,3 @@ INLINE void transpose_bytes(bytes x[16]) {
     UNROLL for (int i = 0; i < 16; i++) x[i] = y[i];
   }
 }
-
-#endif

@@ -1,10 +1,17 @@
 /* Elementary functions of vectors, with the polynomials that coefficients.py derives. */
-#ifndef PYATTN_VMATH_H
-#define PYATTN_VMATH_H
+#pragma once
 
 #include "simd.h"
 
 #define LOG2_E 1.44269504088896340736
+
+/* A polynomial of so many coefficients, highest power first. */
+INLINE vec polynomial(const real *coefficients, int count, vec x) {
+  vec p = splat(coefficients[0]);
+  UNROLL for (int i = 1; i < count; i++) p = p * x + coefficients[i];
+  return p;
+}
+#define POLYNOMIAL(coefficients, x) polynomial(coefficients, (int)(sizeof coefficients / sizeof *coefficients), x)
 
 /* exp2_of_negative is 2^x for x <= 0, to 2e-7 (float32), 3e-16 (float64) or, where AVX-512 makes weights that are
  * rounded to pairs of bfloat16, or activations beside int8, 9e-5 relative; 0 at -inf, NaN at NaN.
@@ -30,23 +37,7 @@ static const real exp2_coefficients[] = {
 };
 
 /* 2^r */
-INLINE vec exp2_polynomial(vec r) {
-  vec p = splat(exp2_coefficients[0]);
-  UNROLL for (int i = 1; i < (int)(sizeof exp2_coefficients / sizeof *exp2_coefficients); i++) {
-    p = p * r + exp2_coefficients[i];
-  }
-  return p * r + 1;
-}
-
-/* For machines without instructions for it: x is rounded by adding a number so large that its last bit counts ones;
- * that bit and its neighbours, shifted into the exponent, make the factor 2^n, 0 for n = -127. */
-INLINE vec rounding_exp2_of_negative(vec x) {
-  const vec magic = splat((real)(3ll << (MANTISSA_BITS - 1)));
-  const vec clamped = vmax(splat(LOWEST_EXPONENT - 1), x);
-  const vec shifted = clamped + magic;
-  const vec p = exp2_polynomial(clamped - (shifted - magic));
-  return p * (vec)(((uvec)shifted << MANTISSA_BITS) + ((uword)(1 - LOWEST_EXPONENT) << MANTISSA_BITS));
-}
+INLINE vec exp2_polynomial(vec r) { return POLYNOMIAL(exp2_coefficients, r) * r + 1; }
 
 /* e^x in the normal range; huge beyond it, which as the denominator of 1 / (1 + e^x) gives the same 0 as inf. */
 INLINE vec exp_any(vec x) {
@@ -64,23 +55,22 @@ INLINE vec vtanh(vec x) {
 #if REAL_BITS == 32
   static const real s[] = {0x1.b55aecp-24f, -0x1.327f98p-14f, 0x1.910e64p-5f};
   static const real p[] = {0x1.f0a8b2p+2f, 0x1.c1e8fep+8f, 0x1.f29dcep+11f};
-  static const real q[] = {0x1.93b554p+6f, 0x1.e5b3aep+10f, 0x1.062454p+12f}; /* after a leading 1 */
+  static const real q[] = {0x1p+0f, 0x1.93b554p+6f, 0x1.e5b3aep+10f, 0x1.062454p+12f};
 #else
   static const real s[] = {0x1.4e6cbb73563bap-32, -0x1.7766944682045p-19, 0x1.a76505821420bp-6};
   static const real p[] = {0x1.db23d1033464fp+5, 0x1.44e1832c1083cp+16, 0x1.fe13c1894d7f0p+24, 0x1.fffa8a2d1317dp+31,
                            0x1.d7bf3cae07b3dp+36};
-  static const real q[] = {0x1.fec54e7793243p+10, 0x1.280535e8ed969p+20, 0x1.de07930b75573p+27, 0x1.cec8af68dad0dp+33,
+  static const real q[] = {0x1p+0,
+                           0x1.fec54e7793243p+10,
+                           0x1.280535e8ed969p+20,
+                           0x1.de07930b75573p+27,
+                           0x1.cec8af68dad0dp+33,
                            0x1.e442e32696b2ap+36};
 #endif
   const ivec flipped = ~(ivec)x & SIGN_BIT;
   const vec n = vmax(splat(-20), (vec)((ivec)x | SIGN_BIT));
   const vec t = n * n;
-  vec above = splat(p[0]), below = t + q[0];
-  UNROLL for (int i = 1; i < (int)(sizeof p / sizeof *p); i++) {
-    above = above * t + p[i];
-    below = below * t + q[i];
-  }
-  const vec z = n * (above / below) + n * ((s[0] * t + s[1]) * t + s[2]);
+  const vec z = n * (POLYNOMIAL(p, t) / POLYNOMIAL(q, t)) + n * POLYNOMIAL(s, t);
 #if REAL_BITS == 32
   const vec y = vmax(splat(-1), z);
 #else
@@ -99,10 +89,6 @@ INLINE vec erfc_exponent(vec x) {
   static const real c[] = {0x1.8bf982p-21f, -0x1.ada230p-17f, 0x1.b6ab96p-15f, 0x1.f8f216p-12f,
                            -0x1.ee9c08p-8f, 0x1.b108eap-5f,   0x1.d617a6p-2f,  0x1.26b000p+0f};
 #endif
-  vec q = splat(c[0]);
-  UNROLL for (int i = 1; i < (int)(sizeof c / sizeof *c); i++) q = q * x + c[i];
-  return q;
+  return POLYNOMIAL(c, x);
 }
-#endif
-
 #endif

@@ -14,30 +14,87 @@
  *     masked             a logit is MASKED                               masked values count as 0: 0 * NaN is NaN
  *
  * R rows against S keys read S (D + Dv) elements of K and V once, in order, and R D of Q; they write R Dv. Weights are
- * p[group of LANES dot-product groups][row], LANES vectors a group; a block has one vector of lanes for its rows.
- */
+ * p[group of LANES dot-product groups][row], LANES vectors a group; a block has one vector of lanes for its rows. */
 #include "../gemm.h"
-#include "decode_scores.h"
 #include "options.h"
 
 enum {
-  ROWS_AT_ONCE = 3,                                        /* rows whose weighted sums stay in registers */
+  SCORE_GROUPS = 2, /* of LANES keys scored at a time: their chains of sums fill each other's waits */
+  ROWS_AHEAD = 32,  /* keys and values are prefetched that many keys before they are read */
+  ROWS_AT_ONCE = 3, /* rows whose weighted sums stay in registers */
   VALUE_VECTORS = TILE_ROWS * TILE_VECTORS / ROWS_AT_ONCE, /* and vectors of features of each */
 };
 
-static ptrdiff_t decode_state_bytes(const struct pyattn_attention *call, int vectors) {
-  return bytes_of_state(call, vectors, round_up(call->value_width, LANES));
+/* Loads a LANES x LANES block of dot-product groups of K and transposes it, so that keys run along the lanes. */
+INLINE void load_keys_along_lanes(vec x[LANES], const char *const *key, ptrdiff_t offset, ptrdiff_t step,
+                                  ptrdiff_t columns) {
+  if (step == ELEMENT_BYTES && columns == LANES * GROUP) {
+    UNROLL for (int i = 0; i < LANES; i++) x[i] = load_groups(key[i] + offset, ELEMENT_BYTES, LANES * GROUP);
+  } else {
+    UNROLL for (int i = 0; i < LANES; i++) x[i] = load_groups(key[i] + offset, step, columns);
+  }
+  transpose(x);
 }
 
-static void decode_begin(const struct pyattn_query_block *block) {
-  begin_block(block, round_up(block->call->value_width, LANES));
+/* Scores of `groups` groups of keys, whose rows are given, into p. Behind the last key, that is repeated. */
+INLINE void score_groups(const struct pyattn_query_block *block, const char *const *key, int groups,
+                         ptrdiff_t bytes_ahead, vec *p) {
+  const struct pyattn_attention *call = block->call;
+  const ptrdiff_t rows = block->rows, row = call->operands[PYATTN_KEY].row, step = call->operands[PYATTN_KEY].column;
+  ptrdiff_t ahead = 0;
+  for (ptrdiff_t d = 0; d == 0 || d < call->width; d += SUM_BLOCK) {
+    const ptrdiff_t end = least(call->width, d + SUM_BLOCK);
+    const vec *q = queries_from(block, d);
+    vec acc[SCORE_GROUPS][LANES];
+    for (int group = 0; group < groups; group++) {
+      for (ptrdiff_t r = 0; r < rows; r++) acc[group][r] = (vec){0};
+    }
+    for (ptrdiff_t column = d; column < end; column += LANES * GROUP, q += LANES) {
+      const ptrdiff_t columns = least(end - column, LANES * GROUP);
+      for (int group = 0; group < groups; group++) {
+        vec x[LANES];
+        load_keys_along_lanes(x, key + group * LANES, column * step, step, columns);
+        for (ptrdiff_t r = 0; r < rows; r++) {
+          vec sum = acc[group][r];
+          UNROLL for (int i = 0; i < LANES; i++) {
+            sum = multiply_add(splat(load_real((const real *)(q + i) + r)), x[i], sum);
+          }
+          acc[group][r] = sum;
+        }
+      }
+      /* whole rows, one after the other: the machine follows */
+      for (; ahead < (column + columns) * groups * LANES / call->width; ahead++) {
+        for (ptrdiff_t line = 0; line < bytes_ahead; line += 64) {
+          prefetch_far(key[0] + (ROWS_AHEAD + ahead) * row + line);
+        }
+      }
+    }
+    for (int group = 0; group < groups; group++) {
+      for (ptrdiff_t r = 0; r < rows; r++) {
+        p[group * LANES + r] = d > 0 ? p[group * LANES + r] + acc[group][r] : acc[group][r];
+      }
+    }
+  }
 }
 
-static ptrdiff_t decode_load_bytes(const struct pyattn_attention *call) { return (void)call, 0; }
+static void score_rows(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                       ptrdiff_t count) {
+  const struct pyattn_attention *call = block->call;
+  const struct pyattn_array *array = &call->operands[PYATTN_KEY];
+  const ptrdiff_t bytes = keys->index || array->column != ELEMENT_BYTES ? 0 : call->width * ELEMENT_BYTES;
+  for (ptrdiff_t j = 0; j < count; j += SCORE_GROUPS * LANES) {
+    const int groups = count - j <= LANES ? 1 : SCORE_GROUPS;
+    const char *key[SCORE_GROUPS * LANES];
+    for (int i = 0; i < groups * LANES; i++) {
+      key[i] = keys->key + key_index(keys, first + least(j + i, count - 1)) * array->row;
+    }
+    score_groups(block, key, groups, bytes, state_of(block)->p + j);
+  }
+}
 
-/* Keys and values are read where they lie. */
-static void decode_load(const struct pyattn_attention *call, struct pyattn_keys *keys, char *scratch) {
-  (void)call, (void)keys, (void)scratch;
+/* p[group of LANES keys][row] with keys along the lanes, to [key] with rows along them, or back. */
+static void transpose_groups(const struct pyattn_query_block *block, ptrdiff_t count) {
+  for (ptrdiff_t j = 0; j < count; j += LANES) transpose(state_of(block)->p + j);
 }
 
 /* Leaves rows along the lanes. */
@@ -52,7 +109,7 @@ static int decode_logits(const struct pyattn_query_block *block, const struct py
   }
   transpose_groups(block, *count);
   find_range_max(state, *count, 1);
-  return apply_options(block, keys, *first, *count, 1, hides);
+  return apply_options(block, keys, *first, *count, hides);
 }
 
 INLINE real *weight_at(struct attention_state *state, ptrdiff_t j, ptrdiff_t r) {
@@ -69,15 +126,10 @@ INLINE void sum_weights(struct attention_state *state, ptrdiff_t first_row, ptrd
   UNROLL for (int r = 0; r < rows; r++) sums[r] = sum[r];
 }
 
-/* Run `statement` for ROWS rows from r on until there are no more; ROWS, at most ROWS_AT_ONCE, is a constant. */
-#define FOR_ROWS_AT_ONCE(rows, statement)                        \
-  for (ptrdiff_t r = 0; r < rows; r += ROWS_AT_ONCE) {           \
-    switch (rows - r < ROWS_AT_ONCE ? rows - r : ROWS_AT_ONCE) { \
-      CONSTANT_CASE(ROWS, 1, ROWS_AT_ONCE, statement)            \
-      CONSTANT_CASE(ROWS, 2, ROWS_AT_ONCE, statement)            \
-      CONSTANT_CASE(ROWS, 3, ROWS_AT_ONCE, statement)            \
-      default: __builtin_unreachable();                          \
-    }                                                            \
+/* Runs a statement for ROWS rows from r on until there are no more; ROWS, at most ROWS_AT_ONCE, is a constant. */
+#define FOR_ROWS_AT_ONCE(rows, statement)                                       \
+  for (ptrdiff_t r = 0; r < rows; r += ROWS_AT_ONCE) {                          \
+    WITH_CONSTANT(ROWS, least(rows - r, ROWS_AT_ONCE), ROWS_AT_ONCE, statement) \
   }
 
 /* Logits to weights, relative to the new maximum. */
@@ -101,7 +153,7 @@ static void softmax_rows(const struct pyattn_query_block *block, ptrdiff_t count
   real sums[LANES];
   FOR_ROWS_AT_ONCE(rows, sum_weights(state, r, count, ROWS, sums + r))
   for (ptrdiff_t r = 0; r < rows; r++) sum[r] = sums[r];
-  state->sum[0] = state->sum[0] * state->rescale[0] + sum;
+  state->split.sum[0] = state->split.sum[0] * state->rescale[0] + sum;
   for (ptrdiff_t r = 0; count % GROUP != 0 && r < rows; r++) *weight_at(state, count, r) = 0;
   for (ptrdiff_t g = 0; GROUP == 2 && g < groups; g += 2) {
     for (ptrdiff_t r = 0; r < rows; r++) {
@@ -111,23 +163,16 @@ static void softmax_rows(const struct pyattn_query_block *block, ptrdiff_t count
   }
 }
 
-/* A range of keys whose weights are in p. */
-struct weighted_keys {
-  const struct pyattn_keys *keys;
-  ptrdiff_t first, count;
-};
-
 /* Part of the weighted sums: `rows` rows from first_row on, `vectors` of features from feature d on, which are whole
  * and contiguous if there are several. */
-INLINE void accumulate_part(const struct pyattn_query_block *block, struct weighted_keys range, int masked, ptrdiff_t d,
-                            ptrdiff_t first_row, int rows, int vectors) {
+INLINE void accumulate_part(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                            ptrdiff_t count, int masked, ptrdiff_t d, ptrdiff_t first_row, int rows, int vectors) {
   const struct pyattn_attention *call = block->call;
-  const struct pyattn_keys *keys = range.keys;
   const struct pyattn_array *array = &call->operands[PYATTN_VALUE];
   struct attention_state *state = state_of(block);
-  const ptrdiff_t value_row = array->row, step = array->column, first = range.first, count = range.count;
+  const ptrdiff_t value_row = array->row, step = array->column;
   const ptrdiff_t column = d * step, ahead = keys->index ? 0 : ROWS_AHEAD * value_row;
-  const ptrdiff_t rest = call->value_width - d < LANES ? call->value_width - d : LANES;
+  const ptrdiff_t rest = least(call->value_width - d, LANES);
   vec acc[ROWS_AT_ONCE][VALUE_VECTORS];
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
   for (ptrdiff_t j = 0; j < count; j += GROUP) {
@@ -152,31 +197,29 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, struct weigh
     }
   }
   UNROLL for (int r = 0; r < rows; r++) {
-    vec *o = state->o + (first_row + r) * (round_up(call->value_width, LANES) / LANES) + d / LANES;
+    vec *o = state->split.o + (first_row + r) * value_vectors(call) + d / LANES;
     const vec rescale = splat(state->rescale[0][first_row + r]);
     UNROLL for (int n = 0; n < vectors; n++) o[n] = o[n] * rescale + acc[r][n];
   }
 }
 
-INLINE void accumulate_vectors(const struct pyattn_query_block *block, struct weighted_keys range, int masked,
-                               ptrdiff_t d, int vectors){
-    FOR_ROWS_AT_ONCE(block -> rows, accumulate_part(block, range, masked, d, r, ROWS, vectors))}
-
-INLINE void accumulate_rows(const struct pyattn_query_block *block, struct weighted_keys range, int masked) {
-  enum { WIDE = VALUE_VECTORS * LANES, HALF = VALUE_VECTORS / 2 * LANES };
-  const ptrdiff_t width = block->call->value_width;
-  const int contiguous = block->call->operands[PYATTN_VALUE].column == ELEMENT_BYTES;
-  ptrdiff_t d = 0;
-  for (; contiguous && width - d >= WIDE; d += WIDE) accumulate_vectors(block, range, masked, d, VALUE_VECTORS);
-  for (; contiguous && width - d >= HALF; d += HALF) accumulate_vectors(block, range, masked, d, VALUE_VECTORS / 2);
-  for (; d < width; d += LANES) accumulate_vectors(block, range, masked, d, 1);
+/* As many features from d on as fill so many vectors, time and again; returns where the rest begins. */
+INLINE ptrdiff_t accumulate_vectors(const struct pyattn_query_block *block, const struct pyattn_keys *keys,
+                                    ptrdiff_t first, ptrdiff_t count, int masked, ptrdiff_t d, int vectors) {
+  for (; block->call->value_width - d >= (vectors > 1 ? vectors * LANES : 1); d += vectors * LANES) {
+    FOR_ROWS_AT_ONCE(block->rows, accumulate_part(block, keys, first, count, masked, d, r, ROWS, vectors))
+  }
+  return d;
 }
 
-static void accumulate_range(const struct pyattn_query_block *block, struct weighted_keys range, int masked) {
-  if (masked)
-    accumulate_rows(block, range, 1);
-  else
-    accumulate_rows(block, range, 0);
+INLINE void accumulate_rows(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                            ptrdiff_t count, int masked) {
+  ptrdiff_t d = 0;
+  if (block->call->operands[PYATTN_VALUE].column == ELEMENT_BYTES) {
+    d = accumulate_vectors(block, keys, first, count, masked, d, VALUE_VECTORS);
+    d = accumulate_vectors(block, keys, first, count, masked, d, VALUE_VECTORS / 2);
+  }
+  accumulate_vectors(block, keys, first, count, masked, d, 1);
 }
 
 static void decode_update(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first,
@@ -192,42 +235,8 @@ static void decode_update(const struct pyattn_query_block *block, struct pyattn_
     transpose_groups(block, count);
   }
   softmax_rows(block, count, masked);
-  accumulate_range(block, (struct weighted_keys){keys, first, count}, masked);
-}
-
-static void decode_add(const struct pyattn_query_block *block, const struct partial *part) {
-  struct attention_state *state = state_of(block);
-  const ptrdiff_t columns = state->output / LANES;
-  vec old[1], new[1];
-  merge_sums(state, part, 1, old, new);
-  for (ptrdiff_t r = 0; r < block->rows; r++) {
-    for (ptrdiff_t i = r * columns; i < (r + 1) * columns; i++) {
-      state->total[i] = state->total[i] * splat(old[0][r]) + part->o[i] * splat(new[0][r]);
-    }
-  }
-}
-
-static void decode_merge(const struct pyattn_query_block *block, const char *from) {
-  merge_split(block, from, decode_add);
-  begin_split(block);
-}
-
-static void decode_finish(const struct pyattn_query_block *block) {
-  const struct pyattn_array out = operand(block, PYATTN_OUT);
-  const ptrdiff_t width = block->call->value_width, columns = round_up(width, LANES) / LANES;
-  struct attention_state *state = state_of(block);
-  merge_split(block, block->scratch, decode_add);
-  const vec seen = state->total_max[0];
-  if (block->data[PYATTN_SINKS]) {
-    const vec old = add_sinks(block, 0);
-    for (ptrdiff_t i = 0; i < block->rows * columns; i++) state->total[i] *= splat(old[i / columns]);
-  }
-  const vec share = finish_sums(block, 0, seen), *o = state->total;
-  for (ptrdiff_t r = 0; r < block->rows; r++) {
-    char *row = operand_row(block, &out, r);
-    for (ptrdiff_t d = 0; d < width; d += LANES) {
-      const ptrdiff_t rest = width - d < LANES ? width - d : LANES;
-      store_strided(row + d * out.column, out.column, *o++ * splat(share[r]), rest);
-    }
-  }
+  if (masked)
+    accumulate_rows(block, keys, first, count, 1);
+  else
+    accumulate_rows(block, keys, first, count, 0);
 }

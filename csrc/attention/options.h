@@ -1,41 +1,39 @@
 /* What comes between scores and logits: soft cap, biases, masks. Each visits all logits, [key][N], and finds the
  * largest of each row anew, while it has them in registers. */
-#ifndef PYATTN_ATTENTION_OPTIONS_H
-#define PYATTN_ATTENTION_OPTIONS_H
+#pragma once
 
-#include "masks.h"
+#include "state.h"
+
+/* Runs a statement for each logit *p, of key j and vector n, and finds the largest of each row; a MASKED one is passed
+ * over. */
+#define EACH_LOGIT(state, count, vectors, ...) \
+  for (int n = 0; n < (vectors); n++) {        \
+    vec max = splat(-INFINITY);                \
+    for (ptrdiff_t j = 0; j < (count); j++) {  \
+      vec *p = (state)->p + j * (vectors) + n; \
+      __VA_ARGS__;                             \
+      max = vmax(*p, max);                     \
+    }                                          \
+    (state)->range_max[n] = max;               \
+  }
+
+static void find_range_max(struct attention_state *state, ptrdiff_t count, int vectors) {
+  EACH_LOGIT(state, count, vectors, (void)0)
+}
 
 /* Soft cap, Gemma 2 (arXiv:2408.00118), section 2: cap tanh(score / cap). */
-INLINE void cap_logits(struct attention_state *state, ptrdiff_t count, int vectors) {
-  vec max[TILE_VECTORS];
-  UNROLL for (int n = 0; n < vectors; n++) max[n] = splat(-INFINITY);
-  for (ptrdiff_t j = 0; j < count; j++) {
-    UNROLL for (int n = 0; n < vectors; n++) {
-      vec *p = state->p + j * vectors + n;
-      *p = state->cap_scale * vtanh(GROUP == 1 ? *p : state->score_scale * *p);
-      max[n] = vmax(*p, max[n]);
-    }
-  }
-  UNROLL for (int n = 0; n < vectors; n++) state->range_max[n] = max[n];
+static void cap_logits(struct attention_state *state, ptrdiff_t count, int vectors) {
+  const real score_scale = state->score_scale, cap_scale = state->cap_scale;
+  EACH_LOGIT(state, count, vectors, *p = cap_scale * vtanh(GROUP == 1 ? *p : score_scale * *p))
 }
 
 /* ALiBi, Press et al. 2021 (arXiv:2108.12409), section 3: -slope |position of the query - position of the key|. */
-INLINE void add_alibi(struct attention_state *state, const struct pyattn_keys *keys, ptrdiff_t first, ptrdiff_t count,
+static void add_alibi(struct attention_state *state, const struct pyattn_keys *keys, ptrdiff_t first, ptrdiff_t count,
                       int vectors) {
-  vec max[TILE_VECTORS], position[TILE_VECTORS];
-  UNROLL for (int n = 0; n < vectors; n++) {
-    max[n] = splat(-INFINITY);
-    position[n] = __builtin_convertvector(state->position[n], vec);
-  }
-  for (ptrdiff_t j = 0; j < count; j++) {
-    const vec key = splat((real)key_index(keys, first + j));
-    UNROLL for (int n = 0; n < vectors; n++) {
-      vec *p = state->p + j * vectors + n;
-      *p -= state->slope[n] * magnitude(position[n] - key);
-      max[n] = vmax(*p, max[n]);
-    }
-  }
-  UNROLL for (int n = 0; n < vectors; n++) state->range_max[n] = max[n];
+  vec position[TILE_VECTORS];
+  for (int n = 0; n < vectors; n++) position[n] = __builtin_convertvector(state->position[n], vec);
+  EACH_LOGIT(state, count, vectors, const vec distance = position[n] - (real)key_index(keys, first + j);
+             *p -= state->slope[n] * magnitude(distance))
 }
 
 /* Adds an operand with an element for each pair, PYATTN_BIAS or PYATTN_MASK; -inf masks. Returns whether it did. */
@@ -53,7 +51,7 @@ static int add_dense(const struct pyattn_query_block *block, const struct pyattn
       source[i] = operand_row(block, &dense, lane_row(block, n, i)) + (keys->index ? 0 : first * column);
     }
     for (ptrdiff_t j = 0; j < count; j += LANES) {
-      const ptrdiff_t columns = count - j < LANES ? count - j : LANES;
+      const ptrdiff_t columns = least(count - j, LANES);
       vec x[LANES];
       if (keys->index) {
         for (int i = 0; i < LANES; i++) x[i] = load_gathered(source[i], column, keys->index + first + j, columns);
@@ -81,12 +79,132 @@ static int add_dense(const struct pyattn_query_block *block, const struct pyattn
 static int add_gathered(struct attention_state *state, const struct pyattn_keys *keys, ptrdiff_t first,
                         ptrdiff_t count) {
   int masked = 0;
-  state->range_max[0] = splat(-INFINITY);
+  EACH_LOGIT(state, count, 1, const real bias = load_real((const real_unaligned *)keys->index_bias + first + j);
+             masked |= bias == (real)-INFINITY; *p = bias == (real)-INFINITY ? MASKED : *p + bias)
+  return masked;
+}
+
+/* Whether the rows of the block share one row of the mask. */
+INLINE int is_same_for_rows(const struct pyattn_query_block *block, const struct pyattn_array *mask) {
+  return mask->row == 0 && (mask->head == 0 || block->rows <= block->length);
+}
+
+/* What a boolean mask says of a range of keys, for each: whether some row sees it, and 0 where some row does not. */
+struct mask_survey {
+  uint8_t seen[PYATTN_KEY_BLOCK], least[PYATTN_KEY_BLOCK];
+};
+
+static void survey_mask(const struct pyattn_query_block *block, const struct pyattn_array *mask, ptrdiff_t first,
+                        ptrdiff_t count, struct mask_survey *survey) {
+  const ptrdiff_t column = mask->column;
+  memset(survey->seen, 0, sizeof survey->seen);
+  memset(survey->least, 1, sizeof survey->least);
+  for (ptrdiff_t r = 0; r < block->rows; r++) {
+    const uint8_t *row = (const uint8_t *)operand_row(block, mask, r) + first * column;
+    for (ptrdiff_t j = 0; j < count; j++) {
+      const uint8_t sees = row[column == 1 ? j : j * column]; /* one loop of vectors, one without */
+      survey->seen[j] |= sees;
+      survey->least[j] = sees < survey->least[j] ? sees : survey->least[j];
+    }
+    for (ptrdiff_t j = 0; j < PYATTN_KEY_BLOCK; j += 64) {
+      if (column == 1) __builtin_prefetch(row + PYATTN_KEY_BLOCK + j, 0, 3);
+    }
+    if (is_same_for_rows(block, mask)) break;
+  }
+}
+
+/* Narrows the range to the keys that a boolean mask lets some row see, from an even one on: whole dot-product groups of
+ * values. Returns whether it hides some of them from some row. */
+static int narrow_range(const struct pyattn_query_block *block, ptrdiff_t *first, ptrdiff_t *count) {
+  if (block->call->mask_kind != PYATTN_MASK_BOOL) return 0;
+  const struct pyattn_array mask = operand(block, PYATTN_MASK);
+  struct mask_survey survey;
+  survey_mask(block, &mask, *first, *count, &survey);
+  ptrdiff_t start = 0, end = *count;
+  while (start < end && !survey.seen[start]) start++;
+  while (start < end && !survey.seen[end - 1]) end--;
+  start -= (*first + start) % GROUP;
+  int hides = 0;
+  for (ptrdiff_t j = start; j < end; j++) hides |= survey.least[j] == 0;
+  *first += start;
+  *count = end - start;
+  return hides;
+}
+
+/* Masks of 16 rows, from key `first` on, over their logits; n: the first of their vectors. */
+static void mask_rows(const struct pyattn_query_block *block, const struct pyattn_array *mask, ptrdiff_t first,
+                      ptrdiff_t count, int n) {
+  const ptrdiff_t column = mask->column;
+  const int vectors = block->vectors;
+  struct attention_state *state = state_of(block);
+  const char *source[16];
+  for (int i = 0; i < 16; i++) source[i] = operand_row(block, mask, lane_row(block, n, i)) + first * column;
+  for (ptrdiff_t j = 0; j < count; j += VECTOR_BYTES) {
+    const ptrdiff_t columns = least(count - j, VECTOR_BYTES);
+    bytes x[16];
+    if (column == 1 && columns == VECTOR_BYTES) {
+      UNROLL for (int i = 0; i < 16; i++) memcpy(&x[i], source[i] + j, sizeof x[i]);
+    } else {
+      memset(x, 0, sizeof x);
+      for (int i = 0; i < 16; i++) {
+        for (ptrdiff_t k = 0; k < columns; k++) x[i][k] = (uint8_t)source[i][(j + k) * column];
+      }
+    }
+    transpose_bytes(x);
+    for (int part = 0; part < 16 / LANES && n + part < vectors; part++) {
+      vec max = state->range_max[n + part];
+      for (ptrdiff_t i = 0; i < columns; i++) { /* key i stands in 16 bytes of vector i % 16 */
+        vec *p = state->p + (j + i) * vectors + n + part;
+        const uint8_t *seen = (const uint8_t *)&x[i % 16] + i / 16 * 16 + part * LANES;
+        *p = choose_by_bytes(seen, *p, MASKED);
+        max = vmax(*p, max);
+      }
+      state->range_max[n + part] = max;
+    }
+  }
+}
+
+static void mask_bool(const struct pyattn_query_block *block, ptrdiff_t first, ptrdiff_t count) {
+  const struct pyattn_array mask = operand(block, PYATTN_MASK);
+  const int vectors = block->vectors;
+  struct attention_state *state = state_of(block);
+  if (is_same_for_rows(block, &mask)) { /* a mask of keys */
+    EACH_LOGIT(state, count, vectors, if (!mask.data[(first + j) * mask.column]) *p = MASKED)
+    return;
+  }
+  for (int n = 0; n < vectors; n++) state->range_max[n] = splat(-INFINITY);
+  for (int n = 0; n < vectors; n += 16 / LANES) mask_rows(block, &mask, first, count, n);
+}
+
+/* Whether the positions of all rows let them see keys from the first-th to before the end-th. */
+INLINE int seen_by_all(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                       ptrdiff_t end) {
+  const ptrdiff_t rows = least(block->rows, block->length);
+  const ptrdiff_t nearest = block->query_offset + block->first, last = key_index(keys, end - 1);
+  return key_index(keys, first) >= nearest + rows - 1 - block->call->left && last <= nearest + block->call->right &&
+         last < block->kv_length;
+}
+
+/* Masks what the positions rule out: causal masks, windows, and of gathered keys those behind the last. */
+static int mask_positions(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                          ptrdiff_t count) {
+  struct attention_state *state = state_of(block);
+  const ptrdiff_t left = block->call->left, right = block->call->right;
+  int masked = 0;
   for (ptrdiff_t j = 0; j < count; j++) {
-    const real bias = load_real((const real_unaligned *)keys->index_bias + first + j);
-    masked |= bias == (real)-INFINITY;
-    state->p[j] = bias == (real)-INFINITY ? MASKED : state->p[j] + bias;
-    state->range_max[0] = vmax(state->p[j], state->range_max[0]);
+    const ptrdiff_t key = key_index(keys, first + j);
+    if (seen_by_all(block, keys, first + j, first + j + 1)) { /* and so are the following */
+      const ptrdiff_t end = block->query_offset + block->first + right + 1 - first;
+      if (keys->index == NULL) j = least(end, count) - 1;
+      continue;
+    }
+    masked = 1;
+    for (int n = 0; n < block->vectors; n++) {
+      const ivec distance = (word)key - state->position[n];
+      const ivec seen = (distance >= -(word)left) & (distance <= (word)right) & (key < block->kv_length ? -1 : 0);
+      vec *logit = state->p + j * block->vectors + n;
+      *logit = choose(seen, *logit, MASKED);
+    }
   }
   return masked;
 }
@@ -99,16 +217,16 @@ INLINE int has_no_options(const struct pyattn_query_block *block, const struct p
 }
 
 /* p: scores to logits, as the call asks for; hides: what narrow_range returned. Returns whether some are MASKED. */
-INLINE int apply_options(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                         ptrdiff_t count, int vectors, int hides) {
+static int apply_options(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                         ptrdiff_t count, int hides) {
   const struct pyattn_attention *call = block->call;
   struct attention_state *state = state_of(block);
+  const int vectors = block->vectors;
   int masked = hides;
   if (call->softcap > 0) {
     cap_logits(state, count, vectors);
   } else if (state->score_scale != 1) {
-    for (ptrdiff_t i = 0; i < count * vectors; i++) state->p[i] *= state->score_scale;
-    find_range_max(state, count, vectors);
+    EACH_LOGIT(state, count, vectors, *p *= state->score_scale)
   }
   if (block->data[PYATTN_ALIBI_SLOPES]) add_alibi(state, keys, first, count, vectors);
   if (keys->index_bias) masked |= add_gathered(state, keys, first, count);
@@ -121,5 +239,3 @@ INLINE int apply_options(const struct pyattn_query_block *block, const struct py
   }
   return masked;
 }
-
-#endif

@@ -22,17 +22,62 @@
  * and rounding errors do not grow with the number of keys.
  */
 #include "../gemm.h"
-#include "load.h"
 #include "options.h"
 
 enum { KEYS_AHEAD = 16 }; /* values are prefetched that many keys before they are added */
 
-static ptrdiff_t prefill_state_bytes(const struct pyattn_attention *call, int vectors) {
-  return bytes_of_state(call, vectors, call->value_width * vectors);
+/* Keys and values of 16-bit elements are converted once for all blocks of a task to what tiles read: float32, or
+ * dot-product groups of bfloat16. Those of float32 and float64 are read in place; decode reads all as they lie. */
+static ptrdiff_t load_bytes(const struct pyattn_attention *call) {
+  if (ELEMENT_BYTES == sizeof(real) || call->path->by_row) return 0;
+  const ptrdiff_t keys = round_up(call->width, LANES * GROUP), values = round_up(call->value_width, LANES);
+  return (keys / GROUP + values / GROUP) * PYATTN_KEY_BLOCK * (ptrdiff_t)sizeof(real);
 }
 
-static void prefill_begin(const struct pyattn_query_block *block) {
-  begin_block(block, block->call->value_width * block->vectors);
+/* Rows of keys to dot-product groups: [key][group of features] */
+static void load_keys(const struct pyattn_attention *call, const char *key, ptrdiff_t count, real *target) {
+  const ptrdiff_t row = call->operands[PYATTN_KEY].row, column = call->operands[PYATTN_KEY].column;
+  for (ptrdiff_t j = 0; j < count; j++, key += row) {
+    for (ptrdiff_t d = 0; d < call->width; d += LANES * GROUP, target += LANES) {
+      store(target, load_groups(key + d * column, column, least(call->width - d, LANES * GROUP)));
+      __builtin_prefetch(key + d * column + PYATTN_KEY_BLOCK * row, 0, 3);
+    }
+  }
+}
+
+/* Rows of values, joined to dot-product groups of keys: [group of keys][feature] */
+static void load_values(const struct pyattn_attention *call, const char *value, ptrdiff_t count, real *target) {
+  const ptrdiff_t row = call->operands[PYATTN_VALUE].row, column = call->operands[PYATTN_VALUE].column;
+  for (ptrdiff_t j = 0; j < count; j += GROUP, value += GROUP * row) {
+    for (ptrdiff_t d = 0; d < call->value_width; d += LANES, target += LANES) {
+      const char *low = value + d * column, *ahead = low + PYATTN_KEY_BLOCK * row;
+      store(target, join_rows(low, j + 1 < count ? low + row : NULL, column, least(call->value_width - d, LANES)));
+      UNROLL for (int i = 0; i < GROUP; i++) __builtin_prefetch(ahead + i * row, 0, 3);
+    }
+  }
+}
+
+static void load_range(const struct pyattn_attention *call, struct pyattn_keys *keys, char *scratch) {
+  if (call->path->by_row) return;
+  const struct pyattn_array *key = &call->operands[PYATTN_KEY], *value = &call->operands[PYATTN_VALUE];
+  const int in_place = ELEMENT_BYTES == sizeof(real);
+  const int keys_are_groups = GROUP == 2 && key->column == ELEMENT_BYTES && call->width % GROUP == 0;
+  char *first_key = keys->key + keys->first * key->row;
+  char *first_value = keys->value ? keys->value + keys->first * value->row : NULL;
+  keys->finite = -1;
+  keys->tile_key = (struct pyattn_array){first_key, key->row, GROUP * key->column, 0};
+  keys->tile_value = (struct pyattn_array){first_value, value->row, value->column, 0};
+  if (!in_place && !keys_are_groups) {
+    const ptrdiff_t row = round_up(call->width, LANES * GROUP) / GROUP * (ptrdiff_t)sizeof(real);
+    load_keys(call, first_key, keys->count, (real *)scratch);
+    keys->tile_key = (struct pyattn_array){scratch, row, sizeof(real), 0};
+    scratch += row * PYATTN_KEY_BLOCK;
+  }
+  if (!in_place && first_value) {
+    const ptrdiff_t row = round_up(call->value_width, LANES) * (ptrdiff_t)sizeof(real);
+    load_values(call, first_value, keys->count, (real *)scratch);
+    keys->tile_value = (struct pyattn_array){scratch, row, sizeof(real), 0};
+  }
 }
 
 /* Also takes the largest scores of the tile into `max`, while they are in registers. */
@@ -57,36 +102,26 @@ INLINE void score_tile(const char *key, ptrdiff_t row, ptrdiff_t step, const vec
 INLINE void score(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t offset,
                   ptrdiff_t count, int vectors) {
   struct attention_state *state = state_of(block);
-  const ptrdiff_t row = keys->tile_key_row, step = keys->tile_key_step;
+  const ptrdiff_t row = keys->tile_key.row, step = keys->tile_key.column;
   for (ptrdiff_t d = 0; d == 0 || d < block->call->width; d += SUM_BLOCK) {
-    const ptrdiff_t rest = block->call->width - d, steps = ((rest < SUM_BLOCK ? rest : SUM_BLOCK) + GROUP - 1) / GROUP;
+    const ptrdiff_t steps = (least(block->call->width - d, SUM_BLOCK) + GROUP - 1) / GROUP;
     const vec *q = queries_from(block, d);
     UNROLL for (int n = 0; n < vectors; n++) state->range_max[n] = splat(-INFINITY);
     for (ptrdiff_t j = 0; j < count; j += TILE_ROWS) {
-      const char *source = keys->tile_key + (offset + j) * row + d / GROUP * step;
+      const char *source = keys->tile_key.data + (offset + j) * row + d / GROUP * step;
       vec *p = state->p + j * vectors, *max = state->range_max;
-      if (count - j >= TILE_ROWS) {
-        score_tile(source, row, step, q, steps, p, TILE_ROWS, vectors, d > 0, max);
-      } else {
-        WITH_CONSTANT_ROWS(count - j, score_tile(source, row, step, q, steps, p, ROWS, vectors, d > 0, max))
-      }
+      WITH_CONSTANT(ROWS, least(count - j, TILE_ROWS), TILE_ROWS,
+                    score_tile(source, row, step, q, steps, p, ROWS, vectors, d > 0, max))
     }
   }
 }
 
-INLINE int logits(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t *first,
-                  ptrdiff_t *count, int vectors) {
-  const int hides = narrow_range(block, first, count);
-  if (*count <= 0) return 0;
-  score(block, keys, *first - keys->first, *count, vectors);
-  return apply_options(block, keys, *first, *count, vectors, hides);
-}
-
 static int prefill_logits(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t *first,
                           ptrdiff_t *count) {
-  int masked = 0;
-  WITH_CONSTANT_VECTORS(block->vectors, masked = logits(block, keys, first, count, VECTORS))
-  return masked;
+  const int hides = narrow_range(block, first, count);
+  if (*count <= 0) return 0;
+  WITH_CONSTANT(VECTORS, block->vectors, TILE_VECTORS, score(block, keys, *first - keys->first, *count, VECTORS))
+  return apply_options(block, keys, *first, *count, hides);
 }
 
 /* Logits to weights, relative to the new maximum. */
@@ -110,7 +145,8 @@ INLINE void softmax(struct attention_state *state, ptrdiff_t keys, int vectors, 
       p[j / GROUP * vectors + n] = join_groups(weight[0], weight[1]);
     }
   }
-  UNROLL for (int n = 0; n < vectors; n++) state->sum[n] = state->sum[n] * state->rescale[n] + sum[n];
+  vec *total = state->split.sum;
+  UNROLL for (int n = 0; n < vectors; n++) total[n] = total[n] * state->rescale[n] + sum[n];
 }
 
 INLINE void accumulate_tile(const char *value, ptrdiff_t row, ptrdiff_t step, const vec *p, ptrdiff_t steps,
@@ -129,16 +165,13 @@ INLINE void accumulate_tile(const char *value, ptrdiff_t row, ptrdiff_t step, co
 INLINE void accumulate(const struct pyattn_query_block *block, const struct pyattn_keys *keys, const char *value,
                        ptrdiff_t steps, int vectors) {
   struct attention_state *state = state_of(block);
-  const ptrdiff_t row = keys->tile_value_column, step = keys->tile_value_step, width = block->call->value_width;
+  const ptrdiff_t row = keys->tile_value.column, step = keys->tile_value.row, width = block->call->value_width;
   for (ptrdiff_t d = 0; d < width; d += TILE_ROWS) {
     const char *source = value + d * row;
-    vec *o = state->o + d * vectors;
+    vec *o = state->split.o + d * vectors;
     const vec *p = state->p, *rescale = state->rescale;
-    if (width - d >= TILE_ROWS) {
-      accumulate_tile(source, row, step, p, steps, rescale, o, TILE_ROWS, vectors);
-    } else {
-      WITH_CONSTANT_ROWS(width - d, accumulate_tile(source, row, step, p, steps, rescale, o, ROWS, vectors))
-    }
+    WITH_CONSTANT(ROWS, least(width - d, TILE_ROWS), TILE_ROWS,
+                  accumulate_tile(source, row, step, p, steps, rescale, o, ROWS, vectors))
   }
 }
 
@@ -152,10 +185,10 @@ static void accumulate_live(const struct pyattn_query_block *block, const struct
       vec acc = {0};
       for (ptrdiff_t t = 0; t < steps; t++) {
         const vec weight = state->p[t * vectors + n];
-        const vec x = splat(load_real(value + t * keys->tile_value_step + d * keys->tile_value_column));
+        const vec x = splat(load_real(value + t * keys->tile_value.row + d * keys->tile_value.column));
         acc = multiply_add((vec)((ivec)x & (ivec)live_groups(weight)), weight, acc);
       }
-      vec *o = state->o + d * vectors + n;
+      vec *o = state->split.o + d * vectors + n;
       *o = *o * state->rescale[n] + acc;
     }
   }
@@ -168,8 +201,8 @@ static int all_finite(const struct pyattn_attention *call, struct pyattn_keys *k
   vec zeros = {0}; /* x * 0 is NaN for NaN and inf */
   for (ptrdiff_t j = keys->first; j < keys->first + keys->count; j++) {
     for (ptrdiff_t d = 0; d < call->value_width; d += LANES) {
-      const ptrdiff_t columns = call->value_width - d < LANES ? call->value_width - d : LANES;
-      zeros += load_strided(keys->value + j * value->row + d * value->column, value->column, columns) * 0;
+      const char *p = keys->value + j * value->row + d * value->column;
+      zeros += load_strided(p, value->column, least(call->value_width - d, LANES)) * 0;
     }
   }
   keys->finite = sum_lanes(zeros) == 0;
@@ -179,19 +212,19 @@ static int all_finite(const struct pyattn_attention *call, struct pyattn_keys *k
 INLINE void update(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first, ptrdiff_t count,
                    int vectors) {
   struct attention_state *state = state_of(block);
-  const int masked = logits(block, keys, &first, &count, vectors);
+  const int masked = prefill_logits(block, keys, &first, &count);
   if (count <= 0) return;
   if (state->exponential == EXP_BASE_2 && !masked)
     softmax(state, count, vectors, 0, EXP_BASE_2);
   else if (state->exponential == EXP_BASE_2)
     softmax(state, count, vectors, 1, EXP_BASE_2);
-  else if (state->exponential == EXP_FUSED)
+  else if (GROUP == 2 && state->exponential == EXP_FUSED)
     softmax(state, count, vectors, masked, EXP_FUSED);
   else
     softmax(state, count, vectors, masked, EXP_SUBTRACT_FIRST);
   if (block->call->value_width == 0) return;
   const ptrdiff_t steps = (count + GROUP - 1) / GROUP;
-  const char *value = keys->tile_value + (first - keys->first) / GROUP * keys->tile_value_step;
+  const char *value = keys->tile_value.data + (first - keys->first) / GROUP * keys->tile_value.row;
   if (masked && !all_finite(block->call, keys))
     accumulate_live(block, keys, value, steps);
   else
@@ -200,53 +233,5 @@ INLINE void update(const struct pyattn_query_block *block, struct pyattn_keys *k
 
 static void prefill_update(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first,
                            ptrdiff_t count) {
-  const int vectors = block->vectors;
-  WITH_CONSTANT_VECTORS(vectors, update(block, keys, first, count, VECTORS));
-}
-
-static void prefill_add(const struct pyattn_query_block *block, const struct partial *part) {
-  struct attention_state *state = state_of(block);
-  const int vectors = block->vectors;
-  vec old[TILE_VECTORS], new[TILE_VECTORS];
-  merge_sums(state, part, vectors, old, new);
-  for (ptrdiff_t d = 0; d < block->call->value_width; d++) {
-    for (int n = 0; n < vectors; n++) {
-      const ptrdiff_t i = d * vectors + n;
-      state->total[i] = state->total[i] * old[n] + part->o[i] * new[n];
-    }
-  }
-}
-
-static void prefill_merge(const struct pyattn_query_block *block, const char *from) {
-  merge_split(block, from, prefill_add);
-  begin_split(block);
-}
-
-/* Writes the rows of vector n: o[d][n] * share, transposed. */
-static void write_rows(const struct pyattn_query_block *block, const vec *o, vec share, int n) {
-  const struct pyattn_array out = operand(block, PYATTN_OUT);
-  const ptrdiff_t width = block->call->value_width;
-  const ptrdiff_t rows = block->rows - n * LANES < LANES ? block->rows - n * LANES : LANES;
-  for (ptrdiff_t d = 0; d < width; d += LANES) {
-    const ptrdiff_t columns = width - d < LANES ? width - d : LANES;
-    vec x[LANES];
-    UNROLL for (int i = 0; i < LANES; i++) x[i] = i < columns ? o[(d + i) * block->vectors + n] * share : (vec){0};
-    transpose(x);
-    for (ptrdiff_t i = 0; i < rows; i++) {
-      store_strided(operand_row(block, &out, n * LANES + i) + d * out.column, out.column, x[i], columns);
-    }
-  }
-}
-
-static void prefill_finish(const struct pyattn_query_block *block) {
-  struct attention_state *state = state_of(block);
-  merge_split(block, block->scratch, prefill_add);
-  for (int n = 0; n < block->vectors; n++) {
-    const vec seen = state->total_max[n];
-    if (block->data[PYATTN_SINKS]) {
-      const vec old = add_sinks(block, n);
-      for (ptrdiff_t d = 0; d < block->call->value_width; d++) state->total[d * block->vectors + n] *= old;
-    }
-    write_rows(block, state->total, finish_sums(block, n, seen), n);
-  }
+  WITH_CONSTANT(VECTORS, block->vectors, TILE_VECTORS, update(block, keys, first, count, VECTORS))
 }

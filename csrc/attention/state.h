@@ -1,6 +1,6 @@
-/* The state of a block of query rows on its way over the keys, where its rows lie, and how it begins. */
-#ifndef PYATTN_ATTENTION_STATE_H
-#define PYATTN_ATTENTION_STATE_H
+/* The state of a block of query rows on its way over the keys, where its rows lie, and the softmax, streamed: weights
+ * relative to the largest logit so far, which grows (Milakov & Gimelshein 2018, arXiv:1805.02867). */
+#pragma once
 
 #include "../activations.h"
 #include "../kernels.h"
@@ -26,16 +26,22 @@ enum {
 /* A score is a sum of sums of so many products, which keeps rounding errors small; divides PYATTN_WIDTH_BLOCK. */
 enum { SUM_BLOCK = 256 };
 
-/* N = block->vectors vectors a line; the lanes of all but q, o, total and p of decode are rows. The arrays that follow
- * the struct in the scratch memory are only as long as the call's widths ask for.
+/* A result over some keys. */
+struct partial {
+  vec max[TILE_VECTORS]; /* largest logit */
+  vec sum[TILE_VECTORS]; /* of 2^((logit - max) to_log2) */
+  vec *o;                /* weighted sums of values: prefill [feature][N], decode [row][feature / LANES] */
+};
+
+/* N = block->vectors vectors a line; the lanes of all but q, o and p of decode are rows. The arrays that follow the
+ * struct in the scratch memory are only as long as the call's widths ask for.
  *
  * A pair's logit is score_scale (query_scale q).k or, with a soft cap, cap_scale tanh(that), plus biases. */
 struct attention_state {
+  struct partial split;        /* the present one */
+  struct partial total;        /* of all splits before, if there are any */
   vec range_max[TILE_VECTORS]; /* largest logit of the range of keys */
-  vec max[TILE_VECTORS];       /* largest logit of the split so far */
-  vec sum[TILE_VECTORS];       /* sum over the split of 2^((logit - max) to_log2) */
   vec rescale[TILE_VECTORS];   /* 2^((old max - new max) to_log2), the correction of the online softmax */
-  vec total_max[TILE_VECTORS], total_sum[TILE_VECTORS]; /* of all splits before */
   vec entropy[TILE_VECTORS];
   ivec position[TILE_VECTORS];
   vec slope[TILE_VECTORS];
@@ -45,25 +51,15 @@ struct attention_state {
   real to_log2;     /* a logit times this is in units of log2 */
   double to_nats;   /* a logit times this is in units of ln */
   int exponential;  /* EXP_BASE_2, ... */
-  int has_total;    /* whether total_max, total_sum and total hold anything */
-  ptrdiff_t output; /* vectors of o */
-  vec *q;           /* [group of features][N] */
-  vec *o,
-      *total; /* weighted sums of the split, and of all before: prefill [feature][N], decode [row][feature / LANES] */
-  vec *best;  /* [top_k][N] weights, largest first */
+  int has_total;
+  vec *q;                                 /* [group of features][N] */
+  vec *best;                              /* [top_k][N] weights, largest first */
   ivec *best_key;                         /* [top_k][N] */
   vec p[PYATTN_KEY_BLOCK * TILE_VECTORS]; /* [key][N] logits, then [group of keys][N] weights; decode: see there */
 };
 
 INLINE struct attention_state *state_of(const struct pyattn_query_block *block) {
   return (struct attention_state *)block->scratch;
-}
-
-INLINE ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t unit) { return (n + unit - 1) / unit * unit; }
-
-/* Where row r of something with these strides lies behind row 0. */
-INLINE ptrdiff_t row_offset(const struct pyattn_query_block *block, ptrdiff_t r, ptrdiff_t row, ptrdiff_t head) {
-  return r < block->length ? r * row : r / block->length * head + r % block->length * row;
 }
 
 /* An operand, from the block's row 0 on. */
@@ -74,40 +70,33 @@ INLINE struct pyattn_array operand(const struct pyattn_query_block *block, int w
 }
 
 INLINE char *operand_row(const struct pyattn_query_block *block, const struct pyattn_array *array, ptrdiff_t r) {
-  return array->data + row_offset(block, r, array->row, array->head);
+  const ptrdiff_t length = block->length;
+  return array->data + (r < length ? r * array->row : r / length * array->head + r % length * array->row);
 }
 
 /* Row of lane i of vector n; lanes without a row repeat the last one. */
 INLINE ptrdiff_t lane_row(const struct pyattn_query_block *block, int n, int i) {
-  const ptrdiff_t row = n * LANES + i;
-  return row < block->rows ? row : block->rows - 1;
+  return least(n * LANES + i, block->rows - 1);
 }
 
 INLINE ptrdiff_t key_index(const struct pyattn_keys *keys, ptrdiff_t j) { return keys->index ? keys->index[j] : j; }
 
-INLINE ptrdiff_t query_vectors(const struct pyattn_attention *call, int vectors) {
-  const ptrdiff_t width = call->width < PYATTN_WIDTH_BLOCK ? call->width : PYATTN_WIDTH_BLOCK;
-  return round_up(width, LANES * GROUP) / GROUP * vectors;
-}
-
-/* Bytes of a state whose o has so many vectors. */
-static ptrdiff_t bytes_of_state(const struct pyattn_attention *call, int vectors, ptrdiff_t output) {
-  const ptrdiff_t arrays = query_vectors(call, vectors) + 2 * output + 2 * call->top_k * vectors;
-  return (ptrdiff_t)round_up(sizeof(struct attention_state), PYATTN_ALIGNMENT) + arrays * (ptrdiff_t)sizeof(vec);
+/* Vectors of features in a row of decode's weighted sums. */
+INLINE ptrdiff_t value_vectors(const struct pyattn_attention *call) {
+  return round_up(call->value_width, LANES) / LANES;
 }
 
 /* q[group][N] = query[first + feature], transposed, scaled; behind the width come zeros to a whole vector. */
 static void load_queries(const struct pyattn_query_block *block, ptrdiff_t first) {
   const struct pyattn_array query = operand(block, PYATTN_QUERY);
   struct attention_state *state = state_of(block);
-  const ptrdiff_t rest = block->call->width - first, width = rest < PYATTN_WIDTH_BLOCK ? rest : PYATTN_WIDTH_BLOCK;
+  const ptrdiff_t width = least(block->call->width - first, PYATTN_WIDTH_BLOCK);
   for (int n = 0; n < block->vectors; n++) {
     for (ptrdiff_t d = 0; d < width; d += LANES * GROUP) {
-      const ptrdiff_t columns = width - d < LANES * GROUP ? width - d : LANES * GROUP;
       vec x[LANES];
       UNROLL for (int i = 0; i < LANES; i++) {
         const char *row = operand_row(block, &query, lane_row(block, n, i));
-        x[i] = load_groups(row + (first + d) * query.column, query.column, columns);
+        x[i] = load_groups(row + (first + d) * query.column, query.column, least(width - d, LANES * GROUP));
         if (GROUP == 1) x[i] *= state->query_scale;
       }
       transpose(x);
@@ -123,60 +112,18 @@ INLINE const vec *queries_from(const struct pyattn_query_block *block, ptrdiff_t
   return state_of(block)->q + place / GROUP * block->vectors;
 }
 
-static void begin_split(const struct pyattn_query_block *block) {
-  struct attention_state *state = state_of(block);
-  for (int n = 0; n < block->vectors; n++) {
-    state->max[n] = splat(-INFINITY);
-    state->sum[n] = NOTHING;
-  }
-  memset(state->o, 0, (size_t)state->output * sizeof(vec));
+/* The maximum of the lanes of a vector from here on, 0 where nothing was seen yet (-inf - 0, not -inf - -inf); sets
+ * rescale. */
+INLINE vec raise_max(struct attention_state *state, int n, vec range_max) {
+  const real to_log2 = state->exponential == EXP_BASE_2 ? 1 : state->to_log2;
+  const vec old = state->split.max[n], max = vmax(range_max, old), base = choose(max == -INFINITY, (vec){0}, max);
+  state->split.max[n] = max;
+  state->rescale[n] = exp2_of_negative((old - base) * to_log2);
+  return base;
 }
 
-/* Which multiplication takes on the scale, and log2(e) where it can. */
-static void choose_scales(const struct pyattn_query_block *block) {
-  const struct pyattn_attention *call = block->call;
-  struct attention_state *state = state_of(block);
-  /* A finite bias stays finite only without log2(e): the most negative number, used as a mask, differs from -inf. */
-  const int biased = call->mask_kind == PYATTN_MASK_REAL || block->data[PYATTN_BIAS] || call->index_bias;
-  const double units = biased ? 1 : LOG2_E;
-  const double scale = call->softcap > 0 ? call->scale / call->softcap : call->scale * units;
-  const int plain = !biased && !block->data[PYATTN_ALIBI_SLOPES] && call->softcap <= 0 && scale > 0;
-  state->query_scale = (real)scale;
-  state->score_scale = GROUP == 1 || plain ? 1 : (real)scale;
-  state->cap_scale = (real)(call->softcap * units);
-  state->to_log2 = GROUP == 1 || !plain ? (real)(LOG2_E / units) : (real)scale;
-  state->to_nats = biased ? 1 : LN_2 * state->to_log2;
-  state->exponential = biased ? EXP_SUBTRACT_FIRST : state->to_log2 == 1 ? EXP_BASE_2 : EXP_FUSED;
-  const struct pyattn_array slopes = operand(block, PYATTN_ALIBI_SLOPES);
-  for (int n = 0; slopes.data && n < block->vectors; n++) {
-    for (int i = 0; i < LANES; i++) {
-      const char *slope = slopes.data + lane_row(block, n, i) / block->length * slopes.head;
-      state->slope[n][i] = (real)(load_real(slope) * units);
-    }
-  }
+/* base: max to_log2 */
+INLINE vec weight_of(vec logit, vec max, vec base, real to_log2, int masked, int exponential) {
+  const vec weight = exp2_of_negative(exponential == EXP_FUSED ? logit * to_log2 - base : (logit - max) * to_log2);
+  return masked ? choose(is_masked(logit), NOTHING, weight) : weight;
 }
-
-/* Begins a block whose o has so many vectors. */
-static void begin_block(const struct pyattn_query_block *block, ptrdiff_t output) {
-  const struct pyattn_attention *call = block->call;
-  struct attention_state *state = state_of(block);
-  state->output = output;
-  state->q = (vec *)(block->scratch + round_up(sizeof *state, PYATTN_ALIGNMENT));
-  state->o = state->q + query_vectors(call, block->vectors);
-  state->total = state->o + output;
-  state->best = state->total + output;
-  state->best_key = (ivec *)(state->best + call->top_k * block->vectors);
-  state->has_total = 0;
-  choose_scales(block);
-  for (int n = 0; n < block->vectors; n++) {
-    for (int i = 0; i < LANES; i++) state->position[n][i] = (word)(n * LANES + i);
-    if (block->rows > block->length) {
-      for (int i = 0; i < LANES; i++) state->position[n][i] = (word)(lane_row(block, n, i) % block->length);
-    }
-    state->position[n] += (word)(block->query_offset + block->first);
-  }
-  begin_split(block);
-  if (call->width <= PYATTN_WIDTH_BLOCK) load_queries(block, 0);
-}
-
-#endif

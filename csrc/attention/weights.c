@@ -1,22 +1,38 @@
 /* The second pass: scores are computed again, now that each row's largest logit and sum are known, and give weights,
- * entropy and the best keys. No matrix of weights is kept but where the caller asks for it.
+ * entropy, the best keys and what weights the keys receive. No matrix of weights is kept but where the caller asks for
+ * it.
  *
  *     result          written by        of a block of R rows against S keys
  *     weights         weights_update    R S elements, zeros before
  *     entropy         weights_finish    R numbers: -sum w ln w
  *     top_k           weights_finish    R k keys and weights, largest first
+ *     column sums     column_sums       S sums in double precision; reads 2 R moments
  *
- * All read Q and K once more, by the call's own path. */
-#include "softmax.h"
+ * All read Q and K once more, by a path of the call. */
+#include "state.h"
 
 enum { TERMS_OF_SUM = 16 }; /* of entropy */
+
+/* p: logits to weights of their rows, 0 where masked, once the totals are those of all keys. */
+static void normalise(const struct pyattn_query_block *block, ptrdiff_t count) {
+  struct attention_state *state = state_of(block);
+  const struct partial *total = &state->total;
+  for (int n = 0; n < block->vectors; n++) {
+    const vec max = choose(total->max[n] == -INFINITY, (vec){0}, total->max[n]);
+    const vec share = 1 / total->sum[n];
+    for (ptrdiff_t j = 0; j < count; j++) {
+      vec *p = state->p + j * block->vectors + n;
+      *p = choose(is_masked(*p), (vec){0}, exp2_of_negative((*p - max) * state->to_log2) * share);
+    }
+  }
+}
 
 static void write_weights(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                           ptrdiff_t count, int n) {
   const struct pyattn_array weights = operand(block, PYATTN_WEIGHTS);
-  const ptrdiff_t rows = block->rows - n * LANES < LANES ? block->rows - n * LANES : LANES;
+  const ptrdiff_t rows = least(block->rows - n * LANES, LANES);
   for (ptrdiff_t j = 0; j < count; j += LANES) {
-    const ptrdiff_t columns = count - j < LANES ? count - j : LANES;
+    const ptrdiff_t columns = least(count - j, LANES);
     vec x[LANES];
     UNROLL for (int i = 0; i < LANES; i++) {
       x[i] = i < columns ? state_of(block)->p[(j + i) * block->vectors + n] : (vec){0};
@@ -39,9 +55,9 @@ static void write_weights(const struct pyattn_query_block *block, const struct p
 static void add_entropy(struct attention_state *state, ptrdiff_t first, ptrdiff_t count, int vectors,
                         const vec *logits) {
   for (int n = 0; n < vectors; n++) {
-    const vec max = choose(state->total_max[n] == -INFINITY, (vec){0}, state->total_max[n]);
+    const vec max = choose(state->total.max[n] == -INFINITY, (vec){0}, state->total.max[n]);
     vec log_sum;
-    for (int i = 0; i < LANES; i++) log_sum[i] = (real)log2((double)state->total_sum[n][i]);
+    for (int i = 0; i < LANES; i++) log_sum[i] = (real)log2((double)state->total.sum[n][i]);
     vec sum = {0};
     for (ptrdiff_t j = 0; j < count;) { /* sums of sums: the rounding errors of many terms of one size would add up */
       vec part = {0};
@@ -119,5 +135,35 @@ static void weights_finish(const struct pyattn_query_block *block) {
       memcpy(operand_row(block, &top_keys, r) + i * top_keys.column, &key, sizeof key);
       store_real(operand_row(block, &top_weights, r) + i * top_weights.column, key < 0 ? 0 : state->best[place][lane]);
     }
+  }
+}
+
+/* sums[key] += sum over the block's rows of their weights, whose moments are known. A task takes a block of keys past
+ * all queries in their order, as a gradient of K and V would. */
+static void column_sums(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                        ptrdiff_t count, double *sums) {
+  const struct pyattn_array moments = operand(block, PYATTN_MOMENTS);
+  struct attention_state *state = state_of(block);
+  const ptrdiff_t wanted = first;
+  for (int n = 0; n < block->vectors; n++) {
+    for (int i = 0; i < LANES; i++) {
+      const char *row = operand_row(block, &moments, lane_row(block, n, i));
+      state->total.max[n][i] = load_real(row);
+      state->total.sum[n][i] = load_real(row + moments.column);
+    }
+  }
+  block->call->path->logits(block, keys, &first, &count);
+  if (count <= 0) return;
+  normalise(block, count);
+  for (ptrdiff_t j = 0; j < count; j++) {
+    vec sum = {0};
+    for (int n = 0; n < block->vectors; n++) {
+      vec weights = state->p[j * block->vectors + n];
+      if (block->rows < (n + 1) * LANES) { /* lanes without a row */
+        for (int i = 0; i < LANES; i++) weights[i] = n * LANES + i < block->rows ? weights[i] : 0;
+      }
+      sum += weights;
+    }
+    sums[keys->index ? keys->index[first + j] : first - wanted + j] += (double)sum_lanes(sum);
   }
 }

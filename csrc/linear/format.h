@@ -14,8 +14,7 @@
  * unsigned inputs' offset.
  *
  * The table of float32 has all formats that widen to it, every other table one format. */
-#ifndef PYATTN_FORMAT_H
-#define PYATTN_FORMAT_H
+#pragma once
 
 #include "../gemm.h"
 
@@ -35,16 +34,14 @@ INLINE ptrdiff_t lane_inputs(int format) { return format == PYATTN_BFLOAT16 ? 2 
 
 INLINE ptrdiff_t groups_of(ptrdiff_t inputs) { return (inputs + GROUP - 1) / GROUP; }
 
-INLINE ptrdiff_t padded(ptrdiff_t outputs) { return (outputs + LANES - 1) / LANES * LANES; }
+INLINE ptrdiff_t padded(ptrdiff_t outputs) { return round_up(outputs, LANES); }
 
 /* Bytes of a vector of features. */
 INLINE ptrdiff_t packed_vector_bytes(ptrdiff_t inputs, int format) {
-  return (inputs + lane_inputs(format) - 1) / lane_inputs(format) * LANES * lane_bytes(format);
+  return round_up(inputs, lane_inputs(format)) / lane_inputs(format) * LANES * lane_bytes(format);
 }
 
 /* Where the scales of int8 are. */
 INLINE const char *scales_of(const char *packed, ptrdiff_t outputs, ptrdiff_t inputs) {
   return packed + padded(outputs) / LANES * packed_vector_bytes(inputs, PYATTN_INT8);
 }
-
-#endif

@@ -39,9 +39,8 @@ INLINE void load_panel(const struct pyattn_weight *weight, ptrdiff_t feature, in
   const char *scales = scales_of(weight->packed, outputs, weight->inputs) + feature * (ptrdiff_t)sizeof(real);
   panel->feature = feature;
   UNROLL for (int n = 0; n < vectors; n++) {
-    const ptrdiff_t rest = outputs - feature - n * LANES;
     const char *bias = weight->bias + (feature + n * LANES) * (ptrdiff_t)sizeof(real);
-    panel->bias[n] = weight->bias ? load_reals(bias, rest < LANES ? rest : LANES) : (vec){0};
+    panel->bias[n] = weight->bias ? load_reals(bias, least(outputs - feature - n * LANES, LANES)) : (vec){0};
     panel->initial[n] = panel->bias[n];
     if (ELEMENT == I8) {
       panel->scale[n] = load(scales + n * VECTOR_BYTES);
@@ -65,7 +64,7 @@ INLINE void write_tile(const struct pyattn_linear *job, const struct pyattn_pack
     const char *residual = job->residual;
     if (residual) residual += (first + r) * job->residual_row + feature * (ptrdiff_t)sizeof(real);
     UNROLL for (int n = 0; n < vectors; n++) {
-      const ptrdiff_t rest = job->weight->outputs - feature - n * LANES, columns = whole || rest > LANES ? LANES : rest;
+      const ptrdiff_t columns = whole ? LANES : least(job->weight->outputs - feature - n * LANES, LANES);
       vec x = result[r * vectors + n];
       if (quantised) x = dequantised(panel, x, input->scales[r], n);
       if (residual) x += load_reals(residual + n * VECTOR_BYTES, columns);
@@ -87,41 +86,35 @@ INLINE void linear_vectors(const struct pyattn_linear *job, const struct pyattn_
   WRITTEN(result);
   load_panel(weight, feature, vectors, &panel);
   const char *packed = weight->packed + feature / LANES * packed_vector_bytes(weight->inputs, format);
-#if ELEMENT == F32
-#if WIDENS_FLOAT16
-  if (format == PYATTN_FLOAT16)
-    WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, panel.initial, result, ROWS, vectors, PYATTN_FLOAT16))
+#define MULTIPLY(format) \
+  WITH_CONSTANT(ROWS, rows, TILE_ROWS, multiply(job, input, packed, panel.initial, result, ROWS, vectors, format))
+  if (ELEMENT == F32 && WIDENS_FLOAT16 && format == PYATTN_FLOAT16)
+    MULTIPLY(PYATTN_FLOAT16)
+  else if (ELEMENT == F32 && format == PYATTN_BFLOAT16)
+    MULTIPLY(PYATTN_BFLOAT16)
   else
-#endif
-      if (format == PYATTN_BFLOAT16)
-    WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, panel.initial, result, ROWS, vectors, PYATTN_BFLOAT16))
-  else
-#endif
-    WITH_CONSTANT_ROWS(rows, multiply(job, input, packed, panel.initial, result, ROWS, vectors, ELEMENT_FORMAT))
-  const int quantised = ELEMENT == I8, whole = weight->outputs - feature >= vectors * LANES;
-  if (job->activation != PYATTN_IDENTITY) {
-    for (int r = 0; quantised && r < rows; r++) {
+    MULTIPLY(ELEMENT_FORMAT)
+  const int whole = weight->outputs - feature >= vectors * LANES, activates = job->activation != PYATTN_IDENTITY;
+  const int quantised = ELEMENT == I8 && !activates;
+  if (activates) {
+    for (int r = 0; ELEMENT == I8 && r < rows; r++) {
       UNROLL for (int n = 0; n < vectors; n++) {
         result[r * vectors + n] = dequantised(&panel, result[r * vectors + n], input->scales[r], n);
       }
     }
     activate_all(result, rows * vectors, job->activation);
-    if (whole && is_bf16)
-      write_tile(job, input, &panel, first, result, rows, vectors, 1, 0, 1);
-    else
-      write_tile(job, input, &panel, first, result, rows, vectors, is_bf16, 0, 0);
-  } else if (whole && is_bf16) {
-    write_tile(job, input, &panel, first, result, rows, vectors, 1, quantised, 1);
-  } else if (whole) {
-    write_tile(job, input, &panel, first, result, rows, vectors, 0, quantised, 1);
-  } else {
-    write_tile(job, input, &panel, first, result, rows, vectors, is_bf16, quantised, 0);
   }
+  if (whole && is_bf16)
+    write_tile(job, input, &panel, first, result, rows, vectors, 1, quantised, 1);
+  else if (whole)
+    write_tile(job, input, &panel, first, result, rows, vectors, 0, quantised, 1);
+  else
+    write_tile(job, input, &panel, first, result, rows, vectors, is_bf16, quantised, 0);
 }
 
 static void linear_tile(const struct pyattn_linear *job, const struct pyattn_packed_rows *input, ptrdiff_t first,
                         ptrdiff_t rows, ptrdiff_t panel) {
   const ptrdiff_t rest = padded(job->weight->outputs - panel * PANEL) / LANES;
-  WITH_CONSTANT_VECTORS(rest < TILE_VECTORS ? rest : TILE_VECTORS,
-                        linear_vectors(job, input, first, (int)rows, panel, VECTORS))
+  WITH_CONSTANT(VECTORS, least(rest, TILE_VECTORS), TILE_VECTORS,
+                linear_vectors(job, input, first, (int)rows, panel, VECTORS))
 }

@@ -7,7 +7,7 @@ static int linear_format(const char *elements, ptrdiff_t row, ptrdiff_t column, 
   for (ptrdiff_t o = 0; o < outputs && (bfloat16 || float16); o++) {
     ivec beyond_bfloat16 = {0}, beyond_float16 = {0};
     for (ptrdiff_t k = 0; k < inputs; k += LANES) {
-      const vec x = load_strided(elements + o * row + k * column, column, inputs - k < LANES ? inputs - k : LANES);
+      const vec x = load_strided(elements + o * row + k * column, column, least(inputs - k, LANES));
       beyond_bfloat16 |= (ivec)x & 0xffff;
       if (WIDENS_FLOAT16) beyond_float16 |= widen_float16(narrow_float16(x)) != x;
     }
@@ -27,9 +27,8 @@ static ptrdiff_t linear_packed_bytes(ptrdiff_t outputs, ptrdiff_t inputs, int fo
 
 /* Offset of the vectors that hold feature `first`; line: bytes from one of them to that of the next inputs. */
 INLINE ptrdiff_t vectors_at(const struct pyattn_weight *weight, ptrdiff_t first, ptrdiff_t *line) {
-  const ptrdiff_t panel = first / PANEL, place = first % PANEL, rest = padded(weight->outputs - panel * PANEL);
-  const ptrdiff_t bytes = LANES * lane_bytes(format_of(weight));
-  *line = (rest < PANEL ? rest : PANEL) / LANES * bytes;
+  const ptrdiff_t panel = first / PANEL, place = first % PANEL, bytes = LANES * lane_bytes(format_of(weight));
+  *line = least(padded(weight->outputs - panel * PANEL), PANEL) / LANES * bytes;
   return panel * TILE_VECTORS * packed_vector_bytes(weight->inputs, format_of(weight)) + place / LANES * bytes;
 }
 
@@ -56,7 +55,7 @@ static void linear_pack(const struct pyattn_weight *weight, const char *elements
     ptrdiff_t line;
     char *base = packed + vectors_at(weight, first, &line);
     for (ptrdiff_t k = 0; k < inputs; k += LANES * GROUP) {
-      const ptrdiff_t columns = inputs - k < LANES * GROUP ? inputs - k : LANES * GROUP;
+      const ptrdiff_t columns = least(inputs - k, LANES * GROUP);
       vec x[LANES];
       UNROLL for (int i = 0; i < LANES; i++) {
         x[i] = (vec){0};
@@ -85,57 +84,44 @@ static void linear_pack(const struct pyattn_weight *weight, const char *elements
 #endif
 }
 
-/* The element of a lane at this index of the lane's inputs. */
-INLINE void unpack_element(char *element, const char *lane, ptrdiff_t index, int format) {
+/* The element at this place of the groups in a vector that load_b has read. */
+INLINE void unpack_element(char *element, vec x, ptrdiff_t place) {
 #if ELEMENT == I8
-#if GROUP == 4
-  *(int8_t *)element = *(const int8_t *)(lane + index);
+  grouped y;
+  memcpy(&y, (const char *)&x + place * (ptrdiff_t)sizeof y, sizeof y);
+  *(int8_t *)element = (int8_t)y;
 #else
-  int16_t x;
-  memcpy(&x, lane + 2 * index, sizeof x);
-  *(int8_t *)element = (int8_t)x;
+  const ptrdiff_t size = sizeof(real) / GROUP; /* of an element in the vector; its upper bits, if there are more */
+  memcpy(element, (const char *)&x + place * size + size - ELEMENT_BYTES, ELEMENT_BYTES);
 #endif
-#elif ELEMENT == F32
-  uint32_t bits;
-  uint16_t half;
-  if (format == PYATTN_FLOAT16) {
-    vec16 x = {0};
-    memcpy(&half, lane, sizeof half);
-    x[0] = half;
-    store_real(element, widen_float16(x)[0]);
-    return;
-  }
-  memcpy(&bits, lane, sizeof bits);
-  if (format == PYATTN_BFLOAT16) bits = index ? bits & 0xffff0000 : bits << 16;
-  memcpy(element, &bits, sizeof bits);
-#else
-  memcpy(element, lane + index * ELEMENT_BYTES, ELEMENT_BYTES);
-#endif
-  (void)index, (void)format;
 }
 
 static void linear_unpack(const struct pyattn_weight *weight, char *elements, float *scales) {
   const int format = format_of(weight);
-  const ptrdiff_t inputs = weight->inputs, shared = lane_inputs(format);
-  for (ptrdiff_t o = 0; o < weight->outputs; o++) {
+  const ptrdiff_t outputs = weight->outputs, inputs = weight->inputs, groups = lane_inputs(format) / GROUP;
+  for (ptrdiff_t first = 0; first < outputs; first += LANES) {
     ptrdiff_t line;
-    const char *lane = weight->packed + vectors_at(weight, o, &line) + o % LANES * lane_bytes(format);
+    const char *base = weight->packed + vectors_at(weight, first, &line);
     for (ptrdiff_t k = 0; k < inputs; k++) {
-      unpack_element(elements + (o * inputs + k) * ELEMENT_BYTES, lane + k / shared * line, k % shared, format);
+      const ptrdiff_t t = k / GROUP;
+      const vec x = load_b(base + t / groups * line, format, t % groups != 0, 0);
+      for (ptrdiff_t i = 0; i < least(outputs - first, LANES); i++) {
+        unpack_element(elements + ((first + i) * inputs + k) * ELEMENT_BYTES, x, i * GROUP + k % GROUP);
+      }
     }
   }
-  if (ELEMENT == I8) memcpy(scales, scales_of(weight->packed, weight->outputs, inputs), (size_t)weight->outputs * 4);
+  if (ELEMENT == I8) memcpy(scales, scales_of(weight->packed, outputs, inputs), (size_t)outputs * sizeof *scales);
 }
 
 static ptrdiff_t linear_row_bytes(ptrdiff_t inputs, int input_is_bf16) {
   const int in_place = PAIRS_OF_BFLOAT16 ? input_is_bf16 && inputs % 2 == 0 : ELEMENT == F32 || ELEMENT == F64;
-  return in_place ? 0 : (inputs + LANES * GROUP - 1) / (LANES * GROUP) * VECTOR_BYTES;
+  return in_place ? 0 : round_up(inputs, LANES * GROUP) / GROUP * (ptrdiff_t)sizeof(real);
 }
 
 #if ELEMENT == BF16 || ELEMENT == I8
 /* LANES inputs from k on, zeros after the last. */
 INLINE vec load_input(const char *input, int is_bf16, ptrdiff_t k, ptrdiff_t inputs) {
-  const ptrdiff_t columns = inputs - k < LANES ? inputs - k : LANES;
+  const ptrdiff_t columns = least(inputs - k, LANES);
   if (columns <= 0) return (vec){0};
   return is_bf16 ? load_elements(input + k * 2, columns) : load_reals(input + k * (ptrdiff_t)sizeof(real), columns);
 }
@@ -169,15 +155,11 @@ INLINE void pack_row(const char *input, int is_bf16, ptrdiff_t inputs, char *pac
   *scale = finite ? max / 127 : (float)NAN; /* so that NaN and inf come out */
 #endif
 }
-#endif
 
 static void linear_pack_row(const char *input, int input_is_bf16, ptrdiff_t inputs, char *packed, float *scale) {
-#if ELEMENT == BF16 || ELEMENT == I8
   if (input_is_bf16)
     pack_row(input, 1, inputs, packed, scale);
   else
     pack_row(input, 0, inputs, packed, scale);
-#else
-  (void)input, (void)input_is_bf16, (void)inputs, (void)packed, (void)scale;
-#endif
 }
+#endif

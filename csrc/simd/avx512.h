@@ -4,51 +4,37 @@
 /* 32 registers: 8 x 3 accumulators, 3 loads, 1 broadcast; 4 to spare. */
 #define TILE_ROWS 8
 #define TILE_VECTORS 3
-#if ELEMENT == I8 && defined(__AVX512VNNI__)
-#define GROUP 4
-#define INPUT_ZERO 128
-#else
-#define GROUP (ELEMENT == I8 || PAIRS_OF_BFLOAT16 ? 2 : 1)
-#define INPUT_ZERO 0
-#endif
+#define INPUT_ZERO (GROUP == 4 ? 128 : 0)
 #define ATTENTION_UNROLL (GROUP == 1)
 #define WIDENS_FLOAT16 (REAL_BITS == 32)
 #if REAL_BITS == 32
 #define EXP2_REDUCTION EXP2_FLOOR
-#else
-#define EXP2_REDUCTION EXP2_SIXTEENTHS
-#endif
-
-#include "portable.h"
-
-#if REAL_BITS == 32
-#define MM(name) _mm512_##name##_ps
 #define FIRST_LANES(n) (__mmask16)((1u << (n)) - 1)
 #else
-#define MM(name) _mm512_##name##_pd
+#define EXP2_REDUCTION EXP2_SIXTEENTHS
 #define FIRST_LANES(n) (__mmask8)((1u << (n)) - 1)
 #endif
 
-#define HIDE(x) __asm__ volatile("" : "+v"(x))
+#define MM(name) _mm512_##name
+#define INTEGERS __m512i
+#include "vectors.h"
+#include "x86.h"
 
-INLINE vec load_first(const void *p, ptrdiff_t n) { return MM(maskz_loadu)(FIRST_LANES(n), p); }
-
-INLINE void store_first(void *p, vec x, ptrdiff_t n) { MM(mask_storeu)(p, FIRST_LANES(n), x); }
-
-INLINE vec vmax(vec a, vec b) { return (vec)MM(max)(a, b); }
-
-INLINE vec vmin(vec a, vec b) { return (vec)MM(min)(a, b); }
+#define load_first(p, n) ((vec)MM_REALS(maskz_loadu)(FIRST_LANES(n), p))
+#define store_first(p, x, n) MM_REALS(mask_storeu)(p, FIRST_LANES(n), x)
 
 #if REAL_BITS == 32
+#define choose_by_bytes choose_by_bytes
 INLINE vec choose_by_bytes(const uint8_t *p, vec yes, vec no) {
   const __m128i lanes = _mm_loadu_si128((const __m128i *)p);
-  return (vec)_mm512_mask_mov_ps((__m512)no, _mm_test_epi8_mask(lanes, lanes), (__m512)yes);
+  return (vec)_mm512_mask_mov_ps(no, _mm_test_epi8_mask(lanes, lanes), yes);
 }
 
+#define transpose transpose
 /* Within quarters first, by instructions that need no table of lanes: 1.7 times as fast as the portable passes. */
-#define ZIP_1(half, a, b) (vec) _mm512_unpack##half##_ps((__m512)(a), (__m512)(b))
+#define ZIP_1(half, a, b) (vec) _mm512_unpack##half##_ps(a, b)
 #define ZIP_2(half, a, b) (vec) _mm512_unpack##half##_pd((__m512d)(a), (__m512d)(b))
-#define QUARTERS(which, a, b) (vec) _mm512_shuffle_f32x4((__m512)(a), (__m512)(b), which)
+#define QUARTERS(which, a, b) (vec) _mm512_shuffle_f32x4(a, b, which)
 INLINE void transpose(vec x[16]) {
   vec y[16];
   UNROLL for (int i = 0; i < 16; i += 4) {
@@ -64,33 +50,20 @@ INLINE void transpose(vec x[16]) {
     x[i + 4] = QUARTERS(0x88, c, d), x[i + 12] = QUARTERS(0xdd, c, d);
   }
 }
-#else
-#define choose_by_bytes portable_choose_by_bytes
-
-#define transpose portable_transpose
 #endif
 
-#define ZIP_BYTES(side, a, b) (bytes) _mm512_unpack##side##_epi8((__m512i)(a), (__m512i)(b))
-
-#if REAL_BITS == 32
-INLINE vec widen_float16(vec16 x) { return (vec)_mm512_cvtph_ps((__m256i)x); }
-
-INLINE vec16 narrow_float16(vec x) { return (vec16)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
+#define widen_float16(x) ((vec)_mm512_cvtph_ps((__m256i)(x)))
+#define narrow_float16(x) ((vec16)_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
+#ifdef __AVX512BF16__
+#define round_bfloat16(x) _mm512_cvtneps_pbh(x)
 #endif
 
-#if REAL_BITS == 32 && defined(__AVX512BF16__)
-INLINE __m256bh round_bfloat16(vec x) { return _mm512_cvtneps_pbh((__m512)x); }
-#else
-#define round_bfloat16 narrow_bfloat16
-#endif
-
-#if REAL_BITS == 32
+#define exp2_of_negative exp2_of_negative
 INLINE vec exp2_of_negative(vec x) {
+#if REAL_BITS == 32
   return (vec)_mm512_scalef_ps(exp2_polynomial((vec)_mm512_reduce_ps(x, 9)), x); /* 9: x - floor(x), no exceptions */
-}
 #else
-/* The sixteenths of x beyond an integer choose a factor from two registers. */
-INLINE vec exp2_of_negative(vec x) {
+  /* the sixteenths of x beyond an integer choose a factor from two registers */
   static const real roots[] = {0x1.0000000000000p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0, 0x1.2387a6e756238p+0,
                                0x1.306fe0a31b715p+0, 0x1.3dea64c123422p+0, 0x1.4bfdad5362a27p+0, 0x1.5ab07dd485429p+0,
                                0x1.6a09e667f3bcdp+0, 0x1.7a11473eb0187p+0, 0x1.8ace5422aa0dbp+0, 0x1.9c49182a3f090p+0,
@@ -99,12 +72,15 @@ INLINE vec exp2_of_negative(vec x) {
   const vec r = (vec)_mm512_reduce_pd(x, 4 << 4 | 8);
   const vec root = (vec)_mm512_permutex2var_pd(_mm512_loadu_pd(roots), (__m512i)index, _mm512_loadu_pd(roots + 8));
   return (vec)_mm512_scalef_pd(root * exp2_polynomial(r), x - r);
-}
 #endif
+}
 
-#if GROUP == 4
-INLINE vec multiply_add(vec a, vec b, vec c) { return (vec)_mm512_dpbusd_epi32((__m512i)c, (__m512i)a, (__m512i)b); }
+#if PAIRS_OF_BFLOAT16
+#define multiply_add(a, b, c) ((vec)_mm512_dpbf16_ps(c, (__m512bh)(a), (__m512bh)(b)))
+#elif GROUP == 4
+#define multiply_add(a, b, c) ((vec)_mm512_dpbusd_epi32((__m512i)(c), (__m512i)(a), (__m512i)(b)))
 
+#define round_groups round_groups
 INLINE vec round_groups(const vec x[GROUP]) {
   static const int32_t order[] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15}; /* packs work in quarters */
   __m512i y[GROUP];
@@ -112,20 +88,4 @@ INLINE vec round_groups(const vec x[GROUP]) {
   const __m512i z = _mm512_packs_epi16(_mm512_packs_epi32(y[0], y[1]), _mm512_packs_epi32(y[2], y[3]));
   return (vec)_mm512_xor_si512(_mm512_permutexvar_epi32(_mm512_loadu_si512(order), z), _mm512_set1_epi8(-128));
 }
-#else
-#if ELEMENT == I8
-INLINE vec multiply_add(vec a, vec b, vec c) {
-  return (vec)_mm512_add_epi32((__m512i)c, _mm512_madd_epi16((__m512i)a, (__m512i)b));
-}
-#elif GROUP == 2
-INLINE vec multiply_add(vec a, vec b, vec c) { return (vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b); }
-#else
-#define multiply_add portable_multiply_add
-#endif
-
-#define round_groups portable_round_groups
-#endif
-
-#if PAIRS_OF_BFLOAT16
-#include "bfloat16_pairs.h"
 #endif

@@ -1,7 +1,6 @@
 /* Element and vector types, and what the compiler's vector extensions express for every instruction set. Included by
  * each file of an instruction set once it has said how wide its vectors are. */
-#ifndef PYATTN_VECTORS_H
-#define PYATTN_VECTORS_H
+#pragma once
 
 #if REAL_BITS == 32
 typedef float real;
@@ -79,5 +78,3 @@ INLINE vec16 narrow_bfloat16(vec x) {
 
 /* 2^r on the range of EXP2_REDUCTION: vmath.h has the coefficients. */
 INLINE vec exp2_polynomial(vec r);
-
-#endif

@@ -4,45 +4,13 @@ from libc.stdint cimport int32_t
 
 cdef extern from "kernels.h" nogil:
     enum:
-        PYATTN_MASK_NONE
-        PYATTN_MASK_BOOL
-        PYATTN_MASK_REAL
-        PYATTN_KEY_BLOCK
-        PYATTN_SPLIT
-        PYATTN_WIDTH_BLOCK
-        PYATTN_DECODE_ROWS
-        PYATTN_ALIGNMENT
-        PYATTN_FLOAT32
-        PYATTN_FLOAT64
-        PYATTN_FLOAT16
-        PYATTN_BFLOAT16
-        PYATTN_INT8
-        PYATTN_IDENTITY
-        PYATTN_RELU
-        PYATTN_GELU
-        PYATTN_GELU_TANH
-        PYATTN_SILU
-
-    enum:
-        PYATTN_QUERY
-        PYATTN_KEY
-        PYATTN_VALUE
-        PYATTN_MASK
-        PYATTN_BIAS
-        PYATTN_ALIBI_SLOPES
-        PYATTN_SINKS
-        PYATTN_KV_LENGTHS
-        PYATTN_QUERY_OFFSET
-        PYATTN_OUT
-        PYATTN_LSE
-        PYATTN_MAX
-        PYATTN_ENTROPY
-        PYATTN_MOMENTS
-        PYATTN_WEIGHTS
-        PYATTN_TOP_KEYS
-        PYATTN_TOP_WEIGHTS
-        PYATTN_COLUMN_SUMS
-        PYATTN_OPERANDS
+        PYATTN_MASK_NONE, PYATTN_MASK_BOOL, PYATTN_MASK_REAL
+        PYATTN_KEY_BLOCK, PYATTN_SPLIT, PYATTN_WIDTH_BLOCK, PYATTN_DECODE_ROWS, PYATTN_ALIGNMENT
+        PYATTN_FLOAT32, PYATTN_FLOAT64, PYATTN_FLOAT16, PYATTN_BFLOAT16, PYATTN_INT8
+        PYATTN_IDENTITY, PYATTN_RELU, PYATTN_GELU, PYATTN_GELU_TANH, PYATTN_SILU
+        PYATTN_QUERY, PYATTN_KEY, PYATTN_VALUE, PYATTN_MASK, PYATTN_BIAS, PYATTN_ALIBI_SLOPES, PYATTN_SINKS
+        PYATTN_KV_LENGTHS, PYATTN_QUERY_OFFSET, PYATTN_OUT, PYATTN_LSE, PYATTN_MAX, PYATTN_ENTROPY, PYATTN_MOMENTS
+        PYATTN_WEIGHTS, PYATTN_TOP_KEYS, PYATTN_TOP_WEIGHTS, PYATTN_COLUMN_SUMS, PYATTN_OPERANDS
 
     struct pyattn_array:
         char *data
@@ -64,14 +32,12 @@ cdef extern from "kernels.h" nogil:
         char *scratch
 
     struct pyattn_keys:
-        const char *key
-        const char *value
+        char *key
+        char *value
         const int32_t *index
         const char *index_bias
         Py_ssize_t first, count
-        const char *tile_key
-        const char *tile_value
-        Py_ssize_t tile_key_row, tile_key_step, tile_value_column, tile_value_step
+        pyattn_array tile_key, tile_value
         int finite
 
     struct pyattn_weight:
@@ -85,8 +51,7 @@ cdef extern from "kernels.h" nogil:
         const char *residual
         char *out
         Py_ssize_t residual_row, out_row
-        int activation
-        int out_is_bf16
+        int activation, out_is_bf16
 
     struct pyattn_packed_rows:
         const char *data
@@ -94,6 +59,7 @@ cdef extern from "kernels.h" nogil:
         const float *scales
 
     struct pyattn_attention_path:
+        int by_row
         Py_ssize_t (*state_bytes)(const pyattn_attention *, int vectors) noexcept nogil
         Py_ssize_t (*load_bytes)(const pyattn_attention *) noexcept nogil
         void (*load)(const pyattn_attention *, pyattn_keys *, char *scratch) noexcept nogil
@@ -105,11 +71,7 @@ cdef extern from "kernels.h" nogil:
                       Py_ssize_t *count) noexcept nogil
 
     struct pyattn_kernels:
-        int lanes
-        int tile_rows
-        int tile_vectors
-        int real_bytes
-        int group
+        int lanes, tile_rows, tile_vectors, real_bytes, group
         pyattn_attention_path prefill, decode
         void (*weights_begin)(const pyattn_query_block *) noexcept nogil
         void (*weights_update)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,

@@ -1,0 +1,186 @@
+/* How a block begins, how results over its splits of keys are merged, and how it finishes, on either path.
+ *
+ * Results over disjoint keys, (max, sum, o) and (max', sum', o'), are merged by the factors 2^(max - joint max) and
+ * 2^(max' - joint max). */
+#include "state.h"
+
+INLINE ptrdiff_t query_vectors(const struct pyattn_attention *call, int vectors) {
+  return round_up(least(call->width, PYATTN_WIDTH_BLOCK), LANES * GROUP) / GROUP * vectors;
+}
+
+/* Vectors of o, on either path. */
+INLINE ptrdiff_t output_vectors(const struct pyattn_attention *call, int vectors) {
+  return value_vectors(call) * LANES * vectors;
+}
+
+static ptrdiff_t state_bytes(const struct pyattn_attention *call, int vectors) {
+  const ptrdiff_t top = 2 * call->top_k * vectors;
+  const ptrdiff_t arrays = query_vectors(call, vectors) + 2 * output_vectors(call, vectors) + top;
+  return round_up(sizeof(struct attention_state), PYATTN_ALIGNMENT) + arrays * (ptrdiff_t)sizeof(vec);
+}
+
+static void begin_split(const struct pyattn_query_block *block) {
+  struct partial *split = &state_of(block)->split;
+  for (int n = 0; n < block->vectors; n++) {
+    split->max[n] = splat(-INFINITY);
+    split->sum[n] = NOTHING;
+  }
+  memset(split->o, 0, (size_t)output_vectors(block->call, block->vectors) * sizeof(vec));
+}
+
+/* Which multiplication takes on the scale, and log2(e) where it can. */
+static void choose_scales(const struct pyattn_query_block *block) {
+  const struct pyattn_attention *call = block->call;
+  struct attention_state *state = state_of(block);
+  /* A finite bias stays finite only without log2(e): the most negative number, used as a mask, differs from -inf. */
+  const int biased = call->mask_kind == PYATTN_MASK_REAL || block->data[PYATTN_BIAS] || call->index_bias;
+  const double units = biased ? 1 : LOG2_E;
+  const double scale = call->softcap > 0 ? call->scale / call->softcap : call->scale * units;
+  const int plain = !biased && !block->data[PYATTN_ALIBI_SLOPES] && call->softcap <= 0 && scale > 0;
+  state->query_scale = (real)scale;
+  state->score_scale = GROUP == 1 || plain ? 1 : (real)scale;
+  state->cap_scale = (real)(call->softcap * units);
+  state->to_log2 = GROUP == 1 || !plain ? (real)(LOG2_E / units) : (real)scale;
+  state->to_nats = biased ? 1 : LN_2 * state->to_log2;
+  state->exponential = biased ? EXP_SUBTRACT_FIRST : state->to_log2 == 1 ? EXP_BASE_2 : EXP_FUSED;
+  const struct pyattn_array slopes = operand(block, PYATTN_ALIBI_SLOPES);
+  for (int n = 0; slopes.data && n < block->vectors; n++) {
+    for (int i = 0; i < LANES; i++) {
+      const char *slope = slopes.data + lane_row(block, n, i) / block->length * slopes.head;
+      state->slope[n][i] = (real)(load_real(slope) * units);
+    }
+  }
+}
+
+static void begin(const struct pyattn_query_block *block) {
+  const struct pyattn_attention *call = block->call;
+  struct attention_state *state = state_of(block);
+  state->q = (vec *)(block->scratch + round_up(sizeof *state, PYATTN_ALIGNMENT));
+  state->split.o = state->q + query_vectors(call, block->vectors);
+  state->total.o = state->split.o + output_vectors(call, block->vectors);
+  state->best = state->total.o + output_vectors(call, block->vectors);
+  state->best_key = (ivec *)(state->best + call->top_k * block->vectors);
+  state->has_total = 0;
+  choose_scales(block);
+  for (int n = 0; n < block->vectors; n++) {
+    for (int i = 0; i < LANES; i++) state->position[n][i] = (word)(n * LANES + i);
+    if (block->rows > block->length) {
+      for (int i = 0; i < LANES; i++) state->position[n][i] = (word)(lane_row(block, n, i) % block->length);
+    }
+    state->position[n] += (word)(block->query_offset + block->first);
+  }
+  begin_split(block);
+  if (call->width <= PYATTN_WIDTH_BLOCK) load_queries(block, 0);
+}
+
+/* (max, sum) of vector n of the total and another result, merged; returns the factors of their weighted sums. */
+INLINE void merge_sums(struct attention_state *state, int n, vec max, vec sum, vec *old, vec *new) {
+  struct partial *total = &state->total;
+  const vec joint = vmax(total->max[n], max), base = choose(joint == -INFINITY, (vec){0}, joint);
+  *old = exp2_of_negative((total->max[n] - base) * state->to_log2);
+  *new = exp2_of_negative((max - base) * state->to_log2);
+  total->max[n] = joint;
+  total->sum[n] = total->sum[n] * *old + sum * *new;
+}
+
+/* Merges the present split into the total, or all that another state has seen. For the first split buffers are swapped
+ * instead: bitwise the same as adding to nothing, one pass less. */
+static void merge_split(const struct pyattn_query_block *block, const char *from) {
+  const int by_row = block->call->path->by_row;
+  struct attention_state *state = state_of(block);
+  const struct attention_state *other = (const struct attention_state *)from;
+  vec *total = state->total.o, old[TILE_VECTORS], new[TILE_VECTORS];
+  if (other == state && !state->has_total) {
+    state->total = state->split;
+    state->split.o = total;
+    state->has_total = 1;
+    return;
+  }
+  const struct partial *part = other != state && other->has_total ? &other->total : &other->split;
+  const vec *o = part->o;
+  for (int n = 0; n < block->vectors; n++) merge_sums(state, n, part->max[n], part->sum[n], &old[n], &new[n]);
+  const ptrdiff_t lines = by_row ? block->rows : block->call->value_width;
+  const ptrdiff_t vectors = by_row ? value_vectors(block->call) : block->vectors;
+  for (ptrdiff_t line = 0; line < lines; line++) {
+    for (ptrdiff_t n = 0; n < vectors; n++, total++, o++) {
+      const vec of_total = by_row ? splat(old[0][line]) : old[n], of_o = by_row ? splat(new[0][line]) : new[n];
+      *total = *total * of_total + *o * of_o;
+    }
+  }
+}
+
+static void merge(const struct pyattn_query_block *block, const char *from) {
+  merge_split(block, from);
+  begin_split(block);
+}
+
+/* Sinks join the denominator, Xiao et al. 2023 (arXiv:2309.17453), equation 2; -inf is none. Returns the factor of the
+ * weighted sums so far. */
+static vec add_sinks(const struct pyattn_query_block *block, int n) {
+  struct attention_state *state = state_of(block);
+  const struct pyattn_array sinks = operand(block, PYATTN_SINKS);
+  vec sink, old, new;
+  if (!sinks.data) return splat(1);
+  for (int i = 0; i < LANES; i++) {
+    sink[i] = load_real(sinks.data + lane_row(block, n, i) / block->length * sinks.head);
+  }
+  sink *= (real)(LOG2_E / state->to_log2);
+  merge_sums(state, n, sink, choose(sink == -INFINITY, NOTHING, splat(1)), &old, &new);
+  return old;
+}
+
+/* Writes lse, max and moments of the rows of vector n, whose total is complete; seen: their largest logits without
+ * sinks. Returns 1 / sum, or 0 for a row that saw nothing. */
+static vec finish_sums(const struct pyattn_query_block *block, int n, vec seen) {
+  const struct attention_state *state = state_of(block);
+  const struct partial *total = &state->total;
+  const struct pyattn_array lse = operand(block, PYATTN_LSE), maxima = operand(block, PYATTN_MAX);
+  const struct pyattn_array moments = operand(block, PYATTN_MOMENTS);
+  for (ptrdiff_t i = 0; i < LANES && n * LANES + i < block->rows; i++) {
+    const ptrdiff_t r = n * LANES + i;
+    const double max = total->max[n][i], sum = total->sum[n][i];
+    if (lse.data) store_real(operand_row(block, &lse, r), (real)(max * state->to_nats + LN_2 * log2(sum)));
+    if (maxima.data) { /* the running maximum passes over NaN */
+      const double most = isnan(sum) && seen[i] < (real)INFINITY ? NAN : state->to_nats * (double)seen[i];
+      store_real(operand_row(block, &maxima, r), (real)most);
+    }
+    if (moments.data) {
+      char *row = operand_row(block, &moments, r);
+      store_real(row, total->max[n][i]);
+      store_real(row + moments.column, total->sum[n][i]);
+    }
+  }
+  return choose((ivec)total->sum[n] == (ivec)NOTHING, (vec){0}, 1 / total->sum[n]);
+}
+
+/* Writes the rows of vector n: o factor share, which prefill transposes. */
+static void write_rows(const struct pyattn_query_block *block, vec factor, vec share, int n) {
+  const struct pyattn_attention *call = block->call;
+  const struct pyattn_array out = operand(block, PYATTN_OUT);
+  const vec *o = state_of(block)->total.o;
+  const ptrdiff_t width = call->value_width, rows = least(block->rows - n * LANES, LANES);
+  for (ptrdiff_t d = 0; d < width; d += LANES) {
+    const ptrdiff_t columns = least(width - d, LANES);
+    vec x[LANES];
+    if (call->path->by_row) {
+      for (ptrdiff_t i = 0; i < rows; i++) x[i] = o[i * value_vectors(call) + d / LANES] * factor[i] * share[i];
+    } else {
+      UNROLL for (int i = 0; i < LANES; i++) {
+        x[i] = i < columns ? o[(d + i) * block->vectors + n] * factor * share : (vec){0};
+      }
+      transpose(x);
+    }
+    for (ptrdiff_t i = 0; i < rows; i++) {
+      store_strided(operand_row(block, &out, n * LANES + i) + d * out.column, out.column, x[i], columns);
+    }
+  }
+}
+
+static void finish(const struct pyattn_query_block *block) {
+  const struct attention_state *state = state_of(block);
+  merge_split(block, block->scratch);
+  for (int n = 0; n < block->vectors; n++) {
+    const vec seen = state->total.max[n], factor = add_sinks(block, n);
+    write_rows(block, factor, finish_sums(block, n, seen), n);
+  }
+}

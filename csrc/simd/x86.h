@@ -1,0 +1,14 @@
+/* What the instruction sets of x86-64 have alike; MM gives an instruction the prefix of their vectors. */
+#if REAL_BITS == 32
+#define MM_REALS(name) MM(name##_ps)
+#else
+#define MM_REALS(name) MM(name##_pd)
+#endif
+
+#define HIDE(x) __asm__ volatile("" : "+v"(x))
+#define vmax(a, b) ((vec)MM_REALS(max)(a, b))
+#define vmin(a, b) ((vec)MM_REALS(min)(a, b))
+#define ZIP_BYTES(side, a, b) ((bytes)MM(unpack##side##_epi8)((INTEGERS)(a), (INTEGERS)(b)))
+#if ELEMENT == I8 && GROUP == 2
+#define multiply_add(a, b, c) ((vec)MM(add_epi32)((INTEGERS)(c), MM(madd_epi16)((INTEGERS)(a), (INTEGERS)(b))))
+#endif
