@@ -116,8 +116,7 @@ struct pyattn_packed_rows {
  * PYATTN_KEY_BLOCK keys, and merge after the last range of each PYATTN_SPLIT keys if more follow; then finish. */
 struct pyattn_attention_path {
   int by_row; /* whether weighted sums lie row by row, not feature by feature */
-  /* Bytes of the state of a block whose rows fill so many vectors. */
-  ptrdiff_t (*state_bytes)(const struct pyattn_attention *, int vectors);
+  ptrdiff_t (*state_bytes)(const struct pyattn_attention *, int vectors); /* of a block whose rows fill so many */
   /* Converts keys and values, in a scratch memory of load_bytes, where update multiplies other types. */
   ptrdiff_t (*load_bytes)(const struct pyattn_attention *);
   void (*load)(const struct pyattn_attention *, struct pyattn_keys *, char *scratch);
@@ -157,8 +156,7 @@ struct pyattn_kernels {
   /* The storage format that takes least memory for a strided (outputs, inputs) array of elements, and multiplies to the
    * same bits as they. */
   int (*linear_format)(const char *elements, ptrdiff_t row, ptrdiff_t column, ptrdiff_t outputs, ptrdiff_t inputs);
-  /* Bytes of a packed weight. */
-  ptrdiff_t (*linear_packed_bytes)(ptrdiff_t outputs, ptrdiff_t inputs, int format);
+  ptrdiff_t (*linear_packed_bytes)(ptrdiff_t outputs, ptrdiff_t inputs, int format); /* of a weight */
   /* Packs a strided (outputs, inputs) array of elements; int8: with the scale of each output. weight->packed is not
    * read. */
   void (*linear_pack)(const struct pyattn_weight *, const char *elements, ptrdiff_t row, ptrdiff_t column,

@@ -14,8 +14,7 @@ static void gate(const char *input, char *out, ptrdiff_t width, int activation) 
 }
 
 /* Rotary positions of heads, whose pairs (a, b) become (a cos - b sin, b cos + a sin): RoFormer, Su et al. 2021
- * (arXiv:2104.09864), equation 34. Feature i is paired with i + half; interleaved, as there, 2 i with 2 i + 1. The
- * features after the first 2 half stay as they are. */
+ * (arXiv:2104.09864), equation 34, whose pairs are the interleaved ones. */
 static void rotate(char *row, const char *cosines, const char *sines, ptrdiff_t heads, ptrdiff_t stride, ptrdiff_t half,
                    int interleaved) {
   const ptrdiff_t step = interleaved ? 2 * ELEMENT_BYTES : ELEMENT_BYTES;

@@ -89,43 +89,29 @@ INLINE int is_same_for_rows(const struct pyattn_query_block *block, const struct
   return mask->row == 0 && (mask->head == 0 || block->rows <= block->length);
 }
 
-/* What a boolean mask says of a range of keys, for each: whether some row sees it, and 0 where some row does not. */
-struct mask_survey {
-  uint8_t seen[PYATTN_KEY_BLOCK], least[PYATTN_KEY_BLOCK];
-};
-
-static void survey_mask(const struct pyattn_query_block *block, const struct pyattn_array *mask, ptrdiff_t first,
-                        ptrdiff_t count, struct mask_survey *survey) {
-  const ptrdiff_t column = mask->column;
-  memset(survey->seen, 0, sizeof survey->seen);
-  memset(survey->least, 1, sizeof survey->least);
-  for (ptrdiff_t r = 0; r < block->rows; r++) {
-    const uint8_t *row = (const uint8_t *)operand_row(block, mask, r) + first * column;
-    for (ptrdiff_t j = 0; j < count; j++) {
-      const uint8_t sees = row[column == 1 ? j : j * column]; /* one loop of vectors, one without */
-      survey->seen[j] |= sees;
-      survey->least[j] = sees < survey->least[j] ? sees : survey->least[j];
-    }
-    for (ptrdiff_t j = 0; j < PYATTN_KEY_BLOCK; j += 64) {
-      if (column == 1) __builtin_prefetch(row + PYATTN_KEY_BLOCK + j, 0, 3);
-    }
-    if (is_same_for_rows(block, mask)) break;
-  }
-}
-
 /* Narrows the range to the keys that a boolean mask lets some row see, from an even one on: whole dot-product groups of
  * values. Returns whether it hides some of them from some row. */
 static int narrow_range(const struct pyattn_query_block *block, ptrdiff_t *first, ptrdiff_t *count) {
   if (block->call->mask_kind != PYATTN_MASK_BOOL) return 0;
   const struct pyattn_array mask = operand(block, PYATTN_MASK);
-  struct mask_survey survey;
-  survey_mask(block, &mask, *first, *count, &survey);
-  ptrdiff_t start = 0, end = *count;
-  while (start < end && !survey.seen[start]) start++;
-  while (start < end && !survey.seen[end - 1]) end--;
+  const ptrdiff_t column = mask.column, wanted = *count;
+  uint8_t seen[PYATTN_KEY_BLOCK] = {0}, hidden[PYATTN_KEY_BLOCK] = {0}; /* from some row */
+  for (ptrdiff_t r = 0; r < block->rows; r++) {
+    const uint8_t *row = (const uint8_t *)operand_row(block, &mask, r) + *first * column;
+    for (ptrdiff_t j = 0; j < wanted; j++) {
+      const uint8_t sees = row[column == 1 ? j : j * column]; /* one loop of vectors, one without */
+      seen[j] |= sees;
+      hidden[j] |= sees == 0;
+    }
+    for (ptrdiff_t j = 0; j < PYATTN_KEY_BLOCK; j += 64) __builtin_prefetch(row + PYATTN_KEY_BLOCK + j, 0, 3);
+    if (is_same_for_rows(block, &mask)) break;
+  }
+  ptrdiff_t start = 0, end = wanted;
+  while (start < end && !seen[start]) start++;
+  while (start < end && !seen[end - 1]) end--;
   start -= (*first + start) % GROUP;
   int hides = 0;
-  for (ptrdiff_t j = start; j < end; j++) hides |= survey.least[j] == 0;
+  for (ptrdiff_t j = start; j < end; j++) hides |= hidden[j];
   *first += start;
   *count = end - start;
   return hides;

@@ -50,9 +50,11 @@ static void load_values(const struct pyattn_attention *call, const char *value, 
   const ptrdiff_t row = call->operands[PYATTN_VALUE].row, column = call->operands[PYATTN_VALUE].column;
   for (ptrdiff_t j = 0; j < count; j += GROUP, value += GROUP * row) {
     for (ptrdiff_t d = 0; d < call->value_width; d += LANES, target += LANES) {
-      const char *low = value + d * column, *ahead = low + PYATTN_KEY_BLOCK * row;
-      store(target, join_rows(low, j + 1 < count ? low + row : NULL, column, least(call->value_width - d, LANES)));
-      UNROLL for (int i = 0; i < GROUP; i++) __builtin_prefetch(ahead + i * row, 0, 3);
+      const char *low = value + d * column, *high = j + 1 < count ? low + row : NULL;
+      const ptrdiff_t columns = least(call->value_width - d, LANES);
+      const int whole = column == ELEMENT_BYTES && columns == LANES && high; /* the usual case, with constants */
+      store(target, whole ? join_rows(low, high, ELEMENT_BYTES, LANES) : join_rows(low, high, column, columns));
+      UNROLL for (int i = 0; i < GROUP; i++) __builtin_prefetch(low + (PYATTN_KEY_BLOCK + i) * row, 0, 3);
     }
   }
 }
