@@ -151,10 +151,13 @@ class BuildExtensions(build_ext):
         macros = [("PYATTN_ISAS", " ".join(f"X({name})" for name in wanted))]
         macros += [("PYATTN_FLOAT32_ALONE", "1")] if DEV else []
         jobs = [("dispatch.c", "dispatch", macros, ["-Wno-unused-function"])]
+        sources = ["kernels.c", "attention/prefill.c", "linear/multiply.c"] if DEV else ["kernels.c"]
+        apart = [("PYATTN_APART", "1")] if DEV else []
         for name, isa in wanted.items():
             for element in elements:
                 table = f"pyattn_kernels_{name}_{element.lower()}"
-                jobs.append(("kernels.c", table, [("PYATTN_TABLE", table), ("ELEMENT", element)], isa))
+                macros = [("PYATTN_TABLE", table), ("ELEMENT", element), *apart]
+                jobs += [(source, table, macros, isa) for source in sources]
 
         def build(job) -> str:
             source, folder, macros, isa = job

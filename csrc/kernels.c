@@ -1,14 +1,29 @@
 /* Everything that is compiled once per instruction set and element type, as one unit: all of it static but the table,
- * whose name is PYATTN_TABLE. */
+ * whose name is PYATTN_TABLE. In a build for development two files are units of their own: an edit compiles a third. */
 #include "simd.h"
+
+#if PYATTN_APART
+#include "kernels.h"
+#define TYPE(member) __typeof__(*((struct pyattn_kernels *)0)->member)
+TYPE(prefill.load_bytes) load_bytes;
+TYPE(prefill.load) load_range;
+TYPE(prefill.update) prefill_update;
+TYPE(prefill.logits) prefill_logits;
+TYPE(linear_tile) linear_tile;
+#else
 #if ELEMENT != I8
-#include "attention/block.c"
-#include "attention/decode.c"
 #include "attention/prefill.c"
-#include "attention/weights.c"
 #endif
 #if ELEMENT != F16
 #include "linear/multiply.c"
+#endif
+#endif
+#if ELEMENT != I8
+#include "attention/block.c"
+#include "attention/decode.c"
+#include "attention/weights.c"
+#endif
+#if ELEMENT != F16
 #include "linear/pack.c"
 #endif
 #if ELEMENT != F16 && ELEMENT != I8

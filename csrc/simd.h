@@ -41,6 +41,11 @@
 #include <arm_neon.h>
 #endif
 
+#if PYATTN_APART
+#define KERNEL /* in an object of its own */
+#else
+#define KERNEL static
+#endif
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 64") /* full unrolling keeps the accumulators of a tile in registers */
 

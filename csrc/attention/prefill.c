@@ -28,7 +28,7 @@ enum { KEYS_AHEAD = 16 }; /* values are prefetched that many keys before they ar
 
 /* Keys and values of 16-bit elements are converted once for all blocks of a task to what tiles read: float32, or
  * dot-product groups of bfloat16. Those of float32 and float64 are read in place; decode reads all as they lie. */
-static ptrdiff_t load_bytes(const struct pyattn_attention *call) {
+KERNEL ptrdiff_t load_bytes(const struct pyattn_attention *call) {
   if (ELEMENT_BYTES == sizeof(real) || call->path->by_row) return 0;
   const ptrdiff_t keys = round_up(call->width, LANES * GROUP), values = round_up(call->value_width, LANES);
   return (keys / GROUP + values / GROUP) * PYATTN_KEY_BLOCK * (ptrdiff_t)sizeof(real);
@@ -59,7 +59,7 @@ static void load_values(const struct pyattn_attention *call, const char *value, 
   }
 }
 
-static void load_range(const struct pyattn_attention *call, struct pyattn_keys *keys, char *scratch) {
+KERNEL void load_range(const struct pyattn_attention *call, struct pyattn_keys *keys, char *scratch) {
   if (call->path->by_row) return;
   const struct pyattn_array *key = &call->operands[PYATTN_KEY], *value = &call->operands[PYATTN_VALUE];
   const int in_place = ELEMENT_BYTES == sizeof(real);
@@ -118,7 +118,7 @@ INLINE void score(const struct pyattn_query_block *block, const struct pyattn_ke
   }
 }
 
-static int prefill_logits(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t *first,
+KERNEL int prefill_logits(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t *first,
                           ptrdiff_t *count) {
   const int hides = narrow_range(block, first, count);
   if (*count <= 0) return 0;
@@ -233,7 +233,7 @@ INLINE void update(const struct pyattn_query_block *block, struct pyattn_keys *k
     accumulate(block, keys, value, steps, vectors);
 }
 
-static void prefill_update(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first,
+KERNEL void prefill_update(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first,
                            ptrdiff_t count) {
   WITH_CONSTANT(VECTORS, block->vectors, TILE_VECTORS, update(block, keys, first, count, VECTORS))
 }

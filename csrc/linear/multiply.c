@@ -112,7 +112,7 @@ INLINE void linear_vectors(const struct pyattn_linear *job, const struct pyattn_
     write_tile(job, input, &panel, first, result, rows, vectors, is_bf16, quantised, 0);
 }
 
-static void linear_tile(const struct pyattn_linear *job, const struct pyattn_packed_rows *input, ptrdiff_t first,
+KERNEL void linear_tile(const struct pyattn_linear *job, const struct pyattn_packed_rows *input, ptrdiff_t first,
                         ptrdiff_t rows, ptrdiff_t panel) {
   const ptrdiff_t rest = padded(job->weight->outputs - panel * PANEL) / LANES;
   WITH_CONSTANT(VECTORS, least(rest, TILE_VECTORS), TILE_VECTORS,
