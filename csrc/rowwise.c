@@ -6,10 +6,9 @@
 static void gate(const char *input, char *out, ptrdiff_t width, int activation) {
   const ptrdiff_t step = ELEMENT_BYTES;
   for (ptrdiff_t i = 0; i < width; i += LANES) {
-    const ptrdiff_t columns = least(width - i, LANES);
-    vec x = load_elements(input + i * step, columns);
+    vec x = load_elements(input + i * step, width - i);
     activate_all(&x, 1, activation);
-    store_elements(out + i * step, x * load_elements(input + (width + i) * step, columns), columns);
+    store_elements(out + i * step, x * load_elements(input + (width + i) * step, width - i), width - i);
   }
 }
 
@@ -21,12 +20,12 @@ static void rotate(char *row, const char *cosines, const char *sines, ptrdiff_t 
   char *partner = row + (interleaved ? 1 : half) * ELEMENT_BYTES;
   for (ptrdiff_t head = 0; head < heads; head++, row += stride, partner += stride) {
     for (ptrdiff_t i = 0; i < half; i += LANES) {
-      const ptrdiff_t columns = least(half - i, LANES);
-      const vec a = load_strided(row + i * step, step, columns), b = load_strided(partner + i * step, step, columns);
-      const vec cosine = load_reals(cosines + i * (ptrdiff_t)sizeof(real), columns);
-      const vec sine = load_reals(sines + i * (ptrdiff_t)sizeof(real), columns);
-      store_strided(row + i * step, step, a * cosine - b * sine, columns);
-      store_strided(partner + i * step, step, b * cosine + a * sine, columns);
+      const ptrdiff_t left = half - i;
+      const vec a = load_strided(row + i * step, step, left), b = load_strided(partner + i * step, step, left);
+      const vec cosine = load_reals(cosines + i * (ptrdiff_t)sizeof(real), left);
+      const vec sine = load_reals(sines + i * (ptrdiff_t)sizeof(real), left);
+      store_strided(row + i * step, step, a * cosine - b * sine, left);
+      store_strided(partner + i * step, step, b * cosine + a * sine, left);
     }
   }
 }
@@ -55,29 +54,27 @@ static void normalise_row(const char *input, const char *weight, const char *bia
   }
   const real factor = (real)(1 / sqrt((double)(sum_lanes(squares) / (real)width) + eps));
   for (ptrdiff_t i = 0; i < width; i += LANES) {
-    const ptrdiff_t columns = least(width - i, LANES);
-    vec x = (load_strided(input + i * step, step, columns) - mean) * factor;
-    if (weight) x *= load_strided(weight + i * step, step, columns);
-    if (bias) x += load_strided(bias + i * step, step, columns);
-    store_strided(out + i * step, step, x, columns);
+    vec x = (load_reals(input + i * step, width - i) - mean) * factor;
+    if (weight) x *= load_reals(weight + i * step, width - i);
+    if (bias) x += load_reals(bias + i * step, width - i);
+    store_reals(out + i * step, x, width - i);
   }
 }
 
 static void add_row(const char *input, char *sum, ptrdiff_t width) {
   const ptrdiff_t step = sizeof(real);
   for (ptrdiff_t i = 0; i < width; i += LANES) {
-    const ptrdiff_t columns = least(width - i, LANES);
-    store_reals(sum + i * step, load_reals(sum + i * step, columns) + load_reals(input + i * step, columns), columns);
+    const vec x = load_reals(input + i * step, width - i);
+    store_reals(sum + i * step, load_reals(sum + i * step, width - i) + x, width - i);
   }
 }
 
 static void activate(const char *input, char *out, ptrdiff_t count, int activation) {
   const ptrdiff_t step = sizeof(real);
   for (ptrdiff_t i = 0; i < count; i += LANES) {
-    const ptrdiff_t columns = least(count - i, LANES);
-    vec x = load_reals(input + i * step, columns);
+    vec x = load_reals(input + i * step, count - i);
     activate_all(&x, 1, activation);
-    store_reals(out + i * step, x, columns);
+    store_reals(out + i * step, x, count - i);
   }
 }
 #endif

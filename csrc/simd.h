@@ -10,7 +10,6 @@
  *
  *   VECTOR_BYTES                 bytes of a vector
  *   TILE_ROWS, TILE_VECTORS      accumulators of the tile of gemm.h, as many as registers hold
- *   INPUT_ZERO                   added to int8 inputs, for dot products that want them without a sign
  *   ATTENTION_UNROLL             whether attention's tiles take two groups a turn
  *   WIDENS_FLOAT16               whether float16 becomes float32 in one instruction
  *   EXP2_REDUCTION               the range that exp2_of_negative reduces its argument to
@@ -54,18 +53,8 @@
 #define F16 3
 #define BF16 4
 #define I8 5
-#if ELEMENT == F64
-#define REAL_BITS 64
-#else
-#define REAL_BITS 32
-#endif
-#if ELEMENT == F16 || ELEMENT == BF16
-#define ELEMENT_BYTES 2
-#elif ELEMENT == I8
-#define ELEMENT_BYTES 1
-#else
-#define ELEMENT_BYTES (REAL_BITS / 8)
-#endif
+#define REAL_BITS (ELEMENT == F64 ? 64 : 32)
+#define ELEMENT_BYTES (ELEMENT == I8 ? 1 : ELEMENT == F16 || ELEMENT == BF16 ? 2 : REAL_BITS / 8)
 
 #define EXP2_NEAREST 1    /* [-1/2, 1/2] */
 #define EXP2_FLOOR 2      /* [0, 1] */
@@ -83,6 +72,7 @@
 #else
 #define GROUP (ELEMENT == I8 || PAIRS_OF_BFLOAT16 ? 2 : 1)
 #endif
+#define INPUT_ZERO (GROUP == 4 ? 128 : 0) /* added to int8 inputs, for dot products that want them without a sign */
 
 #if defined(__AVX512F__)
 #include "simd/avx512.h"
@@ -109,11 +99,12 @@ INLINE void prefetch_far(const char *p) { __builtin_prefetch(p, 0, 2); }
 /* The compiler must believe that array x was written: an array that is filled as far as it will be read. */
 #define WRITTEN(x) __asm__("" : "=m"(x))
 
-/* n <= LANES values of the compute type in memory; nothing after them is touched. */
-INLINE vec load_reals(const char *p, ptrdiff_t n) { return n == LANES ? load(p) : load_first(p, n); }
+/* n values of the compute type in memory, or LANES if that is less; nothing after them is touched. So it is with all
+ * loads and stores of n values. */
+INLINE vec load_reals(const char *p, ptrdiff_t n) { return n >= LANES ? load(p) : load_first(p, n); }
 
 INLINE void store_reals(char *p, vec x, ptrdiff_t n) {
-  if (n == LANES)
+  if (n >= LANES)
     store(p, x);
   else
     store_first(p, x, n);
@@ -131,7 +122,7 @@ INLINE vec16 narrow(vec x) { return ELEMENT == F16 ? narrow_float16(x) : narrow_
 
 /* Of n 16-bit lanes; the copy of a whole vector is one instruction. */
 INLINE void copy_lanes16(void *to, const void *from, ptrdiff_t n) {
-  if (n == LANES)
+  if (n >= LANES)
     memcpy(to, from, LANES * 2);
   else
     memcpy(to, from, (size_t)n * 2);
@@ -163,14 +154,14 @@ INLINE void store_bf16(char *p, vec x, ptrdiff_t n) { store_elements(p, x, n); }
 INLINE vec load_strided(const char *p, ptrdiff_t step, ptrdiff_t n) {
   if (step == ELEMENT_BYTES) return load_elements(p, n);
   char x[LANES * ELEMENT_BYTES] = {0};
-  for (ptrdiff_t i = 0; i < n; i++) memcpy(x + i * ELEMENT_BYTES, p + i * step, ELEMENT_BYTES);
+  for (ptrdiff_t i = 0; i < least(n, LANES); i++) memcpy(x + i * ELEMENT_BYTES, p + i * step, ELEMENT_BYTES);
   return load_elements(x, LANES);
 }
 
 /* The n elements at these indices. */
 INLINE vec load_gathered(const char *p, ptrdiff_t step, const int32_t *indices, ptrdiff_t n) {
   char x[LANES * ELEMENT_BYTES] = {0};
-  for (ptrdiff_t i = 0; i < n; i++) memcpy(x + i * ELEMENT_BYTES, p + indices[i] * step, ELEMENT_BYTES);
+  for (ptrdiff_t i = 0; i < least(n, LANES); i++) memcpy(x + i * ELEMENT_BYTES, p + indices[i] * step, ELEMENT_BYTES);
   return load_elements(x, LANES);
 }
 
@@ -181,7 +172,7 @@ INLINE void store_strided(char *p, ptrdiff_t step, vec x, ptrdiff_t n) {
   }
   char y[LANES * ELEMENT_BYTES];
   store_elements(y, x, LANES);
-  for (ptrdiff_t i = 0; i < n; i++) memcpy(p + i * step, y + i * ELEMENT_BYTES, ELEMENT_BYTES);
+  for (ptrdiff_t i = 0; i < least(n, LANES); i++) memcpy(p + i * step, y + i * ELEMENT_BYTES, ELEMENT_BYTES);
 }
 
 #endif
@@ -206,7 +197,7 @@ typedef int16_t grouped;
 
 INLINE vec load_groups(const char *p, ptrdiff_t step, ptrdiff_t n) {
   grouped x[GROUP * LANES] = {0};
-  for (ptrdiff_t i = 0; i < n; i++) x[i] = *(const int8_t *)(p + i * step);
+  for (ptrdiff_t i = 0; i < least(n, GROUP * LANES); i++) x[i] = *(const int8_t *)(p + i * step);
   return load(x);
 }
 #elif PAIRS_OF_BFLOAT16

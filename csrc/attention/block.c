@@ -160,18 +160,17 @@ static void write_rows(const struct pyattn_query_block *block, vec factor, vec s
   const vec *o = state_of(block)->total.o;
   const ptrdiff_t width = call->value_width, rows = least(block->rows - n * LANES, LANES);
   for (ptrdiff_t d = 0; d < width; d += LANES) {
-    const ptrdiff_t columns = least(width - d, LANES);
     vec x[LANES];
     if (call->path->by_row) {
       for (ptrdiff_t i = 0; i < rows; i++) x[i] = o[i * value_vectors(call) + d / LANES] * factor[i] * share[i];
     } else {
       UNROLL for (int i = 0; i < LANES; i++) {
-        x[i] = i < columns ? o[(d + i) * block->vectors + n] * factor * share : (vec){0};
+        x[i] = d + i < width ? o[(d + i) * block->vectors + n] * factor * share : (vec){0};
       }
       transpose(x);
     }
     for (ptrdiff_t i = 0; i < rows; i++) {
-      store_strided(operand_row(block, &out, n * LANES + i) + d * out.column, out.column, x[i], columns);
+      store_strided(operand_row(block, &out, n * LANES + i) + d * out.column, out.column, x[i], width - d);
     }
   }
 }

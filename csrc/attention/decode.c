@@ -172,7 +172,6 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
   struct attention_state *state = state_of(block);
   const ptrdiff_t value_row = array->row, step = array->column;
   const ptrdiff_t column = d * step, ahead = keys->index ? 0 : ROWS_AHEAD * value_row;
-  const ptrdiff_t rest = least(call->value_width - d, LANES);
   vec acc[ROWS_AT_ONCE][VALUE_VECTORS];
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
   for (ptrdiff_t j = 0; j < count; j += GROUP) {
@@ -186,7 +185,7 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
         if (GROUP == 2) prefetch_far(low + ahead + value_row + line);
       }
     } else {
-      x[0] = join_rows(low, high, step, rest);
+      x[0] = join_rows(low, high, step, call->value_width - d);
     }
     UNROLL for (int r = 0; r < rows; r++) {
       const vec weight = splat(*weight_at(state, j / GROUP, first_row + r));

@@ -34,27 +34,22 @@ KERNEL ptrdiff_t load_bytes(const struct pyattn_attention *call) {
   return (keys / GROUP + values / GROUP) * PYATTN_KEY_BLOCK * (ptrdiff_t)sizeof(real);
 }
 
-/* Rows of keys to dot-product groups: [key][group of features] */
-static void load_keys(const struct pyattn_attention *call, const char *key, ptrdiff_t count, real *target) {
-  const ptrdiff_t row = call->operands[PYATTN_KEY].row, column = call->operands[PYATTN_KEY].column;
-  for (ptrdiff_t j = 0; j < count; j++, key += row) {
-    for (ptrdiff_t d = 0; d < call->width; d += LANES * GROUP, target += LANES) {
-      store(target, load_groups(key + d * column, column, least(call->width - d, LANES * GROUP)));
-      __builtin_prefetch(key + d * column + PYATTN_KEY_BLOCK * row, 0, 3);
-    }
-  }
-}
-
-/* Rows of values, joined to dot-product groups of keys: [group of keys][feature] */
-static void load_values(const struct pyattn_attention *call, const char *value, ptrdiff_t count, real *target) {
-  const ptrdiff_t row = call->operands[PYATTN_VALUE].row, column = call->operands[PYATTN_VALUE].column;
-  for (ptrdiff_t j = 0; j < count; j += GROUP, value += GROUP * row) {
-    for (ptrdiff_t d = 0; d < call->value_width; d += LANES, target += LANES) {
-      const char *low = value + d * column, *high = j + 1 < count ? low + row : NULL;
-      const ptrdiff_t columns = least(call->value_width - d, LANES);
-      const int whole = column == ELEMENT_BYTES && columns == LANES && high; /* the usual case, with constants */
-      store(target, whole ? join_rows(low, high, ELEMENT_BYTES, LANES) : join_rows(low, high, column, columns));
-      UNROLL for (int i = 0; i < GROUP; i++) __builtin_prefetch(low + (PYATTN_KEY_BLOCK + i) * row, 0, 3);
+/* Rows of keys, in groups of features, or of values, joined to groups of rows: [row, or group of rows][group, or
+ * feature] */
+INLINE void load_rows(const char *data, struct pyattn_array from, ptrdiff_t width, ptrdiff_t count, real *target,
+                      int joined) {
+  const ptrdiff_t rows = joined ? GROUP : 1, step = LANES * GROUP / rows;
+  for (ptrdiff_t j = 0; j < count; j += rows, data += rows * from.row) {
+    for (ptrdiff_t d = 0; d < width; d += step, target += LANES) {
+      const char *low = data + d * from.column, *high = j + 1 < count ? low + from.row : NULL;
+      const int whole = from.column == ELEMENT_BYTES && width - d >= step && high; /* the usual case, with constants */
+      if (!joined)
+        store(target, load_groups(low, from.column, width - d));
+      else if (whole)
+        store(target, join_rows(low, high, ELEMENT_BYTES, LANES));
+      else
+        store(target, join_rows(low, high, from.column, width - d));
+      UNROLL for (int i = 0; i < rows; i++) __builtin_prefetch(low + (PYATTN_KEY_BLOCK + i) * from.row, 0, 3);
     }
   }
 }
@@ -71,13 +66,13 @@ KERNEL void load_range(const struct pyattn_attention *call, struct pyattn_keys *
   keys->tile_value = (struct pyattn_array){first_value, value->row, value->column, 0};
   if (!in_place && !keys_are_groups) {
     const ptrdiff_t row = round_up(call->width, LANES * GROUP) / GROUP * (ptrdiff_t)sizeof(real);
-    load_keys(call, first_key, keys->count, (real *)scratch);
+    load_rows(first_key, *key, call->width, keys->count, (real *)scratch, 0);
     keys->tile_key = (struct pyattn_array){scratch, row, sizeof(real), 0};
     scratch += row * PYATTN_KEY_BLOCK;
   }
   if (!in_place && first_value) {
     const ptrdiff_t row = round_up(call->value_width, LANES) * (ptrdiff_t)sizeof(real);
-    load_values(call, first_value, keys->count, (real *)scratch);
+    load_rows(first_value, *value, call->value_width, keys->count, (real *)scratch, 1);
     keys->tile_value = (struct pyattn_array){scratch, row, sizeof(real), 0};
   }
 }
@@ -204,7 +199,7 @@ static int all_finite(const struct pyattn_attention *call, struct pyattn_keys *k
   for (ptrdiff_t j = keys->first; j < keys->first + keys->count; j++) {
     for (ptrdiff_t d = 0; d < call->value_width; d += LANES) {
       const char *p = keys->value + j * value->row + d * value->column;
-      zeros += load_strided(p, value->column, least(call->value_width - d, LANES)) * 0;
+      zeros += load_strided(p, value->column, call->value_width - d) * 0;
     }
   }
   keys->finite = sum_lanes(zeros) == 0;

@@ -96,7 +96,7 @@ static void load_queries(const struct pyattn_query_block *block, ptrdiff_t first
       vec x[LANES];
       UNROLL for (int i = 0; i < LANES; i++) {
         const char *row = operand_row(block, &query, lane_row(block, n, i));
-        x[i] = load_groups(row + (first + d) * query.column, query.column, least(width - d, LANES * GROUP));
+        x[i] = load_groups(row + (first + d) * query.column, query.column, width - d);
         if (GROUP == 1) x[i] *= state->query_scale;
       }
       transpose(x);

@@ -40,7 +40,7 @@ INLINE void load_panel(const struct pyattn_weight *weight, ptrdiff_t feature, in
   panel->feature = feature;
   UNROLL for (int n = 0; n < vectors; n++) {
     const char *bias = weight->bias + (feature + n * LANES) * (ptrdiff_t)sizeof(real);
-    panel->bias[n] = weight->bias ? load_reals(bias, least(outputs - feature - n * LANES, LANES)) : (vec){0};
+    panel->bias[n] = weight->bias ? load_reals(bias, outputs - feature - n * LANES) : (vec){0};
     panel->initial[n] = panel->bias[n];
     if (ELEMENT == I8) {
       panel->scale[n] = load(scales + n * VECTOR_BYTES);
@@ -64,7 +64,7 @@ INLINE void write_tile(const struct pyattn_linear *job, const struct pyattn_pack
     const char *residual = job->residual;
     if (residual) residual += (first + r) * job->residual_row + feature * (ptrdiff_t)sizeof(real);
     UNROLL for (int n = 0; n < vectors; n++) {
-      const ptrdiff_t columns = whole ? LANES : least(job->weight->outputs - feature - n * LANES, LANES);
+      const ptrdiff_t columns = whole ? LANES : job->weight->outputs - feature - n * LANES;
       vec x = result[r * vectors + n];
       if (quantised) x = dequantised(panel, x, input->scales[r], n);
       if (residual) x += load_reals(residual + n * VECTOR_BYTES, columns);

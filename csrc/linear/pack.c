@@ -7,7 +7,7 @@ static int linear_format(const char *elements, ptrdiff_t row, ptrdiff_t column, 
   for (ptrdiff_t o = 0; o < outputs && (bfloat16 || float16); o++) {
     ivec beyond_bfloat16 = {0}, beyond_float16 = {0};
     for (ptrdiff_t k = 0; k < inputs; k += LANES) {
-      const vec x = load_strided(elements + o * row + k * column, column, least(inputs - k, LANES));
+      const vec x = load_strided(elements + o * row + k * column, column, inputs - k);
       beyond_bfloat16 |= (ivec)x & 0xffff;
       if (WIDENS_FLOAT16) beyond_float16 |= widen_float16(narrow_float16(x)) != x;
     }
@@ -55,15 +55,13 @@ static void linear_pack(const struct pyattn_weight *weight, const char *elements
     ptrdiff_t line;
     char *base = packed + vectors_at(weight, first, &line);
     for (ptrdiff_t k = 0; k < inputs; k += LANES * GROUP) {
-      const ptrdiff_t columns = least(inputs - k, LANES * GROUP);
       vec x[LANES];
       UNROLL for (int i = 0; i < LANES; i++) {
         x[i] = (vec){0};
-        if (first + i < outputs) x[i] = load_groups(elements + (first + i) * row + k * column, column, columns);
+        if (first + i < outputs) x[i] = load_groups(elements + (first + i) * row + k * column, column, inputs - k);
       }
       transpose(x);
-      for (ptrdiff_t i = 0; i < groups_of(columns); i++) {
-        const ptrdiff_t t = k / GROUP + i;
+      for (ptrdiff_t t = k / GROUP, i = 0; i < LANES && t < groups_of(inputs); i++, t++) {
         store_group(base + t / groups * line, x[i], format, t);
       }
     }
@@ -121,9 +119,9 @@ static ptrdiff_t linear_row_bytes(ptrdiff_t inputs, int input_is_bf16) {
 #if ELEMENT == BF16 || ELEMENT == I8
 /* LANES inputs from k on, zeros after the last. */
 INLINE vec load_input(const char *input, int is_bf16, ptrdiff_t k, ptrdiff_t inputs) {
-  const ptrdiff_t columns = least(inputs - k, LANES);
-  if (columns <= 0) return (vec){0};
-  return is_bf16 ? load_elements(input + k * 2, columns) : load_reals(input + k * (ptrdiff_t)sizeof(real), columns);
+  if (k >= inputs) return (vec){0};
+  return is_bf16 ? load_elements(input + k * 2, inputs - k)
+                 : load_reals(input + k * (ptrdiff_t)sizeof(real), inputs - k);
 }
 
 INLINE void pack_row(const char *input, int is_bf16, ptrdiff_t inputs, char *packed, float *scale) {

@@ -4,7 +4,6 @@
 /* 32 registers: 8 x 3 accumulators, 3 loads, 1 broadcast; 4 to spare. */
 #define TILE_ROWS 8
 #define TILE_VECTORS 3
-#define INPUT_ZERO (GROUP == 4 ? 128 : 0)
 #define ATTENTION_UNROLL (GROUP == 1)
 #define WIDENS_FLOAT16 (REAL_BITS == 32)
 #if REAL_BITS == 32

@@ -2,7 +2,7 @@
 INLINE vec load_groups(const char *p, ptrdiff_t step, ptrdiff_t n) {
   if (step == 2) return n >= 2 * LANES ? load(p) : (vec)_mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1), p);
   char x[VECTOR_BYTES] = {0};
-  for (ptrdiff_t i = 0; i < n; i++) memcpy(x + i * 2, p + i * step, 2);
+  for (ptrdiff_t i = 0; i < least(n, 2 * LANES); i++) memcpy(x + i * 2, p + i * step, 2);
   return load(x);
 }
 

@@ -2,9 +2,6 @@
  * vector extensions alone. What it has as a function, it also defines as a macro of the same name. */
 #include "vectors.h"
 
-#ifndef INPUT_ZERO
-#define INPUT_ZERO 0
-#endif
 #ifndef ATTENTION_UNROLL
 #define ATTENTION_UNROLL 0
 #endif
