@@ -92,12 +92,12 @@ def main():
         show(f"erfc float32, error {error * np.log(2):.2g}", np.float32(c), "f")
     # tanh(x) / x = S + P / Q in t = x^2 (7.9, and 18.5 below, are the ends whose rounded coefficients measure best) and
     # 2 tanh(x / 2) / x likewise, its relative error weighted by what remains of it in z / (1 + z^2 / 4) = tanh(x)
-    error, *parts = rational(tanh_ratio, lambda t: 1, 7.9**2, 3)
-    for name, part in zip("SPQ", parts, strict=True):
-        show(f"tanh float32 {name}, error {float(error):.2g}", np.float32([float(x) for x in part]), "f")
-    error, *parts = rational(lambda t: tanh_ratio(t / 4), lambda t: 1 / mp.cosh(mp.sqrt(t)), 18.5**2, 5)
-    for name, part in zip("SPQ", parts, strict=True):
-        show(f"tanh float64 {name}, error {float(error):.2g}", part)
+    single = np.float32, "f", tanh_ratio, lambda t: 1, 7.9**2, 3
+    double = np.float64, "", lambda t: tanh_ratio(t / 4), lambda t: 1 / mp.cosh(mp.sqrt(t)), 18.5**2, 5
+    for dtype, suffix, *problem in (single, double):
+        error, *parts = rational(*problem)
+        for name, part in zip("SPQ", parts, strict=True):
+            show(f"tanh {dtype.__name__} {name}, error {float(error):.2g}", dtype([float(x) for x in part]), suffix)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@
  * a matrix unit can take the place of this file: it needs no other layout, and the buffer is all that comes out.
  *
  * An 8 x 3 tile does 24 multiply-adds for 3 loads and 8 broadcasts: a core with two FMA units and two load ports is
- * bound by the former.
- */
+ * bound by the former. */
 #pragma once
 
 #include "kernels.h"
@@ -47,8 +46,7 @@ struct tile_b {
 #endif
 
 /* bfloat16 lies in pairs in the vec16 of each lane, the first in the lower one: groups for the dot products of two,
- * else two groups that share a vector, which a shift and a mask widen; conversions of half vectors cost 12 % of a tile.
- */
+ * else two groups that share a vector, which a shift and a mask widen; converting half vectors costs 12 % of a tile. */
 INLINE int shares_lanes(int format) { return format == PYATTN_BFLOAT16 && GROUP == 1; }
 
 /* Bytes of a vector of B for two groups. */

@@ -5,9 +5,8 @@
 /* In registers. The operands have full mantissas: multiplying ones draws less power, and was seen to run 7 % faster
  * than any real data. */
 static double probe_multiply_add(ptrdiff_t rounds) {
-  tile acc;
+  tile acc = {{{0}}};
   vec x = splat((real)(1 / 3.)), y = splat((real)(2 / 3.));
-  UNROLL for (int r = 0; r < 6; r++) { UNROLL for (int n = 0; n < TILE_VECTORS; n++) acc[r][n] = (vec){0}; }
   for (ptrdiff_t i = 0; i < rounds; i++) {
     UNROLL for (int r = 0; r < 6; r++) {
       UNROLL for (int n = 0; n < TILE_VECTORS; n++) {

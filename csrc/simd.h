@@ -11,7 +11,6 @@
  *   VECTOR_BYTES                 bytes of a vector
  *   TILE_ROWS, TILE_VECTORS      accumulators of the tile of gemm.h, as many as registers hold
  *   ATTENTION_UNROLL             whether attention's tiles take two groups a turn
- *   WIDENS_FLOAT16               whether float16 becomes float32 in one instruction
  *   EXP2_REDUCTION               the range that exp2_of_negative reduces its argument to
  *   HIDE(x)                      the compiler must believe that x changed: keeps loops that measure
  *   load_first(p, n)             the first n lanes from p, zeros after them; reads nothing else
@@ -20,13 +19,13 @@
  *   choose_by_bytes(p, yes, no)  yes where the lane's byte of p is not 0
  *   transpose(x)                 x[i][j] <-> x[j][i] of LANES vectors
  *   ZIP_BYTES(lo or hi, a, b)    bytes of a and b in turn, of one half of each 16 bytes
+ *   WIDENS_FLOAT16               whether an instruction does the next line
  *   widen_float16(x)             float16 to float32
  *   narrow_float16(x)            and back, rounded to the nearest, ties to even
  *   round_bfloat16(x)            to bfloat16 likewise; the machine's own rounding takes denormals for 0
  *   exp2_of_negative(x)          2^x for x <= 0, from exp2_polynomial on the range of EXP2_REDUCTION
  *   multiply_add(a, b, c)        c + the products of a and b, summed in each lane; int8: of integers
- *   round_groups(x)              int8 inputs of GROUP vectors, rounded, as multiply_add reads them
- */
+ *   round_groups(x)              int8 inputs of GROUP vectors, rounded, as multiply_add reads them */
 #pragma once
 
 #include <math.h>
@@ -151,18 +150,17 @@ INLINE void store_bf16(char *p, vec x, ptrdiff_t n) { store_elements(p, x, n); }
 #endif
 
 #if ELEMENT != I8
-INLINE vec load_strided(const char *p, ptrdiff_t step, ptrdiff_t n) {
-  if (step == ELEMENT_BYTES) return load_elements(p, n);
+/* The n elements at these indices; NULL: at 0, 1, ... */
+INLINE vec load_gathered(const char *p, ptrdiff_t step, const int32_t *indices, ptrdiff_t n) {
   char x[LANES * ELEMENT_BYTES] = {0};
-  for (ptrdiff_t i = 0; i < least(n, LANES); i++) memcpy(x + i * ELEMENT_BYTES, p + i * step, ELEMENT_BYTES);
+  for (ptrdiff_t i = 0; i < least(n, LANES); i++) {
+    memcpy(x + i * ELEMENT_BYTES, p + (indices ? indices[i] : i) * step, ELEMENT_BYTES);
+  }
   return load_elements(x, LANES);
 }
 
-/* The n elements at these indices. */
-INLINE vec load_gathered(const char *p, ptrdiff_t step, const int32_t *indices, ptrdiff_t n) {
-  char x[LANES * ELEMENT_BYTES] = {0};
-  for (ptrdiff_t i = 0; i < least(n, LANES); i++) memcpy(x + i * ELEMENT_BYTES, p + indices[i] * step, ELEMENT_BYTES);
-  return load_elements(x, LANES);
+INLINE vec load_strided(const char *p, ptrdiff_t step, ptrdiff_t n) {
+  return step == ELEMENT_BYTES ? load_elements(p, n) : load_gathered(p, step, NULL, n);
 }
 
 INLINE void store_strided(char *p, ptrdiff_t step, vec x, ptrdiff_t n) {

@@ -1,6 +1,5 @@
 /* The threads of parallel regions: how calls share them, that the system grants them, and what a fork does to them.
- * Included once, by pyattn/_core/runtime.pyx, with the flags that switch OpenMP on.
- */
+ * Included once, by pyattn/_core/runtime.pyx, with the flags that switch OpenMP on. */
 #pragma once
 
 #include <stdlib.h>
@@ -81,8 +80,7 @@ static int pyattn_granted(int wanted) {
   struct pyattn_trial *trials = malloc(MIN_BYTES + (size_t)wanted * TEAM_BYTES); /* OpenMP needs it next */
   pthread_attr_t attributes;
   int granted = 0;
-  if (trials == NULL) return 0;
-  if (pthread_attr_init(&attributes)) {
+  if (trials == NULL || pthread_attr_init(&attributes)) {
     free(trials);
     return 0;
   }
@@ -95,13 +93,8 @@ static int pyattn_granted(int wanted) {
   pthread_mutex_unlock(&gate);
   for (int i = 0; i < granted; i++) pthread_join(trials[i].thread, NULL);
 #ifdef __linux__
-  for (int i = 0, yields = 0; i < granted && yields < MAX_YIELDS;) {
-    if (syscall(SYS_tgkill, getpid(), trials[i].number, 0) != 0) {
-      i++;
-    } else {
-      sched_yield();
-      yields++;
-    }
+  for (int i = 0, yields = 0; i < granted; i++) {
+    for (; yields < MAX_YIELDS && syscall(SYS_tgkill, getpid(), trials[i].number, 0) == 0; yields++) sched_yield();
   }
 #endif
   pthread_attr_destroy(&attributes);

@@ -60,12 +60,8 @@ INLINE vec vtanh(vec x) {
   static const real s[] = {0x1.4e6cbb73563bap-32, -0x1.7766944682045p-19, 0x1.a76505821420bp-6};
   static const real p[] = {0x1.db23d1033464fp+5, 0x1.44e1832c1083cp+16, 0x1.fe13c1894d7f0p+24, 0x1.fffa8a2d1317dp+31,
                            0x1.d7bf3cae07b3dp+36};
-  static const real q[] = {0x1p+0,
-                           0x1.fec54e7793243p+10,
-                           0x1.280535e8ed969p+20,
-                           0x1.de07930b75573p+27,
-                           0x1.cec8af68dad0dp+33,
-                           0x1.e442e32696b2ap+36};
+  static const real q[] = {0x1.0000000000000p+0,  0x1.fec54e7793243p+10, 0x1.280535e8ed969p+20,
+                           0x1.de07930b75573p+27, 0x1.cec8af68dad0dp+33, 0x1.e442e32696b2ap+36};
 #endif
   const ivec flipped = ~(ivec)x & SIGN_BIT;
   const vec n = vmax(splat(-20), (vec)((ivec)x | SIGN_BIT));

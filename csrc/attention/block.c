@@ -14,8 +14,7 @@ INLINE ptrdiff_t output_vectors(const struct pyattn_attention *call, int vectors
 }
 
 static ptrdiff_t state_bytes(const struct pyattn_attention *call, int vectors) {
-  const ptrdiff_t top = 2 * call->top_k * vectors;
-  const ptrdiff_t arrays = query_vectors(call, vectors) + 2 * output_vectors(call, vectors) + top;
+  const ptrdiff_t arrays = query_vectors(call, vectors) + 2 * (output_vectors(call, vectors) + call->top_k * vectors);
   return round_up(sizeof(struct attention_state), PYATTN_ALIGNMENT) + arrays * (ptrdiff_t)sizeof(vec);
 }
 
@@ -63,11 +62,10 @@ static void begin(const struct pyattn_query_block *block) {
   state->has_total = 0;
   choose_scales(block);
   for (int n = 0; n < block->vectors; n++) {
-    for (int i = 0; i < LANES; i++) state->position[n][i] = (word)(n * LANES + i);
-    if (block->rows > block->length) {
-      for (int i = 0; i < LANES; i++) state->position[n][i] = (word)(lane_row(block, n, i) % block->length);
+    for (int i = 0; i < LANES; i++) {
+      const ptrdiff_t row = lane_row(block, n, i), query = row < block->length ? row : row % block->length;
+      state->position[n][i] = (word)(block->query_offset + block->first + query);
     }
-    state->position[n] += (word)(block->query_offset + block->first);
   }
   begin_split(block);
   if (call->width <= PYATTN_WIDTH_BLOCK) load_queries(block, 0);

@@ -19,8 +19,7 @@
  * A block of R rows against S keys reads R D elements of Q once, S (D + Dv) of K and V, from the cache where the blocks
  * of a task share them, and a mask or bias R S; it writes R Dv elements. The sums over each PYATTN_SPLIT keys are
  * completed before they are merged into those of all splits before: splits may be computed apart, by several threads,
- * and rounding errors do not grow with the number of keys.
- */
+ * and rounding errors do not grow with the number of keys. */
 #include "../gemm.h"
 #include "options.h"
 

@@ -9,8 +9,7 @@
 
 /* A masked pair has the logit MASKED, a NaN that the maximum passes over and, being a signalling one, no arithmetic
  * makes, from whatever NaN of the caller's; and the weight -0.0. So it differs to the end from a live pair: one whose
- * weight underflowed to 0.0 still passes on a NaN among the values, and a row's sum stays -0.0 only if it saw nothing.
- */
+ * weight underflowed to 0.0 still passes on a NaN among the values, and a sum stays -0.0 only if it saw nothing. */
 #define MASKED splat_bits((word)(REAL_BITS == 32 ? 0x7fa5a5a5 : 0x7ff5a5a5) << (REAL_BITS - 32))
 INLINE ivec is_masked(vec logit) { return (ivec)logit == (ivec)MASKED; }
 

@@ -6,8 +6,7 @@
  *
  * Inputs of bfloat16 weights are rounded to it, a row at a time. Those of int8 weights are divided by a scale of the
  * row, the largest over 127, and rounded to integers (Dettmers et al. 2022, arXiv:2208.07339, section 2.1, row and
- * column wise); the sums of their products are exact.
- */
+ * column wise); the sums of their products are exact. */
 #include "../activations.h"
 #include "format.h"
 

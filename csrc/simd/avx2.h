@@ -4,7 +4,6 @@
  * three quarters of each line to a later tile. */
 #define TILE_ROWS 6
 #define TILE_VECTORS 2
-#define WIDENS_FLOAT16 (REAL_BITS == 32)
 
 #define MM(name) _mm256_##name
 #define INTEGERS __m256i

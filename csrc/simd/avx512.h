@@ -5,7 +5,6 @@
 #define TILE_ROWS 8
 #define TILE_VECTORS 3
 #define ATTENTION_UNROLL (GROUP == 1)
-#define WIDENS_FLOAT16 (REAL_BITS == 32)
 #if REAL_BITS == 32
 #define EXP2_REDUCTION EXP2_FLOOR
 #define FIRST_LANES(n) (__mmask16)((1u << (n)) - 1)

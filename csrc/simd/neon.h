@@ -3,7 +3,6 @@
 /* 32 registers: 8 x 3 accumulators, 3 loads, 1 broadcast; 4 to spare. */
 #define TILE_ROWS 8
 #define TILE_VECTORS 3
-#define WIDENS_FLOAT16 (REAL_BITS == 32)
 #define HIDE(x) __asm__ volatile("" : "+w"(x))
 
 #define widen_float16(x) ((vec)vcvt_f32_f16((float16x4_t)(x)))

@@ -4,11 +4,6 @@
 
 #ifndef ATTENTION_UNROLL
 #define ATTENTION_UNROLL 0
-#endif
-#ifndef WIDENS_FLOAT16
-#define WIDENS_FLOAT16 0
-#endif
-#ifndef EXP2_REDUCTION
 #define EXP2_REDUCTION EXP2_NEAREST
 #endif
 
@@ -77,7 +72,12 @@ INLINE void transpose(vec x[LANES]) {
 #define ZIP_BYTES(side, a, b) ZIP_BYTES_##side(a, b) /* of 16 bytes */
 #endif
 
-#if REAL_BITS == 32 && !defined(widen_float16)
+#ifdef widen_float16
+#define WIDENS_FLOAT16 1
+#else
+#define WIDENS_FLOAT16 0
+#endif
+#if REAL_BITS == 32 && !WIDENS_FLOAT16
 INLINE vec widen_float16(vec16 h) { /* exponents differ by 112; inf and NaN have the largest in either */
   const uvec x = __builtin_convertvector(h, uvec), size = (x & 0x7fff) << 13;
   const vec finite = (vec)size * 0x1p112f, beyond = (vec)(size | 0x7f800000);
