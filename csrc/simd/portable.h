@@ -36,21 +36,21 @@ INLINE vec choose_by_bytes(const uint8_t *p, vec yes, vec no) {
 #endif
 
 #if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE __builtin_shufflevector
+#define SHUFFLE(type, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (__typeof__((a) == (b))){__VA_ARGS__})
+#define SHUFFLE(type, a, b, ...) __builtin_shuffle(a, b, (type){__VA_ARGS__})
 #endif
 
 #ifndef transpose
 #if VECTOR_BYTES * 8 / REAL_BITS == 8
-#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
-#define ZIP_HIGH(a, b) SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#define ZIP_LOW(a, b) SHUFFLE(ivec, a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define ZIP_HIGH(a, b) SHUFFLE(ivec, a, b, 4, 12, 5, 13, 6, 14, 7, 15)
 #elif VECTOR_BYTES * 8 / REAL_BITS == 4
-#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 4, 1, 5)
-#define ZIP_HIGH(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
+#define ZIP_LOW(a, b) SHUFFLE(ivec, a, b, 0, 4, 1, 5)
+#define ZIP_HIGH(a, b) SHUFFLE(ivec, a, b, 2, 6, 3, 7)
 #else
-#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 2)
-#define ZIP_HIGH(a, b) SHUFFLE(a, b, 1, 3)
+#define ZIP_LOW(a, b) SHUFFLE(ivec, a, b, 0, 2)
+#define ZIP_HIGH(a, b) SHUFFLE(ivec, a, b, 1, 3)
 #endif
 
 /* Each of the log2(LANES) passes zips the upper half of the rows into the lower half. */
@@ -67,8 +67,8 @@ INLINE void transpose(vec x[LANES]) {
 #endif
 
 #ifndef ZIP_BYTES
-#define ZIP_BYTES_lo(a, b) SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define ZIP_BYTES_hi(a, b) SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#define ZIP_BYTES_lo(a, b) SHUFFLE(bytes, a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define ZIP_BYTES_hi(a, b) SHUFFLE(bytes, a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
 #define ZIP_BYTES(side, a, b) ZIP_BYTES_##side(a, b) /* of 16 bytes */
 #endif
 
