@@ -1,6 +1,9 @@
 /* What kernels are made of, as functions of whole vectors that test_kernels.py calls without a driver. */
 #include "activations.h"
 #include "gemm.h"
+#if ELEMENT == F32 || ELEMENT == F64
+#include "attention/prefill.c"
+#endif
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -44,5 +47,42 @@ EXPORT void multiply(const char *a, const char *b, char *c, ptrdiff_t count) {
   const struct tile_b right = {b, PLAIN_FORMAT, 0, 0};
   tile_multiply(sums, TILE_ROWS, TILE_VECTORS, left, right, count);
   memcpy(c, sums, sizeof sums);
+}
+
+/* p (rows, tile_vectors lanes), or what is added to it, = key (rows, count) q (count, tile_vectors lanes); max: of each
+ * lane, raised */
+EXPORT void score_keys(const char *key, const char *q, char *p, char *max, ptrdiff_t count, int rows, int add) {
+  vec logits[TILE_ROWS * TILE_VECTORS], most[TILE_VECTORS];
+  const size_t bytes = (size_t)rows * TILE_VECTORS * sizeof(vec);
+  memcpy(logits, p, bytes);
+  memcpy(most, max, sizeof most);
+  WITH_CONSTANT(ROWS, rows, TILE_ROWS,
+                score_tile(key, count * (ptrdiff_t)sizeof(real), sizeof(real), (const vec *)q, count, logits, ROWS,
+                           TILE_VECTORS, add, most))
+  memcpy(p, logits, bytes);
+  memcpy(max, most, sizeof most);
+}
+
+EXPORT const int base_2 = EXP_BASE_2, fused = EXP_FUSED, subtract_first = EXP_SUBTRACT_FIRST;
+
+EXPORT void masked_logits(char *p) { store(p, MASKED); }
+
+/* p (count, tile_vectors lanes): logits to weights; max, sum: of the keys before, then of all; rescale: of what was
+ * summed before */
+EXPORT void soften(char *p, char *max, char *sum, char *rescale, ptrdiff_t count, int masked, int mode,
+                   double to_log2) {
+  static struct attention_state state;
+  const size_t bytes = (size_t)count * TILE_VECTORS * sizeof(vec);
+  memcpy(state.p, p, bytes);
+  memcpy(state.split.max, max, sizeof state.split.max);
+  memcpy(state.split.sum, sum, sizeof state.split.sum);
+  state.exponential = mode;
+  state.to_log2 = (real)to_log2;
+  find_range_max(&state, count, TILE_VECTORS);
+  softmax(&state, count, TILE_VECTORS, masked, mode);
+  memcpy(p, state.p, bytes);
+  memcpy(max, state.split.max, sizeof state.split.max);
+  memcpy(sum, state.split.sum, sizeof state.split.sum);
+  memcpy(rescale, state.rescale, sizeof state.rescale);
 }
 #endif

@@ -1,4 +1,4 @@
-"""What kernels are made of, called without a driver, under each instruction set: arithmetic, transposes, the tile.
+"""What kernels are made of, without a driver, under each instruction set: arithmetic, transposes, tiles, the softmax.
 
 kernels.c is compiled by the flags of setup.py, and judged by the same in float64, or wider.
 """
@@ -155,3 +155,67 @@ def test_tile(kernels, count):
     size = np.abs(c) + np.abs(a).astype(np.longdouble) @ np.abs(b)
     kernels.multiply(*pointers(a, b, c), ctypes.c_ssize_t(count))
     assert np.all(np.abs(c - truth) <= np.finfo(kernels.real).eps * (count + 1) * size)
+
+
+def tile_shape(kernels):
+    """Rows and columns of a tile; other elements than float32 and float64 are converted before they come to one."""
+    if kernels.element not in ("F32", "F64"):
+        pytest.skip("other elements are converted before")
+    return constant(kernels, "tile_rows"), constant(kernels, "tile_vectors") * constant(kernels, "lanes")
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 64, 256])
+def test_score_tile(kernels, count):
+    """Scores, added to those of earlier features or not, and the largest of each query, which earlier keys may have."""
+    tile_rows, columns = tile_shape(kernels)
+    rng = np.random.default_rng(count)
+    for rows, add in [(rows, add) for rows in range(1, tile_rows + 1) for add in (0, 1)]:
+        key, q, before, largest = (
+            rng.standard_normal(shape).astype(kernels.real)
+            for shape in ((rows, count), (count, columns), (rows, columns), columns)
+        )
+        scores, most = before.copy(), largest.copy()
+        kernels.score_keys(*pointers(key, q, scores, most), ctypes.c_ssize_t(count), rows, add)
+        truth = add * before + key.astype(np.longdouble) @ q.astype(np.longdouble)
+        size = add * np.abs(before) + np.abs(key).astype(np.longdouble) @ np.abs(q)
+        assert np.all(np.abs(scores - truth) <= np.finfo(kernels.real).eps * (count + 1) * size)
+        np.testing.assert_array_equal(most, np.maximum(largest, scores.max(axis=0)))
+
+
+@pytest.mark.parametrize("mode", ["base_2", "fused", "subtract_first"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_softmax(kernels, mode, masked):
+    """Weights, sums and what rescales earlier sums, over two ranges of keys, the second of which raises some maxima."""
+    _, columns = tile_shape(kernels)
+    rng = np.random.default_rng(columns)
+    to_log2 = kernels.real(1.0 if mode == "base_2" else 1 / np.log(2))
+    word = np.int64 if kernels.real == np.float64 else np.int32
+    mask = np.empty(constant(kernels, "lanes"), word)
+    kernels.masked_logits(*pointers(mask))
+    most, total = np.full(columns, -np.inf, kernels.real), np.full(columns, -0.0, kernels.real)
+    rescale = np.empty(columns, kernels.real)
+    seen, summed = np.full(columns, -np.inf), np.zeros(columns)  # what they are, in float64
+    for count, shift in ((128, 0), (37, 3)):
+        logits = (4 * rng.standard_normal((count, columns)) + shift * rng.integers(-1, 2, columns)).astype(kernels.real)
+        hidden = masked & (rng.random((count, columns)) < 0.3)
+        hidden[:, 0] = masked  # the first query sees nothing
+        live = np.where(hidden, -np.inf, logits).astype(np.float64)
+        weights = np.where(hidden, mask[0], logits.view(word)).view(kernels.real)
+        old, seen = seen, np.maximum(seen, live.max(axis=0))
+        base = np.where(np.isneginf(seen), 0, seen)
+        truth = np.exp2((live - base) * np.float64(to_log2))
+        summed = summed * np.exp2((old - base) * np.float64(to_log2)) + truth.sum(axis=0)
+        kernels.soften(
+            *pointers(weights, most, total, rescale),
+            ctypes.c_ssize_t(count),
+            int(masked),
+            constant(kernels, mode),
+            ctypes.c_double(to_log2),
+        )
+        np.testing.assert_array_equal(most, seen)
+        bound = 40 * np.finfo(kernels.real).eps  # the exponents themselves are rounded
+        np.testing.assert_allclose(weights, truth, rtol=bound, atol=1e-30)
+        np.testing.assert_allclose(rescale, np.exp2((old - base) * np.float64(to_log2)), rtol=bound, atol=1e-30)
+        np.testing.assert_allclose(total, summed, rtol=bound)
+        assert np.signbit(weights[hidden]).all() and not np.signbit(weights[~hidden]).any()
+        assert np.signbit(total).tolist() == [masked, *[False] * (columns - 1)]  # -0.0 of what saw nothing
