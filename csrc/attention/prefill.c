@@ -37,18 +37,18 @@ KERNEL ptrdiff_t load_bytes(const struct pyattn_attention *call) {
  * feature] */
 INLINE void load_rows(const char *data, struct pyattn_array from, ptrdiff_t width, ptrdiff_t count, real *target,
                       int joined) {
-  const ptrdiff_t rows = joined ? GROUP : 1, step = LANES * GROUP / rows;
-  for (ptrdiff_t j = 0; j < count; j += rows, data += rows * from.row) {
-    for (ptrdiff_t d = 0; d < width; d += step, target += LANES) {
-      const char *low = data + d * from.column, *high = j + 1 < count ? low + from.row : NULL;
-      const int whole = from.column == ELEMENT_BYTES && width - d >= step && high; /* the usual case, with constants */
-      if (!joined)
-        store(target, load_groups(low, from.column, width - d));
-      else if (whole)
-        store(target, join_rows(low, high, ELEMENT_BYTES, LANES));
-      else
-        store(target, join_rows(low, high, from.column, width - d));
-      UNROLL for (int i = 0; i < rows; i++) __builtin_prefetch(low + (PYATTN_KEY_BLOCK + i) * from.row, 0, 3);
+  const ptrdiff_t rows = joined ? GROUP : 1, step = LANES * GROUP / rows, row = from.row, column = from.column;
+  for (ptrdiff_t j = 0; j < count; j += rows, data += rows * row) {
+    const char *low = data;
+    ptrdiff_t left = width;
+    for (; column == ELEMENT_BYTES && j + rows <= count && left >= step; left -= step, target += LANES) {
+      store(target, joined ? join_rows(low, low + row, ELEMENT_BYTES, LANES) : load_groups(low, ELEMENT_BYTES, step));
+      UNROLL for (int i = 0; i < rows; i++) __builtin_prefetch(low + (PYATTN_KEY_BLOCK + i) * row, 0, 3);
+      low += step * ELEMENT_BYTES;
+    }
+    for (; left > 0; left -= step, low += step * column, target += LANES) {
+      const char *high = j + 1 < count ? low + row : NULL;
+      store(target, joined ? join_rows(low, high, column, left) : load_groups(low, column, left));
     }
   }
 }
@@ -106,8 +106,11 @@ INLINE void score(const struct pyattn_query_block *block, const struct pyattn_ke
     for (ptrdiff_t j = 0; j < count; j += TILE_ROWS) {
       const char *source = keys->tile_key.data + (offset + j) * row + d / GROUP * step;
       vec *p = state->p + j * vectors, *max = state->range_max;
-      WITH_CONSTANT(ROWS, least(count - j, TILE_ROWS), TILE_ROWS,
-                    score_tile(source, row, step, q, steps, p, ROWS, vectors, d > 0, max))
+      if (count - j >= TILE_ROWS)
+        score_tile(source, row, step, q, steps, p, TILE_ROWS, vectors, d > 0, max);
+      else
+        WITH_CONSTANT(ROWS, count - j, TILE_ROWS - 1,
+                      score_tile(source, row, step, q, steps, p, ROWS, vectors, d > 0, max))
     }
   }
 }
@@ -166,8 +169,11 @@ INLINE void accumulate(const struct pyattn_query_block *block, const struct pyat
     const char *source = value + d * row;
     vec *o = state->split.o + d * vectors;
     const vec *p = state->p, *rescale = state->rescale;
-    WITH_CONSTANT(ROWS, least(width - d, TILE_ROWS), TILE_ROWS,
-                  accumulate_tile(source, row, step, p, steps, rescale, o, ROWS, vectors))
+    if (width - d >= TILE_ROWS)
+      accumulate_tile(source, row, step, p, steps, rescale, o, TILE_ROWS, vectors);
+    else
+      WITH_CONSTANT(ROWS, width - d, TILE_ROWS - 1,
+                    accumulate_tile(source, row, step, p, steps, rescale, o, ROWS, vectors))
   }
 }
 
