@@ -153,12 +153,10 @@ struct pyattn_kernels {
   void (*column_sums)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first, ptrdiff_t count,
                       double *sums);
 
-  /* The storage format that takes least memory for a strided (outputs, inputs) array of elements, and multiplies to the
-   * same bits as they. */
+  /* The format of least memory that multiplies to the same bits as a strided (outputs, inputs) array of elements. */
   int (*linear_format)(const char *elements, ptrdiff_t row, ptrdiff_t column, ptrdiff_t outputs, ptrdiff_t inputs);
   ptrdiff_t (*linear_packed_bytes)(ptrdiff_t outputs, ptrdiff_t inputs, int format); /* of a weight */
-  /* Packs a strided (outputs, inputs) array of elements; int8: with the scale of each output. weight->packed is not
-   * read. */
+  /* Packs such an array; int8: with the scale of each output. weight->packed is not read. */
   void (*linear_pack)(const struct pyattn_weight *, const char *elements, ptrdiff_t row, ptrdiff_t column,
                       const float *scales, char *packed);
   /* The contrary: writes elements (outputs, inputs), contiguous; int8: and the scales. */

@@ -98,8 +98,7 @@ INLINE void prefetch_far(const char *p) { __builtin_prefetch(p, 0, 2); }
 /* The compiler must believe that array x was written: an array that is filled as far as it will be read. */
 #define WRITTEN(x) __asm__("" : "=m"(x))
 
-/* n values of the compute type in memory, or LANES if that is less; nothing after them is touched. So it is with all
- * loads and stores of n values. */
+/* n values, or LANES if that is less; nothing after them is touched. So it is with all loads and stores of n values. */
 INLINE vec load_reals(const char *p, ptrdiff_t n) { return n >= LANES ? load(p) : load_first(p, n); }
 
 INLINE void store_reals(char *p, vec x, ptrdiff_t n) {

@@ -4,8 +4,7 @@
 
 #include "state.h"
 
-/* Runs a statement for each logit *p, of key j and vector n, and finds the largest of each row; a MASKED one is passed
- * over. */
+/* Runs a statement for each logit *p of key j and vector n; finds the largest of each row, MASKED ones passed over. */
 #define EACH_LOGIT(state, count, vectors, ...) \
   for (int n = 0; n < (vectors); n++) {        \
     vec max = splat(-INFINITY);                \

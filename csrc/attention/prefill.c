@@ -33,8 +33,7 @@ KERNEL ptrdiff_t load_bytes(const struct pyattn_attention *call) {
   return (keys / GROUP + values / GROUP) * PYATTN_KEY_BLOCK * (ptrdiff_t)sizeof(real);
 }
 
-/* Rows of keys, in groups of features, or of values, joined to groups of rows: [row, or group of rows][group, or
- * feature] */
+/* Rows of keys to [key][group of features], or of values, joined, to [group of keys][feature]. */
 INLINE void load_rows(const char *data, struct pyattn_array from, ptrdiff_t width, ptrdiff_t count, real *target,
                       int joined) {
   const ptrdiff_t rows = joined ? GROUP : 1, step = LANES * GROUP / rows, row = from.row, column = from.column;

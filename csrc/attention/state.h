@@ -111,8 +111,7 @@ INLINE const vec *queries_from(const struct pyattn_query_block *block, ptrdiff_t
   return state_of(block)->q + place / GROUP * block->vectors;
 }
 
-/* The maximum of the lanes of a vector from here on, 0 where nothing was seen yet (-inf - 0, not -inf - -inf); sets
- * rescale. */
+/* The maximum of lanes from here on, 0 where nothing was seen yet (-inf - 0, not -inf - -inf); sets rescale. */
 INLINE vec raise_max(struct attention_state *state, int n, vec range_max) {
   const real to_log2 = state->exponential == EXP_BASE_2 ? 1 : state->to_log2;
   const vec old = state->split.max[n], max = vmax(range_max, old), base = choose(max == -INFINITY, (vec){0}, max);

@@ -1,6 +1,5 @@
 /* The second pass: scores are computed again, now that each row's largest logit and sum are known, and give weights,
- * entropy, the best keys and what weights the keys receive. No matrix of weights is kept but where the caller asks for
- * it.
+ * entropy, the best keys and what weights the keys receive. No matrix of weights is kept unless the caller asks.
  *
  *     result          written by        of a block of R rows against S keys
  *     weights         weights_update    R S elements, zeros before
