@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pyattn.models.families import GENERATIVE_FAMILIES, bart
 from pyattn.models.family import Family
-from pyattn.models.keys import norm_of, same
+from pyattn.models.keys import norm_of
 from pyattn.models.spec import PatchSpec
 
 
@@ -29,6 +29,11 @@ def _names(*more):
         "encoder_embeddings.positions": "encoder.position_embedding.weight",
         **dict(more),
     }
+
+
+def _same(*names):
+    """Fields that are called as their keys are, and have no defaults."""
+    return {name: (name,) for name in names}
 
 
 _ANNALOG = _names(("encoder_embeddings.words", "encoder.token_embedding.weight"))
@@ -57,13 +62,13 @@ def build_latex_ocr(config):
         fixed=True,
     )
     tokens = bart.token_spec(config, _LATEX_OCR)
-    return bart.two_sides(config, _LATEX_OCR, tokens, patches, norm_placement="pre", logits_bias=True)
+    return bart.two_sides(config, _LATEX_OCR, tokens, patches, "pre")
 
 
 _FAMILY = Family(
     build=build_annalog,
     prefix="",
-    keys={**bart.KEYS, "layer_norm_eps": ("layer_norm_eps",)},
+    keys={**bart.KEYS, **_same("encoder_ffn_dim", "vocab_size", "max_position_embeddings", "layer_norm_eps")},
     defaults={"scale_embedding": False, "tie_word_embeddings": False},
     supported={"norm_first": (False,)},
 )
@@ -72,7 +77,7 @@ MODEL_TYPES = {
     "latex-ocr": replace(
         _FAMILY,
         build=build_latex_ocr,
-        keys={**_FAMILY.keys, **same("image_size", "patch_size", "num_channels")},
+        keys={**_FAMILY.keys, **_same("image_size", "patch_size", "num_channels")},
         supported={"norm_first": (True,)},
     ),
 }

@@ -1,35 +1,7 @@
 """Pretrained models from a model directory, as transformers, sentence-transformers and the Hugging Face hub lay it out.
 
-What may change a result, and is read if it is there; * stands for anything, [0-9] for a digit:
-
-    config.json: the family, the sizes and the choices of the model, and the labels of a task
-    model.safetensors: the weights
-    model.safetensors.index.json: in which files the weights are, where there is no model.safetensors
-    model-*-of-*.safetensors: the weights in shards
-    model.safetensors-*-of-*.safetensors: the same under another name
-    adapter_config.json: that an adapter changes the weights, which is refused
-    generation_config.json: how tokens are chosen; without it, config.json says so
-    tokenizer.json: how texts become tokens, and tokens texts
-    tokenizer_config.json: what the tokenizer does otherwise than tokenizer.json, and the longest text
-    special_tokens_map.json: which tokens are special, where tokenizer_config.json does not
-    added_tokens.json: further tokens, of older tokenizers
-    chat_template.*: that texts are put into a template of chats
-    additional_chat_templates/*: the same
-    source.spm: how Marian takes texts of the source language to pieces
-    target.spm: how Marian joins pieces of the target language
-    vocab.json: the numbers of Marian's pieces
-    preprocessor_config.json: what spectrograms a speech model hears
-    processor_config.json: the same, of newer libraries
-    modules.json: of what modules a sentence encoder consists, and in what folders they are
-    config_sentence_transformers.json: the prompts of a sentence encoder
-    sentence_*_config.json: the longest text of a sentence encoder, and whether texts are lower-cased
-    wordembedding_config.json: which words a sentence encoder made of a table knows, and the longest text
-    whitespacetokenizer_config.json: these words, and those that are passed over
-    [0-9]*_*/*.json: what a module in a folder of its own does, such as 1_Pooling/config.json
-    [0-9]*_*/*.safetensors: its weights, such as 2_Dense/model.safetensors
-    [0-9]*_*/*.jinja: its template of chats
-
-Nothing else is read, and nothing is unpickled or run. Of the hub these files alone are fetched.
+What may change a result is read if it is there, by the names below, where * stands for anything and [0-9] for a digit.
+Nothing else is read, and nothing is unpickled or run. Of the hub these files alone are fetched:
 """
 
 import os
@@ -37,7 +9,7 @@ import os
 from pyattn import _checks
 from pyattn.models.cached_sequences import Memory
 from pyattn.models.configs import EncoderConfig, GenerativeConfig
-from pyattn.models.files import find_directory, read_json
+from pyattn.models.files import FILES, find_directory, read_json
 from pyattn.models.generative import GenerativeModel
 from pyattn.models.heads import TaskModel
 from pyattn.models.image import ImageEncoder
@@ -55,6 +27,7 @@ __all__ = [
     "load",
     "load_task",
 ]
+__doc__ = "\n    ".join([str(__doc__), *(f"{pattern}: {what}" for pattern, what in FILES.items())])
 
 
 def load(
@@ -98,10 +71,9 @@ def load(
     """
     directory = find_directory(path_or_hub_id)
     file = directory / "config.json"
-    values = read_json(file, dict)
     classes = {name: model for model in (TextEncoder, ImageEncoder, GenerativeModel) for name in model._families}
-    model_type = _checks.choice("load", f"{file}: model_type", values.get("model_type"), classes)
-    return classes[model_type]._from_config(directory, values, dtype, strict)
+    model_type = _checks.choice("load", f"{file}: model_type", read_json(file, dict).get("model_type"), classes)
+    return classes[model_type].from_directory(directory, dtype, strict)
 
 
 def load_task(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -74,9 +74,6 @@ class ModelConfig:
         """The contents of config.json, keys that it leaves out with their defaults."""
         return {**self.family.defaults, **self.source}
 
-    def value(self, key: str) -> Any:
-        return self.values.get(key)
-
     @property
     def tied_names(self) -> tuple[str, ...]:
         """Tensors that are one matrix, as far as a file does not have several of them."""
@@ -100,7 +97,7 @@ class ModelConfig:
         That is max_position_embeddings where positions are rows of a table, and where the frequencies of rotary ones
         would change with the length. Others go on for ever, as in transformers.
         """
-        tables = (isinstance(x, TokenSpec) and x.positions > 0 for x in self.spec.embeddings)
+        tables = (isinstance(x, TokenSpec) and x.positions > 0 for x in self.spec.inputs)
         return self.max_position_embeddings if any(tables) or self._type_by_length else UNBOUNDED
 
     @property
@@ -128,7 +125,7 @@ class ModelConfig:
 
     def least_elements(self) -> int:
         """Fewer cannot be in the tensors of a model of these sizes."""
-        stacks, embeddings = self.spec.stacks, self.spec.embeddings
+        stacks, embeddings = self.spec.stacks, self.spec.inputs
         layers = sum(layer.d_model + layer.dim_feedforward for stack in stacks for layer in stack.layers)
         tokens = [x for x in embeddings if isinstance(x, TokenSpec)]
         rows = max([self.vocab_size, *(x.positions for x in tokens if not x.sinusoidal)])
@@ -145,29 +142,21 @@ class ModelConfig:
                 "load", f"{source}: is_causal", values.get("is_causal", True), cls.causal
             )
         config = cls(**{"embedding_size": sizes["hidden_size"], "distinct_layers": sizes["num_hidden_layers"]} | sizes)
-        config._check_sizes(source)
-        return replace(config, spec=config._build(source))
-
-    def _check_sizes(self, source: str) -> None:
-        """Refuses sizes that do not go together."""
-        for heads in (self.num_attention_heads, self.encoder_attention_heads or 1):
-            if not self.head_dim and self.hidden_size % heads:
-                raise ValueError(f"load: {source}: hidden size {self.hidden_size} must be a multiple of {heads} heads")
-        if self.num_attention_heads % (self.num_key_value_heads or 1):
-            raise ValueError(
-                f"load: {source}: num_attention_heads {self.num_attention_heads} must be a multiple of "
-                f"num_key_value_heads {self.num_key_value_heads}"
-            )
-
-    def _build(self, source: str) -> ModelSpec:
-        with _named(source, self.model_type):
-            spec = self.family.build(self)
-        for rotary, width in replace(self, spec=spec)._rotaries:
+        divided = {"num_key_value_heads": "num_attention_heads"}
+        if not config.head_dim:
+            divided |= {"num_attention_heads": "hidden_size", "encoder_attention_heads": "hidden_size"}
+        for part, whole in divided.items():
+            size, count = getattr(config, whole), getattr(config, part)
+            if count and size % count:
+                raise ValueError(f"load: {source}: {whole} {size} must be a multiple of {part} {count}")
+        with _named(source, config.model_type):
+            config = replace(config, spec=config.family.build(config))
+        for rotary, width in config._rotaries:
             try:
                 rotary_frequencies(width, base=rotary.base, scaling=dict(rotary.scaling))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"load: {source}: {error}") from error
-        return spec
+        return config
 
 
 @contextmanager
@@ -189,8 +178,9 @@ def _sizes(values: Mapping[str, Any], source: str, families: Mapping[str, Family
     for key, supported in {**_SUPPORTED, **family.supported}.items():
         if values.get(key) is not None:
             _checks.choice("load", f"{source}: {key}", values[key], supported or (None,))
-    sizes: dict[str, Any] = {}
-    for name, keys in family.keys.items():
+    sizes: dict[str, Any] = dict(family.constants)
+    own = {x.name: (x.name,) for x in fields(ModelConfig) if x.name in family.defaults}
+    for name, keys in {**own, **family.keys}.items():
         key = _key(values, keys, source)
         if all_values.get(key) is not None or name not in family.nullable:
             sizes[name] = _size(name, all_values.get(key), f"{source}: {key}")

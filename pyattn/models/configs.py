@@ -14,13 +14,6 @@ class EncoderConfig(ModelConfig):
 
     families = TEXT_FAMILIES | IMAGE_FAMILIES
 
-    def _check_sizes(self, source: str) -> None:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"load: {source}: hidden_size {self.hidden_size} must be a multiple of "
-                f"num_attention_heads {self.num_attention_heads}"
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class GenerativeConfig(ModelConfig):

@@ -1,6 +1,7 @@
 """What turns a model's inputs into the rows that enter its layers: tokens, spectrograms, images."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from pyattn._module import Setting
 from pyattn.layers import Layer, LayerNorm, Linear, RMSNorm
 from pyattn.layers.embeddings import sum_of_rows
 from pyattn.layers.norm import Norm
-from pyattn.models.spec import FrameSpec, NormSpec, PatchSpec, TokenSpec
+from pyattn.models.spec import FrameSpec, InputSpec, NormSpec, PatchSpec, TokenSpec
 from pyattn.positional import interpolate_positions, sinusoidal_encoding
 from pyattn.precision import values_of
 
@@ -19,11 +20,9 @@ MAX_GRIDS = 8  # whose interpolated positions are kept
 def make_norm(spec: NormSpec | None, width: int) -> Norm | None:
     if spec is None:
         return None
-    return (
-        LayerNorm(width, spec.eps, spec.bias)
-        if spec.type == "layer"
-        else RMSNorm(width, spec.eps, unit_offset=spec.unit_offset)
-    )
+    if spec.type == "rms":
+        return RMSNorm(width, spec.eps, unit_offset=spec.unit_offset)
+    return LayerNorm(width, spec.eps, spec.bias)
 
 
 class Tables(Layer):
@@ -32,7 +31,7 @@ class Tables(Layer):
     Most of the memory of a small model is its vocabulary's.
     """
 
-    _table_shapes: dict[str, tuple[int, ...]]
+    _table_shapes: Mapping[str, tuple[int, ...]] = {}
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
         return dict(self._table_shapes)
@@ -203,10 +202,13 @@ class PatchEmbeddings(Tables):
         return [*settings, (self, "_front", front), (self, "_by_grid", {})]
 
 
-def make_embeddings(
-    spec: TokenSpec | FrameSpec | PatchSpec, dtype: str
-) -> TokenEmbeddings | FrameEmbeddings | PatchEmbeddings:
+Embeddings: TypeAlias = TokenEmbeddings | FrameEmbeddings | PatchEmbeddings
+
+
+def make_embeddings(spec: InputSpec | None, dtype: str) -> Embeddings | None:
     """dtype: of the convolutions of spectrograms; all others are float32."""
     if isinstance(spec, FrameSpec):
         return FrameEmbeddings(spec, dtype)
-    return TokenEmbeddings(spec) if isinstance(spec, TokenSpec) else PatchEmbeddings(spec)
+    if isinstance(spec, PatchSpec):
+        return PatchEmbeddings(spec)
+    return None if spec is None else TokenEmbeddings(spec)

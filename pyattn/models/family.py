@@ -8,25 +8,12 @@ from pyattn.models.spec import ModelSpec
 
 # hidden_act in config.json -> activation of our layers; transformers has the same function under several names.
 ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
+    "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh", "gelu_python_tanh": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
+    "silu": "silu", "swish": "silu",
+}  # fmt: skip
 
-# Sizes of the configuration that no key of config.json says as they are, from its contents, absent keys with their
-# defaults, and the sizes that keys said; ValueError without the file's name.
-Derive: TypeAlias = Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
-
-
-def _nothing(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    return {}
+Values: TypeAlias = Mapping[str, Any]  # by name: the contents of config.json, or sizes of the configuration
 
 
 @dataclass(frozen=True)
@@ -61,9 +48,12 @@ class Family:
 
     build: the model of a ModelConfig; ValueError without the file's name.
     prefix: in front of the model's tensors in files of models with a head.
-    keys: field of the configuration -> keys of config.json, which mean the same. defaults: what keys are where the file
-    leaves them out, as transformers' configuration classes have it. nullable: fields whose keys may be null, which
-    leaves them to `derive` and to their defaults. supported: what keys must be, if not null.
+    defaults: what keys of config.json are where the file leaves them out, as transformers' configuration classes have
+    it. keys: field of the configuration -> keys, which mean the same, where they are not the one of defaults that is
+    called as the field is. nullable: fields whose keys may be null, which leaves them to `derive` and to their
+    defaults. supported: what keys must be, if not null. constants: fields that no key says.
+    derive: fields that no key says as they are, from the contents of config.json, absent keys with their defaults, and
+    the fields that keys said; ValueError without the file's name.
     heads: by task. scales: module -> the tensor that its outputs are multiplied by. transposed: modules whose weights
     are (inputs, outputs) in files.
     tied: names of one matrix; those that a file lacks are the first of them that it has. logits_name: that of them
@@ -74,11 +64,12 @@ class Family:
 
     build: Callable[[Any], ModelSpec]
     prefix: str
-    keys: Mapping[str, tuple[str, ...]]
-    defaults: Mapping[str, Any]
+    defaults: Values
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     nullable: tuple[str, ...] = ()
     supported: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    derive: Derive = _nothing
+    constants: Values = field(default_factory=dict)
+    derive: Callable[[Values, Values], dict[str, Any]] = lambda values, sizes: {}
     heads: Mapping[str, Head] = field(default_factory=dict)
     scales: Mapping[str, str] = field(default_factory=dict)
     transposed: tuple[str, ...] = ()
@@ -107,7 +98,7 @@ def for_states(family: Family, *parts: str, **changes: Any) -> Family:
         spec = family.build(config)
         names = {name: x for name, x in spec.names.items() if not name.startswith(("head.", *parts))}
         if "decoder." in parts:
-            spec = replace(spec, decoder=None, decoder_embeddings=None)
+            spec = replace(spec, decoder=None, embeddings=None)
         return replace(spec, names=names, logits=None)
 
     return replace(

@@ -1,7 +1,7 @@
 """Models that generate: a decoder of tokens, alone or behind an encoder of tokens, spectrograms or images."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn._module import Setting
 from pyattn.generation import Generated, GenerationOptions, generate, stream
 from pyattn.generation.options import changed_options, with_valid
 from pyattn.generation.rows import Adjust
-from pyattn.layers import Linear, TransformerDecoder, TransformerEncoder
-from pyattn.layers.sequences import Sequences
-from pyattn.models.builder import make_stack
 from pyattn.models.cached_sequences import CachedSequences, Memory
 from pyattn.models.configs import GenerativeConfig
-from pyattn.models.embeddings import FrameEmbeddings, TokenEmbeddings, make_embeddings
+from pyattn.models.embeddings import TokenEmbeddings
 from pyattn.models.families import GENERATIVE_FAMILIES
 from pyattn.models.file_options import FileOptions
 from pyattn.models.files import read_json, write_json
-from pyattn.models.naming import Selected, Tensors
-from pyattn.models.pretrained import Pretrained, WeightDtypes, products_of
-from pyattn.models.spec import ModelSpec
-from pyattn.precision import values_of
+from pyattn.models.naming import Selection, Tensors
+from pyattn.models.pretrained import Pretrained, WeightDtypes
 
 NEW_TOKENS = 20  # at most, unless something else is said
 
@@ -59,7 +53,7 @@ class GenerativeModel(Pretrained):
     def __init__(
         self,
         config: GenerativeConfig,
-        tensors: Tensors | Selected,
+        tensors: Tensors | Selection,
         source: str = "tensors",
         dtype: WeightDtypes = "float32",
         strict: bool = True,
@@ -80,9 +74,9 @@ class GenerativeModel(Pretrained):
 
     @property
     def start_token(self) -> int | None:
-        return (
-            self._file_options.start_token(f"{type(self).__name__}.start_token") if self.config.encoder_layers else None
-        )
+        if not self.config.encoder_layers:
+            return None
+        return self._file_options.start_token(f"{type(self).__name__}.start_token")
 
     def options_with(
         self, function: str, options: GenerationOptions | None, changes: Mapping[str, Any]
@@ -101,19 +95,6 @@ class GenerativeModel(Pretrained):
         super().save_pretrained(directory)
         if self.generation is not None:
             write_json(Path(directory) / "generation_config.json", self.generation)
-
-    def _make(self, spec: ModelSpec, dtype: str) -> None:
-        assert spec.decoder is not None and spec.decoder_embeddings is not None and spec.logits is not None
-        self._parameters = {"words": np.zeros((0, spec.decoder_embeddings.width), np.float32)}
-        self.embeddings = TokenEmbeddings(spec.decoder_embeddings)
-        self.decoder = make_stack(TransformerDecoder, spec.decoder, dtype)
-        self.head = Linear(spec.decoder_embeddings.width, spec.logits.tokens, spec.logits.bias, dtype=dtype)
-        self.encoder_embeddings: Any = None
-        self.encoder: Any = None
-        if spec.encoder is not None:
-            assert spec.encoder_embeddings is not None
-            self.encoder = make_stack(TransformerEncoder, spec.encoder, dtype)
-            self.encoder_embeddings = make_embeddings(spec.encoder_embeddings, dtype)
 
     def __call__(self, token_ids: ArrayLike, memory: Memory | None = None) -> NDArray[np.float32]:
         """Logits of what follows each token, all at once.
@@ -159,7 +140,7 @@ class GenerativeModel(Pretrained):
         if embeddings is None:
             raise ValueError(f"{name}: {self.config.model_type} has no encoder")
         if isinstance(embeddings, TokenEmbeddings):
-            return self._encode_tokens(name, embeddings, inputs, lengths)
+            return self._encode_tokens(name, inputs, lengths)
         if lengths is not None:
             raise ValueError(f"{name}: lengths are for tokens; this model takes {self.config.encoder_input}")
         x = _checks.array(name, "inputs", inputs)
@@ -168,29 +149,18 @@ class GenerativeModel(Pretrained):
         if not embeddings.fits(x.shape):
             needed = ", ".join(map(str, embeddings.shape))
             raise ValueError(f"{name}: inputs have shape {x.shape}; (B, {needed}) is needed")
-        rows = embeddings.apply(x)
-        batch, length, width = rows.shape
-        hidden = self.encoder._forward_rows(
-            rows.reshape(batch * length, width), Sequences.padded(batch, length, None, False, self.encoder._tables)
-        )
-        return Memory(hidden.reshape(rows.shape), np.full(batch, length))
+        hidden = self._states_of_all(embeddings, x)
+        return Memory(hidden, np.full(len(hidden), hidden.shape[1]))
 
-    def _encode_tokens(
-        self, name: str, embeddings: TokenEmbeddings, inputs: ArrayLike, lengths: ArrayLike | None
-    ) -> Memory:
+    def _encode_tokens(self, name: str, inputs: ArrayLike, lengths: ArrayLike | None) -> Memory:
         tokens = _checks.indices(name, "inputs", inputs, self.config.source_vocab_size or self.config.vocab_size)
         if tokens.ndim != 2:
             raise ValueError(f"{name}: inputs have shape {tokens.shape}; (B, S) is needed")
         live, starts = _checks.packing(name, tokens.shape, None, attention_mask=None, lengths=lengths)
-        counts = np.diff(starts)
-        if counts.max(initial=0) > self.config.longest:
-            raise ValueError(f"{name}: a sequence has {counts.max()} tokens; {self.config.bound}")
         assert live is not None
-        sequences = Sequences.packed(starts, False, self.encoder._tables)
-        x = embeddings.apply(tokens[live], sequences.positions(), words=self._parameters["words"])
         hidden = np.zeros((*tokens.shape, self.config.hidden_size), np.float32)
-        hidden[live] = self.encoder._forward_rows(x, sequences)
-        return Memory(hidden, counts, tuple(np.split(tokens[live], starts[1:-1])))
+        hidden[live] = self._states(name, self.encoder_embeddings, self.encoder, tokens[live], starts)
+        return Memory(hidden, np.diff(starts), tuple(np.split(tokens[live], starts[1:-1])))
 
     def start(self, memory: Memory | None = None, *, batch_size: int | None = None, capacity: int) -> CachedSequences:
         """Sequences without tokens, for pyattn.generation.
@@ -237,12 +207,8 @@ class GenerativeModel(Pretrained):
             TypeError, ValueError: as there; memory is missing, of other samples, or not wanted; a prompt and
                 max_new_tokens are more tokens than config.longest.
         """
-        name = f"{type(self).__name__}.generate"
-        tokens, options = self._checked(name, prompts, options, memory, changes)
-        if not tokens:
-            return []
-        caches, sources = self._caches(tokens, options, memory), self._sources(name, options, memory)
-        return generate(caches, tokens, options, prefixes=prefixes, adjust=adjust, sources=sources)
+        result: list[Generated] = self._run(generate, prompts, options, memory, changes, prefixes, adjust)
+        return result
 
     def stream(
         self,
@@ -259,25 +225,46 @@ class GenerativeModel(Pretrained):
         Yields:
             The number of a prompt, and its next token.
         """
-        name = f"{type(self).__name__}.stream"
-        tokens, options = self._checked(name, prompts, options, memory, changes)
-        if not tokens:
-            return iter(())
-        caches, sources = self._caches(tokens, options, memory), self._sources(name, options, memory)
-        return stream(caches, tokens, options, prefixes=prefixes, adjust=adjust, sources=sources)
+        return iter(self._run(stream, prompts, options, memory, changes, prefixes, adjust))
 
-    def _checked(
+    def _run(
         self,
-        function: str,
+        run: Callable[..., Any],
         prompts: Sequence[ArrayLike] | Array | None,
         options: GenerationOptions | None,
         memory: Memory | None,
         changes: dict[str, Any],
-    ) -> tuple[list[Array], GenerationOptions]:
-        """Prompts, and options that bound the length by the model's positions."""
-        options = self.options_with(function, options, changes)
+        prefixes: ArrayLike | Sequence[ArrayLike] | None,
+        adjust: Adjust | None,
+    ) -> Any:
+        """What a function of pyattn.generation gives, once all is checked."""
+        name = f"{type(self).__name__}.{run.__name__}"
+        options = self.options_with(name, options, changes)
+        tokens = self._prompts(name, prompts, memory)
         if options.max_new_tokens is None and options.max_length is None:
             options = replace(options, max_new_tokens=NEW_TOKENS)
+        most, longest = self.config.longest, max(map(len, tokens), default=0)
+        if options.max_new_tokens is None:
+            capacity = min(options.max_length or most, most)
+            options = with_valid(options, max_length=capacity)
+        elif (capacity := longest + options.max_new_tokens) > most:
+            raise ValueError(
+                f"{name}: a prompt of {longest} tokens and max_new_tokens={options.max_new_tokens} more are too many; "
+                f"{self.config.bound}"
+            )
+        if not tokens:
+            return []
+        rows = len(tokens) * max(options.num_beams, options.num_return_sequences)
+        caches = self.start(memory, batch_size=rows, capacity=capacity)
+        if memory is None:
+            caches.reorder(np.arange(len(tokens)))
+        sources = self._sources(name, options, memory)
+        return run(caches, tokens, options, prefixes=prefixes, adjust=adjust, sources=sources)
+
+    def _prompts(
+        self, function: str, prompts: Sequence[ArrayLike] | Array | None, memory: Memory | None
+    ) -> list[Array]:
+        """Prompts, or for each sample of memory the token that starts a text."""
         if prompts is None:
             start = None if memory is None else self.start_token
             if memory is None or start is None:
@@ -287,27 +274,7 @@ class GenerativeModel(Pretrained):
             prompts = [[start]] * len(memory.hidden)
         tokens = _checks.token_sequences(function, "prompts", prompts)
         self._check_memory(function, memory, len(tokens))
-        most = self.config.longest
-        if options.max_new_tokens is None:
-            return tokens, with_valid(options, max_length=min(options.max_length or most, most))
-        longest = max((len(prompt) for prompt in tokens), default=0)
-        if longest + options.max_new_tokens > most:
-            raise ValueError(
-                f"{function}: a prompt of {longest} tokens and max_new_tokens={options.max_new_tokens} more are too "
-                f"many; {self.config.bound}"
-            )
-        return tokens, options
-
-    def _caches(self, prompts: list[Array], options: GenerationOptions, memory: Memory | None) -> CachedSequences:
-        """As many sequences as prompts, with room for all that the options ask for."""
-        capacity = options.max_length
-        if options.max_new_tokens is not None:
-            capacity = max(len(prompt) for prompt in prompts) + options.max_new_tokens
-        rows = len(prompts) * max(options.num_beams, options.num_return_sequences)
-        continuation = self.start(memory, batch_size=rows, capacity=capacity or 1)
-        if memory is None:
-            continuation.reorder(np.arange(len(prompts)))
-        return continuation
+        return tokens
 
     def _sources(self, function: str, options: GenerationOptions, memory: Memory | None) -> tuple[Array, ...] | None:
         """The tokens that the encoder has read, for each sample; None without an encoder."""
@@ -361,17 +328,3 @@ class GenerativeModel(Pretrained):
             np.tanh(logits, out=logits)
             logits *= np.float32(spec.softcap)
         return logits
-
-    def _products(self) -> dict[str, list[Linear]]:
-        modules = {} if self.encoder is None else products_of(self.encoder.layers, "encoder.layers")
-        if isinstance(self.encoder_embeddings, FrameEmbeddings):
-            modules["encoder_embeddings.conv1"] = [self.encoder_embeddings.conv1]
-            modules["encoder_embeddings.conv2"] = [self.encoder_embeddings.conv2]
-        return modules | products_of(self.decoder.layers, "decoder.layers") | {"head": [self.head]}
-
-    def _own_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"words": (self.config.vocab_size, self.config.hidden_size)}
-
-    def _own_made(self, values: Any) -> list[Setting]:
-        tables = {name: np.ascontiguousarray(values_of(x), np.float32) for name, x in values.items()}
-        return [(self, "_parameters", tables)]

@@ -15,8 +15,8 @@ from pyattn.layers import Layer, LayerNorm, Linear
 from pyattn.models.configs import EncoderConfig
 from pyattn.models.family import ACTIVATIONS, Head
 from pyattn.models.files import read_json
-from pyattn.models.naming import Selected, Tensors, listed, stand_ins
-from pyattn.models.pretrained import WeightDtypes, read_selected, select, write_config
+from pyattn.models.naming import Selection, Tensors, listed, select, stand_ins
+from pyattn.models.pretrained import WeightDtypes, read_selected, write_config
 from pyattn.models.tensors import read, write_tensors
 from pyattn.models.text import TextEncoder
 from pyattn.precision import values_of
@@ -37,7 +37,7 @@ class TaskModel(Layer):
     def __init__(
         self,
         config: EncoderConfig,
-        tensors: Tensors | Selected,
+        tensors: Tensors | Selection,
         task: str,
         source: str = "tensors",
         dtype: WeightDtypes = "float32",
@@ -46,8 +46,8 @@ class TaskModel(Layer):
         head = _head_of(config, task)
         self.task, self.config, self._head = task, config, head
         named = _names(config, head, source)
-        if not isinstance(tensors, Selected):
-            tensors = select(config, tensors, source, strict, named).of(tensors)
+        if not isinstance(tensors, Selection):
+            tensors = select(config, tensors, source, strict, named)
         present = tensors.tensors
         needed = {name for module in head.modules.values() for name in named[module]}
         of_head = {*needed, head.out_bias} - {*stand_ins(config, present).values()}
@@ -69,15 +69,10 @@ class TaskModel(Layer):
             width = self.dense.out_features
         self.norm: LayerNorm | None = None
         if head.norm:
-            bias = own.get(f"{head.norm}.bias")
-            self.norm = LayerNorm(width, config.layer_norm_eps, bias is not None)
-            values = {"weight": own[f"{head.norm}.weight"]} | ({} if bias is None else {"bias": bias})
-            for name, value in values.items():
-                _check_shape(source, f"{head.norm}.{name}", value, (width,))
-            self.norm.load_state_dict(values)
-        if (rows := {"masked-lm": config.vocab_size, "question-answering": 2}.get(task)) is not None:
-            _check_shape(source, f"{head.out}.weight", own[f"{head.out}.weight"], (rows, width))
-        self.out = _linear(own, head.out, width, source)
+            self.norm = LayerNorm(width, config.layer_norm_eps, f"{head.norm}.bias" in own)
+            _load(self.norm, own, head.norm, source)
+        rows = {"masked-lm": config.vocab_size, "question-answering": 2}.get(task)
+        self.out = _linear(own, head.out, width, source, rows=rows)
         self.labels = _labels(config.source, self.out.out_features) if task.endswith("classification") else ()
 
     @classmethod
@@ -165,33 +160,39 @@ def _names(config: EncoderConfig, head: Head, source: str) -> dict[str, list[str
     for part, module in head.modules.items():
         has_bias = True
         if (key := head.bias_keys.get(part)) is not None:
-            has_bias = _checks.choice("load", f"{source}: {key}", config.value(key), (True, False))
+            has_bias = _checks.choice("load", f"{source}: {key}", config.values.get(key), (True, False))
         named[module] = [f"{module}.weight", *([f"{module}.bias"] if has_bias else [])]
     return {**named, **({head.out_bias: [head.out_bias]} if head.out_bias else {})}
 
 
 def _linear(
-    tensors: Mapping[str, Array], module: str, inputs: int, source: str, activation: str | None = None
+    tensors: Mapping[str, Array],
+    module: str,
+    inputs: int,
+    source: str,
+    activation: str | None = None,
+    rows: int | None = None,
 ) -> Linear:
-    """A dense layer of a head, whose outputs are as many as its weight has rows."""
-    weight, bias = tensors[f"{module}.weight"], tensors.get(f"{module}.bias")
-    outputs = weight.shape[0] if weight.ndim == 2 and weight.size else 1
-    _check_shape(source, f"{module}.weight", weight, (outputs, inputs))
-    layer = Linear(inputs, outputs, bias is not None, activation=activation)
-    if bias is not None:
-        _check_shape(source, f"{module}.bias", bias, (outputs,))
-    layer.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+    """A dense layer of a head; rows: its outputs, None: as many as its weight has rows."""
+    weight = tensors[f"{module}.weight"]
+    rows = rows or (weight.shape[0] if weight.ndim == 2 and weight.size else 1)
+    layer = Linear(inputs, rows, f"{module}.bias" in tensors, activation=activation)
+    _load(layer, tensors, module, source)
     return layer
 
 
-def _check_shape(source: str, name: str, tensor: Array, shape: tuple[int, ...]) -> None:
-    if tensor.shape != shape:
-        raise ValueError(f"load: {source}: {name} has shape {tensor.shape}; {shape} is needed")
+def _load(layer: Layer, tensors: Mapping[str, Array], module: str, source: str) -> None:
+    values = {}
+    for name, shape in layer._own_shapes().items():
+        values[name] = tensors[f"{module}.{name}"]
+        if values[name].shape != shape:
+            raise ValueError(f"load: {source}: {module}.{name} has shape {values[name].shape}; {shape} is needed")
+    layer.load_state_dict(values)
 
 
 def _activation(config: EncoderConfig, head: Head, source: str) -> str:
     if head.activation_key:
-        named = config.value(head.activation_key)
+        named = config.values.get(head.activation_key)
         return ACTIVATIONS[_checks.choice("load", f"{source}: {head.activation_key}", named, ACTIVATIONS)]
     return config.hidden_act if head.activation is None else head.activation
 

@@ -4,13 +4,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
-from pyattn.layers import TransformerEncoder
-from pyattn.layers.sequences import Sequences
-from pyattn.models.builder import make_stack
 from pyattn.models.embeddings import PatchEmbeddings
 from pyattn.models.families import IMAGE_FAMILIES
 from pyattn.models.pretrained import Pretrained
-from pyattn.models.spec import ModelSpec, PatchSpec
 
 
 class ImageEncoder(Pretrained):
@@ -23,11 +19,6 @@ class ImageEncoder(Pretrained):
 
     _families = IMAGE_FAMILIES
     embeddings: PatchEmbeddings
-
-    def _make(self, spec: ModelSpec, dtype: str) -> None:
-        assert spec.encoder is not None and isinstance(spec.encoder_embeddings, PatchSpec)
-        self.encoder = make_stack(TransformerEncoder, spec.encoder, dtype)
-        self.embeddings = PatchEmbeddings(spec.encoder_embeddings)
 
     def __call__(self, pixel_values: ArrayLike) -> NDArray[np.float32]:
         """The last layer's hidden state of every token, behind the norm at the end.
@@ -53,8 +44,4 @@ class ImageEncoder(Pretrained):
                 f"ImageEncoder: pixel_values has shape {pixels.shape}; (B, {config.num_channels}, height, width) of at "
                 f"least one patch, {config.patch_size}, is needed"
             )
-        x = self.embeddings.apply(pixels.astype(np.float32, copy=False))
-        batch, tokens, width = x.shape
-        sequences = Sequences.padded(batch, tokens, None, False, self.encoder._tables)
-        out: NDArray[np.float32] = self.encoder._forward_rows(x.reshape(batch * tokens, width), sequences)
-        return out.reshape(batch, tokens, width)
+        return self._states_of_all(self.embeddings, pixels.astype(np.float32, copy=False))

@@ -1,21 +1,19 @@
 """Readers of the keys of config.json, for the families' `build` and `derive`; their errors do not name the file."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from pyattn.layers.config import LayerConfig, Rotary
 from pyattn.models.config import ModelConfig
+from pyattn.models.family import Values
 from pyattn.models.spec import NormSpec
 
 TIED = {"tied": ("tie_word_embeddings",)}
 # Of rotary positions: older files have rope_scaling and rope_theta, newer ones both in rope_parameters.
 ROPE_DEFAULTS = {"rope_theta": 10000.0, "rope_parameters": None, "rope_scaling": None, "partial_rotary_factor": 1.0}
-
-
-def same(*names: str) -> dict[str, tuple[str, ...]]:
-    """Fields that are called as their keys are."""
-    return {name: (name,) for name in names}
+_ROPE_TYPES = ("default", "linear", "yarn", "llama3")
+NO_BIASES = {"in_proj_bias": False, "out_proj_bias": False, "linear_bias": False}
 
 
 def projections(attention: str, in_file: str, parts: Iterable[str] = ("q_proj", "k_proj", "v_proj")) -> dict[str, str]:
@@ -41,52 +39,57 @@ def norm_of(config: ModelConfig, type: str = "layer", bias: bool = True) -> Norm
     return NormSpec(type, config.layer_norm_eps, bias)
 
 
-def integer(values: Mapping[str, Any], key: str, least: int) -> int:
+def integer(values: Values, key: str, least: int) -> int:
     value = values.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**30:
         raise ValueError(f"{key} must be an integer, {least} or more and below 2**30, not {value!r}")
     return value
 
 
-def switch(values: Mapping[str, Any], key: str) -> bool:
+def positive(name: str, value: Any, accepted: str = "a positive number", limit: float = 1e30) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < limit:
+        raise ValueError(f"{name} must be {accepted}, not {value!r}")
+    return float(value)
+
+
+def switch(values: Values, key: str) -> bool:
     value = values.get(key)
     if not isinstance(value, bool):
         raise ValueError(f"{key} must be true or false, not {value!r}")
     return value
 
 
-def choice(values: Mapping[str, Any], key: str, accepted: Iterable[str]) -> str:
-    value: str = values[key]
+def choice(name: str, value: Any, accepted: Iterable[str]) -> Any:
     if value not in tuple(accepted):
-        raise ValueError(f"{key} must be one of {', '.join(map(repr, accepted))}, not {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}, not {value!r}")
     return value
 
 
 def rotary(parameters: Any, default: Any, longest: int, *more_types: str) -> Rotary:
     """What rope_parameters say, and what they leave out: a base, and the most positions of the model."""
-    rope_type, accepted = parameters.get("rope_type", parameters.get("type", "default")), [*_ROPE_TYPES, *more_types]
-    if rope_type not in accepted:
-        raise ValueError(f"rope_type must be one of {', '.join(map(repr, accepted))}, not {rope_type!r}")
-    whole_heads(parameters)
+    rope_type = parameters.get("rope_type", parameters.get("type", "default"))
+    choice("rope_type", rope_type, (*_ROPE_TYPES, *more_types))
+    _check_whole_heads(parameters)
     if nested := [key for key, value in parameters.items() if isinstance(value, dict)]:
         raise ValueError(f"rope_parameters must be those of all layers, not of {', '.join(nested)}")
-    base = parameters.get("rope_theta", default)
-    if isinstance(base, bool) or not isinstance(base, int | float) or not 0 < base < 1e30:
-        raise ValueError(f"rope_theta, the base of rotary positions, must be a positive number, not {base!r}")
+    base = positive("rope_theta, the base of rotary positions,", parameters.get("rope_theta", default))
     if rope_type == "default":
-        return Rotary(float(base))
+        return Rotary(base)
     scaling = {"max_position_embeddings": longest, **parameters}
     items = tuple(sorted((key, value) for key, value in scaling.items() if value is not None))
     hash(items)
-    return Rotary(float(base), items)
+    return Rotary(base, items)
 
 
-_ROPE_TYPES = ("default", "linear", "yarn", "llama3")
+def rotary_of(config: ModelConfig, base: Any, *more_types: str) -> Rotary:
+    """Rotary positions that are the same in all layers."""
+    values = config.values
+    _check_whole_heads(values)
+    parameters = values["rope_scaling"] or values["rope_parameters"] or {}
+    return rotary(parameters, base, config.max_position_embeddings, *more_types)
 
 
-def rotaries(
-    config: ModelConfig, parameters: Mapping[str, Any], bases: Mapping[str, Any], scaling: Mapping[str, Any]
-) -> dict[str, Rotary]:
+def rotaries(config: ModelConfig, parameters: Values, bases: Values, scaling: Values) -> dict[str, Rotary]:
     """By the type of a layer: what rope_parameters say of it; older files have keys for its base and its scaling."""
     if not parameters.keys() <= bases.keys():
         raise ValueError(f"rope_parameters must be of {' and '.join(map(repr, bases))}")
@@ -94,7 +97,7 @@ def rotaries(
     return {x: rotary({**(parameters.get(x) or {}), **scaling[x]}, base, longest) for x, base in bases.items()}
 
 
-def whole_heads(values: Mapping[str, Any]) -> None:
+def _check_whole_heads(values: Values) -> None:
     if values.get("partial_rotary_factor") not in (None, 1):
         raise ValueError(f"partial_rotary_factor must be 1, not {values['partial_rotary_factor']!r}")
 
@@ -111,7 +114,7 @@ def layer_types(types: Any, layers: int) -> list[str]:
 
 def periodic_layer_types(config: ModelConfig, key: str, offset: int = 0) -> list[str]:
     """As layer_types says; where it is null, layer i sees all tokens if the number under the key divides i + offset."""
-    types, layers = config.value("layer_types"), config.num_hidden_layers
+    types, layers = config.values["layer_types"], config.num_hidden_layers
     if types is None:
         every = integer(config.values, key, least=1)
         types = ["sliding_attention" if (i + offset) % every else "full_attention" for i in range(layers)]

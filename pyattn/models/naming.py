@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from pyattn import _checks
 from pyattn.models.config import ModelConfig
 from pyattn.models.spec import ModelSpec
-from pyattn.models.tensors import SCALES, Tensor, read
+from pyattn.models.tensors import SCALES, FileTensor, Tensor, read
 from pyattn.precision import Quantized, concatenated, scaled, values_of
 
 Tensors = Mapping[str, Tensor]
@@ -26,48 +27,50 @@ _BETWEEN = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoi
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of a file's tensors a model is made of, by their names.
+    """Tensors that a model is made of.
 
-    wanted: a name without prefixes -> the name in the file; unused: the other names. strange are those of the latter on
-    which the results might depend: they are neither of another head nor known to change nothing.
+    tensors: by their names without prefixes; names: those in the file by these; unused: the file's other names.
     """
 
-    wanted: dict[str, str]
-    unused: list[str]
-    strange: list[str]
-
-    def of(self, tensors: Tensors) -> "Selected":
-        return Selected({short: tensors[name] for short, name in self.wanted.items()}, self)
-
-
-@dataclass(frozen=True)
-class Selected:
-    """The tensors of a selection, by their names without prefixes."""
-
     tensors: Tensors
-    selection: Selection
+    names: Mapping[str, str]
+    unused: list[str]
 
 
-def selected(config: ModelConfig, names: Iterable[str], source: str, head: Mapping[str, Collection[str]]) -> Selection:
-    """What is wanted of such names; `head` has the modules of a head and, of each, the names of its tensors."""
-    family = config.family
+def select(
+    config: ModelConfig,
+    tensors: Tensors,
+    source: str,
+    strict: bool,
+    head: Mapping[str, Collection[str]] | None = None,
+) -> Selection:
+    """Which tensors of a file a model is made of; ValueError where others are none of such a model, if strict.
+
+    head: the modules of a head and, of each, the names of its tensors.
+    """
+    family, head = config.family, head or {}
     own = {name for of_module in head.values() for name in of_module}
     known = _known_names(config) | own
-    without_prefix = _without_prefixes(names, family.prefix, known)
+    without_prefix = _without_prefixes(tensors, family.prefix, known)
     if len(short := set(without_prefix.values())) < len(without_prefix):
         twice = min(name for name, count in Counter(without_prefix.values()).items() if count > 1)
         raise ValueError(f"load: {source}: several tensors are {twice}, but for what stands in front of it")
     if family.heads:  # the words, unless they stand under the head's name alone
         known -= {*family.tied[1:]} - own - {*stand_ins(config, short).values()}
-    result = Selection({}, [], [])
-    for name, inner in without_prefix.items():
-        if inner.removesuffix(SCALES) in known:
-            result.wanted[inner] = name
-            continue
-        result.unused.append(name)
-        if inner.rpartition(".")[0] in head or not (family.ignores(inner) or inner in family.tied):
-            result.strange.append(name)
-    return result
+    names = {inner: name for name, inner in without_prefix.items() if inner.removesuffix(SCALES) in known}
+    unused = {name: inner for name, inner in without_prefix.items() if inner not in names}
+    if _checks.flag("load", "strict", strict):  # results might depend on what is not known to change nothing
+        strange = {
+            name
+            for name, inner in unused.items()
+            if inner.rpartition(".")[0] in head or not (family.ignores(inner) or inner in family.tied)
+        }
+        refuse_strange(config, strange, source)
+    wanted = {inner: tensors[name] for inner, name in names.items()}
+    for tensor in wanted.values():
+        if isinstance(tensor, FileTensor):
+            tensor.check()
+    return Selection(wanted, names, list(unused))
 
 
 def refuse_strange(config: ModelConfig, names: Collection[str], source: str) -> None:

@@ -2,34 +2,30 @@
 
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import astuple, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from pyattn import _checks
-from pyattn._checks import weight_dtype_name
-from pyattn.layers import Layer, Linear, MultiHeadAttention, TransformerEncoder
+from pyattn._checks import Array, weight_dtype_name
+from pyattn.layers import Layer, Linear, MultiHeadAttention, TransformerDecoder, TransformerEncoder
+from pyattn.layers.sequences import Sequences
+from pyattn.layers.stack import Stack
 from pyattn.models.config import ModelConfig
 from pyattn.models.configs import EncoderConfig
+from pyattn.models.embeddings import FrameEmbeddings, Tables, make_embeddings, make_norm
 from pyattn.models.family import Family
 from pyattn.models.files import WEIGHTS, read_json, write_json
-from pyattn.models.naming import (
-    FileParameters,
-    Selected,
-    Selection,
-    Stored,
-    Tensors,
-    file_tensors,
-    refuse_strange,
-    selected,
-)
+from pyattn.models.naming import FileParameters, Selection, Stored, Tensors, file_tensors, refuse_strange, select
 from pyattn.models.quantized import QUANTIZATION_KEYS
-from pyattn.models.spec import ModelSpec
+from pyattn.models.spec import ModelSpec, StackSpec
 from pyattn.models.tensors import find_weights, stored_tensors, write_tensors
+from pyattn.positional import RelativePositionBias
 from pyattn.precision import MAX_INT8_INPUTS, Quantized, quantized_if_near
 
 # Of "int8" the weights that would move by more of their length stay bfloat16: rows of even spread move by 0.7 %, those
@@ -41,9 +37,10 @@ WeightDtypes: TypeAlias = DTypeLike | Mapping[str, DTypeLike]
 
 
 _Model = TypeVar("_Model", bound="Pretrained")
+_Stack = TypeVar("_Stack", bound=Stack)
 
 
-class Pretrained(Layer):
+class Pretrained(Tables):
     """A model of some family: what a config.json describes, with a safetensors file's parameters.
 
     Args:
@@ -67,7 +64,11 @@ class Pretrained(Layer):
     _families: ClassVar[Mapping[str, Family]]
     _config_class: ClassVar[type[ModelConfig]] = EncoderConfig
     config: Any
-    encoder: TransformerEncoder
+    encoder: Any
+    decoder: Any
+    embeddings: Any
+    encoder_embeddings: Any
+    head: Any
     weight_dtypes: dict[str, str]
     unused_tensors: tuple[str, ...]
     _stored_as: Stored
@@ -75,7 +76,7 @@ class Pretrained(Layer):
     def __init__(
         self,
         config: ModelConfig,
-        tensors: Tensors | Selected,
+        tensors: Tensors | Selection,
         source: str = "tensors",
         dtype: WeightDtypes = "float32",
         strict: bool = True,
@@ -85,32 +86,30 @@ class Pretrained(Layer):
                 f"load: {source}: {config.model_type} is not one of {', '.join(self._families)}; pyattn.models.load "
                 "reads all families"
             )
-        if not isinstance(tensors, Selected):
-            tensors = select(config, tensors, source, strict).of(tensors)
+        if not isinstance(tensors, Selection):
+            tensors = select(config, tensors, source, strict)
         _check_sizes(config, tensors.tensors, source)
         self.config = config
-        self._spec = config.spec.without_computed_positions(tensors.tensors)
-        self._make(self._spec, any_dtype(dtype))
-        strange = self._fill(tensors.tensors, source, dtype)
+        spec = self._spec = config.spec.without_computed_positions(tensors.tensors)
+        words = (config.vocab_size, config.hidden_size)  # which the sides of a model that generates share
+        self._table_shapes = {"words": words} if "words" in spec.names else {}
+        patterns = dtype if isinstance(dtype, Mapping) else {"*": dtype}
+        dtypes = {str(pattern): _dtype_name(x) for pattern, x in patterns.items()}
+        # one of them: the others differ in what layers hold, not in what they take and give
+        self._make(spec, next(iter(dtypes.values()), "float32"))
+        strange = self._fill(tensors.tensors, source, dtypes, may_round=not isinstance(dtype, Mapping))
         if strict:
             refuse_strange(config, strange, source)
-        selection = tensors.selection
-        self.unused_tensors = tuple(sorted([*selection.unused, *(selection.wanted[name] for name in strange)]))
+        self.unused_tensors = tuple(sorted([*tensors.unused, *(tensors.names[name] for name in strange)]))
 
     @classmethod
     def from_directory(
         cls: type[_Model], directory: Path, dtype: WeightDtypes = "float32", strict: bool = True
     ) -> _Model:
         """The model of a directory that holds config.json and weights; errors as in `pyattn.models.load`."""
-        file = Path(directory) / "config.json"
-        return cls._from_config(Path(directory), read_json(file, dict), dtype, strict)
-
-    @classmethod
-    def _from_config(
-        cls: type[_Model], directory: Path, values: Mapping[str, Any], dtype: WeightDtypes, strict: bool
-    ) -> _Model:
-        """The model of a directory whose config.json has such contents."""
-        config = cls._config_class.from_dict(values, str(directory / "config.json"))
+        directory = Path(directory)
+        file = directory / "config.json"
+        config = cls._config_class.from_dict(read_json(file, dict), str(file))
         more = cls._from_other_files(directory)
         tensors, source = read_selected(directory, config, strict)
         return cls(config, tensors, source, dtype, strict, **more)
@@ -131,9 +130,15 @@ class Pretrained(Layer):
 
     def _make(self, spec: ModelSpec, dtype: str) -> None:
         """Sets the model's layers, whose parameters are never drawn if others are loaded."""
-        raise NotImplementedError
+        self.embeddings = make_embeddings(spec.embeddings, dtype)
+        self.decoder = make_stack(TransformerDecoder, spec.decoder, dtype)
+        self.head = None
+        if spec.logits is not None:
+            self.head = Linear(self.config.hidden_size, spec.logits.tokens, spec.logits.bias, dtype=dtype)
+        self.encoder_embeddings = make_embeddings(spec.encoder_embeddings, dtype)
+        self.encoder = make_stack(TransformerEncoder, spec.encoder, dtype)
 
-    def _fill(self, tensors: Tensors, source: str, dtype: WeightDtypes) -> set[str]:
+    def _fill(self, tensors: Tensors, source: str, dtypes: Mapping[str, str], may_round: bool) -> set[str]:
         """Sets all parameters from tensors under the family's names; the names of what is none of them."""
         groups = list(_groups_of(self))
         shapes = {
@@ -145,19 +150,18 @@ class Pretrained(Layer):
         parameters = FileParameters(self.config, self._spec, shapes, tensors, source)
         self._stored_as = parameters.stored
         products = self._products()
-        if isinstance(dtype, Mapping):
-            self.weight_dtypes = _by_pattern(products, dtype)
-        else:
-            self.weight_dtypes = dict.fromkeys(products, _dtype_name(dtype))
+        self.weight_dtypes = _by_pattern(products, dtypes)
         names = {id(linear): name for name, linears in products.items() for linear in linears}
         for group in groups:  # what is read for one is let go before the next
             values = [{name: parameters.read(prefix + name) for name in layer._own_shapes()} for prefix, layer in group]
             layers = [layer for _, layer in group]
             if (product := names.get(id(layers[0]))) is not None:
-                if self.weight_dtypes[product] == "int8" and not isinstance(dtype, Mapping):
+                if self.weight_dtypes[product] == "int8" and may_round:
                     self.weight_dtypes[product] = _round(values)
                 self._set_dtype(product, products[product], source)
-            _set(layers, values)
+            for layer, own in zip(layers, values, strict=True):
+                for owner, attribute, value in layer._own_made(own):
+                    setattr(owner, attribute, value)
             del values
         return parameters.strange
 
@@ -169,7 +173,37 @@ class Pretrained(Layer):
 
     def _products(self) -> dict[str, list[Linear]]:
         """The matrix products whose weights dtype is about, by name."""
-        return products_of(self.encoder.layers)
+        products: dict[str, list[Linear]] = {}
+        is_encoder = isinstance(self.config, EncoderConfig)  # of no more than one stack
+        for side, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
+            for number, layer in enumerate([] if stack is None else stack.layers):
+                prefix = f"layers.{number}" if is_encoder else f"{side}.layers.{number}"
+                for name in ("self_attn", "multihead_attn"):
+                    if (attention := getattr(layer, name, None)) is not None:
+                        products[f"{prefix}.{name}.in_proj"] = list(attention._projections)
+                        products[f"{prefix}.{name}.out_proj"] = [attention.out_proj]
+                products |= {f"{prefix}.{name}": [getattr(layer, name)] for name in ("linear1", "linear2")}
+        if isinstance(self.encoder_embeddings, FrameEmbeddings):
+            products |= {f"encoder_embeddings.{x}": [getattr(self.encoder_embeddings, x)] for x in ("conv1", "conv2")}
+        return products if self.head is None else {**products, "head": [self.head]}
+
+    def _states(
+        self, name: str, embeddings: Any, stack: Stack, tokens: Array, starts: Array, is_causal: bool = False
+    ) -> Array:
+        """Hidden states of packed tokens, of which each sequence attends to itself alone."""
+        sequences = Sequences.packed(starts, is_causal, stack._tables)
+        if (longest := sequences.longest()) > self.config.longest:
+            raise ValueError(f"{name}: a sequence has {longest} tokens; {self.config.bound}")
+        x = embeddings.apply(tokens, sequences.positions(), words=self._parameters.get("words"))
+        return stack._forward_rows(x, sequences)
+
+    def _states_of_all(self, embeddings: Any, inputs: Array) -> NDArray[np.float32]:
+        """The encoder's hidden states of images or spectrograms, (B, rows, E)."""
+        x = embeddings.apply(inputs)
+        batch, length, width = x.shape
+        sequences = Sequences.padded(batch, length, None, False, self.encoder._tables)
+        out: NDArray[np.float32] = self.encoder._forward_rows(x.reshape(batch * length, width), sequences)
+        return out.reshape(x.shape)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes config.json and model.safetensors, which `pyattn.models.load` reads; weights as they are held.
@@ -216,52 +250,26 @@ def _round(values: list[dict[str, Any]]) -> str:
     return "int8" if isinstance(weights[0], Quantized) else "bfloat16"
 
 
-def _set(layers: list[Layer], values: list[dict[str, Any]]) -> None:
-    for layer, own in zip(layers, values, strict=True):
-        for owner, attribute, value in layer._own_made(own):
-            setattr(owner, attribute, value)
-
-
-def products_of(layers: Sequence[Any], prefix: str = "layers") -> dict[str, list[Linear]]:
-    """The matrix products of layers by name."""
-    modules: dict[str, list[Linear]] = {}
-    for number, layer in enumerate(layers):
-        for name in ("self_attn", "multihead_attn"):
-            if (attention := getattr(layer, name, None)) is not None:
-                modules[f"{prefix}.{number}.{name}.in_proj"] = list(attention._projections)
-                modules[f"{prefix}.{number}.{name}.out_proj"] = [attention.out_proj]
-        modules[f"{prefix}.{number}.linear1"] = [layer.linear1]
-        modules[f"{prefix}.{number}.linear2"] = [layer.linear2]
-    return modules
-
-
-def select(
-    config: ModelConfig,
-    names: Iterable[str],
-    source: str,
-    strict: bool,
-    head: Mapping[str, Collection[str]] | None = None,
-) -> Selection:
-    """Which tensors a model is made of; ValueError where others are none of such a model, if strict."""
-    selection = selected(config, names, source, head or {})
-    if _checks.flag("load", "strict", strict):
-        refuse_strange(config, selection.strange, source)
-    return selection
+def make_stack(stack_class: type[_Stack], spec: StackSpec | None, dtype: str) -> _Stack | None:
+    """A TransformerEncoder or a TransformerDecoder."""
+    if spec is None:
+        return None
+    if any(layer.sinks for layer in spec.layers):
+        raise ValueError("load: layers have sinks, which are not read from files or written to them")
+    return stack_class.from_configs(
+        [replace(layer, dtype=dtype) for layer in spec.layers],
+        make_norm(spec.norm, spec.layers[0].d_model),
+        order=spec.order or None,
+        position_bias=None if spec.relative is None else RelativePositionBias(*astuple(spec.relative)),
+    )
 
 
 def read_selected(
     directory: Path, config: ModelConfig, strict: bool, head: Mapping[str, Collection[str]] | None = None
-) -> tuple[Selected, str]:
+) -> tuple[Selection, str]:
     """The tensors of a directory that a model is made of, and where they come from."""
     file = find_weights(directory, config.source)
-    selections: list[Selection] = []
-
-    def choose(names: list[str]) -> Collection[str]:
-        selections.append(select(config, names, str(file), strict, head))
-        return selections[0].wanted.values()
-
-    tensors = stored_tensors(file, choose)
-    return selections[0].of(tensors), str(file)
+    return select(config, stored_tensors(file), str(file), strict, head), str(file)
 
 
 def _check_sizes(config: ModelConfig, tensors: Tensors, source: str) -> None:
@@ -287,22 +295,15 @@ def _dtype_name(dtype: Any) -> str:
     return name
 
 
-def _by_pattern(modules: Iterable[str], dtypes: Mapping[str, Any]) -> dict[str, str]:
+def _by_pattern(modules: Iterable[str], dtypes: Mapping[str, str]) -> dict[str, str]:
     """In what each weight is to be held: the last pattern that fits its name says it."""
-    names = {str(pattern): _dtype_name(value) for pattern, value in dtypes.items()}
-    used = sorted(set(names.values()))
+    used = sorted(set(dtypes.values()))
     if len(used) > 1 and used != ["bfloat16", "int8"]:
         raise ValueError(f"load: of dtypes bfloat16 and int8 only may be mixed, not {', '.join(used)}")
     chosen = {}
     for module in modules:
-        fitting = [name for pattern, name in names.items() if fnmatchcase(module, pattern)]
+        fitting = [dtype for pattern, dtype in dtypes.items() if fnmatchcase(module, pattern)]
         if not fitting:
             raise ValueError(f"load: no pattern of dtype fits {module}; {{'*': 'int8'}} fits all")
         chosen[module] = fitting[-1]
     return chosen
-
-
-def any_dtype(dtype: WeightDtypes) -> str:
-    """One of the dtypes: the others differ in what layers hold, not in what they take and give."""
-    names = [_dtype_name(value) for value in (dtype.values() if isinstance(dtype, Mapping) else [dtype])]
-    return names[0] if names else "float32"

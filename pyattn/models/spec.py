@@ -71,6 +71,9 @@ class PatchSpec:
         return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
 
 
+InputSpec: TypeAlias = TokenSpec | FrameSpec | PatchSpec
+
+
 @dataclass(frozen=True)
 class RelativeSpec:
     """Biases of logits by distance, the same in all layers: the arguments of RelativePositionBias."""
@@ -113,15 +116,16 @@ class LogitsSpec:
 class ModelSpec:
     """A model: a stack of an encoder, of a decoder, or both; what makes the rows that enter each; a head for logits.
 
-    names: those of the tensors of files. separate: of the family's tied names those that are matrices of their own.
-    pooling: how a head reads a sequence, "cls" or "mean".
+    names: those of the tensors of files. embeddings: the decoder's, or those of an encoder of texts or images;
+    encoder_embeddings: of the encoder in front of a decoder. separate: of the family's tied names those that are
+    matrices of their own. pooling: how a head reads a sequence, "cls" or "mean".
     """
 
     names: Names
     encoder: StackSpec | None = None
-    encoder_embeddings: TokenSpec | FrameSpec | PatchSpec | None = None
+    encoder_embeddings: InputSpec | None = None
     decoder: StackSpec | None = None
-    decoder_embeddings: TokenSpec | None = None
+    embeddings: InputSpec | None = None
     logits: LogitsSpec | None = None
     separate: frozenset[str] = frozenset()
     pooling: str = "cls"
@@ -131,18 +135,14 @@ class ModelSpec:
         return [stack for stack in (self.encoder, self.decoder) if stack is not None]
 
     @property
-    def embeddings(self) -> list[TokenSpec | FrameSpec | PatchSpec]:
-        return [spec for spec in (self.encoder_embeddings, self.decoder_embeddings) if spec is not None]
+    def inputs(self) -> list[InputSpec]:
+        return [spec for spec in (self.encoder_embeddings, self.embeddings) if spec is not None]
 
     def without_computed_positions(self, tensors: Collection[str]) -> "ModelSpec":
         """For a file of such tensors: positions that it has tables of are not computed."""
-
-        def learned(spec: Any, name: str) -> Any:
-            has_table = self.names.get(f"{name}.positions") in tensors
-            return replace(spec, sinusoidal=False) if isinstance(spec, TokenSpec) and has_table else spec
-
-        return replace(
-            self,
-            encoder_embeddings=learned(self.encoder_embeddings, "encoder_embeddings"),
-            decoder_embeddings=learned(self.decoder_embeddings, "embeddings"),
-        )
+        learned: dict[str, Any] = {
+            name: replace(spec, sinusoidal=False)
+            for name in ("encoder_embeddings", "embeddings")
+            if isinstance(spec := getattr(self, name), TokenSpec) and self.names.get(f"{name}.positions") in tensors
+        }
+        return replace(self, **learned)

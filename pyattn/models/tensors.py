@@ -6,7 +6,7 @@ file and what would be accepted.
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -73,6 +73,24 @@ class FileTensor:
             stored <<= np.uint32(16)
             return stored.view(np.float32)
         return stored.astype(np.float32, copy=False)
+
+    def check(self) -> None:
+        """Whether it can be read."""
+        what = f"load: {self.path}: {self.name}"
+        if not self.type:
+            index = self.path.with_name(INDEX)
+            raise ValueError(f"load: {index}: {self.name} is not in {self.path.name}, nor in another shard")
+        if self.scales is None and self.type == "I8":
+            raise ValueError(
+                f"{what} is of int8 and {self.shape}; such a tensor must be a matrix, with one float for each of its "
+                f"rows in {self.name}{SCALES}"
+            )
+        if self.scales is None and self.type not in _REALS:
+            raise ValueError(f"{what} has type {self.type}; accepted are {', '.join(_REALS)}, I8")
+        try:
+            np.broadcast_to(np.float32(0), self.shape)
+        except (ValueError, OverflowError) as error:  # many axes, or a long one beside one of length 0
+            raise ValueError(f"{what} has a shape that no array has ({error})") from error
 
     def integers(self) -> list[int]:
         """The first of them, as many as any description has."""
@@ -144,10 +162,10 @@ def _shards(file: Path) -> dict[str, str]:
     return shards
 
 
-def stored_tensors(file: Path, choose: Callable[[list[str]], Collection[str]]) -> dict[str, FileTensor]:
-    """Tensors in a safetensors file or in the shards of an index; not yet read.
+def stored_tensors(file: Path) -> dict[str, FileTensor]:
+    """Tensors in a safetensors file or in the shards of an index, neither read nor checked.
 
-    choose: those that are wanted of all names of a model's tensors. What holds the scales of int8 is none of these.
+    Those that an index names and no shard has are without type. What holds the scales of int8 is none of these.
     """
     found: dict[str, FileTensor] = {}
     for shard in weight_files(file):
@@ -158,19 +176,16 @@ def stored_tensors(file: Path, choose: Callable[[list[str]], Collection[str]]) -
                 places = f"{found[tensor.name].path.name} and {shard.name}"
                 raise ValueError(f"load: {file}: {tensor.name} is in {places}")
             found[tensor.name] = tensor
-    absent = {name: shard for name, shard in _shards(file).items() if name not in found}
+    absent = {
+        name: FileTensor(file.parent / shard_name, name, "", (), 0)
+        for name, shard_name in _shards(file).items()
+        if name not in found
+    }
     found = _with_scales(file, found)
     for name, tensor in found.items():
         if tensor.scales is None and (tool := tool_of(name, tensor.type)) is not None:
             raise ValueError(f"load: {tensor.path}: {name}: quantized by {tool}: {ACCEPTED}")
-    wanted = set(choose([*absent, *found]))
-    for name, shard_name in absent.items():
-        if name in wanted:
-            raise ValueError(f"load: {file}: {name} is not in {shard_name}, nor in another shard")
-    chosen = {name: tensor for name, tensor in found.items() if name in wanted}
-    for tensor in chosen.values():
-        _check(tensor)
-    return chosen
+    return {**absent, **found}
 
 
 def _header(path: Path) -> list[FileTensor]:
@@ -223,25 +238,11 @@ def _are_scales(tensor: FileTensor | None, rows: int) -> bool:
     return tensor is not None and tensor.type in _REALS and tensor.shape in ((rows,), (rows, 1))
 
 
-def _check(tensor: FileTensor) -> None:
-    """That it can be read."""
-    what = f"load: {tensor.path}: {tensor.name}"
-    if tensor.scales is None and tensor.type == "I8":
-        raise ValueError(
-            f"{what} is of int8 and {tensor.shape}; such a tensor must be a matrix, with one float for each of its "
-            f"rows in {tensor.name}{SCALES}"
-        )
-    if tensor.scales is None and tensor.type not in _REALS:
-        raise ValueError(f"{what} has type {tensor.type}; accepted are {', '.join(_REALS)}, I8")
-    try:
-        np.broadcast_to(np.float32(0), tensor.shape)
-    except (ValueError, OverflowError) as error:  # many axes, or a long one beside one of length 0
-        raise ValueError(f"{what} has a shape that no array has ({error})") from error
-
-
 def read_tensors(file: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray[np.float32] | Quantized]:
     """The tensors whose names `wanted` accepts."""
-    tensors = stored_tensors(file, lambda names: set(filter(wanted, names)))
+    tensors = {name: tensor for name, tensor in stored_tensors(file).items() if wanted(name)}
+    for tensor in tensors.values():
+        tensor.check()
     return {name: tensor.read() for name, tensor in tensors.items()}
 
 

@@ -5,14 +5,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn.layers import TransformerEncoder
 from pyattn.layers.encoder import has_gaps
 from pyattn.layers.sequences import Sequences
-from pyattn.models.builder import make_stack
 from pyattn.models.embeddings import TokenEmbeddings
 from pyattn.models.families import TEXT_FAMILIES
 from pyattn.models.pretrained import Pretrained
-from pyattn.models.spec import ModelSpec, TokenSpec
 
 
 class TextEncoder(Pretrained):
@@ -23,11 +20,6 @@ class TextEncoder(Pretrained):
 
     _families = TEXT_FAMILIES
     embeddings: TokenEmbeddings
-
-    def _make(self, spec: ModelSpec, dtype: str) -> None:
-        assert spec.encoder is not None and isinstance(spec.encoder_embeddings, TokenSpec)
-        self.encoder = make_stack(TransformerEncoder, spec.encoder, dtype)
-        self.embeddings = TokenEmbeddings(spec.encoder_embeddings)
 
     def __call__(
         self,

@@ -5,7 +5,7 @@ import pytest
 
 from pyattn import TransformerEncoder, models
 from pyattn.layers import LayerConfig
-from pyattn.models.builder import make_stack
+from pyattn.models.pretrained import make_stack
 from pyattn.models.spec import StackSpec
 from pyattn.precision import to_int8
 from tests.data.record_families import CASES, make

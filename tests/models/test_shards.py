@@ -203,7 +203,7 @@ def test_weights_under_another_name_are_refused(named, tmp_path):
 
 
 def test_a_file_that_changes_meanwhile_is_refused(folder):
-    stored = stored_tensors(folder / INDEX, set)
+    stored = stored_tensors(folder / INDEX)
     shutil.copy(folder / "config.json", folder / "model-00001-of-00003.safetensors")
     with pytest.raises(ValueError, match=r"^load: .*model-00001-of-00003\.safetensors was cut while it was read: "):
         {name: tensor.read() for name, tensor in stored.items()}

@@ -1,11 +1,11 @@
 """ALBERT: Lan et al. 2019 (arXiv:1909.11942)."""
 
-from typing import Any
+from dataclasses import replace
 
 from pyattn.models.config import ModelConfig
-from pyattn.models.families.bert import DEFAULTS, EMBEDDINGS, KEYS, TOKEN_HEADS, WORDS, encoder_spec
-from pyattn.models.family import Family, Head
-from pyattn.models.keys import layer_of, projections
+from pyattn.models.families.bert import BERT, EMBEDDINGS, TOKEN_HEADS, WORDS, encoder_spec
+from pyattn.models.family import Head
+from pyattn.models.keys import TIED, layer_of, projections
 from pyattn.models.spec import ModelSpec, Names
 
 _LAYER = "encoder.albert_layer_groups.{}.albert_layers.0"
@@ -19,6 +19,14 @@ _NAMES: Names = {
     "encoder.layers.{}.linear2": f"{_LAYER}.ffn_output",
     "encoder.layers.{}.norm2": f"{_LAYER}.full_layer_layer_norm",
 }
+_DEFAULTS = {
+    **BERT.defaults, "vocab_size": 30000, "embedding_size": 128, "hidden_size": 4096, "num_hidden_groups": 1,
+    "num_attention_heads": 64, "intermediate_size": 16384, "hidden_act": "gelu_new",
+}  # fmt: skip
+_CLASSIFIER = Head("classifier", dense="pooler", activation="tanh", of_sequence=True)
+_MASKED = Head(
+    "predictions.decoder", dense="predictions.dense", norm="predictions.LayerNorm", out_bias="predictions.bias"
+)
 
 
 def build(config: ModelConfig) -> ModelSpec:
@@ -28,28 +36,15 @@ def build(config: ModelConfig) -> ModelSpec:
     return encoder_spec(config, _NAMES, (layer_of(config),) * distinct, projected=True, order=order)
 
 
-_DEFAULTS: dict[str, Any] = {
-    **DEFAULTS, "vocab_size": 30000, "embedding_size": 128, "hidden_size": 4096, "num_hidden_groups": 1,
-    "num_attention_heads": 64, "intermediate_size": 16384, "hidden_act": "gelu_new",
-}  # fmt: skip
-
 TEXT_FAMILIES = {
-    "albert": Family(
+    "albert": replace(
+        BERT,
         build=build,
         prefix="albert.",
-        keys={**KEYS, "embedding_size": ("embedding_size",), "distinct_layers": ("num_hidden_groups",)},
         defaults=_DEFAULTS,
+        keys={**TIED, "distinct_layers": ("num_hidden_groups",)},
         supported={"position_embedding_type": ("absolute",), "inner_group_num": (1,)},
-        heads={
-            **TOKEN_HEADS,
-            "sequence-classification": Head("classifier", dense="pooler", activation="tanh", of_sequence=True),
-            "masked-lm": Head(
-                "predictions.decoder",
-                dense="predictions.dense",
-                norm="predictions.LayerNorm",
-                out_bias="predictions.bias",
-            ),
-        },
+        heads={**TOKEN_HEADS, "sequence-classification": _CLASSIFIER, "masked-lm": _MASKED},
         tied=(WORDS, "predictions.decoder.weight"),
         ignored=("embeddings.position_ids", "sop_classifier."),
     )

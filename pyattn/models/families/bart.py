@@ -1,16 +1,17 @@
 """BART: Lewis et al. 2019 (arXiv:1910.13461); mBART: Liu et al. 2020 (arXiv:2001.08210)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family
-from pyattn.models.keys import TIED, layer_of, norm_of, projections, same, switch
-from pyattn.models.spec import FrameSpec, LogitsSpec, ModelSpec, Names, PatchSpec, StackSpec, TokenSpec
+from pyattn.models.keys import TIED, layer_of, norm_of, projections, switch
+from pyattn.models.spec import InputSpec, LogitsSpec, ModelSpec, Names, StackSpec, TokenSpec
 
 KEYS: dict[str, tuple[str, ...]] = {
+    **TIED,
     "hidden_size": ("d_model", "hidden_size"),
     "num_hidden_layers": ("decoder_layers",),
     "num_attention_heads": ("decoder_attention_heads",),
@@ -18,32 +19,28 @@ KEYS: dict[str, tuple[str, ...]] = {
     "hidden_act": ("activation_function",),
     "encoder_layers": ("encoder_layers", "num_hidden_layers"),
     "encoder_attention_heads": ("encoder_attention_heads", "num_attention_heads"),
-    **same("encoder_ffn_dim", "vocab_size", "max_position_embeddings"),
-    **TIED,
 }
-DEFAULTS: dict[str, Any] = {
+DEFAULTS = {
     "vocab_size": 50265, "max_position_embeddings": 1024, "encoder_layers": 12, "encoder_ffn_dim": 4096,
     "encoder_attention_heads": 16, "decoder_layers": 12, "decoder_ffn_dim": 4096, "decoder_attention_heads": 16,
     "activation_function": "gelu", "d_model": 1024, "scale_embedding": False, "tie_word_embeddings": True,
 }  # fmt: skip
 
 
-def _layer_names(side: str, norms: Mapping[str, str]) -> dict[str, str]:
+def _layer_names(side: str, attentions: Mapping[str, str], norms: Iterable[str]) -> dict[str, str]:
     layer = f"{side}.layers.{{}}"
     names = {f"{layer}.linear1": f"{layer}.fc1", f"{layer}.linear2": f"{layer}.fc2"}
-    names |= {f"{layer}.{norm}": f"{layer}.{in_file}" for norm, in_file in norms.items()}
-    attentions = {"self_attn": "self_attn", "multihead_attn": "encoder_attn"} if side == "decoder" else {}
-    for attention, in_file in (attentions or {"self_attn": "self_attn"}).items():
+    names |= {f"{layer}.norm{i}": f"{layer}.{norm}_layer_norm" for i, norm in enumerate(norms, 1)}
+    for attention, in_file in attentions.items():
         names |= projections(f"{layer}.{attention}", f"{layer}.{in_file}")
         names[f"{layer}.{attention}.out_proj"] = f"{layer}.{in_file}.out_proj"
     return names
 
 
+_ATTENTIONS = {"self_attn": "self_attn", "multihead_attn": "encoder_attn"}
 LAYER_NAMES: Names = {
-    **_layer_names("encoder", {"norm1": "self_attn_layer_norm", "norm2": "final_layer_norm"}),
-    **_layer_names(
-        "decoder", {"norm1": "self_attn_layer_norm", "norm2": "encoder_attn_layer_norm", "norm3": "final_layer_norm"}
-    ),
+    **_layer_names("encoder", {"self_attn": "self_attn"}, ("self_attn", "final")),
+    **_layer_names("decoder", _ATTENTIONS, ("self_attn", "encoder_attn", "final")),
 }
 FINAL_NORMS: Names = {"encoder.norm": "encoder.layer_norm", "decoder.norm": "decoder.layer_norm"}
 POSITIONS: Names = {
@@ -58,15 +55,17 @@ NAMES: Names = {
     "head.weight": "lm_head.weight",
     "head.bias": "final_logits_bias",
 }
-_EMBEDDING_NORMS: Names = {
+_BART: Names = {
+    **NAMES,
     "embeddings.norm": "decoder.layernorm_embedding",
     "encoder_embeddings.norm": "encoder.layernorm_embedding",
 }
+_MBART: Names = {**_BART, **FINAL_NORMS}
 
 
 def token_spec(config: ModelConfig, names: Names, first_position: int = 0, sinusoidal: bool = False) -> TokenSpec:
     """Tokens of the decoder."""
-    scaled = config.value("scale_embedding") is not None and switch(config.values, "scale_embedding")
+    scaled = config.values["scale_embedding"] is not None and switch(config.values, "scale_embedding")
     return TokenSpec(
         config.hidden_size,
         positions=first_position + config.max_position_embeddings,
@@ -78,21 +77,15 @@ def token_spec(config: ModelConfig, names: Names, first_position: int = 0, sinus
 
 
 def two_sides(
-    config: ModelConfig,
-    names: Names,
-    tokens: TokenSpec,
-    encoder_embeddings: TokenSpec | FrameSpec | PatchSpec,
-    *,
-    norm_placement: str,
-    logits_bias: bool,
+    config: ModelConfig, names: Names, tokens: TokenSpec, encoder_embeddings: InputSpec, norm_placement: str
 ) -> ModelSpec:
-    """An encoder, and a decoder that attends to it; each has a norm at its end where names have that."""
+    """An encoder, and a decoder that attends to it; norms at their ends and a bias of logits where names have them."""
     decoder = layer_of(config, norm_placement=norm_placement, cross_attention=True)
-    encoder = layer_of(
-        config,
+    encoder = replace(
+        decoder,
+        cross_attention=False,
         nhead=config.encoder_attention_heads,
         dim_feedforward=config.encoder_ffn_dim,
-        norm_placement=norm_placement,
     )
     norm = norm_of(config) if "decoder.norm" in names else None
     return ModelSpec(
@@ -100,8 +93,8 @@ def two_sides(
         encoder=StackSpec((encoder,) * config.encoder_layers, norm),
         encoder_embeddings=encoder_embeddings,
         decoder=StackSpec((decoder,) * config.num_hidden_layers, norm),
-        decoder_embeddings=tokens,
-        logits=LogitsSpec(config.vocab_size, logits_bias),
+        embeddings=tokens,
+        logits=LogitsSpec(config.vocab_size, bool({"head", "head.bias"} & names.keys())),
     )
 
 
@@ -110,16 +103,9 @@ def build(
 ) -> ModelSpec:
     tokens = token_spec(config, names, first_position, sinusoidal)
     source = replace(tokens, words=config.source_vocab_size or config.vocab_size)
-    return two_sides(config, names, tokens, source, norm_placement=norm_placement, logits_bias=True)
+    return two_sides(config, names, tokens, source, norm_placement)
 
 
-def eps(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """No key says it."""
-    return {"layer_norm_eps": 1e-5}
-
-
-_BART: Names = {**NAMES, **_EMBEDDING_NORMS}
-_MBART: Names = {**_BART, **FINAL_NORMS}
 # Keys of older files that say what the family is; transformers passes over them now.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "normalize_before": (False,),
@@ -131,10 +117,10 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
 BART = Family(
     build=lambda config: build(config, _BART, "post", first_position=2),
     prefix="model.",
-    keys=KEYS,
     defaults=DEFAULTS,
+    keys=KEYS,
     supported=_SUPPORTED,
-    derive=eps,
+    constants={"layer_norm_eps": 1e-5},
     tied=("shared.weight", "lm_head.weight", "decoder.embed_tokens.weight", "encoder.embed_tokens.weight"),
     logits_name="lm_head.weight",
     lacks=("final_logits_bias",),

@@ -1,18 +1,15 @@
 """BERT: Devlin et al. 2018 (arXiv:1810.04805); names and parts of the encoders of texts that were made after it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from pyattn.layers.config import LayerConfig
 from pyattn.models.config import ModelConfig
-from pyattn.models.family import Family, Head
-from pyattn.models.keys import TIED, layer_of, norm_of, projections, same
-from pyattn.models.spec import ModelSpec, Names, RelativeSpec, StackSpec, TokenSpec
+from pyattn.models.family import Family, Head, Values
+from pyattn.models.keys import TIED, layer_of, norm_of, projections
+from pyattn.models.spec import ModelSpec, Names, StackSpec, TokenSpec
 
-SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
-KEYS = same(*SIZES, "layer_norm_eps", "vocab_size", "max_position_embeddings", "type_vocab_size") | TIED
 ABSOLUTE = {"position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,)}
-DEFAULTS: dict[str, Any] = {
+DEFAULTS = {
     "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
     "intermediate_size": 3072, "hidden_act": "gelu", "max_position_embeddings": 512, "type_vocab_size": 2,
     "layer_norm_eps": 1e-12, "tie_word_embeddings": True,
@@ -38,21 +35,17 @@ NAMES: Names = {
     "encoder.layers.{}.norm2": "encoder.layer.{}.output.LayerNorm",
 }
 
-TOKEN_HEADS = {
-    "token-classification": Head("classifier"),
-    "question-answering": Head("qa_outputs"),
-}
+TOKEN_HEADS = {"token-classification": Head("classifier"), "question-answering": Head("qa_outputs")}
 POOLED = Head("classifier", dense="pooler.dense", activation="tanh", of_sequence=True)
+_MASKED = "cls.predictions"
 
 
 def encoder_spec(
     config: ModelConfig,
-    names: Names,
+    names: Names = NAMES,
     layers: tuple[LayerConfig, ...] = (),
-    *,
     projected: bool = False,
-    relative: RelativeSpec | None = None,
-    order: tuple[int, ...] = (),
+    **of_stack: Any,
 ) -> ModelSpec:
     """A stack behind the tables that names have; of BERT's layers, unless others are given."""
     embeddings = TokenSpec(
@@ -64,11 +57,11 @@ def encoder_spec(
         norm=norm_of(config),
         projection=config.hidden_size * projected,
     )
-    stack = StackSpec(layers or (layer_of(config),) * config.num_hidden_layers, relative=relative, order=order)
-    return ModelSpec(names, encoder=stack, encoder_embeddings=embeddings)
+    layers = layers or (layer_of(config),) * config.num_hidden_layers
+    return ModelSpec(names, encoder=StackSpec(layers, **of_stack), embeddings=embeddings)
 
 
-def positions_from(first: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def positions_from(first: int, sizes: Values) -> dict[str, Any]:
     """Positions of tokens begin in such a row of their table."""
     longest = sizes["max_position_embeddings"] - first
     if longest < 1:
@@ -76,28 +69,23 @@ def positions_from(first: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
     return {"first_position": first, "max_position_embeddings": longest}
 
 
-def build(config: ModelConfig) -> ModelSpec:
-    return encoder_spec(config, NAMES)
-
-
-TEXT_FAMILIES = {
-    "bert": Family(
-        build=build,
-        prefix="bert.",
-        keys=KEYS,
-        defaults=DEFAULTS,
-        supported=ABSOLUTE,
-        heads={
-            **TOKEN_HEADS,
-            "sequence-classification": POOLED,
-            "masked-lm": Head(
-                "cls.predictions.decoder",
-                dense="cls.predictions.transform.dense",
-                norm="cls.predictions.transform.LayerNorm",
-                out_bias="cls.predictions.bias",
-            ),
-        },
-        tied=(WORDS, "cls.predictions.decoder.weight"),
-        ignored=("embeddings.position_ids", "cls."),
-    )
-}
+BERT = Family(
+    build=encoder_spec,
+    prefix="bert.",
+    defaults=DEFAULTS,
+    keys=TIED,
+    supported=ABSOLUTE,
+    heads={
+        **TOKEN_HEADS,
+        "sequence-classification": POOLED,
+        "masked-lm": Head(
+            f"{_MASKED}.decoder",
+            dense=f"{_MASKED}.transform.dense",
+            norm=f"{_MASKED}.transform.LayerNorm",
+            out_bias=f"{_MASKED}.bias",
+        ),
+    },
+    tied=(WORDS, f"{_MASKED}.decoder.weight"),
+    ignored=("embeddings.position_ids", "cls."),
+)
+TEXT_FAMILIES = {"bert": BERT}

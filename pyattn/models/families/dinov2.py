@@ -1,13 +1,12 @@
 """DINOv2: Oquab et al. 2023 (arXiv:2304.07193); with registers: Darcet et al. 2023 (arXiv:2309.16588)."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from pyattn.models.config import ModelConfig
-from pyattn.models.families.vit import DEFAULTS, KEYS, NAMES, image_spec
-from pyattn.models.family import Family
-from pyattn.models.keys import integer, layer_of, switch
+from pyattn.models.families.vit import DEFAULTS, NAMES, image_spec
+from pyattn.models.family import Family, Values
+from pyattn.models.keys import integer, positive, switch
 from pyattn.models.spec import ModelSpec, Names
 
 _LAYER = "encoder.layer.{}"
@@ -26,10 +25,8 @@ _REGISTERS: Names = {"embeddings.register_tokens": "embeddings.register_tokens"}
 
 
 def build(config: ModelConfig, names: Names = _NAMES, registers: int = 0, antialias: bool = False) -> ModelSpec:
-    values = config.values
-    gated = switch(values, "use_swiglu_ffn")
-    layer = layer_of(config, norm_placement="pre", gated=gated, in_proj_bias=switch(values, "qkv_bias"))
-    return image_spec(config, {**names, **(_GATED if gated else {})}, layer, registers, antialias)
+    gated = switch(config.values, "use_swiglu_ffn")
+    return image_spec(config, {**names, **(_GATED if gated else {})}, registers, antialias, gated)
 
 
 def build_with_registers(config: ModelConfig) -> ModelSpec:
@@ -37,11 +34,8 @@ def build_with_registers(config: ModelConfig) -> ModelSpec:
     return build(config, {**_NAMES, **_REGISTERS}, registers, antialias=True)
 
 
-def _sizes(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    ratio = values["mlp_ratio"]
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1000:
-        raise ValueError(f"mlp_ratio must be a positive number, not {ratio!r}")
-    inner = max(1, int(sizes["hidden_size"] * ratio))
+def _sizes(values: Values, sizes: Values) -> dict[str, Any]:
+    inner = max(1, int(sizes["hidden_size"] * positive("mlp_ratio", values["mlp_ratio"], limit=1000)))
     if switch(values, "use_swiglu_ffn"):
         return {"intermediate_size": (int(inner * 2 / 3) + 7) // 8 * 8, "hidden_act": "silu"}
     return {"intermediate_size": inner}
@@ -50,7 +44,6 @@ def _sizes(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any
 _FAMILY = Family(
     build=build,
     prefix="dinov2.",
-    keys=KEYS,
     defaults={**DEFAULTS, "patch_size": 14, "mlp_ratio": 4, "layer_norm_eps": 1e-6, "use_swiglu_ffn": False},
     derive=_sizes,
     scales={

@@ -1,13 +1,9 @@
 """DistilBERT: Sanh et al. 2019 (arXiv:1910.01108)."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from pyattn.models.config import ModelConfig
 from pyattn.models.families.bert import EMBEDDINGS, TOKEN_HEADS, WORDS, encoder_spec
 from pyattn.models.family import Family, Head
-from pyattn.models.keys import TIED, projections, same
-from pyattn.models.spec import ModelSpec, Names
+from pyattn.models.keys import TIED, projections
+from pyattn.models.spec import Names
 
 _NAMES: Names = {
     **EMBEDDINGS,
@@ -18,37 +14,25 @@ _NAMES: Names = {
     "encoder.layers.{}.linear2": "transformer.layer.{}.ffn.lin2",
     "encoder.layers.{}.norm2": "transformer.layer.{}.output_layer_norm",
 }
-
-
-def build(config: ModelConfig) -> ModelSpec:
-    return encoder_spec(config, _NAMES)
-
-
-def _no_eps(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """No key says it."""
-    return {"layer_norm_eps": 1e-12}
-
-
-_DEFAULTS: dict[str, Any] = {
+_DEFAULTS = {
     "vocab_size": 30522, "dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072, "activation": "gelu",
     "max_position_embeddings": 512, "tie_word_embeddings": True,
 }  # fmt: skip
 
 TEXT_FAMILIES = {
     "distilbert": Family(
-        build=build,
+        build=lambda config: encoder_spec(config, _NAMES),
         prefix="distilbert.",
+        defaults=_DEFAULTS,
         keys={
             "hidden_size": ("dim", "hidden_size"),
             "num_hidden_layers": ("n_layers", "num_hidden_layers"),
             "num_attention_heads": ("n_heads", "num_attention_heads"),
             "intermediate_size": ("hidden_dim",),
             "hidden_act": ("activation",),
-            **same("vocab_size", "max_position_embeddings"),
             **TIED,
         },
-        defaults=_DEFAULTS,
-        derive=_no_eps,
+        constants={"layer_norm_eps": 1e-12},
         heads={
             **TOKEN_HEADS,
             "sequence-classification": Head("classifier", dense="pre_classifier", activation="relu", of_sequence=True),

@@ -6,18 +6,25 @@ from typing import Any
 from pyattn.layers.config import Rotary
 from pyattn.models.config import ModelConfig
 from pyattn.models.families import llama
-from pyattn.models.family import Family, for_states
-from pyattn.models.keys import integer, layer_of, periodic_layer_types, rotaries, switch
+from pyattn.models.family import for_states
+from pyattn.models.keys import NO_BIASES, integer, layer_of, periodic_layer_types, positive, rotaries, switch
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, NormSpec, StackSpec, TokenSpec
 
 _NAMES: Names = {
     **llama.NAMES,
-    "decoder.layers.{}.self_attn.q_norm": "layers.{}.self_attn.q_norm",
-    "decoder.layers.{}.self_attn.k_norm": "layers.{}.self_attn.k_norm",
+    **llama.NORMS_OF_HEADS,
     "decoder.layers.{}.post_norm1": "layers.{}.post_attention_layernorm",
     "decoder.layers.{}.norm3": "layers.{}.pre_feedforward_layernorm",
     "decoder.layers.{}.post_norm3": "layers.{}.post_feedforward_layernorm",
 }
+_DEFAULTS = {
+    "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "attention_bias": False,
+    "query_pre_attn_scalar": 256, "sliding_window": 4096, "sliding_window_pattern": 6, "layer_types": None,
+    "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0, "rope_parameters": None, "rope_scaling": None,
+    "final_logit_softcapping": None, "use_bidirectional_attention": False,
+}  # fmt: skip
 
 
 def build(config: ModelConfig) -> ModelSpec:
@@ -33,19 +40,22 @@ def build(config: ModelConfig) -> ModelSpec:
         qk_norm=True,
         gated=True,
         scale=integer(values, "query_pre_attn_scalar", least=1) ** -0.5,
-        **{**llama.NO_BIASES, "in_proj_bias": bias, "out_proj_bias": bias},
+        **{**NO_BIASES, "in_proj_bias": bias, "out_proj_bias": bias},
     )
-    by_type = {"full_attention": replace(layer, rotary=rotary["full_attention"])}
+    by_type = {x: replace(layer, rotary=rotary[x]) for x in rotary}
     if "sliding_attention" in types:
         near = integer(values, "sliding_window", least=1)
         window = (near // 2, near // 2) if bidirectional else (near - 1, None)
-        by_type["sliding_attention"] = replace(layer, rotary=rotary["sliding_attention"], window=window)
+        by_type["sliding_attention"] = replace(by_type["sliding_attention"], window=window)
+    softcap = values["final_logit_softcapping"]
+    if softcap is not None:
+        softcap = positive("final_logit_softcapping", softcap, "a positive number or null")
     norm = NormSpec("rms", config.layer_norm_eps, unit_offset=True)
     return ModelSpec(
         _NAMES,
         decoder=StackSpec(tuple(by_type[x] for x in types), norm, bidirectional=bidirectional),
-        decoder_embeddings=TokenSpec(config.hidden_size, scale=config.hidden_size**0.5),
-        logits=LogitsSpec(config.vocab_size, softcap=_softcap(values["final_logit_softcapping"])),
+        embeddings=TokenSpec(config.hidden_size, scale=config.hidden_size**0.5),
+        logits=LogitsSpec(config.vocab_size, softcap=softcap or 0.0),
     )
 
 
@@ -60,35 +70,18 @@ def _rotaries(config: ModelConfig) -> dict[str, Rotary]:
     return rotaries(config, parameters, bases, scaling)
 
 
-def _softcap(value: Any) -> float:
-    if value is None:
-        return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise ValueError(f"final_logit_softcapping must be a positive number or null, not {value!r}")
-    return float(value)
-
-
-_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
-    "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "attention_bias": False,
-    "query_pre_attn_scalar": 256, "sliding_window": 4096, "sliding_window_pattern": 6, "layer_types": None,
-    "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0, "rope_parameters": None, "rope_scaling": None,
-    "final_logit_softcapping": None, "use_bidirectional_attention": False,
-}  # fmt: skip
-
-_GEMMA3 = Family(
+_SUPPORTED: dict[str, tuple[Any, ...]] = {"attn_logit_softcapping": ()}  # which transformers passes over
+_GEMMA3 = replace(
+    llama.LLAMA,
     build=build,
-    prefix="model.",
-    keys={**llama.KEYS, "hidden_act": ("hidden_activation",)},
     defaults=_DEFAULTS,
-    supported={"attn_logit_softcapping": ()},  # which transformers passes over
-    tied=llama.LLAMA.tied,
-    ignored_ends=llama.LLAMA.ignored_ends,
+    keys={**llama.LLAMA.keys, "hidden_act": ("hidden_activation",)},
+    nullable=(),
+    supported=_SUPPORTED,
 )
 
 # A model that generates sees no tokens behind; EmbeddingGemma may.
 GENERATIVE_FAMILIES = {
-    "gemma3_text": replace(_GEMMA3, supported={**_GEMMA3.supported, "use_bidirectional_attention": (False,)})
+    "gemma3_text": replace(_GEMMA3, supported={**_SUPPORTED, "use_bidirectional_attention": (False,)})
 }
 STATE_FAMILIES = {"gemma3_text": for_states(_GEMMA3)}

@@ -1,10 +1,9 @@
 """GPT-2: Radford et al. 2019."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from pyattn.models.config import ModelConfig
-from pyattn.models.family import Family, for_states
+from pyattn.models.family import Family, Values, for_states
 from pyattn.models.keys import TIED, integer, layer_of, norm_of, switch
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, StackSpec, TokenSpec
 
@@ -23,6 +22,11 @@ _NAMES: Names = {
     "decoder.layers.{}.norm3": "h.{}.ln_2",
     **_MODULES,
 }
+_DEFAULTS = {
+    "vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None,
+    "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "scale_attn_weights": True,
+    "tie_word_embeddings": True,
+}  # fmt: skip
 
 
 def build(config: ModelConfig) -> ModelSpec:
@@ -31,36 +35,29 @@ def build(config: ModelConfig) -> ModelSpec:
     return ModelSpec(
         _NAMES,
         decoder=StackSpec((layer,) * config.num_hidden_layers, norm_of(config)),
-        decoder_embeddings=TokenSpec(config.hidden_size, positions=config.max_position_embeddings),
+        embeddings=TokenSpec(config.hidden_size, positions=config.max_position_embeddings),
         logits=LogitsSpec(config.vocab_size),
     )
 
 
-def _inner(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    inner = values["n_inner"]
-    return {"intermediate_size": 4 * sizes["hidden_size"] if inner is None else integer(values, "n_inner", least=1)}
+def _inner(values: Values, sizes: Values) -> dict[str, Any]:
+    inner = 4 * sizes["hidden_size"] if values["n_inner"] is None else integer(values, "n_inner", least=1)
+    return {"intermediate_size": inner}
 
-
-_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None,
-    "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "scale_attn_weights": True,
-    "tie_word_embeddings": True,
-}  # fmt: skip
 
 _GPT2 = Family(
     build=build,
     prefix="transformer.",
+    defaults=_DEFAULTS,
     keys={
+        **TIED,
         "hidden_size": ("n_embd", "hidden_size"),
         "num_hidden_layers": ("n_layer", "num_hidden_layers"),
         "num_attention_heads": ("n_head", "num_attention_heads"),
         "hidden_act": ("activation_function",),
         "layer_norm_eps": ("layer_norm_epsilon",),
         "max_position_embeddings": ("n_positions", "max_position_embeddings"),
-        "vocab_size": ("vocab_size",),
-        **TIED,
     },
-    defaults=_DEFAULTS,
     supported={"scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)},
     derive=_inner,
     transposed=tuple(_MODULES),

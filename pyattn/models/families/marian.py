@@ -1,14 +1,17 @@
 """Marian: Junczys-Dowmunt et al. 2018 (arXiv:1804.00344)."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.families import bart
-from pyattn.models.family import Family
+from pyattn.models.family import Values
 from pyattn.models.keys import integer, switch
 from pyattn.models.spec import ModelSpec
+
+_DEFAULTS = {
+    **bart.DEFAULTS, "vocab_size": 58101, "decoder_vocab_size": None, "share_encoder_decoder_embeddings": True,
+}  # fmt: skip
 
 
 def build(config: ModelConfig) -> ModelSpec:
@@ -17,27 +20,21 @@ def build(config: ModelConfig) -> ModelSpec:
     return replace(spec, separate=frozenset(own))
 
 
-def _vocabularies(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+def _vocabularies(values: Values, sizes: Values) -> dict[str, Any]:
     """The sides may have vocabularies of their own."""
-    derived = bart.eps(values, sizes)
     if switch(values, "share_encoder_decoder_embeddings"):
-        return derived
+        return {}
     source = sizes["vocab_size"]
     target = integer(values, "decoder_vocab_size", least=1) if values["decoder_vocab_size"] else source
-    return derived | {"vocab_size": target, "source_vocab_size": source}
+    return {"vocab_size": target, "source_vocab_size": source}
 
 
-GENERATIVE_FAMILIES: dict[str, Family] = {
+GENERATIVE_FAMILIES = {
     "marian": replace(
         bart.BART,
         build=build,
-        defaults={
-            **bart.DEFAULTS,
-            "vocab_size": 58101,
-            "decoder_vocab_size": None,
-            "share_encoder_decoder_embeddings": True,
-        },
-        supported={"normalize_before": (False,), "normalize_embedding": (False,), "add_final_layer_norm": (False,)},
+        defaults=_DEFAULTS,
+        supported=dict.fromkeys(("normalize_before", "normalize_embedding", "add_final_layer_norm"), (False,)),
         derive=_vocabularies,
     )
 }

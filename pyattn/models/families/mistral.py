@@ -1,7 +1,6 @@
 """Mistral: Jiang et al. 2023 (arXiv:2310.06825)."""
 
 from dataclasses import replace
-from typing import Any
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.llama import DEFAULTS, LLAMA, decoder_layer, decoder_spec
@@ -9,27 +8,22 @@ from pyattn.models.family import for_states
 from pyattn.models.keys import with_windows
 from pyattn.models.spec import ModelSpec
 
+_DEFAULTS = {
+    **DEFAULTS, "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+    "sliding_window": 4096, "layer_types": None,
+}  # fmt: skip
+
 
 def build(config: ModelConfig) -> ModelSpec:
     """All layers see near tokens only, unless sliding_window is null or layer_types tell them apart (Ministral)."""
-    values, types = config.values, config.value("layer_types")
+    values, types = config.values, config.values["layer_types"]
     if types is None:
         usual = "full_attention" if values["sliding_window"] is None else "sliding_attention"
         types = [usual] * config.num_hidden_layers
     return decoder_spec(config, with_windows(config, decoder_layer(config), types))
 
 
-_DEFAULTS: dict[str, Any] = {
-    **DEFAULTS, "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
-    "sliding_window": 4096, "layer_types": None,
-}  # fmt: skip
-
-_MISTRAL = replace(
-    LLAMA,
-    build=build,
-    defaults=_DEFAULTS,
-    nullable=("head_dim",),
-)
+_MISTRAL = replace(LLAMA, build=build, defaults=_DEFAULTS, nullable=("head_dim",))
 
 GENERATIVE_FAMILIES = {"mistral": _MISTRAL}
 STATE_FAMILIES = {"mistral": for_states(_MISTRAL)}

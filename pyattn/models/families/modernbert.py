@@ -1,13 +1,11 @@
 """ModernBERT: Warner et al. 2024 (arXiv:2412.13663)."""
 
 from dataclasses import replace
-from typing import Any
 
 from pyattn.layers.config import Rotary
 from pyattn.models.config import ModelConfig
-from pyattn.models.families.bert import KEYS
 from pyattn.models.family import Family, Head
-from pyattn.models.keys import choice, integer, layer_of, norm_of, periodic_layer_types, rotaries, switch
+from pyattn.models.keys import TIED, choice, integer, layer_of, norm_of, periodic_layer_types, rotaries, switch
 from pyattn.models.spec import ModelSpec, Names, StackSpec, TokenSpec
 
 _NAMES: Names = {
@@ -21,11 +19,19 @@ _NAMES: Names = {
     "encoder.layers.{}.linear2": "layers.{}.mlp.Wo",
     "encoder.norm": "final_norm",
 }
+_DEFAULTS = {
+    "vocab_size": 50368, "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22,
+    "num_attention_heads": 12, "hidden_activation": "gelu", "max_position_embeddings": 8192, "norm_eps": 1e-5,
+    "norm_bias": False, "attention_bias": False, "layer_types": None, "global_attn_every_n_layers": 3,
+    "rope_parameters": None, "rope_scaling": None, "global_rope_theta": 160000.0, "local_rope_theta": 10000.0,
+    "local_attention": 128, "mlp_bias": False, "decoder_bias": True, "classifier_pooling": "cls",
+    "classifier_bias": False, "classifier_activation": "gelu", "tie_word_embeddings": True,
+}  # fmt: skip
 
 
 def build(config: ModelConfig) -> ModelSpec:
     """Every third layer sees all tokens; the others see near ones, with rotary positions of their own."""
-    values = config.values
+    values, rotary, near = config.values, _rotaries(config), _window(config)
     attention_bias, norm_bias = switch(values, "attention_bias"), switch(values, "norm_bias")
     layer = layer_of(
         config,
@@ -36,19 +42,15 @@ def build(config: ModelConfig) -> ModelSpec:
         linear_bias=switch(values, "mlp_bias"),
         norm_bias=norm_bias,
     )
-    types = periodic_layer_types(config, "global_attn_every_n_layers")
-    near, rotary = _window(config), _rotaries(config)
-    by_type = {
-        "full_attention": replace(layer, rotary=rotary["full_attention"]),
-        "sliding_attention": replace(layer, rotary=rotary["sliding_attention"], window=(near, near)),
-    }
-    first, *others = (by_type[x] for x in types)
+    by_type = {x: replace(layer, rotary=rotary[x]) for x in rotary}
+    by_type["sliding_attention"] = replace(by_type["sliding_attention"], window=(near, near))
+    first, *others = (by_type[x] for x in periodic_layer_types(config, "global_attn_every_n_layers"))
     norm = norm_of(config, bias=norm_bias)
     return ModelSpec(
         _NAMES,
         encoder=StackSpec((replace(first, input_norm=False), *others), norm),
-        encoder_embeddings=TokenSpec(config.hidden_size, config.vocab_size, norm=norm),
-        pooling=choice(values, "classifier_pooling", ("cls", "mean")),
+        embeddings=TokenSpec(config.hidden_size, config.vocab_size, norm=norm),
+        pooling=choice("classifier_pooling", values["classifier_pooling"], ("cls", "mean")),
     )
 
 
@@ -75,25 +77,12 @@ _HEAD = Head(
     bias_keys={"dense": "classifier_bias", "norm": "norm_bias"},
 )
 
-_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 50368, "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22,
-    "num_attention_heads": 12, "hidden_activation": "gelu", "max_position_embeddings": 8192, "norm_eps": 1e-5,
-    "norm_bias": False, "attention_bias": False, "layer_types": None, "global_attn_every_n_layers": 3,
-    "rope_parameters": None, "rope_scaling": None, "global_rope_theta": 160000.0, "local_rope_theta": 10000.0,
-    "local_attention": 128, "mlp_bias": False, "decoder_bias": True, "classifier_pooling": "cls",
-    "classifier_bias": False, "classifier_activation": "gelu", "tie_word_embeddings": True,
-}  # fmt: skip
-
 TEXT_FAMILIES = {
     "modernbert": Family(
         build=build,
         prefix="model.",
-        keys={
-            **{name: keys for name, keys in KEYS.items() if name != "type_vocab_size"},
-            "layer_norm_eps": ("norm_eps",),
-            "hidden_act": ("hidden_activation",),
-        },
         defaults=_DEFAULTS,
+        keys={**TIED, "layer_norm_eps": ("norm_eps",), "hidden_act": ("hidden_activation",)},
         heads={
             "sequence-classification": replace(_HEAD, of_sequence=True),
             "token-classification": _HEAD,

@@ -1,13 +1,13 @@
 """MPNet: Song et al. 2020 (arXiv:2004.09297)."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pyattn.models.config import ModelConfig
-from pyattn.models.families.bert import DEFAULTS, EMBEDDINGS, FEED_FORWARD, KEYS, WORDS, encoder_spec, positions_from
-from pyattn.models.families.roberta import HEADS
-from pyattn.models.family import Family
-from pyattn.models.keys import projections
+from pyattn.models.families.bert import DEFAULTS, EMBEDDINGS, FEED_FORWARD, encoder_spec, positions_from
+from pyattn.models.families.roberta import XLM_ROBERTA
+from pyattn.models.family import Values
+from pyattn.models.keys import TIED, projections
 from pyattn.models.spec import ModelSpec, Names, RelativeSpec
 
 _NAMES: Names = {
@@ -19,6 +19,7 @@ _NAMES: Names = {
     "encoder.layers.{}.norm1": "encoder.layer.{}.attention.LayerNorm",
     "encoder.layers.{}.norm2": "encoder.layer.{}.output.LayerNorm",
 }
+_DEFAULTS = {key: value for key, value in DEFAULTS.items() if key != "type_vocab_size"}
 
 
 def build(config: ModelConfig) -> ModelSpec:
@@ -26,7 +27,7 @@ def build(config: ModelConfig) -> ModelSpec:
     return encoder_spec(config, _NAMES, relative=relative)
 
 
-def _positions(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+def _positions(values: Values, sizes: Values) -> dict[str, Any]:
     """Positions are counted from 2, whatever pad_token_id says."""
     if not 4 <= sizes["relative_buckets"] < 512:
         raise ValueError(f"relative_attention_num_buckets must be from 4 to 511, not {sizes['relative_buckets']}")
@@ -34,17 +35,13 @@ def _positions(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str,
 
 
 TEXT_FAMILIES = {
-    "mpnet": Family(
+    "mpnet": replace(
+        XLM_ROBERTA,
         build=build,
         prefix="mpnet.",
-        keys={
-            **{name: keys for name, keys in KEYS.items() if name != "type_vocab_size"},
-            "relative_buckets": ("relative_attention_num_buckets",),
-        },
-        defaults={**DEFAULTS, "vocab_size": 30527, "relative_attention_num_buckets": 32},
+        defaults={**_DEFAULTS, "vocab_size": 30527, "relative_attention_num_buckets": 32},
+        keys={**TIED, "relative_buckets": ("relative_attention_num_buckets",)},
+        supported={},
         derive=_positions,
-        heads=HEADS,
-        tied=(WORDS, "lm_head.decoder.weight"),
-        ignored=("embeddings.position_ids", "pooler."),
     )
 }

@@ -9,6 +9,12 @@ from pyattn.models.family import for_states
 from pyattn.models.keys import integer, switch, with_windows
 from pyattn.models.spec import ModelSpec
 
+_DEFAULTS = {
+    **DEFAULTS, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
+    "max_position_embeddings": 32768, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28,
+    "layer_types": None,
+}  # fmt: skip
+
 
 def build(config: ModelConfig) -> ModelSpec:
     """Queries, keys and values have biases."""
@@ -17,7 +23,7 @@ def build(config: ModelConfig) -> ModelSpec:
 
 def layer_types_of(config: ModelConfig) -> Any:
     """Layers behind the first ones may see near tokens only."""
-    values, layers, types = config.values, config.num_hidden_layers, config.value("layer_types")
+    values, layers, types = config.values, config.num_hidden_layers, config.values["layer_types"]
     windowed = switch(values, "use_sliding_window") and values["sliding_window"] is not None
     if types is None:
         whole = integer(values, "max_window_layers", least=0) if windowed else layers
@@ -27,17 +33,7 @@ def layer_types_of(config: ModelConfig) -> Any:
     return types
 
 
-_DEFAULTS: dict[str, Any] = {
-    **DEFAULTS, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
-    "max_position_embeddings": 32768, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28,
-    "layer_types": None,
-}  # fmt: skip
-
-QWEN2 = replace(
-    LLAMA,
-    build=build,
-    defaults=_DEFAULTS,
-)
+QWEN2 = replace(LLAMA, build=build, defaults=_DEFAULTS)
 
 GENERATIVE_FAMILIES = {"qwen2": QWEN2}
 STATE_FAMILIES = {"qwen2": for_states(QWEN2)}

@@ -6,20 +6,15 @@ from pyattn.models.config import ModelConfig
 from pyattn.models.families import llama, qwen2
 from pyattn.models.family import for_states
 from pyattn.models.keys import switch, with_windows
-from pyattn.models.spec import ModelSpec, Names
-
-_NAMES: Names = {
-    **llama.NAMES,
-    "decoder.layers.{}.self_attn.q_norm": "layers.{}.self_attn.q_norm",
-    "decoder.layers.{}.self_attn.k_norm": "layers.{}.self_attn.k_norm",
-}
+from pyattn.models.spec import ModelSpec
 
 
 def build(config: ModelConfig) -> ModelSpec:
     """Heads of queries and keys are normalised; layers behind the first ones may see near tokens only."""
     bias = switch(config.values, "attention_bias")
     layer = llama.decoder_layer(config, qk_norm=True, in_proj_bias=bias, out_proj_bias=bias)
-    return llama.decoder_spec(config, with_windows(config, layer, qwen2.layer_types_of(config)), _NAMES)
+    layers = with_windows(config, layer, qwen2.layer_types_of(config))
+    return llama.decoder_spec(config, layers, {**llama.NAMES, **llama.NORMS_OF_HEADS})
 
 
 _QWEN3 = replace(

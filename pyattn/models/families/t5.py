@@ -1,11 +1,12 @@
 """T5: Raffel et al. 2019 (arXiv:1910.10683)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pyattn.models.config import ModelConfig
-from pyattn.models.family import ACTIVATIONS, Family, for_states
-from pyattn.models.keys import layer_of, norm_of, projections, switch
+from pyattn.models.family import ACTIVATIONS, Family, Values, for_states
+from pyattn.models.keys import NO_BIASES, layer_of, norm_of, projections, switch
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, RelativeSpec, StackSpec, TokenSpec
 
 
@@ -37,30 +38,31 @@ _INNER = {
 }
 _PLAIN: Names = {linear: f"{in_file}.wi" for linear, in_file in _INNER.items()}
 _GATED: Names = {linear: (f"{in_file}.wi_0", f"{in_file}.wi_1") for linear, in_file in _INNER.items()}
+_DEFAULTS = {
+    "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_decoder_layers": None,
+    "num_heads": 8, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6, "feed_forward_proj": "relu", "tie_word_embeddings": True,
+}  # fmt: skip
 
 
 def build(config: ModelConfig) -> ModelSpec:
-    values = config.values
-    gated = _feed_forward(values)[1]
-    no_biases = {"in_proj_bias": False, "out_proj_bias": False, "linear_bias": False}
-    layer = {"norm": "rms", "norm_placement": "pre", "gated": gated, "scale": 1.0, **no_biases}
+    values, gated = config.values, _feed_forward(config.values)[1]
+    layer = layer_of(config, norm="rms", norm_placement="pre", gated=gated, scale=1.0, **NO_BIASES)
+    decoder_layer = replace(layer, cross_attention=True)
     norm = norm_of(config, "rms", bias=False)
-    sizes = config.relative_buckets, config.relative_distance, config.num_attention_heads
-    tokens = TokenSpec(config.hidden_size)
-    encoder = (layer_of(config, **layer),) * config.encoder_layers
-    decoder = (layer_of(config, **layer, cross_attention=True),) * config.num_hidden_layers
+    relative = RelativeSpec(config.relative_buckets, config.relative_distance, config.num_attention_heads, True)
     scaled = switch({"scale_decoder_outputs": _is_tied(values), **values}, "scale_decoder_outputs")
     return ModelSpec(
         {**_NAMES, **(_GATED if gated else _PLAIN)},
-        encoder=StackSpec(encoder, norm, RelativeSpec(*sizes, bidirectional=True)),
+        encoder=StackSpec((layer,) * config.encoder_layers, norm, relative),
         encoder_embeddings=TokenSpec(config.hidden_size, words=config.vocab_size),
-        decoder=StackSpec(decoder, norm, RelativeSpec(*sizes, bidirectional=False)),
-        decoder_embeddings=tokens,
+        decoder=StackSpec((decoder_layer,) * config.num_hidden_layers, norm, replace(relative, bidirectional=False)),
+        embeddings=TokenSpec(config.hidden_size),
         logits=LogitsSpec(config.vocab_size, scale=config.hidden_size**-0.5 if scaled else 1.0),
     )
 
 
-def _feed_forward(values: Mapping[str, Any]) -> tuple[str, bool]:
+def _feed_forward(values: Values) -> tuple[str, bool]:
     """The activation, and whether it is gated."""
     named = values["feed_forward_proj"]
     first, _, last = named.rpartition("-")
@@ -73,12 +75,12 @@ def _feed_forward(values: Mapping[str, Any]) -> tuple[str, bool]:
     return ACTIVATIONS[activation], switch({"is_gated_act": first == "gated", **values}, "is_gated_act")
 
 
-def _is_tied(values: Mapping[str, Any]) -> bool:
+def _is_tied(values: Values) -> bool:
     """null is true here, as transformers has it."""
     return values["tie_word_embeddings"] is None or switch(values, "tie_word_embeddings")
 
 
-def _sizes(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+def _sizes(values: Values, sizes: Values) -> dict[str, Any]:
     activation, _ = _feed_forward(values)
     buckets, farthest = sizes["relative_buckets"], sizes["relative_distance"]
     if buckets < 4 or farthest <= buckets // 2:
@@ -90,20 +92,14 @@ def _sizes(values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any
         "encoder_attention_heads": sizes["num_attention_heads"],
         "encoder_ffn_dim": sizes["intermediate_size"],
         "hidden_act": activation,
-        "max_position_embeddings": 2**30,
         **({} if "num_hidden_layers" in sizes else {"num_hidden_layers": sizes["encoder_layers"]}),
     }
 
 
-_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_decoder_layers": None,
-    "num_heads": 8, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
-    "layer_norm_epsilon": 1e-6, "feed_forward_proj": "relu", "tie_word_embeddings": True,
-}  # fmt: skip
-
 _T5 = Family(
     build=build,
     prefix="",
+    defaults=_DEFAULTS,
     keys={
         "hidden_size": ("d_model", "hidden_size"),
         "encoder_layers": ("num_layers", "num_hidden_layers"),
@@ -114,11 +110,10 @@ _T5 = Family(
         "layer_norm_eps": ("layer_norm_epsilon",),
         "relative_buckets": ("relative_attention_num_buckets",),
         "relative_distance": ("relative_attention_max_distance",),
-        "vocab_size": ("vocab_size",),
     },
-    defaults=_DEFAULTS,
     nullable=("num_hidden_layers",),
     supported={"is_encoder_decoder": (True,)},
+    constants={"max_position_embeddings": 2**30},
     derive=_sizes,
     tied=("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
     ignored_ends=("EncDecAttention.relative_attention_bias.weight",),

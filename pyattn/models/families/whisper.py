@@ -1,12 +1,9 @@
 """Whisper: Radford et al. 2022 (arXiv:2212.04356)."""
 
 from dataclasses import replace
-from typing import Any
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.families import bart
-from pyattn.models.family import Family
-from pyattn.models.keys import same
 from pyattn.models.spec import FrameSpec, ModelSpec, Names
 
 _NAMES: Names = {
@@ -18,34 +15,33 @@ _NAMES: Names = {
     "encoder_embeddings.conv1": "encoder.conv1",
     "encoder_embeddings.conv2": "encoder.conv2",
 }
-
-
-def build(config: ModelConfig) -> ModelSpec:
-    tokens = replace(bart.token_spec(config, _NAMES), scale=1.0)  # scale_embedding changes nothing in transformers
-    frames = FrameSpec(config.hidden_size, config.num_mel_bins, config.max_source_positions)
-    return bart.two_sides(config, _NAMES, tokens, frames, norm_placement="pre", logits_bias=False)
-
-
-_DEFAULTS: dict[str, Any] = {
+_DEFAULTS = {
     "vocab_size": 51865, "num_mel_bins": 80, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536,
     "decoder_layers": 4, "decoder_attention_heads": 6, "decoder_ffn_dim": 1536, "activation_function": "gelu",
     "d_model": 384, "max_source_positions": 1500, "max_target_positions": 448, "scale_embedding": False,
     "tie_word_embeddings": True,
 }  # fmt: skip
 
+
+def build(config: ModelConfig) -> ModelSpec:
+    tokens = replace(bart.token_spec(config, _NAMES), scale=1.0)  # scale_embedding changes nothing in transformers
+    frames = FrameSpec(config.hidden_size, config.num_mel_bins, config.max_source_positions)
+    return bart.two_sides(config, _NAMES, tokens, frames, "pre")
+
+
 GENERATIVE_FAMILIES = {
-    "whisper": Family(
+    "whisper": replace(
+        bart.BART,
         build=build,
-        prefix="model.",
+        defaults=_DEFAULTS,
         keys={
             **bart.KEYS,
             "encoder_attention_heads": ("encoder_attention_heads", "num_attention_heads", "num_key_value_heads"),
-            **same("num_mel_bins", "max_source_positions"),
             "max_position_embeddings": ("max_target_positions",),
         },
-        defaults=_DEFAULTS,
-        derive=bart.eps,
+        supported={},
         tied=("decoder.embed_tokens.weight", "proj_out.weight"),
+        logits_name="",
         lacks=(".k_proj.bias",),
     )
 }
