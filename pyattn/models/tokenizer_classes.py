@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from pyattn.models.tokenizer_settings import TOKEN_NAMES, Settings, content_of
 
@@ -29,27 +29,14 @@ RARE = "\U0010fffd"  # for private use: no vocabulary has it
 
 # The class that transformers gives a model whose directory names none; others take tokenizer.json as it stands.
 CLASS_OF_MODEL = {
-    "albert": "Albert",
-    "bart": "Roberta",
-    "bert": "Bert",
-    "camembert": "Camembert",
-    "distilbert": "Bert",
-    "electra": "Bert",
-    "gemma3_text": "Gemma",
-    "gpt2": "GPT2",
-    "mbart": "MBart",
-    "mpnet": "MPNet",
-    "nomic_bert": "Bert",
-    "qwen2": "Qwen2",
-    "qwen3": "Qwen2",
-    "roberta": "Roberta",
-    "t5": "T5",
-    "whisper": "Whisper",
+    "albert": "Albert", "bart": "Roberta", "bert": "Bert", "camembert": "Camembert", "distilbert": "Bert",
+    "electra": "Bert", "gemma3_text": "Gemma", "gpt2": "GPT2", "mbart": "MBart", "mpnet": "MPNet", "nomic_bert": "Bert",
+    "qwen2": "Qwen2", "qwen3": "Qwen2", "roberta": "Roberta", "t5": "T5", "whisper": "GPT2",
     "xlm-roberta": "XLMRoberta",
-}
+}  # fmt: skip
 AS_IT_STANDS = ("mistral", "modernbert")  # whatever class their directories name
 ALIASES = dict.fromkeys(("DistilBert", "Electra", "LayoutLM", "Lxmert", "MobileBert", "SqueezeBert"), "Bert")
-ALIASES |= dict.fromkeys(("Bart", "LED", "Longformer", "Mvp"), "Roberta")
+ALIASES |= dict.fromkeys(("Bart", "LED", "Longformer", "Mvp"), "Roberta") | {"Whisper": "GPT2"}
 
 # Classes of transformers 5.24 that make parts of their own, which are not made here.
 _NOT_MADE = (
@@ -64,14 +51,11 @@ _NOT_MADE = (
 REFUSED = frozenset(_NOT_MADE.split())
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a class makes itself."""
+Parts: TypeAlias = tuple[Any, Any, Any]  # a normalizer, a pre-tokenizer and a decoder
 
-    normalizer: Any
-    pre_tokenizer: Any
-    decoder: Any
-    template: tuple[str, ...] | None = None  # of tokens around the text, by their names; None: as tokenizer.json has it
+
+def _additional(settings: Settings) -> list[Any]:
+    return settings.words("additional_special_tokens")
 
 
 @dataclass(frozen=True)
@@ -80,9 +64,11 @@ class TokenizerClass:
 
     Args:
         model: the type of its vocabulary; a tokenizer.json of another type is taken as it stands.
-        parts: what it makes of the settings; it gets the rules of the file's sentencepiece model as well.
+        parts: what it makes itself, of the library, the settings, and the rules of the file's sentencepiece model.
         named: its special tokens where the settings do not say them.
         model_options: attributes that it sets of the vocabulary's model.
+        template: names of the tokens around a text, which is "", or what they are beside the settings and the
+            tokenizer.json; None: as tokenizer.json has it.
         unknown: the token for unknown characters, a number or a special token's name; None: it is left.
         flags: how its special tokens are found in a text where the settings say only their names.
         extra: further special tokens.
@@ -90,16 +76,17 @@ class TokenizerClass:
     """
 
     model: str
-    parts: Callable[[Any, Settings, Any, Any], Parts]
+    parts: Callable[[Any, Settings, Any], Parts]
     named: Mapping[str, str]
     model_options: Mapping[str, Any] = field(default_factory=dict)
+    template: tuple[str, ...] | Callable[[Settings, Any], tuple[str, ...] | None] | None = None
     unknown: int | str | None = None
     flags: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
-    extra: Callable[[Settings], list[Any]] | None = None
+    extra: Callable[[Settings], list[Any]] = _additional
     plain: bool = False
 
 
-def _bert(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
+def _bert(t: Any, settings: Settings, rules: Any) -> Parts:
     accents = settings.values.get("strip_accents")
     normalizer = t.normalizers.BertNormalizer(
         clean_text=True,
@@ -107,99 +94,81 @@ def _bert(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
         strip_accents=None if accents is None else settings.flag("strip_accents", True),
         lowercase=settings.flag("do_lower_case", True),
     )
-    words, decoder = t.pre_tokenizers.BertPreTokenizer(), t.decoders.WordPiece(prefix="##")
-    return Parts(normalizer, words, decoder, ("cls_token", "", "sep_token"))
+    return normalizer, t.pre_tokenizers.BertPreTokenizer(), t.decoders.WordPiece(prefix="##")
 
 
-def _bytes(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
+def _bytes(t: Any, settings: Settings, rules: Any) -> Parts:
     words = t.pre_tokenizers.ByteLevel(add_prefix_space=settings.flag("add_prefix_space", False))
-    return Parts(None, words, t.decoders.ByteLevel())
+    return None, words, t.decoders.ByteLevel()
 
 
-def _roberta(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
-    parts = _bytes(t, settings, rules, tokenizer)
-    return Parts(parts.normalizer, parts.pre_tokenizer, parts.decoder, ("cls_token", "", "sep_token"))
-
-
-def _qwen2(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
+def _qwen2(t: Any, settings: Settings, rules: Any) -> Parts:
     prefix = settings.flag("add_prefix_space", False, null=False)
     words = t.pre_tokenizers.Split(t.Regex(_QWEN_WORDS), behavior="isolated", invert=False)
     bytes_ = t.pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False)
-    return Parts(t.normalizers.NFC(), t.pre_tokenizers.Sequence([words, bytes_]), t.decoders.ByteLevel())
+    return t.normalizers.NFC(), t.pre_tokenizers.Sequence([words, bytes_]), t.decoders.ByteLevel()
 
 
-def _from_bytes(t: Any) -> list[Any]:
-    """Steps that decode marks and bytes."""
-    return [t.decoders.Replace(_MARK, " "), t.decoders.ByteFallback(), t.decoders.Fuse()]
+def _from_bytes(t: Any, strips: bool = False) -> Any:
+    """A decoder of marks and bytes."""
+    steps = [t.decoders.Replace(_MARK, " "), t.decoders.ByteFallback(), t.decoders.Fuse()]
+    return t.decoders.Sequence([*steps, t.decoders.Strip(content=" ", left=1)] if strips else steps)
 
 
-def _gemma(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
+def _gemma(t: Any, settings: Settings, rules: Any) -> Parts:
     words = t.pre_tokenizers.Split(" ", behavior="merged_with_previous", invert=False)
-    return Parts(t.normalizers.Replace(" ", _MARK), words, t.decoders.Sequence(_from_bytes(t)))
+    return t.normalizers.Replace(" ", _MARK), words, _from_bytes(t)
 
 
-def _llama(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
+def _llama(t: Any, settings: Settings, rules: Any) -> Parts:
     prefix = settings.flag("add_prefix_space", True, null=True)
     scheme = ("always" if settings.values.get("legacy", False) else "first") if prefix else "never"
-    steps = _from_bytes(t) + ([t.decoders.Strip(content=" ", left=1)] if prefix else [])
     words = t.pre_tokenizers.Metaspace(replacement=_MARK, prepend_scheme=scheme, split=False)
-    return Parts(None, words, t.decoders.Sequence(steps))
+    return None, words, _from_bytes(t, strips=prefix)
 
 
-def _code_llama(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
+def _code_llama(t: Any, settings: Settings, rules: Any) -> Parts:
     scheme = "first" if settings.flag("add_prefix_space", True, null=True) else "never"
-    steps = [*_from_bytes(t), t.decoders.Strip(content=" ", left=1)]
-    template = ("",) if settings.values.get("bos_token", "") is None else ("bos_token", "")
     words = t.pre_tokenizers.Metaspace(replacement=_MARK, prepend_scheme=scheme, split=False)
-    return Parts(None, words, t.decoders.Sequence(steps), template)
+    return None, words, _from_bytes(t, strips=True)
 
 
-def _pieces(t: Any, scheme: str, template: tuple[str, ...] | None, normalizer: Any) -> Parts:
+def _pieces(t: Any, settings: Settings, normalizer: Any, scheme: str = "always") -> Parts:
     mark = {"replacement": _MARK, "prepend_scheme": scheme}
     words = t.pre_tokenizers.Sequence([t.pre_tokenizers.WhitespaceSplit(), t.pre_tokenizers.Metaspace(**mark)])
-    return Parts(normalizer, words, t.decoders.Metaspace(**mark), template)
+    return normalizer, words, t.decoders.Metaspace(**mark)
 
 
-def _scheme(settings: Settings) -> str:
-    return "always" if settings.flag("add_prefix_space", True, null=False) else "never"
+def _xlm_roberta(t: Any, settings: Settings, normalizer: Any) -> Parts:
+    prefix = settings.flag("add_prefix_space", True, null=False)
+    return _pieces(t, settings, normalizer, "always" if prefix else "never")
 
 
-def _xlm_roberta(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
-    return _pieces(t, _scheme(settings), ("bos_token", "", "eos_token"), rules)
-
-
-def _albert(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
+def _albert(t: Any, settings: Settings, rules: Any) -> Parts:
     steps = [t.normalizers.Replace("``", '"'), t.normalizers.Replace("''", '"')]
     if not settings.flag("keep_accents", False, null=False):
         steps += [t.normalizers.NFKD(), t.normalizers.StripAccents()]
     if settings.flag("do_lower_case", True, null=False):
         steps.append(t.normalizers.Lowercase())
-    steps += [] if rules is None else [rules]
-    template = None if tokenizer.post_processor else ("cls_token", "", "sep_token")
-    return _pieces(t, _scheme(settings), template, t.normalizers.Sequence(steps))
+    return _xlm_roberta(t, settings, t.normalizers.Sequence(steps if rules is None else [*steps, rules]))
 
 
-def _t5(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
-    return _pieces(t, "always", ("", "eos_token"), rules)
+def _mbart(t: Any, settings: Settings, rules: Any) -> Parts:
+    return _pieces(t, settings, None)
 
 
-def _mbart(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
-    return _pieces(t, "always", ("", "eos_token", "src_lang"), None)
-
-
-def _mbart50(t: Any, settings: Settings, rules: Any, tokenizer: Any) -> Parts:
-    steps = [] if rules is None else [rules]
-    steps.append(t.normalizers.Replace(t.Regex(" {2,}"), " "))
+def _mbart50(t: Any, settings: Settings, rules: Any) -> Parts:
+    spaces = t.normalizers.Replace(t.Regex(" {2,}"), " ")
     mark = {"replacement": _MARK, "prepend_scheme": "always"}
-    words, decoder = t.pre_tokenizers.Metaspace(**mark), t.decoders.Metaspace(**mark)
-    return Parts(t.normalizers.Sequence(steps), words, decoder, ("src_lang", "", "eos_token"))
+    normalizer = t.normalizers.Sequence([spaces] if rules is None else [rules, spaces])
+    return normalizer, t.pre_tokenizers.Metaspace(**mark), t.decoders.Metaspace(**mark)
 
 
 def _t5_extra(settings: Settings) -> list[Any]:
     number = settings.checked("extra_ids", int, "an integer", 100)
     if number > MAX_ADDED:
         raise settings.error("extra_ids", f"{MAX_ADDED} at most")
-    named = settings.words("additional_special_tokens")
+    named = _additional(settings)
     own = sum("<extra_id_" in content_of(token) for token in named)
     if own and number > 0 and own != number:
         raise settings.error("additional_special_tokens", f"{number} of <extra_id_...>, as extra_ids says,")
@@ -208,21 +177,13 @@ def _t5_extra(settings: Settings) -> list[Any]:
 
 def _code_llama_extra(settings: Settings) -> list[Any]:
     filled = (settings.values.get(name, token) for name, token in _FILLED.items())
-    return [*settings.words("additional_special_tokens"), *(token for token in filled if token is not None)]
+    return [*_additional(settings), *(token for token in filled if token is not None)]
 
 
 def _camembert_extra(settings: Settings) -> list[Any]:
     if settings.values.get("additional_special_tokens") is None:
         return ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"]
-    return settings.words("additional_special_tokens")
-
-
-def _mbart_extra(settings: Settings) -> list[Any]:
-    return [*LANGUAGES[:25], *settings.words("additional_special_tokens")]
-
-
-def _mbart50_extra(settings: Settings) -> list[Any]:
-    return [*settings.words("additional_special_tokens"), *LANGUAGES]
+    return _additional(settings)
 
 
 _BRACKETS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
@@ -234,20 +195,22 @@ _WORDS = {"max_input_chars_per_word": 100, "continuing_subword_prefix": "##"}
 _FILLED = {f"{name}_token": f"{_MARK}<{name[:3].upper()}>" for name in ("prefix", "middle", "suffix")}
 _FILLED |= {"eot_token": f"{_MARK}<EOT>", "fill_token": "<FILL_ME>"}
 _MASK = {"mask_token": {"lstrip": True}}  # with the space in front of it
+_CLS_SEP, _BOS_EOS = ("cls_token", "", "sep_token"), ("bos_token", "", "eos_token")
 
 CLASSES = {
     "Albert": TokenizerClass(
         "Unigram", _albert, _ANGLES | {"bos_token": "[CLS]", "eos_token": "[SEP]", "sep_token": "[SEP]",
-                                       "cls_token": "[CLS]", "mask_token": "[MASK]"}, unknown=1
+                                       "cls_token": "[CLS]", "mask_token": "[MASK]"},
+        template=lambda settings, old: None if old.post_processor else _CLS_SEP, unknown=1,
     ),
-    "Bert": TokenizerClass("WordPiece", _bert, _BRACKETS, _WORDS, unknown="unk_token"),
+    "Bert": TokenizerClass("WordPiece", _bert, _BRACKETS, _WORDS, _CLS_SEP, unknown="unk_token"),
     "Camembert": TokenizerClass(
-        "Unigram", _xlm_roberta, _ANGLES, unknown="unk_token", extra=_camembert_extra,
-        flags=_MASK,
+        "Unigram", _xlm_roberta, _ANGLES, template=_BOS_EOS, unknown="unk_token", flags=_MASK, extra=_camembert_extra
     ),
     "CodeLlama": TokenizerClass(
         "BPE", _code_llama, {name: _ANGLES[name] for name in ("bos_token", "eos_token", "unk_token")} | _FILLED,
-        _BYTES_BPE, extra=_code_llama_extra,
+        _BYTES_BPE, lambda settings, old: ("",) if settings.values.get("bos_token", "") is None else ("bos_token", ""),
+        extra=_code_llama_extra,
     ),
     "Gemma": TokenizerClass(
         "BPE", _gemma, {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "unk", "pad", "mask")}, _BYTES_BPE,
@@ -257,22 +220,25 @@ CLASSES = {
     "Llama": TokenizerClass(
         "BPE", _llama, {name: _ANGLES[name] for name in ("bos_token", "eos_token", "unk_token")}, _BYTES_BPE
     ),
-    "MBart": TokenizerClass("Unigram", _mbart, _ANGLES, unknown=3, flags=_MASK, extra=_mbart_extra),
+    "MBart": TokenizerClass(
+        "Unigram", _mbart, _ANGLES, template=("", "eos_token", "src_lang"), unknown=3, flags=_MASK,
+        extra=lambda settings: [*LANGUAGES[:25], *_additional(settings)],
+    ),
     "MBart50": TokenizerClass(
         "Unigram", _mbart50, {name: token for name, token in _ANGLES.items() if name != "bos_token"},
-        unknown=3, flags=_MASK, extra=_mbart50_extra,
+        template=("src_lang", "", "eos_token"), unknown=3, flags=_MASK,
+        extra=lambda settings: [*_additional(settings), *LANGUAGES],
     ),
     "MPNet": TokenizerClass(
-        "WordPiece", _bert, _ANGLES | {"unk_token": "[UNK]"}, _WORDS, unknown="unk_token", flags=_MASK
+        "WordPiece", _bert, _ANGLES | {"unk_token": "[UNK]"}, _WORDS, _CLS_SEP, unknown="unk_token", flags=_MASK
     ),
     "Qwen2": TokenizerClass(
         "BPE", _qwen2, dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"), _PLAIN_BPE, plain=True
     ),
-    "Roberta": TokenizerClass("BPE", _roberta, _ANGLES, _PLAIN_BPE),
+    "Roberta": TokenizerClass("BPE", _bytes, _ANGLES, _PLAIN_BPE, _CLS_SEP),
     "T5": TokenizerClass(
-        "Unigram", _t5, {name: _ANGLES[name] for name in ("eos_token", "unk_token", "pad_token")},
-        unknown=2, extra=_t5_extra,
+        "Unigram", _pieces, {name: _ANGLES[name] for name in ("eos_token", "unk_token", "pad_token")},
+        template=("", "eos_token"), unknown=2, extra=_t5_extra,
     ),
-    "Whisper": TokenizerClass("BPE", _bytes, _ENDS, _PLAIN_BPE),
-    "XLMRoberta": TokenizerClass("Unigram", _xlm_roberta, _ANGLES, unknown=3),
+    "XLMRoberta": TokenizerClass("Unigram", _xlm_roberta, _ANGLES, template=_BOS_EOS, unknown=3),
 }  # fmt: skip

@@ -87,28 +87,20 @@ def _tokens(t: Any, settings: Settings, found: Iterable[Any], tokenizer_class: T
 
     The first are those that files place; then special tokens by name, then others.
     """
-    present = {token.content: token for token in found}
-    identical = {repr(token) for token in present.values()}
+    found = list(found)
     named, extra = _named(settings, tokenizer_class), _extra(settings, tokenizer_class)
     if len(settings.placed) + len(extra) > MAX_ADDED:
         raise ValueError(f"load: {settings.file}: at most {MAX_ADDED} added tokens are accepted")
-    added, contents = [], set(present)
-    for _, token in sorted(settings.placed.items()):
-        if repr(_token(t, settings, token, placed=True)) not in identical:
-            added.append(_token(t, settings, token, placed=True))
-    contents |= {token.content for token in added}
-    for name, token in named.items():
-        if token is not None and content_of(token) not in contents:
-            flags: Mapping[str, bool] = {}
-            if tokenizer_class is not None and isinstance(token, str):
-                flags = tokenizer_class.flags.get(name, {})
+    placed = [_token(t, settings, token, placed=True) for _, token in sorted(settings.placed.items())]
+    identical = {repr(token) for token in found}
+    added = [token for token in placed if repr(token) not in identical]
+    contents = {token.content for token in (*found, *added)}
+    for name, token in (*named.items(), *(("", token) for token in extra)):
+        if content_of(token) not in contents:
+            flags = tokenizer_class.flags.get(name) if tokenizer_class is not None and isinstance(token, str) else None
             added.append(_token(t, settings, {"content": token, "special": True, **flags} if flags else token))
             contents.add(content_of(token))
-    for token in extra:
-        if content_of(token) not in contents:
-            added.append(_token(t, settings, token))
-            contents.add(content_of(token))
-    special = {content_of(token) for token in named.values() if token is not None}
+    special = {content_of(token) for token in named.values()}
     for token in added:
         token.special = token.special or token.content in special
     return added
@@ -116,31 +108,22 @@ def _tokens(t: Any, settings: Settings, found: Iterable[Any], tokenizer_class: T
 
 def _named(settings: Settings, tokenizer_class: TokenizerClass | None) -> dict[str, Any]:
     """Special tokens by name: those that all classes know, and what else ends in _token."""
-    named = {} if tokenizer_class is None else dict(tokenizer_class.named)
+    named: dict[str, Any] = {} if tokenizer_class is None else dict(tokenizer_class.named)
     named |= {key: value for key, value in settings.values.items() if key in TOKEN_NAMES}
     named = dict(sorted(named.items(), key=lambda item: item[0] not in TOKEN_NAMES))  # a class's own come last
-    others = {
-        key: x
-        for key, x in settings.values.items()
-        if key.endswith("_token") and key not in TOKEN_NAMES and (isinstance(x, str) or _is_token(x))
-    }
+    for key, x in settings.values.items():
+        is_token = isinstance(x, str) or (isinstance(x, dict) and x.get("__type") == "AddedToken")
+        if key.endswith("_token") and key not in TOKEN_NAMES and is_token:
+            named[key] = x
     more = settings.values.get("extra_special_tokens")
-    return named | others | (more if isinstance(more, dict) else {})
+    named |= more if isinstance(more, dict) else {}
+    return {key: x for key, x in named.items() if x is not None}
 
 
 def _extra(settings: Settings, tokenizer_class: TokenizerClass | None) -> list[Any]:
-    more = settings.values.get("extra_special_tokens")
-    if isinstance(more, dict):
-        more = None
-    elif "extra_special_tokens" in settings.values:
+    if not isinstance(settings.values.get("extra_special_tokens", {}), dict):
         return settings.words("extra_special_tokens")
-    if tokenizer_class is not None and tokenizer_class.extra is not None:
-        return tokenizer_class.extra(settings)
-    return settings.words("additional_special_tokens")
-
-
-def _is_token(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("__type") == "AddedToken"
+    return settings.words("additional_special_tokens") if tokenizer_class is None else tokenizer_class.extra(settings)
 
 
 def _token(t: Any, settings: Settings, token: Any, placed: bool = False) -> Any:
@@ -159,32 +142,32 @@ def _rebuilt(t: Any, old: Any, content: bytes, settings: Settings, tokenizer_cla
     for key, value in tokenizer_class.model_options.items():
         setattr(old.model, key, value)
     tokenizer = t.Tokenizer(_with_unknown(t, old.model, content, tokenizer_class, named))
-    parts = tokenizer_class.parts(t, settings, _rules(t, old.normalizer), old)
-    tokenizer.normalizer, tokenizer.pre_tokenizer = parts.normalizer, parts.pre_tokenizer
-    tokenizer.decoder = parts.decoder
+    parts = tokenizer_class.parts(t, settings, _rules(t, old.normalizer))
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = parts
     tokenizer.add_tokens(_tokens(t, settings, (), tokenizer_class))
     if tokenizer_class.plain:
         special = [*named.values(), *_extra(settings, tokenizer_class)]
-        tokenizer.add_tokens([t.AddedToken(content_of(x), special=True) for x in special if x is not None])
-    if parts.template is None:
-        tokenizer.post_processor = old.post_processor or t.processors.TemplateProcessing(single="$A")
+        tokenizer.add_tokens([t.AddedToken(content_of(x), special=True) for x in special])
+    template = tokenizer_class.template
+    around = template(settings, old) if callable(template) else template
+    if around is not None:
+        tokenizer.post_processor = _template(t, settings, tokenizer, around, named)
     else:
-        around = [_around(settings, tokenizer, name, named) if name else "$A" for name in parts.template]
-        tokenizer.post_processor = template_of(t, tokenizer, around)
+        tokenizer.post_processor = old.post_processor or t.processors.TemplateProcessing(single="$A")
     return tokenizer
 
 
-def _around(settings: Settings, tokenizer: Any, name: str, named: Mapping[str, Any]) -> str:
-    token = (settings.values.get(name) or "en_XX") if name == "src_lang" else named.get(name)
-    if token is None or tokenizer.token_to_id(content_of(token)) is None:
-        raise ValueError(f"load: {settings.file}: {name} must be a token, not {token!r:.200}")
-    return content_of(token)
-
-
-def template_of(t: Any, tokenizer: Any, around: list[str]) -> Any:
-    """A post-processor that sets tokens around the text, which is $A."""
-    special = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys(around) if token != "$A"]
-    return t.processors.TemplateProcessing(single=around, special_tokens=special)
+def _template(t: Any, settings: Settings, tokenizer: Any, around: Iterable[str], named: Mapping[str, Any]) -> Any:
+    """A post-processor that sets tokens of such names around the text."""
+    single, special = [], {}
+    for name in around:
+        token = (settings.values.get(name) or "en_XX") if name == "src_lang" else named.get(name)
+        if name and (token is None or (number := tokenizer.token_to_id(content_of(token))) is None):
+            raise ValueError(f"load: {settings.file}: {name} must be a token, not {token!r:.200}")
+        single.append(content_of(token) if name else "$A")
+        if name:
+            special[content_of(token)] = number
+    return t.processors.TemplateProcessing(single=single, special_tokens=list(special.items()))
 
 
 def _with_unknown(t: Any, model: Any, content: bytes, tokenizer_class: TokenizerClass, named: Mapping[str, Any]) -> Any:
@@ -193,7 +176,7 @@ def _with_unknown(t: Any, model: Any, content: bytes, tokenizer_class: Tokenizer
         return model
     unknown = tokenizer_class.unknown
     if isinstance(unknown, str):
-        token = content_of(named[unknown])
+        token = content_of(named.get(unknown))
         if tokenizer_class.model != "Unigram":
             model.unk_token = token
             return model
