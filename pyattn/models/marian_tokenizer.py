@@ -6,8 +6,9 @@ model whose rules could make texts far longer is refused, as in tokenizer.json.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from pyattn._extras import import_extra
@@ -18,14 +19,10 @@ from pyattn.models.tokenizer_settings import content_of
 
 _END, _UNKNOWN, _PADDING, _SPACE = "</s>", "<unk>", "<pad>", "\N{LOWER ONE EIGHTH BLOCK}"
 _SPECIAL = re.compile(f"({_END}|{_UNKNOWN}|{_PADDING})")
+_CODE = re.compile(r"\A>>.*?<<", re.DOTALL)  # a language in front of a text
 
 # Numbers of fields in sentencepiece_model.proto: ModelProto's normalizer_spec and denormalizer_spec, and their rules.
 _NORMALIZERS, _CHARSMAP = (3, 5), 2
-
-
-@dataclass(frozen=True)
-class Encoding:
-    ids: list[int]
 
 
 class MarianTokenizer:
@@ -53,21 +50,19 @@ class MarianTokenizer:
         self._source, self._target = (_processor(directory / name) for name in MARIAN_FILES[:2])
         self._pieces = {number: piece for piece, number in self._vocabulary.items()}
 
-    def encode(self, text: str) -> Encoding:
+    def encode(self, text: str) -> SimpleNamespace:
         """Its pieces and the token that ends a text.
 
         Special tokens in it are themselves, and part it; >>code<< in front of a part is a token of its own.
         """
         pieces: list[str] = []
         for part in filter(None, _SPECIAL.split(text)):
-            end = part.find("<<") + 2 if part.startswith(">>") else 0
-            if end > 1:
-                pieces.append(part[:end])
-            pieces += (
-                [part] if _SPECIAL.fullmatch(part) else self._source.encode(part[end if end > 1 else 0 :], out_type=str)
-            )
+            rest = _CODE.sub("", part)
+            if rest != part:
+                pieces.append(part.removesuffix(rest))
+            pieces += [rest] if _SPECIAL.fullmatch(rest) else self._source.encode(rest, out_type=str)
         unknown = self._vocabulary[_UNKNOWN]
-        return Encoding([*(self._vocabulary.get(piece, unknown) for piece in pieces), self._vocabulary[_END]])
+        return SimpleNamespace(ids=[self._vocabulary.get(piece, unknown) for piece in (*pieces, _END)])
 
     def get_vocab(self) -> dict[str, int]:
         return dict(self._vocabulary)
@@ -87,16 +82,11 @@ class MarianTokenizer:
 def _cleans(file: Path) -> bool:
     """Whether a tokenizer_config.json takes away spaces in front of punctuation; what is not supported is refused."""
     settings = read_json(file, dict) if file.exists() else {}
-    tokens = {_END, _UNKNOWN, _PADDING}
     added = settings.get("added_tokens_decoder") or {}
     contents = [content_of(x) for x in (added.values() if isinstance(added, dict) else added)]
-    accepted = {
-        "separate_vocabs": not settings.get("separate_vocabs"),
-        "sp_model_kwargs": not settings.get("sp_model_kwargs"),
-        "added_tokens_decoder": all(content in tokens for content in contents),
-        "additional_special_tokens": not settings.get("additional_special_tokens"),
-        "extra_special_tokens": not settings.get("extra_special_tokens"),
-    }
+    refused = ("separate_vocabs", "sp_model_kwargs", "additional_special_tokens", "extra_special_tokens")
+    accepted = {key: not settings.get(key) for key in refused}
+    accepted["added_tokens_decoder"] = {_END, _UNKNOWN, _PADDING}.issuperset(contents)
     for name, token in (("eos_token", _END), ("unk_token", _UNKNOWN), ("pad_token", _PADDING)):
         accepted[name] = content_of(settings.get(name, token)) == token
     for key, is_so in accepted.items():
@@ -120,33 +110,28 @@ def _check_rules(content: bytes, file: Path) -> None:
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     """Numbers and contents of the fields of a protobuf message that have a length."""
-    place = 0
-
-    def integer() -> int:
-        nonlocal place
-        value = shift = 0
-        while shift < 64:
-            byte = message[place]
-            place += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-        raise ValueError("a number has more than 64 bits")
-
-    while place < len(message):
-        key = integer() & 0xFFFFFFFF  # as the library reads it
+    stream = BytesIO(message)
+    while stream.tell() < len(message):
+        key = _integer(stream) & 0xFFFFFFFF  # as the library reads it
         wire_type = key & 7
         if wire_type == 2:
-            size = integer()
-            yield key >> 3, message[place : place + size]
-            place += size
+            yield key >> 3, stream.read(min(_integer(stream), len(message)))
         elif wire_type == 0:
-            integer()
-        elif wire_type in (1, 5):  # of 8 and 4 bytes
-            place += 8 if wire_type == 1 else 4
+            _integer(stream)
+        elif wire_type in (1, 5):
+            stream.read({1: 8, 5: 4}[wire_type])
         else:
             raise ValueError(f"a field has type {wire_type}")
+
+
+def _integer(stream: BytesIO) -> int:
+    value = 0
+    for shift in range(0, 64, 7):
+        byte = stream.read(1)[0]
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value
+    raise ValueError("a number has more than 64 bits")
 
 
 def _processor(file: Path) -> Any:
