@@ -5,7 +5,7 @@ from typing import Any
 
 from pyattn.generation import GenerationOptions
 from pyattn.generation.options import changed_options
-from pyattn.models.configs import GenerativeConfig
+from pyattn.models.config import ModelConfig
 
 _OPTION_OF = {"eos_token_id": "stop_tokens"}  # keys of files, where they have other names than the options
 _DEPENDENT = ("num_return_sequences", "min_new_tokens")  # options that others make right or wrong
@@ -20,7 +20,7 @@ class FileOptions:
         source: where the model comes from, for messages.
     """
 
-    def __init__(self, config: GenerativeConfig, generation: Mapping[str, Any] | None, source: str) -> None:
+    def __init__(self, config: ModelConfig, generation: Mapping[str, Any] | None, source: str) -> None:
         values = dict(config.source if generation is None else generation)
         if generation is None and values.get("force_bos_token_to_be_generated"):  # as the first BARTs say it
             values.setdefault("forced_bos_token_id", values.get("bos_token_id"))

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pyattn.generation import Generated, GenerationOptions, generate, stream
 from pyattn.generation.options import changed_options, with_valid
 from pyattn.generation.rows import Adjust
 from pyattn.models.cached_sequences import CachedSequences, Memory
-from pyattn.models.configs import GenerativeConfig
+from pyattn.models.config import ModelConfig
 from pyattn.models.embeddings import TokenEmbeddings
 from pyattn.models.families import GENERATIVE_FAMILIES
 from pyattn.models.file_options import FileOptions
@@ -24,6 +24,14 @@ from pyattn.models.naming import Selection, Tensors
 from pyattn.models.pretrained import Pretrained, WeightDtypes
 
 NEW_TOKENS = 20  # at most, unless something else is said
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerativeConfig(ModelConfig):
+    """A decoder's, and that of the encoder in front of it if encoder_layers is not 0."""
+
+    families = GENERATIVE_FAMILIES
+    causal = (True,)  # transformers reads is_causal of every decoder
 
 
 class GenerativeModel(Pretrained):

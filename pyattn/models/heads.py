@@ -12,11 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.layers import Layer, LayerNorm, Linear
-from pyattn.models.configs import EncoderConfig
 from pyattn.models.family import ACTIVATIONS, Head
-from pyattn.models.files import read_json
-from pyattn.models.naming import Selection, Tensors, listed, select, stand_ins
-from pyattn.models.pretrained import WeightDtypes, read_selected, write_config
+from pyattn.models.files import WEIGHTS
+from pyattn.models.naming import Tensors, listed, select, stand_ins
+from pyattn.models.pretrained import EncoderConfig, WeightDtypes, read_directory, write_config
 from pyattn.models.tensors import read, write_tensors
 from pyattn.models.text import TextEncoder
 from pyattn.precision import values_of
@@ -37,22 +36,25 @@ class TaskModel(Layer):
     def __init__(
         self,
         config: EncoderConfig,
-        tensors: Tensors | Selection,
+        tensors: Tensors,
         task: str,
         source: str = "tensors",
         dtype: WeightDtypes = "float32",
         strict: bool = True,
     ) -> None:
-        head = _head_of(config, task)
+        heads = config.family.heads
+        if not heads:
+            raise ValueError(f"load: a {config.model_type} model has no head for a task; pyattn.models.load reads it")
+        head = heads[_checks.choice("load", f"the task of a {config.model_type} model", task, heads)]
         self.task, self.config, self._head = task, config, head
-        named = _names(config, head, source)
-        if not isinstance(tensors, Selection):
-            tensors = select(config, tensors, source, strict, named)
-        present = tensors.tensors
+        settings = f"config.json beside {source}"
+        named = _names(config, head, settings)
+        selection = select(config, tensors, source, strict, named)
+        present = selection.tensors
         needed = {name for module in head.modules.values() for name in named[module]}
         of_head = {*needed, head.out_bias} - {*stand_ins(config, present).values()}
         of_encoder = {name: tensor for name, tensor in present.items() if name not in of_head}
-        self.encoder = TextEncoder(config, replace(tensors, tensors=of_encoder), source, dtype, strict)
+        self.encoder = TextEncoder(config, replace(selection, tensors=of_encoder), source, dtype, strict)
         self.unused_tensors = self.encoder.unused_tensors
         own = {name: values_of(read(present[name])) for name in {*needed, head.out_bias} & present.keys()}
         if task == "masked-lm" and config.tied:
@@ -64,7 +66,7 @@ class TaskModel(Layer):
         width = config.hidden_size
         self.dense: Linear | None = None
         if head.dense:
-            activation = _activation(config, head, source)
+            activation = _activation(config, head, settings)
             self.dense = _linear(own, head.dense, width, source, None if activation == "tanh" else activation)
             width = self.dense.out_features
         self.norm: LayerNorm | None = None
@@ -80,11 +82,7 @@ class TaskModel(Layer):
         cls, directory: Path, task: str, dtype: WeightDtypes = "float32", strict: bool = True
     ) -> "TaskModel":
         """The model of a directory; errors as in `pyattn.models.load_task`."""
-        file = Path(directory) / "config.json"
-        config = EncoderConfig.from_dict(read_json(file, dict), str(file))
-        tensors, source = read_selected(
-            Path(directory), config, strict, _names(config, _head_of(config, task), str(file))
-        )
+        config, tensors, source = read_directory(Path(directory), EncoderConfig)
         return cls(config, tensors, task, source, dtype, strict)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
@@ -101,7 +99,7 @@ class TaskModel(Layer):
                 tensors.update({f"{shared}{module}.{name}": value for name, value in layer._held().items()})
         folder = Path(directory)
         write_config(folder, self.config)
-        write_tensors(folder / "model.safetensors", tensors)
+        write_tensors(folder / WEIGHTS, tensors)
 
     def __call__(
         self,
@@ -145,13 +143,6 @@ class TaskModel(Layer):
             mean: Array = np.add.reduceat(x, starts[:-1]) / np.diff(starts)[:, None].astype(np.float32)
             return mean
         return np.ascontiguousarray(x[starts[:-1]])
-
-
-def _head_of(config: EncoderConfig, task: str) -> Head:
-    heads = config.family.heads
-    if not heads:
-        raise ValueError(f"load: a {config.model_type} model has no head for a task; pyattn.models.load reads it")
-    return heads[_checks.choice("load", f"the task of a {config.model_type} model", task, heads)]
 
 
 def _names(config: EncoderConfig, head: Head, source: str) -> dict[str, list[str]]:

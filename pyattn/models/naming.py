@@ -190,7 +190,11 @@ class FileParameters:
         source: str,
     ) -> None:
         self._config, self._spec, self._shapes = config, spec, shapes
-        self._tensors, self._instead = _once(config, tensors, stand_ins(config, tensors))
+        # tied tensors that a file has several times, alike, are held once, under the first of their names
+        group = [name for name in config.tied_names if name in tensors]
+        alike = {name: group[0] for name in group[1:] if _is_same(tensors[name], tensors[group[0]])}
+        self._tensors = {name: x for name, x in tensors.items() if name not in alike}
+        self._instead = {**stand_ins(config, tensors), **alike}
         self._joint: dict[str, Any] = {}  # tensors of queries, keys and values of which not all parts were asked for
         self._expected = self._expected_shapes()
         self._lacking = {
@@ -260,13 +264,6 @@ class FileParameters:
             return values
         values = values_of(values)
         return (values.swapaxes(1, 2) if _is_convolution(values.shape, shape) else values).reshape(shape)
-
-
-def _once(config: ModelConfig, tensors: Tensors, instead: dict[str, str]) -> tuple[Tensors, dict[str, str]]:
-    """Tied tensors that a file has several times, alike, are held once, under the first of their names."""
-    group = [name for name in config.tied_names if name in tensors]
-    alike = {name: group[0] for name in group[1:] if _is_same(tensors[name], tensors[group[0]])}
-    return {name: x for name, x in tensors.items() if name not in alike}, {**instead, **alike}
 
 
 def _is_same(first: Tensor, second: Tensor) -> bool:

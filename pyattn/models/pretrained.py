@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import astuple, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
@@ -17,8 +17,8 @@ from pyattn.layers import Layer, Linear, MultiHeadAttention, TransformerDecoder,
 from pyattn.layers.sequences import Sequences
 from pyattn.layers.stack import Stack
 from pyattn.models.config import ModelConfig
-from pyattn.models.configs import EncoderConfig
 from pyattn.models.embeddings import FrameEmbeddings, Tables, make_embeddings, make_norm
+from pyattn.models.families import IMAGE_FAMILIES, TEXT_FAMILIES
 from pyattn.models.family import Family
 from pyattn.models.files import WEIGHTS, read_json, write_json
 from pyattn.models.naming import FileParameters, Selection, Stored, Tensors, file_tensors, refuse_strange, select
@@ -36,8 +36,16 @@ MOST_ROUNDING = 0.02
 WeightDtypes: TypeAlias = DTypeLike | Mapping[str, DTypeLike]
 
 
+_Config = TypeVar("_Config", bound=ModelConfig)
 _Model = TypeVar("_Model", bound="Pretrained")
 _Stack = TypeVar("_Stack", bound=Stack)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(ModelConfig):
+    """An encoder's, of texts or images."""
+
+    families = TEXT_FAMILIES | IMAGE_FAMILIES
 
 
 class Pretrained(Tables):
@@ -107,12 +115,8 @@ class Pretrained(Tables):
         cls: type[_Model], directory: Path, dtype: WeightDtypes = "float32", strict: bool = True
     ) -> _Model:
         """The model of a directory that holds config.json and weights; errors as in `pyattn.models.load`."""
-        directory = Path(directory)
-        file = directory / "config.json"
-        config = cls._config_class.from_dict(read_json(file, dict), str(file))
-        more = cls._from_other_files(directory)
-        tensors, source = read_selected(directory, config, strict)
-        return cls(config, tensors, source, dtype, strict, **more)
+        config, tensors, source = read_directory(Path(directory), cls._config_class)
+        return cls(config, tensors, source, dtype, strict, **cls._from_other_files(Path(directory)))
 
     @classmethod
     def _from_other_files(cls, directory: Path) -> dict[str, Any]:
@@ -264,12 +268,12 @@ def make_stack(stack_class: type[_Stack], spec: StackSpec | None, dtype: str) ->
     )
 
 
-def read_selected(
-    directory: Path, config: ModelConfig, strict: bool, head: Mapping[str, Collection[str]] | None = None
-) -> tuple[Selection, str]:
-    """The tensors of a directory that a model is made of, and where they come from."""
-    file = find_weights(directory, config.source)
-    return select(config, stored_tensors(file), str(file), strict, head), str(file)
+def read_directory(directory: Path, config_class: type[_Config]) -> tuple[_Config, Tensors, str]:
+    """The configuration in a directory, its tensors, which are not read yet, and where these are."""
+    file = directory / "config.json"
+    config = config_class.from_dict(read_json(file, dict), str(file))
+    weights = find_weights(directory, config.source)
+    return config, stored_tensors(weights), str(weights)
 
 
 def _check_sizes(config: ModelConfig, tensors: Tensors, source: str) -> None:

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from pyattn.generation import Generated
-from pyattn.models.configs import GenerativeConfig
-from pyattn.models.generative import GenerativeModel
+from pyattn.models.generative import GenerativeConfig, GenerativeModel
 from pyattn.tasks.speech import Segment, SpeechRecognizer, Transcript
 from pyattn.tasks.speech import windows as speech
 from pyattn.tasks.speech.windows import TimestampRules

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pyattn.models.config import ModelConfig
-from pyattn.models.family import Family, Values, for_states
+from pyattn.models.family import Family, Values
 from pyattn.models.keys import TIED, integer, layer_of, norm_of, switch
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, StackSpec, TokenSpec
 
@@ -45,25 +45,24 @@ def _inner(values: Values, sizes: Values) -> dict[str, Any]:
     return {"intermediate_size": inner}
 
 
-_GPT2 = Family(
-    build=build,
-    prefix="transformer.",
-    defaults=_DEFAULTS,
-    keys={
-        **TIED,
-        "hidden_size": ("n_embd", "hidden_size"),
-        "num_hidden_layers": ("n_layer", "num_hidden_layers"),
-        "num_attention_heads": ("n_head", "num_attention_heads"),
-        "hidden_act": ("activation_function",),
-        "layer_norm_eps": ("layer_norm_epsilon",),
-        "max_position_embeddings": ("n_positions", "max_position_embeddings"),
-    },
-    supported={"scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)},
-    derive=_inner,
-    transposed=tuple(_MODULES),
-    tied=("wte.weight", "lm_head.weight"),
-    ignored_ends=(".attn.bias", ".attn.masked_bias"),
-)
-
-GENERATIVE_FAMILIES = {"gpt2": _GPT2}
-STATE_FAMILIES = {"gpt2": for_states(_GPT2)}
+GENERATIVE_FAMILIES = {
+    "gpt2": Family(
+        build=build,
+        prefix="transformer.",
+        defaults=_DEFAULTS,
+        keys={
+            **TIED,
+            "hidden_size": ("n_embd", "hidden_size"),
+            "num_hidden_layers": ("n_layer", "num_hidden_layers"),
+            "num_attention_heads": ("n_head", "num_attention_heads"),
+            "hidden_act": ("activation_function",),
+            "layer_norm_eps": ("layer_norm_epsilon",),
+            "max_position_embeddings": ("n_positions", "max_position_embeddings"),
+        },
+        supported={"scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)},
+        derive=_inner,
+        transposed=tuple(_MODULES),
+        tied=("wte.weight", "lm_head.weight"),
+        ignored_ends=(".attn.bias", ".attn.masked_bias"),
+    )
+}

@@ -5,7 +5,7 @@ from typing import Any
 
 from pyattn.layers.config import LayerConfig
 from pyattn.models.config import ModelConfig
-from pyattn.models.family import Family, for_states
+from pyattn.models.family import Family
 from pyattn.models.keys import NO_BIASES, ROPE_DEFAULTS, TIED, layer_of, norm_of, projections, rotary_of, switch
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, StackSpec, TokenSpec
 
@@ -65,4 +65,3 @@ LLAMA = Family(
 )
 
 GENERATIVE_FAMILIES = {"llama": LLAMA}
-STATE_FAMILIES = {"llama": for_states(LLAMA)}

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.llama import DEFAULTS, LLAMA, decoder_layer, decoder_spec
-from pyattn.models.family import for_states
 from pyattn.models.keys import with_windows
 from pyattn.models.spec import ModelSpec
 
@@ -23,7 +22,4 @@ def build(config: ModelConfig) -> ModelSpec:
     return decoder_spec(config, with_windows(config, decoder_layer(config), types))
 
 
-_MISTRAL = replace(LLAMA, build=build, defaults=_DEFAULTS, nullable=("head_dim",))
-
-GENERATIVE_FAMILIES = {"mistral": _MISTRAL}
-STATE_FAMILIES = {"mistral": for_states(_MISTRAL)}
+GENERATIVE_FAMILIES = {"mistral": replace(LLAMA, build=build, defaults=_DEFAULTS, nullable=("head_dim",))}

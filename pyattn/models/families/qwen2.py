@@ -5,7 +5,6 @@ from typing import Any
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.llama import DEFAULTS, LLAMA, decoder_layer, decoder_spec
-from pyattn.models.family import for_states
 from pyattn.models.keys import integer, switch, with_windows
 from pyattn.models.spec import ModelSpec
 
@@ -36,4 +35,3 @@ def layer_types_of(config: ModelConfig) -> Any:
 QWEN2 = replace(LLAMA, build=build, defaults=_DEFAULTS)
 
 GENERATIVE_FAMILIES = {"qwen2": QWEN2}
-STATE_FAMILIES = {"qwen2": for_states(QWEN2)}

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.families import llama, qwen2
-from pyattn.models.family import for_states
 from pyattn.models.keys import switch, with_windows
 from pyattn.models.spec import ModelSpec
 
@@ -17,12 +16,11 @@ def build(config: ModelConfig) -> ModelSpec:
     return llama.decoder_spec(config, layers, {**llama.NAMES, **llama.NORMS_OF_HEADS})
 
 
-_QWEN3 = replace(
-    llama.LLAMA,
-    build=build,
-    defaults={**qwen2.QWEN2.defaults, "head_dim": 128, "attention_bias": False},
-    nullable=("num_key_value_heads",),
-)
-
-GENERATIVE_FAMILIES = {"qwen3": _QWEN3}
-STATE_FAMILIES = {"qwen3": for_states(_QWEN3)}
+GENERATIVE_FAMILIES = {
+    "qwen3": replace(
+        llama.LLAMA,
+        build=build,
+        defaults={**qwen2.QWEN2.defaults, "head_dim": 128, "attention_bias": False},
+        nullable=("num_key_value_heads",),
+    )
+}
