@@ -17,7 +17,6 @@ from pyattn.precision import Quantized, concatenated, scaled, values_of
 Tensors = Mapping[str, Tensor]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 # What tools put in front of the names of a model that they wrap (sentence-transformers, torch's parallel modules,
 # Lightning), and what torch.compile and others put between the names of its modules.
@@ -125,38 +124,35 @@ def _without_prefix(name: str, prefix: str) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a parameter is in a file: in tensors below one another, or in one that has queries, keys and values.
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Parameters one below another that are tensors of a file one below another: of either side one, or of one side.
 
-    part: which of the three it is; None of other parameters.
+    names: the tensors'; shapes: the parameters', by their names. factor: the tensor that rows are multiplied by.
     """
 
     names: tuple[str, ...]
-    part: int | None = None
-    factor: str | None = None  # the tensor that its rows are multiplied by
-    is_transposed: bool = False
+    shapes: dict[str, tuple[int, ...]]
+    factor: str | None
+    is_transposed: bool
 
 
-def place_of(config: ModelConfig, spec: ModelSpec, parameter: str) -> Place:
-    """The place of a parameter."""
-    names, numbered = spec.names, _NUMBER.search(parameter)
-    number = "" if numbered is None else numbered.group()
-    name = _NUMBER.sub("{}", parameter)
-    module, _, attribute = name.rpartition(".")
-    part = None
-    if not {name, module} & names.keys():
-        attention, _, projection = module.rpartition(".")
-        module, part = f"{attention}.in_proj", _PROJECTIONS.index(projection)
-        name = f"{module}.{attribute}"
-    tensors, ending = (names[name], "") if name in names else (names[module], f".{attribute}")
-    factor = config.family.scales.get(module)
-    return Place(
-        tuple(x.format(number) + ending for x in ((tensors,) if isinstance(tensors, str) else tensors)),
-        part,
-        None if factor is None else factor.format(number),
-        attribute == "weight" and module in config.family.transposed,
-    )
+def pieces_of(config: ModelConfig, spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Piece]:
+    """The piece that each parameter of such a shape is in."""
+    names, scales, pieces = spec.names, config.family.scales, dict[tuple[str, ...], Piece]()
+    for parameter, shape in shapes.items():
+        number = "".join(_NUMBER.findall(parameter))
+        name = _NUMBER.sub("{}", parameter)
+        module, _, attribute = name.rpartition(".")
+        if not {name, module} & names.keys():  # queries, keys and values are one tensor
+            module = f"{module.rpartition('.')[0]}.in_proj"
+            name = f"{module}.{attribute}"
+        tensors, ending = (names[name], "") if name in names else (names[module], f".{attribute}")
+        in_file = tuple(x.format(number) + ending for x in ((tensors,) if isinstance(tensors, str) else tensors))
+        factor = scales[module].format(number) if module in scales else None
+        is_transposed = attribute == "weight" and module in config.family.transposed
+        pieces.setdefault(in_file, Piece(in_file, {}, factor, is_transposed)).shapes[parameter] = shape
+    return {parameter: piece for piece in pieces.values() for parameter in piece.shapes}
 
 
 @dataclass(frozen=True)
@@ -171,8 +167,8 @@ class FileParameters:
     """A model's parameters in a file: names and shapes are checked at once, values are read when they are asked for.
 
     Args:
-        config, spec: the model's.
-        shapes: of the model's parameters, by their names.
+        config: the model's.
+        pieces: by the names of parameters.
         tensors: those of the file, by their names without prefixes.
         source: where they come from, for messages.
 
@@ -181,25 +177,24 @@ class FileParameters:
         strange: the names of tensors that are no parameter.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        spec: ModelSpec,
-        shapes: Mapping[str, tuple[int, ...]],
-        tensors: Tensors,
-        source: str,
-    ) -> None:
-        self._config, self._spec, self._shapes = config, spec, shapes
+    def __init__(self, config: ModelConfig, pieces: Mapping[str, Piece], tensors: Tensors, source: str) -> None:
         # tied tensors that a file has several times, alike, are held once, under the first of their names
         group = [name for name in config.tied_names if name in tensors]
         alike = {name: group[0] for name in group[1:] if _is_same(tensors[name], tensors[group[0]])}
         self._tensors = {name: x for name, x in tensors.items() if name not in alike}
         self._instead = {**stand_ins(config, tensors), **alike}
-        self._joint: dict[str, Any] = {}  # tensors of queries, keys and values of which not all parts were asked for
-        self._expected = self._expected_shapes()
-        self._lacking = {
-            name for name in self._expected if name.endswith(config.family.lacks) and name not in self._tensors
-        }
+        self._pieces, self._expected = pieces, dict[str, tuple[int, ...]]()
+        for piece in dict.fromkeys(pieces.values()):
+            columns = next(iter(piece.shapes.values()))[1:]
+            rows = sum(shape[0] for shape in piece.shapes.values()) // len(piece.names)
+            for name in (self._instead.get(x, x) for x in piece.names):
+                is_transposed = piece.is_transposed and not _is_int8(self._tensors.get(name))
+                self._expected[name] = (*columns, rows) if is_transposed else (rows, *columns)
+            if piece.factor is not None:
+                self._expected[piece.factor] = (rows,)
+        for name in self._tensors.keys() & set(config.tied_names) - self._expected.keys():  # not read: there are others
+            self._expected[name] = (config.vocab_size, config.hidden_size)
+        self._lacking = {x for x in self._expected if x.endswith(config.family.lacks) and x not in self._tensors}
         if missing := self._expected.keys() - self._tensors.keys() - self._lacking:
             raise ValueError(f"load: {source}: missing tensors: {listed(missing)}")
         others: dict[str, tuple[int, ...] | None] = dict.fromkeys(self._lacking)
@@ -213,47 +208,21 @@ class FileParameters:
         self.stored = Stored(others, {} if config.family.heads else self._instead)
         self.strange = set(self._tensors.keys() - self._expected.keys())
 
-    def _expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The tensors that are needed."""
-        expected: dict[str, tuple[int, ...]] = {}
-        for parameter, shape in self._shapes.items():
-            place = place_of(self._config, self._spec, parameter)
-            rows = shape[0] // len(place.names) if place.part is None else sum(self._rows_of_parts(parameter, place))
-            for name in place.names:
-                name = self._instead.get(name, name)
-                is_transposed = place.is_transposed and not _is_int8(self._tensors.get(name))
-                expected[name] = (*shape[1:], rows) if is_transposed else (rows, *shape[1:])
-            if place.factor is not None:
-                expected[place.factor] = shape[:1]
-        for name in self._tensors.keys() & set(self._config.tied_names) - expected.keys():  # not read: there are others
-            expected[name] = (self._config.vocab_size, self._config.hidden_size)
-        return expected
-
-    def _rows_of_parts(self, parameter: str, place: Place) -> list[int]:
-        """The rows of queries, of keys and of values."""
-        assert place.part is not None
-        return [self._shapes[parameter.replace(_PROJECTIONS[place.part], x)][0] for x in _PROJECTIONS]
-
-    def read(self, parameter: str) -> Any:
-        """The values of a parameter."""
-        place = place_of(self._config, self._spec, parameter)
-        if place.part is None:
-            parts = [self._read(place, name) for name in place.names]
-            value = parts[0] if len(parts) == 1 else concatenated(parts)
-        else:
-            (name,) = place.names
-            if name not in self._joint:
-                self._joint[name] = self._read(place, name)
-            rows = self._rows_of_parts(parameter, place)
-            first = sum(rows[: place.part])
-            value = self._joint[name][first : first + rows[place.part]]
-            if place.part == len(rows) - 1:
-                del self._joint[name]
-        return value if place.factor is None else scaled(value, self._tensor(place.factor))
-
-    def _read(self, place: Place, name: str) -> Any:
-        value = self._tensor(self._instead.get(name, name))
-        return value.T if place.is_transposed and isinstance(value, np.ndarray) else value
+    def read(self, parameters: Iterable[str]) -> dict[str, Any]:
+        """The values of parameters, of pieces as a whole."""
+        values = {}
+        for piece in dict.fromkeys(self._pieces[x] for x in parameters):
+            parts = [self._tensor(self._instead.get(name, name)) for name in piece.names]
+            if piece.is_transposed:
+                parts = [part.T if isinstance(part, np.ndarray) else part for part in parts]
+            value = _joined(parts)
+            if piece.factor is not None:
+                value = scaled(value, self._tensor(piece.factor))
+            first = 0
+            for parameter, shape in piece.shapes.items():
+                values[parameter] = value if len(piece.shapes) == 1 else value[first : first + shape[0]]
+                first += shape[0]
+        return values
 
     def _tensor(self, name: str) -> Any:
         shape = self._expected[name]
@@ -266,6 +235,10 @@ class FileParameters:
         return (values.swapaxes(1, 2) if _is_convolution(values.shape, shape) else values).reshape(shape)
 
 
+def _joined(parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else concatenated(parts)
+
+
 def _is_same(first: Tensor, second: Tensor) -> bool:
     if first.shape != second.shape or _is_int8(first) or _is_int8(second):
         return False
@@ -276,38 +249,31 @@ def _is_int8(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.dtype == np.int8
 
 
-def file_tensors(
-    config: ModelConfig, spec: ModelSpec, parameters: Iterable[tuple[str, Any]], stored: Stored
-) -> dict[str, Any]:
+def file_tensors(pieces: Mapping[str, Piece], held: Iterable[Mapping[str, Any]], stored: Stored) -> dict[str, Any]:
     """Parameters, as they are held, as tensors of the family; int8 is never transposed.
 
-    Those of one attention layer follow one another. Of tied tensors the first is written.
+    Those of a piece come together. Of tied tensors the first is written.
     """
     tensors: dict[str, Any] = {}
-    joint: dict[str, list[Any]] = {}
-    for parameter, value in parameters:
-        place = place_of(config, spec, parameter)
-        if place.part is not None:
-            joint.setdefault(place.names[0], []).append(value)
-            if place.part < len(_PROJECTIONS) - 1:
-                continue
-            value = concatenated(joint.pop(place.names[0]))
-        rows = value.shape[0] // len(place.names)
-        for i, name in enumerate(place.names):
-            shape = stored.shapes.get(name, value.shape)
-            if shape is not None:
-                part = _as_in_file(place, value[i * rows : (i + 1) * rows], stored.shapes.get(name))
-                tensors.setdefault(stored.names.get(name, name), part)
-        if place.factor is not None and parameter.endswith(".weight"):
-            tensors[place.factor] = np.ones(value.shape[0], np.float32)
+    for values in held:
+        for piece in dict.fromkeys(pieces[x] for x in values):
+            value = _joined([values[x] for x in piece.shapes])
+            rows = value.shape[0] // len(piece.names)
+            for i, name in enumerate(piece.names):
+                shape = stored.shapes.get(name, value.shape)
+                if shape is not None:
+                    part = _as_in_file(piece, value[i * rows : (i + 1) * rows], stored.shapes.get(name))
+                    tensors.setdefault(stored.names.get(name, name), part)
+            if piece.factor is not None:
+                tensors[piece.factor] = np.ones(value.shape[0], np.float32)
     return tensors
 
 
-def _as_in_file(place: Place, part: Any, shape: tuple[int, ...] | None) -> Any:
+def _as_in_file(piece: Piece, part: Any, shape: tuple[int, ...] | None) -> Any:
     """Rows of a parameter in the shape that the file has them in, None: in their own."""
     if isinstance(part, Quantized):
         return part
-    if place.is_transposed:
+    if piece.is_transposed:
         return part.T
     if shape is None:
         return part

@@ -21,7 +21,17 @@ from pyattn.models.embeddings import FrameEmbeddings, Tables, make_embeddings, m
 from pyattn.models.families import IMAGE_FAMILIES, TEXT_FAMILIES
 from pyattn.models.family import Family
 from pyattn.models.files import WEIGHTS, read_json, write_json
-from pyattn.models.naming import FileParameters, Selection, Stored, Tensors, file_tensors, refuse_strange, select
+from pyattn.models.naming import (
+    FileParameters,
+    Piece,
+    Selection,
+    Stored,
+    Tensors,
+    file_tensors,
+    pieces_of,
+    refuse_strange,
+    select,
+)
 from pyattn.models.quantized import QUANTIZATION_KEYS
 from pyattn.models.spec import ModelSpec, StackSpec
 from pyattn.models.tensors import find_weights, stored_tensors, write_tensors
@@ -79,6 +89,7 @@ class Pretrained(Tables):
     head: Any
     weight_dtypes: dict[str, str]
     unused_tensors: tuple[str, ...]
+    _pieces: Mapping[str, Piece]
     _stored_as: Stored
 
     def __init__(
@@ -151,13 +162,14 @@ class Pretrained(Tables):
             for prefix, layer in group
             for name, shape in layer._own_shapes().items()
         }
-        parameters = FileParameters(self.config, self._spec, shapes, tensors, source)
+        self._pieces = pieces_of(self.config, self._spec, shapes)
+        parameters = FileParameters(self.config, self._pieces, tensors, source)
         self._stored_as = parameters.stored
         products = self._products()
         self.weight_dtypes = _by_pattern(products, dtypes)
         names = {id(linear): name for name, linears in products.items() for linear in linears}
         for group in groups:  # what is read for one is let go before the next
-            values = [{name: parameters.read(prefix + name) for name in layer._own_shapes()} for prefix, layer in group]
+            values = _read(parameters, group)
             layers = [layer for _, layer in group]
             if (product := names.get(id(layers[0]))) is not None:
                 if self.weight_dtypes[product] == "int8" and may_round:
@@ -224,13 +236,11 @@ class Pretrained(Tables):
 
     def _stored(self) -> dict[str, Any]:
         """All parameters under the family's names, as they are held."""
-        parameters = (
-            (prefix + name, value)
+        held = (
+            {prefix + name: value for prefix, layer in group for name, value in layer._own_held().items()}
             for group in _groups_of(self)
-            for prefix, layer in group
-            for name, value in layer._own_held().items()
         )
-        return file_tensors(self.config, self._spec, parameters, self._stored_as)
+        return file_tensors(self._pieces, held, self._stored_as)
 
 
 def _groups_of(layer: Layer, prefix: str = "") -> Iterator[list[tuple[str, Layer]]]:
@@ -244,6 +254,11 @@ def _groups_of(layer: Layer, prefix: str = "") -> Iterator[list[tuple[str, Layer
         yield [(prefix, layer)]
     for name, child in layer._children().items():
         yield from _groups_of(child, f"{prefix}{name}.")
+
+
+def _read(parameters: FileParameters, group: list[tuple[str, Layer]]) -> list[dict[str, Any]]:
+    values = parameters.read([prefix + name for prefix, layer in group for name in layer._own_shapes()])
+    return [{name: values[prefix + name] for name in layer._own_shapes()} for prefix, layer in group]
 
 
 def _round(values: list[dict[str, Any]]) -> str:
