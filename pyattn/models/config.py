@@ -167,7 +167,7 @@ def _named(source: str, model_type: str) -> Iterator[None]:
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"load: {source} is not a whole configuration of {model_type} ({error!r})") from error
     except ValueError as error:
-        raise ValueError(f"load: {source}: {str(error).removeprefix('LayerConfig: ')}") from None
+        raise ValueError(f"load: {source}: {str(error).removeprefix('LayerConfig: ').removeprefix('load: ')}") from None
 
 
 def _sizes(values: Mapping[str, Any], source: str, families: Mapping[str, Family]) -> dict[str, Any]:

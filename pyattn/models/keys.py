@@ -1,9 +1,9 @@
 """Readers of the keys of config.json, for the families' `build` and `derive`; their errors do not name the file."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from pyattn import _checks
 from pyattn.layers.config import LayerConfig, Rotary
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Values
@@ -16,9 +16,10 @@ _ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 NO_BIASES = {"in_proj_bias": False, "out_proj_bias": False, "linear_bias": False}
 
 
-def projections(attention: str, in_file: str, parts: Iterable[str] = ("q_proj", "k_proj", "v_proj")) -> dict[str, str]:
-    """The names of an attention layer's projections of queries, keys and values."""
-    return {f"{attention}.{x}_proj": f"{in_file}.{part}" for x, part in zip("qkv", parts, strict=True)}
+def attention_names(attention: str, in_file: str, *parts: str) -> dict[str, str]:
+    """The names of an attention layer's projections: of queries, keys, values and outputs."""
+    ours = ("q_proj", "k_proj", "v_proj", "out_proj")
+    return {f"{attention}.{x}": f"{in_file}.{part}" for x, part in zip(ours, parts or ours, strict=True)}
 
 
 def layer_of(config: ModelConfig, **choices: Any) -> LayerConfig:
@@ -59,16 +60,10 @@ def switch(values: Values, key: str) -> bool:
     return value
 
 
-def choice(name: str, value: Any, accepted: Iterable[str]) -> Any:
-    if value not in tuple(accepted):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}, not {value!r}")
-    return value
-
-
 def rotary(parameters: Any, default: Any, longest: int, *more_types: str) -> Rotary:
     """What rope_parameters say, and what they leave out: a base, and the most positions of the model."""
     rope_type = parameters.get("rope_type", parameters.get("type", "default"))
-    choice("rope_type", rope_type, (*_ROPE_TYPES, *more_types))
+    _checks.choice("load", "rope_type", rope_type, (*_ROPE_TYPES, *more_types))
     _check_whole_heads(parameters)
     if nested := [key for key, value in parameters.items() if isinstance(value, dict)]:
         raise ValueError(f"rope_parameters must be those of all layers, not of {', '.join(nested)}")

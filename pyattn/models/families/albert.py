@@ -5,15 +5,14 @@ from dataclasses import replace
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.bert import BERT, EMBEDDINGS, TOKEN_HEADS, WORDS, encoder_spec
 from pyattn.models.family import Head
-from pyattn.models.keys import TIED, layer_of, projections
+from pyattn.models.keys import TIED, attention_names, layer_of
 from pyattn.models.spec import ModelSpec, Names
 
 _LAYER = "encoder.albert_layer_groups.{}.albert_layers.0"
 _NAMES: Names = {
     **EMBEDDINGS,
-    **projections("encoder.layers.{}.self_attn", f"{_LAYER}.attention", ("query", "key", "value")),
+    **attention_names("encoder.layers.{}.self_attn", f"{_LAYER}.attention", "query", "key", "value", "dense"),
     "embeddings.projection": "encoder.embedding_hidden_mapping_in",
-    "encoder.layers.{}.self_attn.out_proj": f"{_LAYER}.attention.dense",
     "encoder.layers.{}.norm1": f"{_LAYER}.attention.LayerNorm",
     "encoder.layers.{}.linear1": f"{_LAYER}.ffn",
     "encoder.layers.{}.linear2": f"{_LAYER}.ffn_output",

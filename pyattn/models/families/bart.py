@@ -7,7 +7,7 @@ from typing import Any
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family
-from pyattn.models.keys import TIED, layer_of, norm_of, projections, switch
+from pyattn.models.keys import TIED, attention_names, layer_of, norm_of, switch
 from pyattn.models.spec import InputSpec, LogitsSpec, ModelSpec, Names, StackSpec, TokenSpec
 
 KEYS: dict[str, tuple[str, ...]] = {
@@ -32,8 +32,7 @@ def _layer_names(side: str, attentions: Mapping[str, str], norms: Iterable[str])
     names = {f"{layer}.linear1": f"{layer}.fc1", f"{layer}.linear2": f"{layer}.fc2"}
     names |= {f"{layer}.norm{i}": f"{layer}.{norm}_layer_norm" for i, norm in enumerate(norms, 1)}
     for attention, in_file in attentions.items():
-        names |= projections(f"{layer}.{attention}", f"{layer}.{in_file}")
-        names[f"{layer}.{attention}.out_proj"] = f"{layer}.{in_file}.out_proj"
+        names |= attention_names(f"{layer}.{attention}", f"{layer}.{in_file}")
     return names
 
 

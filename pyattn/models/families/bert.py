@@ -5,7 +5,7 @@ from typing import Any
 from pyattn.layers.config import LayerConfig
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family, Head, Values
-from pyattn.models.keys import TIED, layer_of, norm_of, projections
+from pyattn.models.keys import TIED, attention_names, layer_of, norm_of
 from pyattn.models.spec import ModelSpec, Names, StackSpec, TokenSpec
 
 ABSOLUTE = {"position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,)}
@@ -26,11 +26,11 @@ FEED_FORWARD: Names = {
     "encoder.layers.{}.linear1": "encoder.layer.{}.intermediate.dense",
     "encoder.layers.{}.linear2": "encoder.layer.{}.output.dense",
 }
+_ATTENTION = ("self.query", "self.key", "self.value", "output.dense")
 NAMES: Names = {
     **EMBEDDINGS,
     **FEED_FORWARD,
-    **projections("encoder.layers.{}.self_attn", "encoder.layer.{}.attention.self", ("query", "key", "value")),
-    "encoder.layers.{}.self_attn.out_proj": "encoder.layer.{}.attention.output.dense",
+    **attention_names("encoder.layers.{}.self_attn", "encoder.layer.{}.attention", *_ATTENTION),
     "encoder.layers.{}.norm1": "encoder.layer.{}.attention.output.LayerNorm",
     "encoder.layers.{}.norm2": "encoder.layer.{}.output.LayerNorm",
 }

@@ -2,13 +2,14 @@
 
 from pyattn.models.families.bert import EMBEDDINGS, TOKEN_HEADS, WORDS, encoder_spec
 from pyattn.models.family import Family, Head
-from pyattn.models.keys import TIED, projections
+from pyattn.models.keys import TIED, attention_names
 from pyattn.models.spec import Names
 
 _NAMES: Names = {
     **EMBEDDINGS,
-    **projections("encoder.layers.{}.self_attn", "transformer.layer.{}.attention", ("q_lin", "k_lin", "v_lin")),
-    "encoder.layers.{}.self_attn.out_proj": "transformer.layer.{}.attention.out_lin",
+    **attention_names(
+        "encoder.layers.{}.self_attn", "transformer.layer.{}.attention", "q_lin", "k_lin", "v_lin", "out_lin"
+    ),
     "encoder.layers.{}.norm1": "transformer.layer.{}.sa_layer_norm",
     "encoder.layers.{}.linear1": "transformer.layer.{}.ffn.lin1",
     "encoder.layers.{}.linear2": "transformer.layer.{}.ffn.lin2",

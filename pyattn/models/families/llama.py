@@ -6,7 +6,7 @@ from typing import Any
 from pyattn.layers.config import LayerConfig
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family
-from pyattn.models.keys import NO_BIASES, ROPE_DEFAULTS, TIED, layer_of, norm_of, projections, rotary_of, switch
+from pyattn.models.keys import NO_BIASES, ROPE_DEFAULTS, TIED, attention_names, layer_of, norm_of, rotary_of, switch
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, StackSpec, TokenSpec
 
 DEFAULTS = {
@@ -20,8 +20,7 @@ NAMES: Names = {
     "decoder.norm": "norm",
     "decoder.layers.{}.norm1": "layers.{}.input_layernorm",
     "decoder.layers.{}.norm3": "layers.{}.post_attention_layernorm",
-    **projections("decoder.layers.{}.self_attn", "layers.{}.self_attn"),
-    "decoder.layers.{}.self_attn.out_proj": "layers.{}.self_attn.o_proj",
+    **attention_names("decoder.layers.{}.self_attn", "layers.{}.self_attn", "q_proj", "k_proj", "v_proj", "o_proj"),
     "decoder.layers.{}.linear1": ("layers.{}.mlp.gate_proj", "layers.{}.mlp.up_proj"),
     "decoder.layers.{}.linear2": "layers.{}.mlp.down_proj",
 }

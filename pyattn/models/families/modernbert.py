@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+from pyattn import _checks
 from pyattn.layers.config import Rotary
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family, Head
-from pyattn.models.keys import TIED, choice, integer, layer_of, norm_of, periodic_layer_types, rotaries, switch
+from pyattn.models.keys import TIED, integer, layer_of, norm_of, periodic_layer_types, rotaries, switch
 from pyattn.models.spec import ModelSpec, Names, StackSpec, TokenSpec
 
 _NAMES: Names = {
@@ -50,7 +51,7 @@ def build(config: ModelConfig) -> ModelSpec:
         _NAMES,
         encoder=StackSpec((replace(first, input_norm=False), *others), norm),
         embeddings=TokenSpec(config.hidden_size, config.vocab_size, norm=norm),
-        pooling=choice("classifier_pooling", values["classifier_pooling"], ("cls", "mean")),
+        pooling=_checks.choice("load", "classifier_pooling", values["classifier_pooling"], ("cls", "mean")),
     )
 
 

@@ -7,15 +7,14 @@ from pyattn.models.config import ModelConfig
 from pyattn.models.families.bert import DEFAULTS, EMBEDDINGS, FEED_FORWARD, encoder_spec, positions_from
 from pyattn.models.families.roberta import XLM_ROBERTA
 from pyattn.models.family import Values
-from pyattn.models.keys import TIED, projections
+from pyattn.models.keys import TIED, attention_names
 from pyattn.models.spec import ModelSpec, Names, RelativeSpec
 
 _NAMES: Names = {
     **EMBEDDINGS,
     **FEED_FORWARD,
-    **projections("encoder.layers.{}.self_attn", "encoder.layer.{}.attention.attn", "qkv"),
+    **attention_names("encoder.layers.{}.self_attn", "encoder.layer.{}.attention.attn", *"qkvo"),
     "encoder.position_bias": "encoder.relative_attention_bias",
-    "encoder.layers.{}.self_attn.out_proj": "encoder.layer.{}.attention.attn.o",
     "encoder.layers.{}.norm1": "encoder.layer.{}.attention.LayerNorm",
     "encoder.layers.{}.norm2": "encoder.layer.{}.output.LayerNorm",
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import ACTIVATIONS, Family, Values, for_states
-from pyattn.models.keys import NO_BIASES, layer_of, norm_of, projections, switch
+from pyattn.models.keys import NO_BIASES, attention_names, layer_of, norm_of, switch
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, RelativeSpec, StackSpec, TokenSpec
 
 
@@ -18,8 +18,7 @@ def _side_names(side: str, attentions: Mapping[str, str]) -> dict[str, str]:
         **{f"{layer}.norm{i + 1}": f"{block}.{i}.layer_norm" for i in range(len(attentions) + 1)},
     }
     for i, (attention, in_file) in enumerate(attentions.items()):
-        names |= projections(f"{layer}.{attention}", f"{block}.{i}.{in_file}", "qkv")
-        names[f"{layer}.{attention}.out_proj"] = f"{block}.{i}.{in_file}.o"
+        names |= attention_names(f"{layer}.{attention}", f"{block}.{i}.{in_file}", *"qkvo")
     return names
 
 

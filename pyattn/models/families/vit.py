@@ -5,19 +5,19 @@ from dataclasses import replace
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.bert import FEED_FORWARD
 from pyattn.models.family import Family
-from pyattn.models.keys import layer_of, norm_of, projections, switch
+from pyattn.models.keys import attention_names, layer_of, norm_of, switch
 from pyattn.models.spec import ModelSpec, Names, PatchSpec, StackSpec
 
 DEFAULTS = {
     "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "hidden_act": "gelu", "image_size": 224,
     "patch_size": 16, "num_channels": 3, "qkv_bias": True,
 }  # fmt: skip
+_ATTENTION = ("attention.query", "attention.key", "attention.value", "output.dense")
 NAMES: Names = {
     "embeddings.class_token": "embeddings.cls_token",
     "embeddings.positions": "embeddings.position_embeddings",
     "embeddings.patches": "embeddings.patch_embeddings.projection",
-    **projections("encoder.layers.{}.self_attn", "encoder.layer.{}.attention.attention", ("query", "key", "value")),
-    "encoder.layers.{}.self_attn.out_proj": "encoder.layer.{}.attention.output.dense",
+    **attention_names("encoder.layers.{}.self_attn", "encoder.layer.{}.attention", *_ATTENTION),
     "encoder.norm": "layernorm",
 }
 _VIT: Names = {
