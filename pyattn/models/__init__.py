@@ -8,12 +8,11 @@ import os
 
 from pyattn import _checks
 from pyattn.models.cached_sequences import Memory
+from pyattn.models.encoders import ImageEncoder, TextEncoder
 from pyattn.models.files import FILES, find_directory, read_json
 from pyattn.models.generative import GenerativeConfig, GenerativeModel
 from pyattn.models.heads import TaskModel
-from pyattn.models.image import ImageEncoder
 from pyattn.models.pretrained import EncoderConfig, WeightDtypes
-from pyattn.models.text import TextEncoder
 
 __all__ = [
     "EncoderConfig",

@@ -18,12 +18,13 @@ from pyattn.models.cached_sequences import CachedSequences, Memory
 from pyattn.models.config import ModelConfig
 from pyattn.models.embeddings import TokenEmbeddings
 from pyattn.models.families import GENERATIVE_FAMILIES
-from pyattn.models.file_options import FileOptions
 from pyattn.models.files import read_json, write_json
 from pyattn.models.naming import Selection, Tensors
 from pyattn.models.pretrained import Pretrained, WeightDtypes
 
 NEW_TOKENS = 20  # at most, unless something else is said
+_OPTION_OF = {"eos_token_id": "stop_tokens"}  # keys of files, where they have other names than the options
+_DEPENDENT = ("num_return_sequences", "min_new_tokens")  # options that others make right or wrong
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,11 @@ class GenerativeModel(Pretrained):
         generation: Mapping[str, Any] | None = None,
     ) -> None:
         self.generation = generation
-        self._file_options = FileOptions(config, generation, source)
         self._options: GenerationOptions | None = None  # those that were set
+        self._said = dict(config.source if generation is None else generation)
+        if generation is None and self._said.get("force_bos_token_to_be_generated"):  # as the first BARTs say it
+            self._said.setdefault("forced_bos_token_id", self._said.get("bos_token_id"))
+        self._file = f"{'config' if generation is None else 'generation_config'}.json beside {source}"
         super().__init__(config, tensors, source, dtype, strict)
 
     @property
@@ -82,17 +86,40 @@ class GenerativeModel(Pretrained):
 
     @property
     def start_token(self) -> int | None:
-        if not self.config.encoder_layers:
-            return None
-        return self._file_options.start_token(f"{type(self).__name__}.start_token")
+        said, size = (self._said, self.config.source), self.config.vocab_size
+        for key in ("decoder_start_token_id", "bos_token_id") if self.config.encoder_layers else ():
+            # the first that files say, as transformers takes it
+            if (token := next((x[key] for x in said if x.get(key) is not None), None)) is not None:
+                if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < size:
+                    raise ValueError(
+                        f"{type(self).__name__}.start_token: {self._file}: {key} must be a token, 0 to {size - 1}, not "
+                        f"{token!r:.200}"
+                    )
+                return token
+        return None
 
     def options_with(
         self, function: str, options: GenerationOptions | None, changes: Mapping[str, Any]
     ) -> GenerationOptions:
-        """The options, or else those that were set, or else those of the directory; with changes."""
+        """The options, or else those that were set, or else those of the directory; with changes.
+
+        Changes may stand for what the directory's file has wrong.
+        """
         if options is not None or self._options is not None:
             return changed_options(function, self._options if options is None else options, changes)
-        return self._file_options.options(function, changes)
+        changed_options(function, None, {key: x for key, x in changes.items() if key not in _DEPENDENT})
+        values = {key: x for key, x in self._said.items() if _OPTION_OF.get(key, key) not in changes}
+        for key in ("eos_token_id", "suppress_tokens", "begin_suppress_tokens"):
+            ids = [values[key]] if isinstance(values.get(key), int) else values.get(key)
+            if isinstance(ids, list):  # those that the vocabulary lacks have no effect
+                values[key] = [x for x in ids if not (type(x) is int and x >= self.config.vocab_size)]
+        try:
+            return GenerationOptions.from_dict(values, **changes)
+        except (TypeError, ValueError) as error:
+            changed_options(function, None, changes)  # of which alone may be the fault
+            raise ValueError(
+                f"{function}: {self._file}: {error}; options in the call take the place of the file's"
+            ) from error
 
     @classmethod
     def _from_other_files(cls, directory: Path) -> dict[str, Any]:
@@ -299,18 +326,14 @@ class GenerativeModel(Pretrained):
         model_type = self.config.model_type
         if memory is not None and not isinstance(memory, Memory):
             raise TypeError(f"{function}: memory must be what encode returned, not {type(memory).__name__}")
-        if (memory is None) != (self.encoder is None):
-            raise ValueError(
-                f"{function}: {model_type} has an encoder: memory, what encode returns, is needed"
-                if memory is None
-                else f"{function}: {model_type} has no encoder, but memory is given"
-            )
-        if memory is None:
+        if memory is None or self.encoder is None:
+            if memory is not None:
+                raise ValueError(f"{function}: {model_type} has no encoder, but memory is given")
+            if self.encoder is not None:
+                raise ValueError(f"{function}: {model_type} has an encoder: memory, what encode returns, is needed")
             return
-        hidden, lengths = (
-            _checks.array(function, f"memory.{name}", x)
-            for name, x in (("hidden", memory.hidden), ("lengths", memory.lengths))
-        )
+        hidden = _checks.array(function, "memory.hidden", memory.hidden)
+        lengths = _checks.array(function, "memory.lengths", memory.lengths)
         if hidden.dtype != np.float32 or lengths.dtype.kind not in "iu":
             raise TypeError(
                 f"{function}: memory is {hidden.dtype}, its lengths {lengths.dtype}; float32 and integers are needed"

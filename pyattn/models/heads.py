@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.layers import Layer, LayerNorm, Linear
+from pyattn.models.encoders import TextEncoder
 from pyattn.models.family import ACTIVATIONS, Head
 from pyattn.models.files import WEIGHTS
 from pyattn.models.naming import Tensors, listed, select, stand_ins
 from pyattn.models.pretrained import EncoderConfig, WeightDtypes, read_directory, write_config
 from pyattn.models.tensors import read, write_tensors
-from pyattn.models.text import TextEncoder
 from pyattn.precision import values_of
 
 
