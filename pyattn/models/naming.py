@@ -1,5 +1,6 @@
 """What a family's files call our parameters, and in what shape they hold them."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -117,11 +118,8 @@ def _without_prefixes(names: Iterable[str], prefix: str, known: Collection[str])
 
 def _without_prefix(name: str, prefix: str) -> str:
     """Without the model's prefix, and with the scale and shift of a LayerNorm as PyTorch calls them."""
-    return (
-        name.removeprefix(prefix)
-        .replace("LayerNorm.gamma", "LayerNorm.weight")
-        .replace("LayerNorm.beta", "LayerNorm.bias")
-    )
+    name = name.removeprefix(prefix)
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,9 +238,8 @@ def _joined(parts: list[Any]) -> Any:
 
 
 def _is_same(first: Tensor, second: Tensor) -> bool:
-    if first.shape != second.shape or _is_int8(first) or _is_int8(second):
-        return False
-    return np.array_equal(values_of(read(first)), values_of(read(second)))
+    comparable = first.shape == second.shape and not _is_int8(first) and not _is_int8(second)
+    return comparable and np.array_equal(values_of(read(first)), values_of(read(second)))
 
 
 def _is_int8(tensor: Tensor | None) -> bool:
@@ -260,23 +257,21 @@ def file_tensors(pieces: Mapping[str, Piece], held: Iterable[Mapping[str, Any]],
             value = _joined([values[x] for x in piece.shapes])
             rows = value.shape[0] // len(piece.names)
             for i, name in enumerate(piece.names):
-                shape = stored.shapes.get(name, value.shape)
+                part = value[i * rows : (i + 1) * rows]
+                shape = stored.shapes.get(name, part.shape)
                 if shape is not None:
-                    part = _as_in_file(piece, value[i * rows : (i + 1) * rows], stored.shapes.get(name))
-                    tensors.setdefault(stored.names.get(name, name), part)
+                    tensors.setdefault(stored.names.get(name, name), _as_in_file(piece, part, shape))
             if piece.factor is not None:
                 tensors[piece.factor] = np.ones(value.shape[0], np.float32)
     return tensors
 
 
-def _as_in_file(piece: Piece, part: Any, shape: tuple[int, ...] | None) -> Any:
-    """Rows of a parameter in the shape that the file has them in, None: in their own."""
+def _as_in_file(piece: Piece, part: Any, shape: tuple[int, ...]) -> Any:
+    """Rows of a parameter in the shape that the file has them in."""
     if isinstance(part, Quantized):
         return part
     if piece.is_transposed:
         return part.T
-    if shape is None:
-        return part
     if _is_convolution(shape, part.shape):
         return part.reshape(shape[0], shape[2], shape[1]).swapaxes(1, 2)
     return part.reshape(shape)
@@ -284,8 +279,8 @@ def _as_in_file(piece: Piece, part: Any, shape: tuple[int, ...] | None) -> Any:
 
 def _fits(stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     """Whether it is the same but for leading axes of length 1 or, of a convolution's weight, the inputs' axes."""
-    image = len(stored) == 4 and (stored[0], int(np.prod(stored[1:]))) == shape
-    return _trimmed(stored, shape) == shape or image or _is_convolution(stored, shape)
+    is_weight = len(stored) in (3, 4) and (stored[0], math.prod(stored[1:])) == shape
+    return is_weight or _trimmed(stored, shape) == shape
 
 
 def _trimmed(stored: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

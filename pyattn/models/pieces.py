@@ -5,14 +5,13 @@ bytes that are no characters as many marks of replacement as there are bytes in 
 that stands for all before them: a whole word, whose text does not change with what follows.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from pyattn.models.tokenizer import errors_of_library
+from pyattn.models.tokenizer import errors_of_library, steps_of
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character are decoded to
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -82,9 +81,7 @@ def _unsettled(decoder: Any) -> int:
     """How many of a text's last characters may still change as tokens follow: those that a rule could find."""
     if decoder is None or not hasattr(decoder, "__getstate__"):
         return 0
-    steps = [json.loads(decoder.__getstate__())]
-    while any(step["type"] == "Sequence" for step in steps):
-        steps = [one for step in steps for one in (step["decoders"] if step["type"] == "Sequence" else [step])]
+    steps = list(steps_of(decoder))
     kinds = [step["type"] for step in steps]
     whole = steps[kinds.index("Fuse") + 1 :] if "Fuse" in kinds else []
     patterns = [step["pattern"] for step in whole if step["type"] == "Replace"]

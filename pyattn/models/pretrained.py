@@ -17,7 +17,7 @@ from pyattn.layers import Layer, Linear, MultiHeadAttention, TransformerDecoder,
 from pyattn.layers.sequences import Sequences
 from pyattn.layers.stack import Stack
 from pyattn.models.config import ModelConfig
-from pyattn.models.embeddings import FrameEmbeddings, Tables, make_embeddings, make_norm
+from pyattn.models.embeddings import Tables, make_embeddings, make_norm
 from pyattn.models.families import IMAGE_FAMILIES, TEXT_FAMILIES
 from pyattn.models.family import Family
 from pyattn.models.files import WEIGHTS, read_json, write_json
@@ -46,6 +46,7 @@ MOST_ROUNDING = 0.02
 WeightDtypes: TypeAlias = DTypeLike | Mapping[str, DTypeLike]
 
 
+Group: TypeAlias = list[tuple[str, Any]]  # layers, each with what the names of its parameters begin with
 _Config = TypeVar("_Config", bound=ModelConfig)
 _Model = TypeVar("_Model", bound="Pretrained")
 _Stack = TypeVar("_Stack", bound=Stack)
@@ -165,43 +166,30 @@ class Pretrained(Tables):
         self._pieces = pieces_of(self.config, self._spec, shapes)
         parameters = FileParameters(self.config, self._pieces, tensors, source)
         self._stored_as = parameters.stored
-        products = self._products()
-        self.weight_dtypes = _by_pattern(products, dtypes)
-        names = {id(linear): name for name, linears in products.items() for linear in linears}
+        self.weight_dtypes = _by_pattern(filter(None, map(self._product_of, groups)), dtypes)
         for group in groups:  # what is read for one is let go before the next
             values = _read(parameters, group)
-            layers = [layer for _, layer in group]
-            if (product := names.get(id(layers[0]))) is not None:
+            if product := self._product_of(group):
                 if self.weight_dtypes[product] == "int8" and may_round:
                     self.weight_dtypes[product] = _round(values)
-                self._set_dtype(product, products[product], source)
-            for layer, own in zip(layers, values, strict=True):
+                for _, linear in group:
+                    if self.weight_dtypes[product] == "int8" and linear.in_features > MAX_INT8_INPUTS:
+                        raise ValueError(
+                            f"load: {source}: {product} has {linear.in_features} inputs: too many for int8"
+                        )
+                    linear.weight_dtype = _checks.weight_dtype("load", self.weight_dtypes[product])
+            for (_, layer), own in zip(group, values, strict=True):
                 for owner, attribute, value in layer._own_made(own):
                     setattr(owner, attribute, value)
             del values
         return parameters.strange
 
-    def _set_dtype(self, product: str, linears: list[Linear], source: str) -> None:
-        for linear in linears:
-            if self.weight_dtypes[product] == "int8" and linear.in_features > MAX_INT8_INPUTS:
-                raise ValueError(f"load: {source}: {product} has {linear.in_features} inputs: too many for int8")
-            linear.weight_dtype = _checks.weight_dtype("load", self.weight_dtypes[product])
-
-    def _products(self) -> dict[str, list[Linear]]:
-        """The matrix products whose weights dtype is about, by name."""
-        products: dict[str, list[Linear]] = {}
-        is_encoder = isinstance(self.config, EncoderConfig)  # of no more than one stack
-        for side, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
-            for number, layer in enumerate([] if stack is None else stack.layers):
-                prefix = f"layers.{number}" if is_encoder else f"{side}.layers.{number}"
-                for name in ("self_attn", "multihead_attn"):
-                    if (attention := getattr(layer, name, None)) is not None:
-                        products[f"{prefix}.{name}.in_proj"] = list(attention._projections)
-                        products[f"{prefix}.{name}.out_proj"] = [attention.out_proj]
-                products |= {f"{prefix}.{name}": [getattr(layer, name)] for name in ("linear1", "linear2")}
-        if isinstance(self.encoder_embeddings, FrameEmbeddings):
-            products |= {f"encoder_embeddings.{x}": [getattr(self.encoder_embeddings, x)] for x in ("conv1", "conv2")}
-        return products if self.head is None else {**products, "head": [self.head]}
+    def _product_of(self, group: Group) -> str:
+        """The name of the matrix product whose weights dtype is about, and which a group has; "": it has none."""
+        name = group[0][0].rstrip(".").replace("q_proj", "in_proj")
+        if not isinstance(group[0][1], Linear) or name.endswith(("embeddings.projection", "embeddings.patches")):
+            return ""
+        return name.removeprefix("encoder.") if isinstance(self.config, EncoderConfig) else name
 
     def _states(
         self, name: str, embeddings: Any, stack: Stack, tokens: Array, starts: Array, is_causal: bool = False
@@ -243,11 +231,8 @@ class Pretrained(Tables):
         return file_tensors(self._pieces, held, self._stored_as)
 
 
-def _groups_of(layer: Layer, prefix: str = "") -> Iterator[list[tuple[str, Layer]]]:
-    """A layer and all those in it, each with what the names of its own parameters begin with.
-
-    The projections of queries, keys and values, which an attention layer has as one parameter, are a group instead.
-    """
+def _groups_of(layer: Layer, prefix: str = "") -> Iterator[Group]:
+    """A layer and all those in it; the projections of queries, keys and values of an attention layer together."""
     if isinstance(layer, MultiHeadAttention):
         yield [(f"{prefix}{x}_proj.", projection) for x, projection in zip("qkv", layer._projections, strict=True)]
     else:
@@ -256,7 +241,7 @@ def _groups_of(layer: Layer, prefix: str = "") -> Iterator[list[tuple[str, Layer
         yield from _groups_of(child, f"{prefix}{name}.")
 
 
-def _read(parameters: FileParameters, group: list[tuple[str, Layer]]) -> list[dict[str, Any]]:
+def _read(parameters: FileParameters, group: Group) -> list[dict[str, Any]]:
     values = parameters.read([prefix + name for prefix, layer in group for name in layer._own_shapes()])
     return [{name: values[prefix + name] for name in layer._own_shapes()} for prefix, layer in group]
 

@@ -63,8 +63,8 @@ def read_tokenizer(file: Path, vocab_size: int, max_seq_length: int, alone: bool
     growth = _growth_by_normalizer(content, file)  # first, since the library normalizes added tokens as it reads them
     with errors_of_library("load", file):
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
-    check_growth(growth * _growth(_steps_of(tokenizer.pre_tokenizer)), file)
-    if any(_texts_in(step) > 1 for step in _steps_of(tokenizer.post_processor)):
+    check_growth(growth * _growth(steps_of(tokenizer.pre_tokenizer)), file)
+    if any(_texts_in(step) > 1 for step in steps_of(tokenizer.post_processor)):
         raise ValueError(f"load: {file}: its post_processor repeats the text")
     with errors_of_library("load", file):
         tokenizer, side = (tokenizer, "right") if alone else with_settings(tokenizer, content, file.parent)
@@ -112,18 +112,18 @@ def check_growth(growth: float, file: Path) -> None:
         )
 
 
-def _steps_of(part: Any) -> Iterator[dict[str, Any]]:
+def steps_of(part: Any) -> Iterator[dict[str, Any]]:
     """The steps of a part of the library's tokenizer."""
     return _steps(None if part is None else json.loads(part.__getstate__()))
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """The steps of a normalizer, pre-tokenizer or post-processor, as tokenizer.json has them."""
+    """The steps of a part of a tokenizer in their order, as tokenizer.json has them."""
     waiting = [] if part is None else [part]
     while waiting:
         step = waiting.pop()
         inner = [steps for steps in step.values() if isinstance(steps, list)] if step["type"] == "Sequence" else []
-        waiting += [one for steps in inner for one in steps]
+        waiting += [one for steps in inner for one in steps][::-1]
         yield step
 
 

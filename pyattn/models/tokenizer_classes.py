@@ -197,6 +197,7 @@ _FILLED |= {"eot_token": f"{_MARK}<EOT>", "fill_token": "<FILL_ME>"}
 _MASK = {"mask_token": {"lstrip": True}}  # with the space in front of it
 _CLS_SEP, _BOS_EOS = ("cls_token", "", "sep_token"), ("bos_token", "", "eos_token")
 
+NO_CLASS = TokenizerClass("", _pieces, {})  # whose tokenizer.json is taken as it stands
 CLASSES = {
     "Albert": TokenizerClass(
         "Unigram", _albert, _ANGLES | {"bos_token": "[CLS]", "eos_token": "[SEP]", "sep_token": "[SEP]",

@@ -20,6 +20,7 @@ from pyattn.models.tokenizer_classes import (
     CLASSES,
     CLEANED,
     MAX_ADDED,
+    NO_CLASS,
     RARE,
     REFUSED,
     TOKEN_FIELDS,
@@ -43,7 +44,7 @@ def with_settings(tokenizer: Any, content: bytes, directory: Path) -> tuple[Any,
             settings.placed[number] = {name: getattr(token, name) for name in TOKEN_FIELDS}
     if tokenizer_class is not None and type(tokenizer.model).__name__ == tokenizer_class.model:
         tokenizer = _rebuilt(t, tokenizer, content, settings, tokenizer_class)
-    elif added := _tokens(t, settings, tokenizer.get_added_tokens_decoder().values(), None):
+    elif added := _tokens(t, settings, tokenizer.get_added_tokens_decoder().values(), NO_CLASS):
         tokenizer.add_tokens(added)
     tokenizer.encode_special_tokens = settings.flag("split_special_tokens", False, null=False)
     if settings.flag("clean_up_tokenization_spaces", False, null=False):
@@ -82,7 +83,7 @@ def _class_of(settings: Settings, config: dict[str, Any], content: bytes) -> Tok
     return CLASSES.get(ALIASES.get(name, name))
 
 
-def _tokens(t: Any, settings: Settings, found: Iterable[Any], tokenizer_class: TokenizerClass | None) -> list[Any]:
+def _tokens(t: Any, settings: Settings, found: Iterable[Any], tokenizer_class: TokenizerClass) -> list[Any]:
     """The tokens that transformers adds beside those that are found already, in its order.
 
     The first are those that files place; then special tokens by name, then others.
@@ -97,7 +98,7 @@ def _tokens(t: Any, settings: Settings, found: Iterable[Any], tokenizer_class: T
     contents = {token.content for token in (*found, *added)}
     for name, token in (*named.items(), *(("", token) for token in extra)):
         if content_of(token) not in contents:
-            flags = tokenizer_class.flags.get(name) if tokenizer_class is not None and isinstance(token, str) else None
+            flags = tokenizer_class.flags.get(name) if isinstance(token, str) else None
             added.append(_token(t, settings, {"content": token, "special": True, **flags} if flags else token))
             contents.add(content_of(token))
     special = {content_of(token) for token in named.values()}
@@ -106,10 +107,9 @@ def _tokens(t: Any, settings: Settings, found: Iterable[Any], tokenizer_class: T
     return added
 
 
-def _named(settings: Settings, tokenizer_class: TokenizerClass | None) -> dict[str, Any]:
+def _named(settings: Settings, tokenizer_class: TokenizerClass) -> dict[str, Any]:
     """Special tokens by name: those that all classes know, and what else ends in _token."""
-    named: dict[str, Any] = {} if tokenizer_class is None else dict(tokenizer_class.named)
-    named |= {key: value for key, value in settings.values.items() if key in TOKEN_NAMES}
+    named = {**tokenizer_class.named, **{key: x for key, x in settings.values.items() if key in TOKEN_NAMES}}
     named = dict(sorted(named.items(), key=lambda item: item[0] not in TOKEN_NAMES))  # a class's own come last
     for key, x in settings.values.items():
         is_token = isinstance(x, str) or (isinstance(x, dict) and x.get("__type") == "AddedToken")
@@ -120,10 +120,9 @@ def _named(settings: Settings, tokenizer_class: TokenizerClass | None) -> dict[s
     return {key: x for key, x in named.items() if x is not None}
 
 
-def _extra(settings: Settings, tokenizer_class: TokenizerClass | None) -> list[Any]:
-    if not isinstance(settings.values.get("extra_special_tokens", {}), dict):
-        return settings.words("extra_special_tokens")
-    return settings.words("additional_special_tokens") if tokenizer_class is None else tokenizer_class.extra(settings)
+def _extra(settings: Settings, tokenizer_class: TokenizerClass) -> list[Any]:
+    is_list = not isinstance(settings.values.get("extra_special_tokens", {}), dict)
+    return settings.words("extra_special_tokens") if is_list else tokenizer_class.extra(settings)
 
 
 def _token(t: Any, settings: Settings, token: Any, placed: bool = False) -> Any:
@@ -194,7 +193,7 @@ def _rules(t: Any, normalizer: Any) -> Any:
     """The rules of sentencepiece among a normalizer's steps; None if there are none."""
     if normalizer is None:
         return None
-    steps = list(normalizer) if isinstance(normalizer, t.normalizers.Sequence) else [normalizer]
+    steps = normalizer if isinstance(normalizer, t.normalizers.Sequence) else [normalizer]
     return next((step for step in steps if isinstance(step, t.normalizers.Precompiled)), None)
 
 
