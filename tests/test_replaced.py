@@ -289,5 +289,5 @@ def test_positions_that_embeddings_compute_leave_plans_valid():
     seen = _module._revision
     assert [len(tokens._positions(np.arange(length))) for length in (3, 300)] == [256, 512]
     for rows in range(1, MAX_GRIDS + 3):
-        assert patches._positions((rows, 3)).shape == (rows * 3, 16)
+        assert patches._added((rows, 3)).shape == (rows * 3, 16)
     assert len(patches._by_grid) == 2 and _module._revision is seen

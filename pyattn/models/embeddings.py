@@ -148,7 +148,6 @@ class PatchEmbeddings(Tables):
             self._table_shapes["register_tokens"] = (spec.registers, width)
         self.patches = Linear(spec.channels * spec.patch_size[0] * spec.patch_size[1], width)
         self.norm = make_norm(spec.norm, width)
-        self._front = np.zeros((0, width), np.float32)  # the tokens in front of the patches
         self._by_grid: dict[tuple[int, int], Array] = {}
 
     @property
@@ -169,37 +168,35 @@ class PatchEmbeddings(Tables):
         parts = pixels[:, :, : grid[0] * rows, : grid[1] * columns]
         parts = parts.reshape(batch, channels, grid[0], rows, grid[1], columns).transpose(0, 2, 4, 1, 3, 5)
         parts = parts.reshape(batch, grid[0] * grid[1], channels * rows * columns)
-        front = len(self._front)
-        x = np.empty((batch, front + parts.shape[1], self._front.shape[1]), np.float32)
-        x[:, :front] = self._front
-        positions = self._positions(grid)
+        added = self._added(grid)
+        front = len(added) - parts.shape[1]
+        x = np.empty((batch, *added.shape), np.float32)
+        x[:, :front] = added[:front]
         for part, out in zip(parts, x[:, front:], strict=True):
-            self.patches._apply(part, residual=positions, out=out)
+            self.patches._apply(part, residual=added[front:], out=out)
         if self.norm is not None:
             all_rows = x.reshape(-1, x.shape[2])
             self.norm._apply(all_rows, out=all_rows)
         return x
 
-    def _positions(self, grid: tuple[int, int]) -> Array:
-        """Those of the patches of an image of such a grid."""
-        positions = self._by_grid.get(grid)
-        if positions is None:
-            positions = self._parameters["positions"][len(self._spec.tokens) :]
-            if grid != self._spec.grid:
-                learned = positions.reshape(*self._spec.grid, -1)
-                positions = interpolate_positions(learned, *grid, antialias=self._spec.antialias)
-            positions = np.ascontiguousarray(positions.reshape(grid[0] * grid[1], -1))
+    def _added(self, grid: tuple[int, int]) -> Array:
+        """The tokens in front of the patches of an image of such a grid, then the positions of these."""
+        added = self._by_grid.get(grid)
+        if added is None:
+            spec, tables = self._spec, self._parameters
+            placed, positions = np.split(tables["positions"], [len(spec.tokens)])
+            tokens = [tables[name] for name in spec.tokens]
+            registers = tables.get("register_tokens", placed[:0])
+            if grid != spec.grid:
+                learned = positions.reshape(*spec.grid, -1)
+                positions = interpolate_positions(learned, *grid, antialias=spec.antialias).reshape(-1, spec.width)
+            added = np.concatenate([np.concatenate([placed[:0], *tokens]) + placed, registers, positions])
             kept = self._by_grid if len(self._by_grid) < MAX_GRIDS else {}
-            vars(self)["_by_grid"] = kept | {grid: positions}  # another thread may copy the old; plans stay valid
-        return positions
+            vars(self)["_by_grid"] = kept | {grid: added}  # another thread may copy the old; plans stay valid
+        return added
 
     def _own_made(self, values: Any) -> list[Setting]:
-        (_, _, tables), *_ = settings = super()._own_made(values)
-        width, placed = self._spec.width, len(self._spec.tokens)
-        none = np.zeros((0, width), np.float32)
-        tokens = np.concatenate([none, *(tables[name] for name in self._spec.tokens)]) + tables["positions"][:placed]
-        front = np.concatenate([tokens, tables.get("register_tokens", none)])
-        return [*settings, (self, "_front", front), (self, "_by_grid", {})]
+        return [*super()._own_made(values), (self, "_by_grid", {})]
 
 
 Embeddings: TypeAlias = TokenEmbeddings | FrameEmbeddings | PatchEmbeddings

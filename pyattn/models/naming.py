@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +39,7 @@ class Selection:
 
 
 def select(
-    config: ModelConfig,
-    tensors: Tensors,
-    source: str,
-    strict: bool,
-    head: Mapping[str, Collection[str]] | None = None,
+    config: ModelConfig, tensors: Tensors, source: str, strict: bool, head: Mapping[str, Collection[str]] | None = None
 ) -> Selection:
     """Which tensors of a file a model is made of; ValueError where others are none of such a model, if strict.
 
@@ -153,25 +150,14 @@ def pieces_of(config: ModelConfig, spec: ModelSpec, shapes: Mapping[str, tuple[i
     return {parameter: piece for piece in pieces.values() for parameter in piece.shapes}
 
 
-@dataclass(frozen=True)
-class Stored:
-    """How a file has what differs from parameters: tensors' shapes, None of those it lacks; names that stand in."""
-
-    shapes: Mapping[str, tuple[int, ...] | None]
-    names: Mapping[str, str]
-
-
-class FileParameters:
-    """A model's parameters in a file: names and shapes are checked at once, values are read when they are asked for.
+class FileLayout:
+    """How a file has a model's parameters: names and shapes are checked at once, values are read when asked for.
 
     Args:
-        config: the model's.
-        pieces: by the names of parameters.
-        tensors: those of the file, by their names without prefixes.
-        source: where they come from, for messages.
+        config, pieces: the model's, and those of its parameters by their names.
+        tensors: those of the file, by their names without prefixes; source: where they come from, for messages.
 
     Attributes:
-        stored: how the file has them.
         strange: the names of tensors that are no parameter.
     """
 
@@ -179,58 +165,83 @@ class FileParameters:
         # tied tensors that a file has several times, alike, are held once, under the first of their names
         group = [name for name in config.tied_names if name in tensors]
         alike = {name: group[0] for name in group[1:] if _is_same(tensors[name], tensors[group[0]])}
-        self._tensors = {name: x for name, x in tensors.items() if name not in alike}
+        present = tensors.keys() - alike.keys()
         self._instead = {**stand_ins(config, tensors), **alike}
         self._pieces, self._expected = pieces, dict[str, tuple[int, ...]]()
         for piece in dict.fromkeys(pieces.values()):
             columns = next(iter(piece.shapes.values()))[1:]
             rows = sum(shape[0] for shape in piece.shapes.values()) // len(piece.names)
             for name in (self._instead.get(x, x) for x in piece.names):
-                is_transposed = piece.is_transposed and not _is_int8(self._tensors.get(name))
+                is_transposed = piece.is_transposed and not _is_int8(tensors.get(name))
                 self._expected[name] = (*columns, rows) if is_transposed else (rows, *columns)
             if piece.factor is not None:
                 self._expected[piece.factor] = (rows,)
-        for name in self._tensors.keys() & set(config.tied_names) - self._expected.keys():  # not read: there are others
+        for name in present & set(config.tied_names) - self._expected.keys():  # not read: there are others
             self._expected[name] = (config.vocab_size, config.hidden_size)
-        self._lacking = {x for x in self._expected if x.endswith(config.family.lacks) and x not in self._tensors}
-        if missing := self._expected.keys() - self._tensors.keys() - self._lacking:
+        self._lacking = {x for x in self._expected.keys() - present if x.endswith(config.family.lacks)}
+        if missing := self._expected.keys() - present - self._lacking:
             raise ValueError(f"load: {source}: missing tensors: {listed(missing)}")
-        others: dict[str, tuple[int, ...] | None] = dict.fromkeys(self._lacking)
+        self._shapes = {}  # of tensors that have others than their rows have
         for name in self._expected.keys() - self._lacking:
-            seen, needed = self._tensors[name].shape, self._expected[name]
+            seen, needed = tensors[name].shape, self._expected[name]
             if seen != needed:
                 if not _fits(seen, needed):
                     raise ValueError(f"load: {source}: {name} has shape {seen}; config.json asks for {needed}")
-                others[name] = seen
+                self._shapes[name] = seen
         # an encoder is saved without the head under whose name its words stood
-        self.stored = Stored(others, {} if config.family.heads else self._instead)
-        self.strange = set(self._tensors.keys() - self._expected.keys())
+        self._saved_as = {} if config.family.heads else self._instead
+        self.strange = present - self._expected.keys()
 
-    def read(self, parameters: Iterable[str]) -> dict[str, Any]:
+    def read(self, tensors: Tensors, parameters: Iterable[str]) -> dict[str, Any]:
         """The values of parameters, of pieces as a whole."""
         values = {}
         for piece in dict.fromkeys(self._pieces[x] for x in parameters):
-            parts = [self._tensor(self._instead.get(name, name)) for name in piece.names]
+            parts = [self._tensor(tensors, self._instead.get(name, name)) for name in piece.names]
             if piece.is_transposed:
                 parts = [part.T if isinstance(part, np.ndarray) else part for part in parts]
             value = _joined(parts)
             if piece.factor is not None:
-                value = scaled(value, self._tensor(piece.factor))
+                value = scaled(value, self._tensor(tensors, piece.factor))
             first = 0
             for parameter, shape in piece.shapes.items():
                 values[parameter] = value if len(piece.shapes) == 1 else value[first : first + shape[0]]
                 first += shape[0]
         return values
 
-    def _tensor(self, name: str) -> Any:
+    def _tensor(self, tensors: Tensors, name: str) -> Any:
         shape = self._expected[name]
         if name in self._lacking:
             return np.zeros(shape, np.float32)
-        values = read(self._tensors[name])
+        values = read(tensors[name])
         if values.shape == shape:
             return values
         values = values_of(values)
         return (values.swapaxes(1, 2) if _is_convolution(values.shape, shape) else values).reshape(shape)
+
+    def changed(self) -> "FileLayout":
+        """The layout once parameters were replaced: what the file lacked, 0 or the same as others, may not be so."""
+        layout = copy(self)
+        layout._lacking, layout._saved_as = set(), {}
+        return layout
+
+    def written(self, held: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """Parameters, as they are held, as tensors of the family; int8 is never transposed.
+
+        Those of a piece come together. Of tied tensors the first is written.
+        """
+        tensors: dict[str, Any] = {}
+        for values in held:
+            for piece in dict.fromkeys(self._pieces[x] for x in values):
+                value = _joined([values[x] for x in piece.shapes])
+                rows = value.shape[0] // len(piece.names)
+                for i, name in enumerate(piece.names):
+                    if name not in self._lacking:
+                        part = value[i * rows : (i + 1) * rows]
+                        part = _as_in_file(piece, part, self._shapes.get(name, part.shape))
+                        tensors.setdefault(self._saved_as.get(name, name), part)
+                if piece.factor is not None:
+                    tensors[piece.factor] = np.ones(value.shape[0], np.float32)
+        return tensors
 
 
 def _joined(parts: list[Any]) -> Any:
@@ -244,26 +255,6 @@ def _is_same(first: Tensor, second: Tensor) -> bool:
 
 def _is_int8(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.dtype == np.int8
-
-
-def file_tensors(pieces: Mapping[str, Piece], held: Iterable[Mapping[str, Any]], stored: Stored) -> dict[str, Any]:
-    """Parameters, as they are held, as tensors of the family; int8 is never transposed.
-
-    Those of a piece come together. Of tied tensors the first is written.
-    """
-    tensors: dict[str, Any] = {}
-    for values in held:
-        for piece in dict.fromkeys(pieces[x] for x in values):
-            value = _joined([values[x] for x in piece.shapes])
-            rows = value.shape[0] // len(piece.names)
-            for i, name in enumerate(piece.names):
-                part = value[i * rows : (i + 1) * rows]
-                shape = stored.shapes.get(name, part.shape)
-                if shape is not None:
-                    tensors.setdefault(stored.names.get(name, name), _as_in_file(piece, part, shape))
-            if piece.factor is not None:
-                tensors[piece.factor] = np.ones(value.shape[0], np.float32)
-    return tensors
 
 
 def _as_in_file(piece: Piece, part: Any, shape: tuple[int, ...]) -> Any:

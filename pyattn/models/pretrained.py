@@ -21,17 +21,7 @@ from pyattn.models.embeddings import Tables, make_embeddings, make_norm
 from pyattn.models.families import IMAGE_FAMILIES, TEXT_FAMILIES
 from pyattn.models.family import Family
 from pyattn.models.files import WEIGHTS, read_json, write_json
-from pyattn.models.naming import (
-    FileParameters,
-    Piece,
-    Selection,
-    Stored,
-    Tensors,
-    file_tensors,
-    pieces_of,
-    refuse_strange,
-    select,
-)
+from pyattn.models.naming import FileLayout, Selection, Tensors, pieces_of, refuse_strange, select
 from pyattn.models.quantized import QUANTIZATION_KEYS
 from pyattn.models.spec import ModelSpec, StackSpec
 from pyattn.models.tensors import find_weights, stored_tensors, write_tensors
@@ -90,8 +80,7 @@ class Pretrained(Tables):
     head: Any
     weight_dtypes: dict[str, str]
     unused_tensors: tuple[str, ...]
-    _pieces: Mapping[str, Piece]
-    _stored_as: Stored
+    _layout: FileLayout
 
     def __init__(
         self,
@@ -140,9 +129,7 @@ class Pretrained(Tables):
         if isinstance(state_dict, Mapping):
             state_dict = {name: x if isinstance(x, Quantized) else np.array(x) for name, x in state_dict.items()}
         super().load_state_dict(state_dict, strict)
-        # what the file lacked, 0 or the same as another tensor, need not be so any more
-        shapes = {name: shape for name, shape in self._stored_as.shapes.items() if shape is not None}
-        self._stored_as = Stored(shapes, {})
+        self._layout = self._layout.changed()
 
     def _make(self, spec: ModelSpec, dtype: str) -> None:
         """Sets the model's layers, whose parameters are never drawn if others are loaded."""
@@ -163,12 +150,13 @@ class Pretrained(Tables):
             for prefix, layer in group
             for name, shape in layer._own_shapes().items()
         }
-        self._pieces = pieces_of(self.config, self._spec, shapes)
-        parameters = FileParameters(self.config, self._pieces, tensors, source)
-        self._stored_as = parameters.stored
+        self._layout = FileLayout(self.config, pieces_of(self.config, self._spec, shapes), tensors, source)
         self.weight_dtypes = _by_pattern(filter(None, map(self._product_of, groups)), dtypes)
         for group in groups:  # what is read for one is let go before the next
-            values = _read(parameters, group)
+            read = self._layout.read(
+                tensors, [prefix + name for prefix, layer in group for name in layer._own_shapes()]
+            )
+            values = [{name: read.pop(prefix + name) for name in layer._own_shapes()} for prefix, layer in group]
             if product := self._product_of(group):
                 if self.weight_dtypes[product] == "int8" and may_round:
                     self.weight_dtypes[product] = _round(values)
@@ -182,7 +170,7 @@ class Pretrained(Tables):
                 for owner, attribute, value in layer._own_made(own):
                     setattr(owner, attribute, value)
             del values
-        return parameters.strange
+        return self._layout.strange
 
     def _product_of(self, group: Group) -> str:
         """The name of the matrix product whose weights dtype is about, and which a group has; "": it has none."""
@@ -228,7 +216,7 @@ class Pretrained(Tables):
             {prefix + name: value for prefix, layer in group for name, value in layer._own_held().items()}
             for group in _groups_of(self)
         )
-        return file_tensors(self._pieces, held, self._stored_as)
+        return self._layout.written(held)
 
 
 def _groups_of(layer: Layer, prefix: str = "") -> Iterator[Group]:
@@ -239,11 +227,6 @@ def _groups_of(layer: Layer, prefix: str = "") -> Iterator[Group]:
         yield [(prefix, layer)]
     for name, child in layer._children().items():
         yield from _groups_of(child, f"{prefix}{name}.")
-
-
-def _read(parameters: FileParameters, group: Group) -> list[dict[str, Any]]:
-    values = parameters.read([prefix + name for prefix, layer in group for name in layer._own_shapes()])
-    return [{name: values[prefix + name] for name in layer._own_shapes()} for prefix, layer in group]
 
 
 def _round(values: list[dict[str, Any]]) -> str:

@@ -167,25 +167,19 @@ def stored_tensors(file: Path) -> dict[str, FileTensor]:
 
     Those that an index names and no shard has are without type. What holds the scales of int8 is none of these.
     """
-    found: dict[str, FileTensor] = {}
+    found = {name: FileTensor(file.parent / shard, name, "", (), 0) for name, shard in _shards(file).items()}
     for shard in weight_files(file):
         if not shard.is_file() and shard != file:
             raise FileNotFoundError(f"load: {shard} is missing; {file.name} names it")
         for tensor in _header(shard):
-            if tensor.name in found:
-                places = f"{found[tensor.name].path.name} and {shard.name}"
-                raise ValueError(f"load: {file}: {tensor.name} is in {places}")
+            if (other := found.get(tensor.name)) is not None and other.type:
+                raise ValueError(f"load: {file}: {tensor.name} is in {other.path.name} and {shard.name}")
             found[tensor.name] = tensor
-    absent = {
-        name: FileTensor(file.parent / shard_name, name, "", (), 0)
-        for name, shard_name in _shards(file).items()
-        if name not in found
-    }
     found = _with_scales(file, found)
     for name, tensor in found.items():
         if tensor.scales is None and (tool := tool_of(name, tensor.type)) is not None:
             raise ValueError(f"load: {tensor.path}: {name}: quantized by {tool}: {ACCEPTED}")
-    return {**absent, **found}
+    return found
 
 
 def _header(path: Path) -> list[FileTensor]:

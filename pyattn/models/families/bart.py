@@ -81,10 +81,7 @@ def two_sides(
     """An encoder, and a decoder that attends to it; norms at their ends and a bias of logits where names have them."""
     decoder = layer_of(config, norm_placement=norm_placement, cross_attention=True)
     encoder = replace(
-        decoder,
-        cross_attention=False,
-        nhead=config.encoder_attention_heads,
-        dim_feedforward=config.encoder_ffn_dim,
+        decoder, cross_attention=False, nhead=config.encoder_attention_heads, dim_feedforward=config.encoder_ffn_dim
     )
     norm = norm_of(config) if "decoder.norm" in names else None
     return ModelSpec(

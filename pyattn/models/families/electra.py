@@ -13,10 +13,7 @@ _DEFAULTS = {
 }  # fmt: skip
 _CLASSIFIER = Head("classifier.out_proj", dense="classifier.dense", activation="gelu", of_sequence=True)
 _MASKED = Head(
-    "generator_lm_head",
-    dense="generator_predictions.dense",
-    activation="gelu",
-    norm="generator_predictions.LayerNorm",
+    "generator_lm_head", dense="generator_predictions.dense", activation="gelu", norm="generator_predictions.LayerNorm"
 )
 
 
