@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from pyattn import _checks
-from pyattn.layers.config import Rotary
+from pyattn.layers.config import LayerConfig, Rotary
 from pyattn.models.family import ACTIVATIONS, Family
 from pyattn.models.spec import FrameSpec, ModelSpec, PatchSpec, TokenSpec
-from pyattn.positional.scaling import BY_LENGTH, rope_type, rotary_frequencies
+from pyattn.positional.scaling import BY_LENGTH, frequencies_for, rope_type
 
 _Config = TypeVar("_Config", bound="ModelConfig")
 
@@ -108,12 +108,15 @@ class ModelConfig:
         return f"the model has positions for {self.longest}{why if by_length else ''}"
 
     @property
+    def _layers(self) -> list[LayerConfig]:
+        return [layer for stack in self.spec.stacks for layer in stack.layers]
+
+    @property
     def _rotaries(self) -> set[tuple[Rotary, int]]:
         """The rotary positions of layers, and how many features of a head rotate."""
-        layers = (layer for stack in self.spec.stacks for layer in stack.layers)
         return {
             (layer.rotary, layer.rotary.width or layer.head_dim or layer.d_model // layer.nhead)
-            for layer in layers
+            for layer in self._layers
             if layer.rotary is not None
         }
 
@@ -125,13 +128,11 @@ class ModelConfig:
 
     def least_elements(self) -> int:
         """Fewer cannot be in the tensors of a model of these sizes."""
-        stacks, embeddings = self.spec.stacks, self.spec.inputs
-        layers = sum(layer.d_model + layer.dim_feedforward for stack in stacks for layer in stack.layers)
-        tokens = [x for x in embeddings if isinstance(x, TokenSpec)]
+        layers = sum(layer.d_model + layer.dim_feedforward for layer in self._layers)
+        tokens = [x for x in self.spec.inputs if isinstance(x, TokenSpec)]
         rows = max([self.vocab_size, *(x.positions for x in tokens if not x.sinusoidal)])
-        relative = [stack.relative for stack in stacks if stack.relative is not None]
-        biases = max((x.buckets * x.heads for x in relative), default=0)
-        return max(layers, rows + max(x.width for x in embeddings), biases)
+        biases = [x.relative.buckets * x.relative.heads for x in self.spec.stacks if x.relative is not None]
+        return max(layers, rows + max(x.width for x in self.spec.inputs), *biases)
 
     @classmethod
     def from_dict(cls: type[_Config], values: Mapping[str, Any], source: str = "config") -> _Config:
@@ -151,11 +152,10 @@ class ModelConfig:
                 raise ValueError(f"load: {source}: {whole} {size} must be a multiple of {part} {count}")
         with _named(source, config.model_type):
             config = replace(config, spec=config.family.build(config))
-        for rotary, width in config._rotaries:
-            try:
-                rotary_frequencies(width, base=rotary.base, scaling=dict(rotary.scaling))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"load: {source}: {error}") from error
+            if not config.is_causal and any(layer.window is not None for layer in config._layers):
+                raise ValueError("is_causal false is not supported together with sliding_window")
+            for rotary, width in config._rotaries:
+                frequencies_for("load", width, rotary.base, dict(rotary.scaling), None)
         return config
 
 

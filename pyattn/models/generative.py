@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ _OPTION_OF = {"eos_token_id": "stop_tokens"}  # keys of files, where they have o
 _DEPENDENT = ("num_return_sequences", "min_new_tokens")  # options that others make right or wrong
 
 
-@dataclass(frozen=True, kw_only=True)
 class GenerativeConfig(ModelConfig):
     """A decoder's, and that of the encoder in front of it if encoder_layers is not 0."""
 
@@ -242,7 +241,9 @@ class GenerativeModel(Pretrained):
             TypeError, ValueError: as there; memory is missing, of other samples, or not wanted; a prompt and
                 max_new_tokens are more tokens than config.longest.
         """
-        result: list[Generated] = self._run(generate, prompts, options, memory, changes, prefixes, adjust)
+        result: list[Generated] = self._run(
+            generate, prompts, options, memory, changes, prefixes=prefixes, adjust=adjust
+        )
         return result
 
     def stream(
@@ -260,7 +261,7 @@ class GenerativeModel(Pretrained):
         Yields:
             The number of a prompt, and its next token.
         """
-        return iter(self._run(stream, prompts, options, memory, changes, prefixes, adjust))
+        return iter(self._run(stream, prompts, options, memory, changes, prefixes=prefixes, adjust=adjust))
 
     def _run(
         self,
@@ -269,8 +270,7 @@ class GenerativeModel(Pretrained):
         options: GenerationOptions | None,
         memory: Memory | None,
         changes: dict[str, Any],
-        prefixes: ArrayLike | Sequence[ArrayLike] | None,
-        adjust: Adjust | None,
+        **more: Any,
     ) -> Any:
         """What a function of pyattn.generation gives, once all is checked."""
         name = f"{type(self).__name__}.{run.__name__}"
@@ -294,7 +294,7 @@ class GenerativeModel(Pretrained):
         if memory is None:
             caches.reorder(np.arange(len(tokens)))
         sources = self._sources(name, options, memory)
-        return run(caches, tokens, options, prefixes=prefixes, adjust=adjust, sources=sources)
+        return run(caches, tokens, options, sources=sources, **more)
 
     def _prompts(
         self, function: str, prompts: Sequence[ArrayLike] | Array | None, memory: Memory | None

@@ -9,7 +9,7 @@ from pyattn.models.config import ModelConfig
 from pyattn.models.family import Values
 from pyattn.models.spec import NormSpec
 
-TIED = {"tied": ("tie_word_embeddings",)}
+TIED: dict[str, tuple[str, ...]] = {"tied": ("tie_word_embeddings",)}
 # Of rotary positions: older files have rope_scaling and rope_theta, newer ones both in rope_parameters.
 ROPE_DEFAULTS = {"rope_theta": 10000.0, "rope_parameters": None, "rope_scaling": None, "partial_rotary_factor": 1.0}
 _ROPE_TYPES = ("default", "linear", "yarn", "llama3")

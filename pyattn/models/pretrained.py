@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
@@ -42,7 +42,6 @@ _Model = TypeVar("_Model", bound="Pretrained")
 _Stack = TypeVar("_Stack", bound=Stack)
 
 
-@dataclass(frozen=True, kw_only=True)
 class EncoderConfig(ModelConfig):
     """An encoder's, of texts or images."""
 

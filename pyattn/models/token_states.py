@@ -1,9 +1,5 @@
 """Hidden states of models that generate: of a decoder alone, or of T5's encoder, without the head that makes logits."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -13,19 +9,11 @@ from pyattn.models.families import STATE_FAMILIES
 from pyattn.models.pretrained import Pretrained
 
 
-@dataclass(frozen=True, kw_only=True)
 class StateConfig(ModelConfig):
     """A generative model's, of which only one stack of layers is run; is_causal: false makes a decoder an encoder."""
 
     families = STATE_FAMILIES
     causal = (True, False)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "StateConfig":
-        config = super().from_dict(values, source)
-        if not config.is_causal and any(layer.window is not None for x in config.spec.stacks for layer in x.layers):
-            raise ValueError(f"load: {source}: is_causal false is not supported together with sliding_window")
-        return config
 
 
 class TokenStates(Pretrained):

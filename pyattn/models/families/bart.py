@@ -11,15 +11,11 @@ from pyattn.models.keys import TIED, attention_names, layer_of, norm_of, switch
 from pyattn.models.spec import InputSpec, LogitsSpec, ModelSpec, Names, StackSpec, TokenSpec
 
 KEYS: dict[str, tuple[str, ...]] = {
-    **TIED,
-    "hidden_size": ("d_model", "hidden_size"),
-    "num_hidden_layers": ("decoder_layers",),
-    "num_attention_heads": ("decoder_attention_heads",),
-    "intermediate_size": ("decoder_ffn_dim",),
-    "hidden_act": ("activation_function",),
-    "encoder_layers": ("encoder_layers", "num_hidden_layers"),
+    **TIED, "hidden_size": ("d_model", "hidden_size"), "num_hidden_layers": ("decoder_layers",),
+    "num_attention_heads": ("decoder_attention_heads",), "intermediate_size": ("decoder_ffn_dim",),
+    "hidden_act": ("activation_function",), "encoder_layers": ("encoder_layers", "num_hidden_layers"),
     "encoder_attention_heads": ("encoder_attention_heads", "num_attention_heads"),
-}
+}  # fmt: skip
 DEFAULTS = {
     "vocab_size": 50265, "max_position_embeddings": 1024, "encoder_layers": 12, "encoder_ffn_dim": 4096,
     "encoder_attention_heads": 16, "decoder_layers": 12, "decoder_ffn_dim": 4096, "decoder_attention_heads": 16,

@@ -15,6 +15,11 @@ _NAMES: Names = {
     "encoder.layers.{}.linear2": "transformer.layer.{}.ffn.lin2",
     "encoder.layers.{}.norm2": "transformer.layer.{}.output_layer_norm",
 }
+_KEYS = {
+    **TIED, "hidden_size": ("dim", "hidden_size"), "num_hidden_layers": ("n_layers", "num_hidden_layers"),
+    "num_attention_heads": ("n_heads", "num_attention_heads"), "intermediate_size": ("hidden_dim",),
+    "hidden_act": ("activation",),
+}  # fmt: skip
 _DEFAULTS = {
     "vocab_size": 30522, "dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072, "activation": "gelu",
     "max_position_embeddings": 512, "tie_word_embeddings": True,
@@ -25,14 +30,7 @@ TEXT_FAMILIES = {
         build=lambda config: encoder_spec(config, _NAMES),
         prefix="distilbert.",
         defaults=_DEFAULTS,
-        keys={
-            "hidden_size": ("dim", "hidden_size"),
-            "num_hidden_layers": ("n_layers", "num_hidden_layers"),
-            "num_attention_heads": ("n_heads", "num_attention_heads"),
-            "intermediate_size": ("hidden_dim",),
-            "hidden_act": ("activation",),
-            **TIED,
-        },
+        keys=_KEYS,
         constants={"layer_norm_eps": 1e-12},
         heads={
             **TOKEN_HEADS,

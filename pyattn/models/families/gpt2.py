@@ -22,6 +22,11 @@ _NAMES: Names = {
     "decoder.layers.{}.norm3": "h.{}.ln_2",
     **_MODULES,
 }
+_KEYS = {
+    **TIED, "hidden_size": ("n_embd", "hidden_size"), "num_hidden_layers": ("n_layer", "num_hidden_layers"),
+    "num_attention_heads": ("n_head", "num_attention_heads"), "hidden_act": ("activation_function",),
+    "layer_norm_eps": ("layer_norm_epsilon",), "max_position_embeddings": ("n_positions", "max_position_embeddings"),
+}  # fmt: skip
 _DEFAULTS = {
     "vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None,
     "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "scale_attn_weights": True,
@@ -50,15 +55,7 @@ GENERATIVE_FAMILIES = {
         build=build,
         prefix="transformer.",
         defaults=_DEFAULTS,
-        keys={
-            **TIED,
-            "hidden_size": ("n_embd", "hidden_size"),
-            "num_hidden_layers": ("n_layer", "num_hidden_layers"),
-            "num_attention_heads": ("n_head", "num_attention_heads"),
-            "hidden_act": ("activation_function",),
-            "layer_norm_eps": ("layer_norm_epsilon",),
-            "max_position_embeddings": ("n_positions", "max_position_embeddings"),
-        },
+        keys=_KEYS,
         supported={"scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)},
         derive=_inner,
         transposed=tuple(_MODULES),

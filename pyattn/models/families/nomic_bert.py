@@ -19,6 +19,12 @@ _NAMES: Names = {
     "encoder.layers.{}.linear2": "encoder.layers.{}.mlp.fc2",
     "encoder.layers.{}.norm2": "encoder.layers.{}.norm2",
 }
+_KEYS = {
+    **TIED, "hidden_size": ("hidden_size", "n_embd"), "num_hidden_layers": ("num_hidden_layers", "n_layer"),
+    "num_attention_heads": ("num_attention_heads", "n_head"), "intermediate_size": ("intermediate_size", "n_inner"),
+    "layer_norm_eps": ("layer_norm_eps", "layer_norm_epsilon"),
+    "max_position_embeddings": ("max_position_embeddings", "n_positions"),
+}  # fmt: skip
 _DEFAULTS = {
     **BERT.defaults, **ROPE_DEFAULTS, "vocab_size": 30528, "hidden_act": "silu", "max_position_embeddings": 2048,
     "rope_theta": 1000.0,
@@ -50,15 +56,7 @@ TEXT_FAMILIES = {
         build=build,
         prefix="nomic_bert.",
         defaults=_DEFAULTS,
-        keys={
-            **TIED,
-            "hidden_size": ("hidden_size", "n_embd"),
-            "num_hidden_layers": ("num_hidden_layers", "n_layer"),
-            "num_attention_heads": ("num_attention_heads", "n_head"),
-            "intermediate_size": ("intermediate_size", "n_inner"),
-            "layer_norm_eps": ("layer_norm_eps", "layer_norm_epsilon"),
-            "max_position_embeddings": ("max_position_embeddings", "n_positions"),
-        },
+        keys=_KEYS,
         supported=_SUPPORTED,
         heads={"sequence-classification": POOLED, "token-classification": Head("classifier"), "masked-lm": _MASKED},
         ignored=(),

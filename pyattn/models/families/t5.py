@@ -37,6 +37,13 @@ _INNER = {
 }
 _PLAIN: Names = {linear: f"{in_file}.wi" for linear, in_file in _INNER.items()}
 _GATED: Names = {linear: (f"{in_file}.wi_0", f"{in_file}.wi_1") for linear, in_file in _INNER.items()}
+_KEYS = {
+    "hidden_size": ("d_model", "hidden_size"), "encoder_layers": ("num_layers", "num_hidden_layers"),
+    "num_hidden_layers": ("num_decoder_layers",), "num_attention_heads": ("num_heads", "num_attention_heads"),
+    "intermediate_size": ("d_ff",), "head_dim": ("d_kv", "head_dim"), "layer_norm_eps": ("layer_norm_epsilon",),
+    "relative_buckets": ("relative_attention_num_buckets",),
+    "relative_distance": ("relative_attention_max_distance",),
+}  # fmt: skip
 _DEFAULTS = {
     "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_decoder_layers": None,
     "num_heads": 8, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
@@ -99,17 +106,7 @@ _T5 = Family(
     build=build,
     prefix="",
     defaults=_DEFAULTS,
-    keys={
-        "hidden_size": ("d_model", "hidden_size"),
-        "encoder_layers": ("num_layers", "num_hidden_layers"),
-        "num_hidden_layers": ("num_decoder_layers",),
-        "num_attention_heads": ("num_heads", "num_attention_heads"),
-        "intermediate_size": ("d_ff",),
-        "head_dim": ("d_kv", "head_dim"),
-        "layer_norm_eps": ("layer_norm_epsilon",),
-        "relative_buckets": ("relative_attention_num_buckets",),
-        "relative_distance": ("relative_attention_max_distance",),
-    },
+    keys=_KEYS,
     nullable=("num_hidden_layers",),
     supported={"is_encoder_decoder": (True,)},
     constants={"max_position_embeddings": 2**30},
