@@ -47,7 +47,7 @@ _LATEX_OCR = _names(
 
 
 def build_annalog(config):
-    return bart.build(config, _ANNALOG, "post")
+    return bart.two_sides(config, _ANNALOG, "post")
 
 
 def build_latex_ocr(config):
@@ -61,8 +61,7 @@ def build_latex_ocr(config):
         norm=norm_of(config),
         fixed=True,
     )
-    tokens = bart.token_spec(config, _LATEX_OCR)
-    return bart.two_sides(config, _LATEX_OCR, tokens, patches, "pre")
+    return bart.two_sides(config, _LATEX_OCR, "pre", patches)
 
 
 _FAMILY = Family(

@@ -60,6 +60,12 @@ def switch(values: Values, key: str) -> bool:
     return value
 
 
+def biases_of(config: ModelConfig, **keys: str) -> dict[str, bool]:
+    """Which biases a layer has: those of attention, and others by the keys that say it."""
+    keys = {"in_proj_bias": "attention_bias", "out_proj_bias": "attention_bias", **keys}
+    return {name: switch(config.values, key) for name, key in keys.items()}
+
+
 def rotary(parameters: Any, default: Any, longest: int, *more_types: str) -> Rotary:
     """What rope_parameters say, and what they leave out: a base, and the most positions of the model."""
     rope_type = parameters.get("rope_type", parameters.get("type", "default"))

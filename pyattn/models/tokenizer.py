@@ -64,7 +64,8 @@ def read_tokenizer(file: Path, vocab_size: int, max_seq_length: int, alone: bool
     with errors_of_library("load", file):
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
     check_growth(growth * _growth(steps_of(tokenizer.pre_tokenizer)), file)
-    if any(_texts_in(step) > 1 for step in steps_of(tokenizer.post_processor)):
+    templates = (x["single"] for x in steps_of(tokenizer.post_processor) if x["type"] == "TemplateProcessing")
+    if any(sum("Sequence" in piece for piece in template) > 1 for template in templates):
         raise ValueError(f"load: {file}: its post_processor repeats the text")
     with errors_of_library("load", file):
         tokenizer, side = (tokenizer, "right") if alone else with_settings(tokenizer, content, file.parent)
@@ -148,9 +149,3 @@ def growth_of_charsmap(charsmap: bytes) -> float:
     if table > len(charsmap):
         raise ValueError("its precompiled_charsmap is not whole")
     return float(max(1, *map(len, charsmap[4 + table :].split(b"\0"))))
-
-
-def _texts_in(step: dict[str, Any]) -> int:
-    """How often a template has the text."""
-    pieces = step["single"] if step["type"] == "TemplateProcessing" else []
-    return sum("Sequence" in piece for piece in pieces)

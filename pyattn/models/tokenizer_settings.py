@@ -21,15 +21,14 @@ class Settings:
         if "additional_special_tokens" in values and not values.get("extra_special_tokens"):
             values["extra_special_tokens"] = values.pop("additional_special_tokens")
         self.placed: dict[int, Any] = {}  # added tokens by their numbers
-        if "added_tokens_decoder" in values:
+        self.is_legacy = "added_tokens_decoder" not in values
+        if not self.is_legacy:
             decoder = self.checked("added_tokens_decoder", dict, "an object")
             try:
                 self.placed = {int(number): token for number, token in decoder.items()}
             except ValueError as error:
                 raise self.error("added_tokens_decoder", "an object whose keys are numbers") from error
-            self.is_legacy = False
         else:
-            self.is_legacy = True
             self._merge_special(directory / "special_tokens_map.json")
             self._merge_added(directory / "added_tokens.json")
 

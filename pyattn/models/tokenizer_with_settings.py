@@ -28,12 +28,21 @@ from pyattn.models.tokenizer_classes import (
 )
 from pyattn.models.tokenizer_settings import TOKEN_NAMES, Settings, content_of
 
+# Keys that would change the tokens in ways that are not supported, what they may be, and how that is called
+_ACCEPTED: tuple[tuple[str, Any, str], ...] = (
+    ("init_inputs", [], "empty: it is not supported"),
+    ("fast_tokenizer_files", ["tokenizer.json"], '["tokenizer.json"]: versions of files are not supported'),
+    ("fix_mistral_regex", False, "false: it is not supported; save the tokenizer with transformers 5"),
+)
+
 
 def with_settings(tokenizer: Any, content: bytes, directory: Path) -> tuple[Any, str]:
     """The tokenizer of a tokenizer.json's content, as the settings in its directory have it, and which end is cut."""
     t = import_extra("tokenizers", f"load: reading {directory}")
     settings = Settings(directory)
-    _refuse_others(settings)
+    for key, accepted, wanted in _ACCEPTED:
+        if (value := settings.values.get(key)) and value != accepted:
+            raise settings.error(key, wanted)
     config = directory / "config.json"
     tokenizer_class = _class_of(settings, read_json(config, dict) if config.exists() else {}, content)
     side = settings.values.get("truncation_side", (tokenizer.truncation or {}).get("direction", "right").lower())
@@ -50,17 +59,6 @@ def with_settings(tokenizer: Any, content: bytes, directory: Path) -> tuple[Any,
     if settings.flag("clean_up_tokenization_spaces", False, null=False):
         _clean_up(t, tokenizer, settings)
     return tokenizer, side
-
-
-def _refuse_others(settings: Settings) -> None:
-    """Refuses what would change the tokens in ways that are not supported."""
-    if settings.values.get("init_inputs"):
-        raise settings.error("init_inputs", "empty: it is not supported")
-    files = settings.values.get("fast_tokenizer_files") or ["tokenizer.json"]
-    if files != ["tokenizer.json"]:
-        raise settings.error("fast_tokenizer_files", '["tokenizer.json"]: versions of files are not supported')
-    if settings.values.get("fix_mistral_regex"):
-        raise settings.error("fix_mistral_regex", "false: it is not supported; save the tokenizer with transformers 5")
 
 
 def _class_of(settings: Settings, config: dict[str, Any], content: bytes) -> TokenizerClass | None:
@@ -191,8 +189,6 @@ def _with_unknown(t: Any, model: Any, content: bytes, tokenizer_class: Tokenizer
 
 def _rules(t: Any, normalizer: Any) -> Any:
     """The rules of sentencepiece among a normalizer's steps; None if there are none."""
-    if normalizer is None:
-        return None
     steps = normalizer if isinstance(normalizer, t.normalizers.Sequence) else [normalizer]
     return next((step for step in steps if isinstance(step, t.normalizers.Precompiled)), None)
 

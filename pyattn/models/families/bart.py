@@ -58,23 +58,27 @@ _BART: Names = {
 _MBART: Names = {**_BART, **FINAL_NORMS}
 
 
-def token_spec(config: ModelConfig, names: Names, first_position: int = 0, sinusoidal: bool = False) -> TokenSpec:
-    """Tokens of the decoder."""
+def two_sides(
+    config: ModelConfig,
+    names: Names,
+    norm_placement: str,
+    encoder_embeddings: InputSpec | None = None,
+    first_position: int = 0,
+    **of_tokens: Any,
+) -> ModelSpec:
+    """An encoder, of tokens unless it has other embeddings, and a decoder that attends to it.
+
+    There are norms, and a bias of logits, where names have them.
+    """
     scaled = config.values["scale_embedding"] is not None and switch(config.values, "scale_embedding")
-    return TokenSpec(
+    tokens = TokenSpec(
         config.hidden_size,
         positions=first_position + config.max_position_embeddings,
         first_position=first_position,
-        sinusoidal=sinusoidal,
         scale=math.sqrt(config.hidden_size) if scaled else 1.0,
         norm=norm_of(config) if "embeddings.norm" in names else None,
     )
-
-
-def two_sides(
-    config: ModelConfig, names: Names, tokens: TokenSpec, encoder_embeddings: InputSpec, norm_placement: str
-) -> ModelSpec:
-    """An encoder, and a decoder that attends to it; norms at their ends and a bias of logits where names have them."""
+    tokens = replace(tokens, **of_tokens)
     decoder = layer_of(config, norm_placement=norm_placement, cross_attention=True)
     encoder = replace(
         decoder, cross_attention=False, nhead=config.encoder_attention_heads, dim_feedforward=config.encoder_ffn_dim
@@ -83,19 +87,11 @@ def two_sides(
     return ModelSpec(
         names,
         encoder=StackSpec((encoder,) * config.encoder_layers, norm),
-        encoder_embeddings=encoder_embeddings,
+        encoder_embeddings=encoder_embeddings or replace(tokens, words=config.source_vocab_size or config.vocab_size),
         decoder=StackSpec((decoder,) * config.num_hidden_layers, norm),
         embeddings=tokens,
         logits=LogitsSpec(config.vocab_size, bool({"head", "head.bias"} & names.keys())),
     )
-
-
-def build(
-    config: ModelConfig, names: Names, norm_placement: str, first_position: int = 0, sinusoidal: bool = False
-) -> ModelSpec:
-    tokens = token_spec(config, names, first_position, sinusoidal)
-    source = replace(tokens, words=config.source_vocab_size or config.vocab_size)
-    return two_sides(config, names, tokens, source, norm_placement)
 
 
 # Keys of older files that say what the family is; transformers passes over them now.
@@ -107,7 +103,7 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 BART = Family(
-    build=lambda config: build(config, _BART, "post", first_position=2),
+    build=lambda config: two_sides(config, _BART, "post", first_position=2),
     prefix="model.",
     defaults=DEFAULTS,
     keys=KEYS,
@@ -122,7 +118,7 @@ GENERATIVE_FAMILIES = {
     "bart": BART,
     "mbart": replace(
         BART,
-        build=lambda config: build(config, _MBART, "pre", first_position=2),
+        build=lambda config: two_sides(config, _MBART, "pre", first_position=2),
         supported={**_SUPPORTED, "normalize_before": (True,), "add_final_layer_norm": (True,)},
     ),
 }

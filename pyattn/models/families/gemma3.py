@@ -7,7 +7,7 @@ from pyattn.layers.config import Rotary
 from pyattn.models.config import ModelConfig
 from pyattn.models.families import llama
 from pyattn.models.family import for_states
-from pyattn.models.keys import NO_BIASES, integer, layer_of, periodic_layer_types, positive, rotaries, switch
+from pyattn.models.keys import NO_BIASES, biases_of, integer, layer_of, periodic_layer_types, positive, rotaries
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, NormSpec, StackSpec, TokenSpec
 
 _NAMES: Names = {
@@ -31,7 +31,7 @@ def build(config: ModelConfig) -> ModelSpec:
     """Norms in front of and behind each block; of so many layers one sees all tokens, the others near ones."""
     values, rotary = config.values, _rotaries(config)
     types = periodic_layer_types(config, "sliding_window_pattern", offset=1)
-    bias, bidirectional = switch(values, "attention_bias"), bool(values["use_bidirectional_attention"])
+    bidirectional = bool(values["use_bidirectional_attention"])
     layer = layer_of(
         config,
         norm="rms",
@@ -40,7 +40,7 @@ def build(config: ModelConfig) -> ModelSpec:
         qk_norm=True,
         gated=True,
         scale=integer(values, "query_pre_attn_scalar", least=1) ** -0.5,
-        **{**NO_BIASES, "in_proj_bias": bias, "out_proj_bias": bias},
+        **{**NO_BIASES, **biases_of(config)},
     )
     by_type = {x: replace(layer, rotary=rotary[x]) for x in rotary}
     if "sliding_attention" in types:

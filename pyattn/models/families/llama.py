@@ -6,7 +6,7 @@ from typing import Any
 from pyattn.layers.config import LayerConfig
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family
-from pyattn.models.keys import NO_BIASES, ROPE_DEFAULTS, TIED, attention_names, layer_of, norm_of, rotary_of, switch
+from pyattn.models.keys import NO_BIASES, ROPE_DEFAULTS, TIED, attention_names, biases_of, layer_of, norm_of, rotary_of
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, StackSpec, TokenSpec
 
 DEFAULTS = {
@@ -47,9 +47,7 @@ def decoder_spec(config: ModelConfig, layers: Iterable[LayerConfig], names: Name
 
 
 def build(config: ModelConfig) -> ModelSpec:
-    attention_bias = switch(config.values, "attention_bias")
-    biases = {"in_proj_bias": attention_bias, "out_proj_bias": attention_bias}
-    layer = decoder_layer(config, **biases, linear_bias=switch(config.values, "mlp_bias"))
+    layer = decoder_layer(config, **biases_of(config, linear_bias="mlp_bias"))
     return decoder_spec(config, (layer,) * config.num_hidden_layers)
 
 

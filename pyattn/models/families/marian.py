@@ -15,7 +15,7 @@ _DEFAULTS = {
 
 
 def build(config: ModelConfig) -> ModelSpec:
-    spec = bart.build(config, bart.NAMES, "post", sinusoidal=True)
+    spec = bart.two_sides(config, bart.NAMES, "post", sinusoidal=True)
     own = ("shared.weight", "encoder.embed_tokens.weight") if config.source_vocab_size else ()
     return replace(spec, separate=frozenset(own))
 

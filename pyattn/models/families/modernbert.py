@@ -6,7 +6,7 @@ from pyattn import _checks
 from pyattn.layers.config import Rotary
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family, Head
-from pyattn.models.keys import TIED, integer, layer_of, norm_of, periodic_layer_types, rotaries, switch
+from pyattn.models.keys import TIED, biases_of, integer, layer_of, norm_of, periodic_layer_types, rotaries
 from pyattn.models.spec import ModelSpec, Names, StackSpec, TokenSpec
 
 _NAMES: Names = {
@@ -33,20 +33,13 @@ _DEFAULTS = {
 def build(config: ModelConfig) -> ModelSpec:
     """Every third layer sees all tokens; the others see near ones, with rotary positions of their own."""
     values, rotary, near = config.values, _rotaries(config), _window(config)
-    attention_bias, norm_bias = switch(values, "attention_bias"), switch(values, "norm_bias")
     layer = layer_of(
-        config,
-        norm_placement="pre",
-        gated=True,
-        in_proj_bias=attention_bias,
-        out_proj_bias=attention_bias,
-        linear_bias=switch(values, "mlp_bias"),
-        norm_bias=norm_bias,
+        config, norm_placement="pre", gated=True, **biases_of(config, linear_bias="mlp_bias", norm_bias="norm_bias")
     )
     by_type = {x: replace(layer, rotary=rotary[x]) for x in rotary}
     by_type["sliding_attention"] = replace(by_type["sliding_attention"], window=(near, near))
     first, *others = (by_type[x] for x in periodic_layer_types(config, "global_attn_every_n_layers"))
-    norm = norm_of(config, bias=norm_bias)
+    norm = norm_of(config, bias=layer.norm_bias)
     return ModelSpec(
         _NAMES,
         encoder=StackSpec((replace(first, input_norm=False), *others), norm),

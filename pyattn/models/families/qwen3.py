@@ -4,14 +4,13 @@ from dataclasses import replace
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.families import llama, qwen2
-from pyattn.models.keys import switch, with_windows
+from pyattn.models.keys import biases_of, with_windows
 from pyattn.models.spec import ModelSpec
 
 
 def build(config: ModelConfig) -> ModelSpec:
     """Heads of queries and keys are normalised; layers behind the first ones may see near tokens only."""
-    bias = switch(config.values, "attention_bias")
-    layer = llama.decoder_layer(config, qk_norm=True, in_proj_bias=bias, out_proj_bias=bias)
+    layer = llama.decoder_layer(config, qk_norm=True, **biases_of(config))
     layers = with_windows(config, layer, qwen2.layer_types_of(config))
     return llama.decoder_spec(config, layers, {**llama.NAMES, **llama.NORMS_OF_HEADS})
 

@@ -24,9 +24,9 @@ _DEFAULTS = {
 
 
 def build(config: ModelConfig) -> ModelSpec:
-    tokens = replace(bart.token_spec(config, _NAMES), scale=1.0)  # scale_embedding changes nothing in transformers
     frames = FrameSpec(config.hidden_size, config.num_mel_bins, config.max_source_positions)
-    return bart.two_sides(config, _NAMES, tokens, frames, "pre")
+    # scale_embedding changes nothing in transformers
+    return bart.two_sides(config, _NAMES, "pre", frames, scale=1.0)
 
 
 GENERATIVE_FAMILIES = {
