@@ -77,10 +77,10 @@ class ModelConfig:
     @property
     def tied_names(self) -> tuple[str, ...]:
         """Tensors that are one matrix, as far as a file does not have several of them."""
-        separate = self.spec.separate
-        if not self.tied and self.family.tied:
-            separate = separate | {self.family.tied_head}
-        return tuple(name for name in self.family.tied if name not in separate)
+        names, separate = self.family.tied, self.spec.separate
+        if not self.tied and names:
+            separate = separate | {self.family.logits_name or names[-1]}
+        return tuple(name for name in names if name not in separate)
 
     @property
     def encoder_input(self) -> str:

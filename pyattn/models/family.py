@@ -79,10 +79,6 @@ class Family:
     ignored: tuple[str, ...] = ()
     ignored_ends: tuple[str, ...] = ()
 
-    @property
-    def tied_head(self) -> str:
-        return self.logits_name or self.tied[-1]
-
     def ignores(self, name: str) -> bool:
         """Whether a tensor, its prefix removed, is of a head or of what no result depends on, going by its name."""
         heads = {module for head in self.heads.values() for module in (*head.modules.values(), head.out_bias)}

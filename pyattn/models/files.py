@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from pyattn._extras import import_extra
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-MARIAN_FILES = ("source.spm", "target.spm", "vocab.json")
 
 # Every file that may change a result, as patterns of the hub's, and what it says: what is fetched from there. A
 # repository may hold the same model again for other libraries (onnx/, openvino/, original/): none of that is read.
@@ -28,9 +27,9 @@ FILES = {
     "added_tokens.json": "further tokens, of older tokenizers",
     "chat_template.*": "that texts are put into a template of chats",
     "additional_chat_templates/*": "the same",
-    MARIAN_FILES[0]: "how Marian takes texts of the source language to pieces",
-    MARIAN_FILES[1]: "how Marian joins pieces of the target language",
-    MARIAN_FILES[2]: "the numbers of Marian's pieces",
+    "source.spm": "how Marian takes texts of the source language to pieces",
+    "target.spm": "how Marian joins pieces of the target language",
+    "vocab.json": "the numbers of Marian's pieces",
     "preprocessor_config.json": "what spectrograms a speech model hears",
     "processor_config.json": "the same, of newer libraries",
     "modules.json": "of what modules a sentence encoder consists, and in what folders they are",

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pyattn._extras import import_extra
-from pyattn.models.files import MARIAN_FILES, read_json, require_file
+from pyattn.models.files import read_json, require_file
 from pyattn.models.tokenizer import check_growth, growth_of_charsmap
 from pyattn.models.tokenizer_classes import CLEANED
 from pyattn.models.tokenizer_settings import content_of
@@ -47,7 +47,7 @@ class MarianTokenizer:
             raise ValueError(f"load: {file} has a number twice")
         self._cleans = _cleans(directory / "tokenizer_config.json")
         self.unsettled = max(map(len, CLEANED)) - 1 if self._cleans else 0
-        self._source, self._target = (_processor(directory / name) for name in MARIAN_FILES[:2])
+        self._source, self._target = (_processor(directory / f"{side}.spm") for side in ("source", "target"))
         self._pieces = {number: piece for piece, number in self._vocabulary.items()}
 
     def encode(self, text: str) -> SimpleNamespace:

@@ -96,7 +96,11 @@ class Pretrained(Tables):
             )
         if not isinstance(tensors, Selection):
             tensors = select(config, tensors, source, strict)
-        _check_sizes(config, tensors.tensors, source)
+        if not tensors.tensors:
+            raise ValueError(f"load: {source}: missing tensors: it has none of a model's")
+        elements = sum(math.prod(tensor.shape) for tensor in tensors.tensors.values())
+        if config.least_elements() > elements:  # for which memory would be taken
+            raise ValueError(f"load: {source}: its tensors have {elements} elements; config.json asks for more")
         self.config = config
         spec = self._spec = config.spec.without_computed_positions(tensors.tensors)
         words = (config.vocab_size, config.hidden_size)  # which the sides of a model that generates share
@@ -256,15 +260,6 @@ def read_directory(directory: Path, config_class: type[_Config]) -> tuple[_Confi
     config = config_class.from_dict(read_json(file, dict), str(file))
     weights = find_weights(directory, config.source)
     return config, stored_tensors(weights), str(weights)
-
-
-def _check_sizes(config: ModelConfig, tensors: Tensors, source: str) -> None:
-    """Sizes that the tensors cannot have are refused before memory is taken for them."""
-    if not tensors:
-        raise ValueError(f"load: {source}: missing tensors: it has none of a model's")
-    elements = sum(math.prod(tensor.shape) for tensor in tensors.values())
-    if config.least_elements() > elements:
-        raise ValueError(f"load: {source}: its tensors have {elements} elements; config.json asks for more")
 
 
 def write_config(folder: Path, config: ModelConfig) -> None:

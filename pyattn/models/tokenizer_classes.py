@@ -28,15 +28,15 @@ _MARK = "\N{LOWER ONE EIGHTH BLOCK}"
 RARE = "\U0010fffd"  # for private use: no vocabulary has it
 
 # The class that transformers gives a model whose directory names none; others take tokenizer.json as it stands.
-CLASS_OF_MODEL = {
+_CLASS_OF_MODEL = {
     "albert": "Albert", "bart": "Roberta", "bert": "Bert", "camembert": "Camembert", "distilbert": "Bert",
     "electra": "Bert", "gemma3_text": "Gemma", "gpt2": "GPT2", "mbart": "MBart", "mpnet": "MPNet", "nomic_bert": "Bert",
     "qwen2": "Qwen2", "qwen3": "Qwen2", "roberta": "Roberta", "t5": "T5", "whisper": "GPT2",
     "xlm-roberta": "XLMRoberta",
 }  # fmt: skip
-AS_IT_STANDS = ("mistral", "modernbert")  # whatever class their directories name
-ALIASES = dict.fromkeys(("DistilBert", "Electra", "LayoutLM", "Lxmert", "MobileBert", "SqueezeBert"), "Bert")
-ALIASES |= dict.fromkeys(("Bart", "LED", "Longformer", "Mvp"), "Roberta") | {"Whisper": "GPT2"}
+_AS_IT_STANDS = ("mistral", "modernbert")  # whatever class their directories name
+_ALIASES = dict.fromkeys(("DistilBert", "Electra", "LayoutLM", "Lxmert", "MobileBert", "SqueezeBert"), "Bert")
+_ALIASES |= dict.fromkeys(("Bart", "LED", "Longformer", "Mvp"), "Roberta") | {"Whisper": "GPT2"}
 
 # Classes of transformers 5.24 that make parts of their own, which are not made here.
 _NOT_MADE = (
@@ -48,7 +48,7 @@ _NOT_MADE = (
     "Speech2Text SpeechT5 Splinter Tapas Tipsv2 Udop VideoPrism Vits Wav2Vec2CTC Wav2Vec2PhonemeCTC XGLM XLM "
     "XLNet ConvBert FNet"
 )
-REFUSED = frozenset(_NOT_MADE.split())
+_REFUSED = frozenset(_NOT_MADE.split())
 
 
 Parts: TypeAlias = tuple[Any, Any, Any]  # a normalizer, a pre-tokenizer and a decoder
@@ -243,3 +243,23 @@ CLASSES = {
     ),
     "XLMRoberta": TokenizerClass("Unigram", _xlm_roberta, _ANGLES, template=_BOS_EOS, unknown=3),
 }  # fmt: skip
+
+
+def class_of(settings: Settings, config: dict[str, Any], content: bytes) -> TokenizerClass | None:
+    """The class that AutoTokenizer takes; None: one that takes tokenizer.json as it stands."""
+    if not settings.file.exists():
+        return None
+    model_type, class_name = str(config.get("model_type")), settings.name or config.get("tokenizer_class")
+    if class_name is not None and not isinstance(class_name, str):
+        raise settings.error("tokenizer_class", "a name")
+    name = (class_name or "").removesuffix("Fast").removesuffix("Tokenizer")
+    if class_name is None or model_type == "qwen2":  # whose directories name wrong classes
+        name = _CLASS_OF_MODEL.get(model_type, "")
+    if model_type in _AS_IT_STANDS or (name == "Llama" and b'"ByteLevel"' in content):  # LlamaTokenizer is not for both
+        return None
+    if name in _REFUSED:
+        raise ValueError(
+            f"load: {settings.file}: tokenizer_class {class_name!r} is not supported; save the tokenizer as "
+            "PreTrainedTokenizerFast"
+        )
+    return CLASSES.get(_ALIASES.get(name, name))

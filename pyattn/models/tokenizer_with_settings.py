@@ -13,19 +13,7 @@ from typing import Any
 
 from pyattn._extras import import_extra
 from pyattn.models.files import read_json
-from pyattn.models.tokenizer_classes import (
-    ALIASES,
-    AS_IT_STANDS,
-    CLASS_OF_MODEL,
-    CLASSES,
-    CLEANED,
-    MAX_ADDED,
-    NO_CLASS,
-    RARE,
-    REFUSED,
-    TOKEN_FIELDS,
-    TokenizerClass,
-)
+from pyattn.models.tokenizer_classes import CLEANED, MAX_ADDED, NO_CLASS, RARE, TOKEN_FIELDS, TokenizerClass, class_of
 from pyattn.models.tokenizer_settings import TOKEN_NAMES, Settings, content_of
 
 # Keys that would change the tokens in ways that are not supported, what they may be, and how that is called
@@ -44,7 +32,7 @@ def with_settings(tokenizer: Any, content: bytes, directory: Path) -> tuple[Any,
         if (value := settings.values.get(key)) and value != accepted:
             raise settings.error(key, wanted)
     config = directory / "config.json"
-    tokenizer_class = _class_of(settings, read_json(config, dict) if config.exists() else {}, content)
+    tokenizer_class = class_of(settings, read_json(config, dict) if config.exists() else {}, content)
     side = settings.values.get("truncation_side", (tokenizer.truncation or {}).get("direction", "right").lower())
     if side not in ("left", "right"):
         raise settings.error("truncation_side", '"left" or "right"')
@@ -59,26 +47,6 @@ def with_settings(tokenizer: Any, content: bytes, directory: Path) -> tuple[Any,
     if settings.flag("clean_up_tokenization_spaces", False, null=False):
         _clean_up(t, tokenizer, settings)
     return tokenizer, side
-
-
-def _class_of(settings: Settings, config: dict[str, Any], content: bytes) -> TokenizerClass | None:
-    """The class that AutoTokenizer takes; None: one that takes tokenizer.json as it stands."""
-    if not settings.file.exists():
-        return None
-    model_type, class_name = str(config.get("model_type")), settings.name or config.get("tokenizer_class")
-    if class_name is not None and not isinstance(class_name, str):
-        raise settings.error("tokenizer_class", "a name")
-    name = (class_name or "").removesuffix("Fast").removesuffix("Tokenizer")
-    if class_name is None or model_type == "qwen2":  # whose directories name wrong classes
-        name = CLASS_OF_MODEL.get(model_type, "")
-    if model_type in AS_IT_STANDS or (name == "Llama" and b'"ByteLevel"' in content):  # LlamaTokenizer is not for both
-        return None
-    if name in REFUSED:
-        raise ValueError(
-            f"load: {settings.file}: tokenizer_class {class_name!r} is not supported; save the tokenizer as "
-            "PreTrainedTokenizerFast"
-        )
-    return CLASSES.get(ALIASES.get(name, name))
 
 
 def _tokens(t: Any, settings: Settings, found: Iterable[Any], tokenizer_class: TokenizerClass) -> list[Any]:

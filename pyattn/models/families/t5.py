@@ -10,11 +10,14 @@ from pyattn.models.keys import NO_BIASES, attention_names, layer_of, norm_of, sw
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, RelativeSpec, StackSpec, TokenSpec
 
 
-def _side_names(side: str, attentions: Mapping[str, str]) -> dict[str, str]:
+def _side_names(side: str, attentions: Mapping[str, str], inner: tuple[str, ...]) -> dict[str, str | tuple[str, ...]]:
     layer, block = f"{side}.layers.{{}}", f"{side}.block.{{}}.layer"
-    names = {
+    feed_forward = f"{block}.{len(attentions)}.DenseReluDense"
+    names: dict[str, str | tuple[str, ...]] = {
         f"{side}.norm": f"{side}.final_layer_norm",
-        f"{layer}.linear2": f"{block}.{len(attentions)}.DenseReluDense.wo",
+        f"{side}.position_bias": f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias",
+        f"{layer}.linear1": tuple(f"{feed_forward}.{x}" for x in inner),
+        f"{layer}.linear2": f"{feed_forward}.wo",
         **{f"{layer}.norm{i + 1}": f"{block}.{i}.layer_norm" for i in range(len(attentions) + 1)},
     }
     for i, (attention, in_file) in enumerate(attentions.items()):
@@ -22,21 +25,17 @@ def _side_names(side: str, attentions: Mapping[str, str]) -> dict[str, str]:
     return names
 
 
-_NAMES: Names = {
-    "words": "decoder.embed_tokens.weight",
-    "encoder_embeddings.words": "encoder.embed_tokens.weight",
-    "head.weight": "lm_head.weight",
-    "encoder.position_bias": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
-    "decoder.position_bias": "decoder.block.0.layer.0.SelfAttention.relative_attention_bias",
-    **_side_names("encoder", {"self_attn": "SelfAttention"}),
-    **_side_names("decoder", {"self_attn": "SelfAttention", "multihead_attn": "EncDecAttention"}),
-}
-_INNER = {
-    "encoder.layers.{}.linear1": "encoder.block.{}.layer.1.DenseReluDense",
-    "decoder.layers.{}.linear1": "decoder.block.{}.layer.2.DenseReluDense",
-}
-_PLAIN: Names = {linear: f"{in_file}.wi" for linear, in_file in _INNER.items()}
-_GATED: Names = {linear: (f"{in_file}.wi_0", f"{in_file}.wi_1") for linear, in_file in _INNER.items()}
+def _names(gated: bool) -> Names:
+    inner = ("wi_0", "wi_1") if gated else ("wi",)
+    return {
+        "words": "decoder.embed_tokens.weight",
+        "encoder_embeddings.words": "encoder.embed_tokens.weight",
+        "head.weight": "lm_head.weight",
+        **_side_names("encoder", {"self_attn": "SelfAttention"}, inner),
+        **_side_names("decoder", {"self_attn": "SelfAttention", "multihead_attn": "EncDecAttention"}, inner),
+    }
+
+
 _KEYS = {
     "hidden_size": ("d_model", "hidden_size"), "encoder_layers": ("num_layers", "num_hidden_layers"),
     "num_hidden_layers": ("num_decoder_layers",), "num_attention_heads": ("num_heads", "num_attention_heads"),
@@ -57,9 +56,10 @@ def build(config: ModelConfig) -> ModelSpec:
     decoder_layer = replace(layer, cross_attention=True)
     norm = norm_of(config, "rms", bias=False)
     relative = RelativeSpec(config.relative_buckets, config.relative_distance, config.num_attention_heads, True)
-    scaled = switch({"scale_decoder_outputs": _is_tied(values), **values}, "scale_decoder_outputs")
+    tied = values["tie_word_embeddings"] is None or switch(values, "tie_word_embeddings")  # as transformers has it
+    scaled = switch({"scale_decoder_outputs": tied, **values}, "scale_decoder_outputs")
     return ModelSpec(
-        {**_NAMES, **(_GATED if gated else _PLAIN)},
+        _names(gated),
         encoder=StackSpec((layer,) * config.encoder_layers, norm, relative),
         encoder_embeddings=TokenSpec(config.hidden_size, words=config.vocab_size),
         decoder=StackSpec((decoder_layer,) * config.num_hidden_layers, norm, replace(relative, bidirectional=False)),
@@ -79,11 +79,6 @@ def _feed_forward(values: Values) -> tuple[str, bool]:
             f"not {named!r} and {values.get('dense_act_fn')!r}"
         )
     return ACTIVATIONS[activation], switch({"is_gated_act": first == "gated", **values}, "is_gated_act")
-
-
-def _is_tied(values: Values) -> bool:
-    """null is true here, as transformers has it."""
-    return values["tie_word_embeddings"] is None or switch(values, "tie_word_embeddings")
 
 
 def _sizes(values: Values, sizes: Values) -> dict[str, Any]:
