@@ -1,7 +1,7 @@
 """What turns a model's inputs into the rows that enter its layers: tokens, spectrograms, images."""
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -48,14 +48,11 @@ class TokenEmbeddings(Tables):
         rows = {"words": spec.words, "token_types": spec.token_types}
         rows["positions"] = 0 if spec.sinusoidal else spec.positions
         self._table_shapes = {name: (count, spec.width) for name, count in rows.items() if count}
+        self.learns_positions = "positions" in self._table_shapes
         self._spec = spec
         self._computed = np.zeros((0, spec.width), np.float32)  # positions
         self.norm = make_norm(spec.norm, spec.width)
         self.projection = Linear(spec.width, spec.projection) if spec.projection else None
-
-    @property
-    def learns_positions(self) -> bool:
-        return "positions" in self._table_shapes
 
     def apply(self, tokens: Array, positions: Array, types: Array | None = None, words: Array | None = None) -> Array:
         """(n, E) of tokens (n,) at positions (n,), which are counted from 0; words: the table, unless it is its own."""
@@ -100,14 +97,10 @@ class FrameEmbeddings(Tables):
 
     def __init__(self, spec: FrameSpec, dtype: str) -> None:
         self.bins, self.frames = spec.bins, 2 * spec.positions
+        self.shape = (self.frames, self.bins)  # of the greatest input, without the batch
         self._table_shapes = {"positions": (spec.positions, spec.width)}
         self.conv1 = Linear(3 * spec.bins, spec.width, activation="gelu", dtype=dtype)
         self.conv2 = Linear(3 * spec.width, spec.width, activation="gelu", dtype=dtype)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the greatest input, without the batch."""
-        return self.frames, self.bins
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         return len(shape) == 3 and shape[2] == self.bins and 0 < shape[1] <= self.frames
@@ -142,6 +135,7 @@ class PatchEmbeddings(Tables):
     def __init__(self, spec: PatchSpec) -> None:
         width, (rows, columns) = spec.width, spec.grid
         self._spec = spec
+        self.shape = (spec.channels, *spec.image_size)  # of an image of the model's size
         self._table_shapes = dict.fromkeys(spec.tokens, (1, width))
         self._table_shapes["positions"] = (len(spec.tokens) + rows * columns, width)
         if spec.registers:
@@ -149,11 +143,6 @@ class PatchEmbeddings(Tables):
         self.patches = Linear(spec.channels * spec.patch_size[0] * spec.patch_size[1], width)
         self.norm = make_norm(spec.norm, width)
         self._by_grid: dict[tuple[int, int], Array] = {}
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of an image of the model's size."""
-        return self._spec.channels, *self._spec.image_size
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         if len(shape) != 4 or shape[1] != self._spec.channels:
@@ -199,10 +188,7 @@ class PatchEmbeddings(Tables):
         return [*super()._own_made(values), (self, "_by_grid", {})]
 
 
-Embeddings: TypeAlias = TokenEmbeddings | FrameEmbeddings | PatchEmbeddings
-
-
-def make_embeddings(spec: InputSpec | None, dtype: str) -> Embeddings | None:
+def make_embeddings(spec: InputSpec | None, dtype: str) -> Tables | None:
     """dtype: of the convolutions of spectrograms; all others are float32."""
     if isinstance(spec, FrameSpec):
         return FrameEmbeddings(spec, dtype)

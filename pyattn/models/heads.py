@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -66,7 +65,10 @@ class TaskModel(Layer):
         width = config.hidden_size
         self.dense: Linear | None = None
         if head.dense:
-            activation = _activation(config, head, settings)
+            activation = config.hidden_act if head.activation is None else head.activation
+            if key := head.activation_key:
+                said = _checks.choice("load", f"{settings}: {key}", config.values.get(key), ACTIVATIONS)
+                activation = ACTIVATIONS[said]
             self.dense = _linear(own, head.dense, width, source, None if activation == "tanh" else activation)
             width = self.dense.out_features
         self.norm: LayerNorm | None = None
@@ -75,7 +77,11 @@ class TaskModel(Layer):
             _load(self.norm, own, head.norm, source)
         rows = {"masked-lm": config.vocab_size, "question-answering": 2}.get(task)
         self.out = _linear(own, head.out, width, source, rows=rows)
-        self.labels = _labels(config.source, self.out.out_features) if task.endswith("classification") else ()
+        self.labels: tuple[str, ...] = ()
+        if task.endswith("classification"):
+            labels = config.source.get("id2label")
+            labels = labels if isinstance(labels, Mapping) else {}
+            self.labels = tuple(str(labels.get(str(i), f"LABEL_{i}")) for i in range(self.out.out_features))
 
     @classmethod
     def from_directory(
@@ -93,10 +99,9 @@ class TaskModel(Layer):
         """
         prefix = self.config.family.prefix
         tensors = {prefix + name: tensor for name, tensor in self.encoder._stored().items()}
-        for module, layer in ((self._head.dense, self.dense), (self._head.norm, self.norm), (self._head.out, self.out)):
-            if layer is not None:
-                shared = prefix if module.startswith("pooler") else ""
-                tensors.update({f"{shared}{module}.{name}": value for name, value in layer._held().items()})
+        for part, module in self._head.modules.items():
+            name = prefix + module if module.startswith("pooler") else module
+            tensors.update({f"{name}.{x}": value for x, value in getattr(self, part)._held().items()})
         folder = Path(directory)
         write_config(folder, self.config)
         write_tensors(folder / WEIGHTS, tensors)
@@ -149,11 +154,10 @@ def _names(config: EncoderConfig, head: Head, source: str) -> dict[str, list[str
     """The modules of a head, and the names of their tensors; of a bias of its own too."""
     named = {}
     for part, module in head.modules.items():
-        has_bias = True
-        if (key := head.bias_keys.get(part)) is not None:
-            has_bias = _checks.choice("load", f"{source}: {key}", config.values.get(key), (True, False))
+        key = head.bias_keys.get(part, "")
+        has_bias = not key or _checks.choice("load", f"{source}: {key}", config.values.get(key), (True, False))
         named[module] = [f"{module}.weight", *([f"{module}.bias"] if has_bias else [])]
-    return {**named, **({head.out_bias: [head.out_bias]} if head.out_bias else {})}
+    return named | ({head.out_bias: [head.out_bias]} if head.out_bias else {})
 
 
 def _linear(
@@ -179,16 +183,3 @@ def _load(layer: Layer, tensors: Mapping[str, Array], module: str, source: str) 
         if values[name].shape != shape:
             raise ValueError(f"load: {source}: {module}.{name} has shape {values[name].shape}; {shape} is needed")
     layer.load_state_dict(values)
-
-
-def _activation(config: EncoderConfig, head: Head, source: str) -> str:
-    if head.activation_key:
-        named = config.values.get(head.activation_key)
-        return ACTIVATIONS[_checks.choice("load", f"{source}: {head.activation_key}", named, ACTIVATIONS)]
-    return config.hidden_act if head.activation is None else head.activation
-
-
-def _labels(values: Mapping[str, Any], count: int) -> tuple[str, ...]:
-    names = values.get("id2label")
-    names = names if isinstance(names, Mapping) else {}
-    return tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(count))

@@ -97,17 +97,6 @@ def _cleans(file: Path) -> bool:
     return settings.get("clean_up_tokenization_spaces") is True
 
 
-def _check_rules(content: bytes, file: Path) -> None:
-    """Refuses a model whose normalizer could make a text too long."""
-    try:
-        normalizers = [part for number, part in _fields(content) if number in _NORMALIZERS]
-        rules = [x for part in normalizers for number, x in _fields(part) if number == _CHARSMAP and x]
-        growth = max(map(growth_of_charsmap, rules), default=1.0)
-    except (IndexError, ValueError) as error:
-        raise ValueError(f"load: {file} is not a model of sentencepiece ({error})") from error
-    check_growth(growth, file)
-
-
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     """Numbers and contents of the fields of a protobuf message that have a length."""
     stream = BytesIO(message)
@@ -138,7 +127,13 @@ def _processor(file: Path) -> Any:
     sentencepiece = import_extra("sentencepiece", f"load: reading {file}")
     require_file(file)
     content = file.read_bytes()
-    _check_rules(content, file)
+    try:
+        normalizers = [part for number, part in _fields(content) if number in _NORMALIZERS]
+        rules = [x for part in normalizers for number, x in _fields(part) if number == _CHARSMAP and x]
+        growth = max(map(growth_of_charsmap, rules), default=1.0)
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"load: {file} is not a model of sentencepiece ({error})") from error
+    check_growth(growth, file)
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(content)

@@ -271,19 +271,12 @@ def _as_in_file(piece: Piece, part: Any, shape: tuple[int, ...]) -> Any:
 def _fits(stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     """Whether it is the same but for leading axes of length 1 or, of a convolution's weight, the inputs' axes."""
     is_weight = len(stored) in (3, 4) and (stored[0], math.prod(stored[1:])) == shape
-    return is_weight or _trimmed(stored, shape) == shape
-
-
-def _trimmed(stored: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    while len(stored) > len(shape) and stored[0] == 1:
-        stored = stored[1:]
-    return stored
+    return is_weight or stored == (1,) * (len(stored) - len(shape)) + shape
 
 
 def _is_convolution(stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     """Along one axis: (outputs, channels, width), whose inputs are (width, channels) in our rows."""
-    fits = len(stored) == 3 and (stored[0], stored[1] * stored[2]) == shape
-    return fits and _trimmed(stored, shape) != shape
+    return len(stored) == 3 and (stored[0], stored[1] * stored[2]) == shape
 
 
 def listed(names: Iterable[str], most: int = 4) -> str:

@@ -8,7 +8,6 @@ a template that repeats it.
 
 import base64
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -63,16 +62,14 @@ def read_tokenizer(file: Path, vocab_size: int, max_seq_length: int, alone: bool
     growth = _growth_by_normalizer(content, file)  # first, since the library normalizes added tokens as it reads them
     with errors_of_library("load", file):
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
-    check_growth(growth * _growth(steps_of(tokenizer.pre_tokenizer)), file)
-    templates = (x["single"] for x in steps_of(tokenizer.post_processor) if x["type"] == "TemplateProcessing")
-    if any(sum("Sequence" in piece for piece in template) > 1 for template in templates):
-        raise ValueError(f"load: {file}: its post_processor repeats the text")
-    with errors_of_library("load", file):
+        check_growth(growth * _growth(steps_of(tokenizer.pre_tokenizer)), file)
+        templates = (x["single"] for x in steps_of(tokenizer.post_processor) if x["type"] == "TemplateProcessing")
+        if any(sum("Sequence" in piece for piece in template) > 1 for template in templates):
+            raise ValueError(f"load: {file}: its post_processor repeats the text")
         tokenizer, side = (tokenizer, "right") if alone else with_settings(tokenizer, content, file.parent)
         special = tokenizer.num_special_tokens_to_add(is_pair=False)
-    if max_seq_length < special:  # the library would not cut at all
-        raise ValueError(f"load: {file} adds {special} tokens to a text; max_seq_length is only {max_seq_length}")
-    with errors_of_library("load", file):
+        if max_seq_length < special:  # the library would not cut at all
+            raise ValueError(f"load: {file} adds {special} tokens to a text; max_seq_length is only {max_seq_length}")
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_seq_length, direction=side)
         check_tokens("load", tokenizer.encode("").ids, vocab_size, file)  # those that every text has
@@ -130,17 +127,17 @@ def _steps(part: Any) -> Iterator[dict[str, Any]]:
 
 def _growth(steps: Iterable[dict[str, Any]]) -> float:
     """How many times as many bytes all steps may make of a text, beside what they add once."""
-    return math.prod(map(_growth_of, steps))
-
-
-def _growth_of(step: dict[str, Any]) -> float:
-    step_type = step["type"]
-    if step_type == "Replace":
-        pattern, content = step["pattern"].get("String"), len(step["content"].encode())
-        return max(1.0, content / len(pattern.encode())) if pattern else 1.0 + content  # between any two characters
-    if step_type == "Precompiled":
-        return growth_of_charsmap(base64.b64decode(step["precompiled_charsmap"]))
-    return _GROWTH.get(step_type, 1.0)
+    growth = 1.0
+    for step in steps:
+        if step["type"] == "Replace":
+            pattern, content = step["pattern"].get("String"), len(step["content"].encode())
+            # without a pattern between any two characters
+            growth *= max(1.0, content / len(pattern.encode())) if pattern else 1.0 + content
+        elif step["type"] == "Precompiled":
+            growth *= growth_of_charsmap(base64.b64decode(step["precompiled_charsmap"]))
+        else:
+            growth *= _GROWTH.get(step["type"], 1.0)
+    return growth
 
 
 def growth_of_charsmap(charsmap: bytes) -> float:

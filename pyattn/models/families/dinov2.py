@@ -21,7 +21,6 @@ _GATED: Names = {
     "encoder.layers.{}.linear1": f"{_LAYER}.mlp.weights_in",
     "encoder.layers.{}.linear2": f"{_LAYER}.mlp.weights_out",
 }
-_REGISTERS: Names = {"embeddings.register_tokens": "embeddings.register_tokens"}
 
 
 def build(config: ModelConfig, names: Names = _NAMES, registers: int = 0, antialias: bool = False) -> ModelSpec:
@@ -31,7 +30,8 @@ def build(config: ModelConfig, names: Names = _NAMES, registers: int = 0, antial
 
 def build_with_registers(config: ModelConfig) -> ModelSpec:
     registers = integer(config.values, "num_register_tokens", least=0)
-    return build(config, {**_NAMES, **_REGISTERS}, registers, antialias=True)
+    names = {**_NAMES, "embeddings.register_tokens": "embeddings.register_tokens"}
+    return build(config, names, registers, antialias=True)
 
 
 def _sizes(values: Values, sizes: Values) -> dict[str, Any]:
