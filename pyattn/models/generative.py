@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +18,7 @@ from pyattn.models.cached_sequences import CachedSequences, Memory
 from pyattn.models.config import ModelConfig
 from pyattn.models.embeddings import TokenEmbeddings
 from pyattn.models.families import GENERATIVE_FAMILIES
-from pyattn.models.files import read_json, write_json
+from pyattn.models.files import write_json
 from pyattn.models.naming import Selection, Tensors
 from pyattn.models.pretrained import Pretrained, WeightDtypes
 
@@ -56,6 +56,7 @@ class GenerativeModel(Pretrained):
 
     _families = GENERATIVE_FAMILIES
     _config_class = GenerativeConfig
+    _other_files: ClassVar[Mapping[str, str]] = {"generation": "generation_config.json"}
     config: GenerativeConfig
 
     def __init__(
@@ -119,11 +120,6 @@ class GenerativeModel(Pretrained):
             raise ValueError(
                 f"{function}: {self._file}: {error}; options in the call take the place of the file's"
             ) from error
-
-    @classmethod
-    def _from_other_files(cls, directory: Path) -> dict[str, Any]:
-        file = directory / "generation_config.json"
-        return {"generation": read_json(file, dict)} if file.exists() else {}
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         super().save_pretrained(directory)
@@ -209,12 +205,8 @@ class GenerativeModel(Pretrained):
             ValueError: it is missing, or given to a model that has no encoder; a size is not a positive integer.
         """
         self._check_memory(f"{type(self).__name__}.start", memory)
-        if memory is None:
-            state = self.decoder.start(capacity=capacity, batch_size=batch_size)
-        else:
-            state = self.decoder.start(
-                memory.hidden, capacity=capacity, batch_size=batch_size, memory_lengths=memory.lengths
-            )
+        hidden, lengths = (None, None) if memory is None else (memory.hidden, memory.lengths)
+        state = self.decoder.start(hidden, capacity=capacity, batch_size=batch_size, memory_lengths=lengths)
         return CachedSequences(self, state)
 
     def generate(

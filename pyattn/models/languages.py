@@ -23,14 +23,13 @@ class Languages:
 
     def __init__(self, tokenizer: Any, vocab_size: int, file: Path) -> None:
         self._file = file
+        found = {}
         if hasattr(tokenizer, "get_added_tokens_decoder"):
+            found = {code: tokenizer.token_to_id(code) for code in LANGUAGES}
             added = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
-            numbers_by_code = {code: tokenizer.token_to_id(code) for code in LANGUAGES}
-            numbers_by_code |= {code: number for code, number in added.items() if _CODE.fullmatch(code)}
-            numbers_by_code = {code: number for code, number in numbers_by_code.items() if number is not None}
-            around = tokenizer.encode("").ids if numbers_by_code else []
-        else:
-            numbers_by_code, around = {}, []
+            found |= {code: number for code, number in added.items() if _CODE.fullmatch(code)}
+        numbers_by_code = {code: number for code, number in found.items() if number is not None}
+        around = tokenizer.encode("").ids if numbers_by_code else []
         self._is_in_front = not numbers_by_code
         if self._is_in_front:
             names = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}

@@ -64,9 +64,7 @@ def select(
         }
         refuse_strange(config, strange, source)
     wanted = {inner: tensors[name] for inner, name in names.items()}
-    for tensor in wanted.values():
-        if isinstance(tensor, FileTensor):
-            tensor.check()
+    wanted = {inner: x.checked() if isinstance(x, FileTensor) else x for inner, x in wanted.items()}
     return Selection(wanted, names, list(unused))
 
 

@@ -71,6 +71,7 @@ class Pretrained(Tables):
 
     _families: ClassVar[Mapping[str, Family]]
     _config_class: ClassVar[type[ModelConfig]] = EncoderConfig
+    _other_files: ClassVar[Mapping[str, str]] = {}  # further arguments of the class
     config: Any
     encoder: Any
     decoder: Any
@@ -120,12 +121,9 @@ class Pretrained(Tables):
     ) -> _Model:
         """The model of a directory that holds config.json and weights; errors as in `pyattn.models.load`."""
         config, tensors, source = read_directory(Path(directory), cls._config_class)
-        return cls(config, tensors, source, dtype, strict, **cls._from_other_files(Path(directory)))
-
-    @classmethod
-    def _from_other_files(cls, directory: Path) -> dict[str, Any]:
-        """Further arguments of the class."""
-        return {}
+        files = {name: Path(directory) / file for name, file in cls._other_files.items()}
+        more: dict[str, Any] = {name: read_json(file, dict) for name, file in files.items() if file.exists()}
+        return cls(config, tensors, source, dtype, strict, **more)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
         # _load keeps what it is given: most of the memory of a small model is its vocabulary's

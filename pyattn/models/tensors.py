@@ -74,8 +74,8 @@ class FileTensor:
             return stored.view(np.float32)
         return stored.astype(np.float32, copy=False)
 
-    def check(self) -> None:
-        """Whether it can be read."""
+    def checked(self) -> "FileTensor":
+        """The tensor, if it can be read."""
         what = f"load: {self.path}: {self.name}"
         if not self.type:
             index = self.path.with_name(INDEX)
@@ -91,6 +91,7 @@ class FileTensor:
             np.broadcast_to(np.float32(0), self.shape)
         except (ValueError, OverflowError) as error:  # many axes, or a long one beside one of length 0
             raise ValueError(f"{what} has a shape that no array has ({error})") from error
+        return self
 
     def integers(self) -> list[int]:
         """The first of them, as many as any description has."""
@@ -234,10 +235,7 @@ def _are_scales(tensor: FileTensor | None, rows: int) -> bool:
 
 def read_tensors(file: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray[np.float32] | Quantized]:
     """The tensors whose names `wanted` accepts."""
-    tensors = {name: tensor for name, tensor in stored_tensors(file).items() if wanted(name)}
-    for tensor in tensors.values():
-        tensor.check()
-    return {name: tensor.read() for name, tensor in tensors.items()}
+    return {name: tensor.checked().read() for name, tensor in stored_tensors(file).items() if wanted(name)}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-from pyattn.layers.config import Rotary
 from pyattn.models.config import ModelConfig
 from pyattn.models.families import llama
 from pyattn.models.family import for_states
@@ -29,7 +28,13 @@ _DEFAULTS = {
 
 def build(config: ModelConfig) -> ModelSpec:
     """Norms in front of and behind each block; of so many layers one sees all tokens, the others near ones."""
-    values, rotary = config.values, _rotaries(config)
+    values = config.values
+    parameters = values["rope_parameters"]
+    if parameters is None:  # older files have keys for each type, and scale those of layers that see all tokens
+        parameters = {"full_attention": {"rope_type": "default"}}
+    bases = {"full_attention": values["rope_theta"], "sliding_attention": values["rope_local_base_freq"]}
+    scaling = {"full_attention": values["rope_scaling"] or {}, "sliding_attention": {}}
+    rotary = rotaries(config, parameters, bases, scaling)
     types = periodic_layer_types(config, "sliding_window_pattern", offset=1)
     bidirectional = bool(values["use_bidirectional_attention"])
     layer = layer_of(
@@ -57,17 +62,6 @@ def build(config: ModelConfig) -> ModelSpec:
         embeddings=TokenSpec(config.hidden_size, scale=config.hidden_size**0.5),
         logits=LogitsSpec(config.vocab_size, softcap=softcap or 0.0),
     )
-
-
-def _rotaries(config: ModelConfig) -> dict[str, Rotary]:
-    """By the type of a layer; older files have keys for each, and scale those of layers that see all tokens."""
-    values = config.values
-    parameters = values["rope_parameters"]
-    if parameters is None:
-        parameters = {"full_attention": {"rope_type": "default"}}
-    bases = {"full_attention": values["rope_theta"], "sliding_attention": values["rope_local_base_freq"]}
-    scaling = {"full_attention": values["rope_scaling"] or {}, "sliding_attention": {}}
-    return rotaries(config, parameters, bases, scaling)
 
 
 _SUPPORTED: dict[str, tuple[Any, ...]] = {"attn_logit_softcapping": ()}  # which transformers passes over

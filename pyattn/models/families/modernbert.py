@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from pyattn import _checks
-from pyattn.layers.config import Rotary
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family, Head
 from pyattn.models.keys import TIED, biases_of, integer, layer_of, norm_of, periodic_layer_types, rotaries
@@ -32,7 +31,14 @@ _DEFAULTS = {
 
 def build(config: ModelConfig) -> ModelSpec:
     """Every third layer sees all tokens; the others see near ones, with rotary positions of their own."""
-    values, rotary, near = config.values, _rotaries(config), _window(config)
+    values = config.values
+    near = integer(values, "local_attention", least=0) // 2
+    if values.get("sliding_window", near) != near:
+        raise ValueError(f"sliding_window must be half of local_attention, {near}, not {values['sliding_window']!r}")
+    everywhere, local = values["global_rope_theta"], values["local_rope_theta"]
+    bases = {"full_attention": everywhere, "sliding_attention": everywhere if local is None else local}
+    scaling = dict.fromkeys(bases, values["rope_scaling"] or {})
+    rotary = rotaries(config, values["rope_parameters"] or {}, bases, scaling)
     layer = layer_of(
         config, norm_placement="pre", gated=True, **biases_of(config, linear_bias="mlp_bias", norm_bias="norm_bias")
     )
@@ -46,21 +52,6 @@ def build(config: ModelConfig) -> ModelSpec:
         embeddings=TokenSpec(config.hidden_size, config.vocab_size, norm=norm),
         pooling=_checks.choice("load", "classifier_pooling", values["classifier_pooling"], ("cls", "mean")),
     )
-
-
-def _window(config: ModelConfig) -> int:
-    values = config.values
-    near = integer(values, "local_attention", least=0) // 2
-    if values.get("sliding_window", near) != near:
-        raise ValueError(f"sliding_window must be half of local_attention, {near}, not {values['sliding_window']!r}")
-    return near
-
-
-def _rotaries(config: ModelConfig) -> dict[str, Rotary]:
-    values = config.values
-    everywhere, local = values["global_rope_theta"], values["local_rope_theta"]
-    bases = {"full_attention": everywhere, "sliding_attention": everywhere if local is None else local}
-    return rotaries(config, values["rope_parameters"] or {}, bases, dict.fromkeys(bases, values["rope_scaling"] or {}))
 
 
 _HEAD = Head(
