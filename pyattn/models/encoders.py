@@ -87,7 +87,9 @@ class TextEncoder(Pretrained):
             raise ValueError(f"{name}: sequence {int(counts.argmin())} has no tokens")
         sequences, rows = Sequences.packed(starts, False, self.encoder._tables), live
         if live is not None and self._computes_padding(live, pooling == "cls"):
-            sequences, rows = self._masked(live), np.ones(live.shape, bool)
+            batch, length = live.shape  # sequences of all places, of which those that are live are seen
+            mask = np.broadcast_to(live[:, None, None, :], (batch, config.num_attention_heads, length, length))
+            sequences, rows = Sequences.padded(batch, length, mask, False, self.encoder._tables), np.ones_like(live)
         positions = self._positions(words, rows, sequences)
         last = int(positions.max(initial=-1)) + 1
         if last > config.longest:
@@ -130,12 +132,6 @@ class TextEncoder(Pretrained):
         else:
             positions = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
         return positions if rows is None else positions[rows]
-
-    def _masked(self, live: Array) -> Sequences:
-        """Sequences of all places, of which those that are live are seen."""
-        batch, length = live.shape
-        mask = np.broadcast_to(live[:, None, None, :], (batch, self.config.num_attention_heads, length, length))
-        return Sequences.padded(batch, length, mask, False, self.encoder._tables)
 
     @staticmethod
     def _unpacked(x: Array, live: Array | None) -> Array:

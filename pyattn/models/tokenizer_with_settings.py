@@ -107,8 +107,9 @@ def _rebuilt(t: Any, old: Any, content: bytes, settings: Settings, tokenizer_cla
     for key, value in tokenizer_class.model_options.items():
         setattr(old.model, key, value)
     tokenizer = t.Tokenizer(_with_unknown(t, old.model, content, tokenizer_class, named))
-    parts = tokenizer_class.parts(t, settings, _rules(t, old.normalizer))
-    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = parts
+    steps = old.normalizer if isinstance(old.normalizer, t.normalizers.Sequence) else [old.normalizer]
+    rules = next((step for step in steps if isinstance(step, t.normalizers.Precompiled)), None)  # of sentencepiece
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = tokenizer_class.parts(t, settings, rules)
     tokenizer.add_tokens(_tokens(t, settings, (), tokenizer_class))
     if tokenizer_class.plain:
         special = [*named.values(), *_extra(settings, tokenizer_class)]
@@ -153,12 +154,6 @@ def _with_unknown(t: Any, model: Any, content: bytes, tokenizer_class: Tokenizer
         pass
     vocabulary = json.loads(content)["model"]["vocab"]
     return t.models.Unigram([tuple(piece) for piece in vocabulary], unk_id=unknown, byte_fallback=False)
-
-
-def _rules(t: Any, normalizer: Any) -> Any:
-    """The rules of sentencepiece among a normalizer's steps; None if there are none."""
-    steps = normalizer if isinstance(normalizer, t.normalizers.Sequence) else [normalizer]
-    return next((step for step in steps if isinstance(step, t.normalizers.Precompiled)), None)
 
 
 def _clean_up(t: Any, tokenizer: Any, settings: Settings) -> None:
