@@ -134,7 +134,7 @@ def pieces_of(config: ModelConfig, spec: ModelSpec, shapes: Mapping[str, tuple[i
     """The piece that each parameter of such a shape is in."""
     names, scales, pieces = spec.names, config.family.scales, dict[tuple[str, ...], Piece]()
     for parameter, shape in shapes.items():
-        number = "".join(_NUMBER.findall(parameter))
+        number = (_NUMBER.findall(parameter) or [""])[0]
         name = _NUMBER.sub("{}", parameter)
         module, _, attribute = name.rpartition(".")
         if not {name, module} & names.keys():  # queries, keys and values are one tensor

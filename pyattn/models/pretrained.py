@@ -95,25 +95,25 @@ class Pretrained(Tables):
                 f"load: {source}: {config.model_type} is not one of {', '.join(self._families)}; pyattn.models.load "
                 "reads all families"
             )
-        if not isinstance(tensors, Selection):
-            tensors = select(config, tensors, source, strict)
-        if not tensors.tensors:
+        selection = tensors if isinstance(tensors, Selection) else select(config, tensors, source, strict)
+        selected = selection.tensors
+        if not selected:
             raise ValueError(f"load: {source}: missing tensors: it has none of a model's")
-        elements = sum(math.prod(tensor.shape) for tensor in tensors.tensors.values())
+        elements = sum(math.prod(tensor.shape) for tensor in selected.values())
         if config.least_elements() > elements:  # for which memory would be taken
             raise ValueError(f"load: {source}: its tensors have {elements} elements; config.json asks for more")
         self.config = config
-        spec = self._spec = config.spec.without_computed_positions(tensors.tensors)
+        spec = self._spec = config.spec.without_computed_positions(selected)
         words = (config.vocab_size, config.hidden_size)  # which the sides of a model that generates share
         self._table_shapes = {"words": words} if "words" in spec.names else {}
         patterns = dtype if isinstance(dtype, Mapping) else {"*": dtype}
         dtypes = {str(pattern): _dtype_name(x) for pattern, x in patterns.items()}
         # one of them: the others differ in what layers hold, not in what they take and give
         self._make(spec, next(iter(dtypes.values()), "float32"))
-        strange = self._fill(tensors.tensors, source, dtypes, may_round=not isinstance(dtype, Mapping))
+        strange = self._fill(selected, source, dtypes, may_round=not isinstance(dtype, Mapping))
         if strict:
             refuse_strange(config, strange, source)
-        self.unused_tensors = tuple(sorted([*tensors.unused, *(tensors.names[name] for name in strange)]))
+        self.unused_tensors = tuple(sorted([*selection.unused, *(selection.names[name] for name in strange)]))
 
     @classmethod
     def from_directory(
