@@ -118,7 +118,7 @@ def _without_prefix(name: str, prefix: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class Section:
     """Parameters one below another that are tensors of a file one below another: of either side one, or of one side.
 
     names: the tensors'; shapes: the parameters', by their names. factor: the tensor that rows are multiplied by.
@@ -130,9 +130,9 @@ class Piece:
     is_transposed: bool
 
 
-def pieces_of(config: ModelConfig, spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Piece]:
-    """The piece that each parameter of such a shape is in."""
-    names, scales, pieces = spec.names, config.family.scales, dict[tuple[str, ...], Piece]()
+def sections_of(config: ModelConfig, spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Section]:
+    """The section that each parameter of such a shape is in."""
+    names, scales, sections = spec.names, config.family.scales, dict[tuple[str, ...], Section]()
     for parameter, shape in shapes.items():
         number = (_NUMBER.findall(parameter) or [""])[0]
         name = _NUMBER.sub("{}", parameter)
@@ -144,36 +144,36 @@ def pieces_of(config: ModelConfig, spec: ModelSpec, shapes: Mapping[str, tuple[i
         in_file = tuple(x.format(number) + ending for x in ((tensors,) if isinstance(tensors, str) else tensors))
         factor = scales[module].format(number) if module in scales else None
         is_transposed = attribute == "weight" and module in config.family.transposed
-        pieces.setdefault(in_file, Piece(in_file, {}, factor, is_transposed)).shapes[parameter] = shape
-    return {parameter: piece for piece in pieces.values() for parameter in piece.shapes}
+        sections.setdefault(in_file, Section(in_file, {}, factor, is_transposed)).shapes[parameter] = shape
+    return {parameter: section for section in sections.values() for parameter in section.shapes}
 
 
 class FileLayout:
     """How a file has a model's parameters: names and shapes are checked at once, values are read when asked for.
 
     Args:
-        config, pieces: the model's, and those of its parameters by their names.
+        config, sections: the model's, and those of its parameters by their names.
         tensors: those of the file, by their names without prefixes; source: where they come from, for messages.
 
     Attributes:
         strange: the names of tensors that are no parameter.
     """
 
-    def __init__(self, config: ModelConfig, pieces: Mapping[str, Piece], tensors: Tensors, source: str) -> None:
+    def __init__(self, config: ModelConfig, sections: Mapping[str, Section], tensors: Tensors, source: str) -> None:
         # tied tensors that a file has several times, alike, are held once, under the first of their names
         group = [name for name in config.tied_names if name in tensors]
         alike = {name: group[0] for name in group[1:] if _is_same(tensors[name], tensors[group[0]])}
         present = tensors.keys() - alike.keys()
         self._instead = {**stand_ins(config, tensors), **alike}
-        self._pieces, self._expected = pieces, dict[str, tuple[int, ...]]()
-        for piece in dict.fromkeys(pieces.values()):
-            columns = next(iter(piece.shapes.values()))[1:]
-            rows = sum(shape[0] for shape in piece.shapes.values()) // len(piece.names)
-            for name in (self._instead.get(x, x) for x in piece.names):
-                is_transposed = piece.is_transposed and not _is_int8(tensors.get(name))
+        self._sections, self._expected = sections, dict[str, tuple[int, ...]]()
+        for section in dict.fromkeys(sections.values()):
+            columns = next(iter(section.shapes.values()))[1:]
+            rows = sum(shape[0] for shape in section.shapes.values()) // len(section.names)
+            for name in (self._instead.get(x, x) for x in section.names):
+                is_transposed = section.is_transposed and not _is_int8(tensors.get(name))
                 self._expected[name] = (*columns, rows) if is_transposed else (rows, *columns)
-            if piece.factor is not None:
-                self._expected[piece.factor] = (rows,)
+            if section.factor is not None:
+                self._expected[section.factor] = (rows,)
         for name in present & set(config.tied_names) - self._expected.keys():  # not read: there are others
             self._expected[name] = (config.vocab_size, config.hidden_size)
         self._lacking = {x for x in self._expected.keys() - present if x.endswith(config.family.lacks)}
@@ -191,18 +191,18 @@ class FileLayout:
         self.strange = present - self._expected.keys()
 
     def read(self, tensors: Tensors, parameters: Iterable[str]) -> dict[str, Any]:
-        """The values of parameters, of pieces as a whole."""
+        """The values of parameters, of sections as a whole."""
         values = {}
-        for piece in dict.fromkeys(self._pieces[x] for x in parameters):
-            parts = [self._tensor(tensors, self._instead.get(name, name)) for name in piece.names]
-            if piece.is_transposed:
+        for section in dict.fromkeys(self._sections[x] for x in parameters):
+            parts = [self._tensor(tensors, self._instead.get(name, name)) for name in section.names]
+            if section.is_transposed:
                 parts = [part.T if isinstance(part, np.ndarray) else part for part in parts]
             value = _joined(parts)
-            if piece.factor is not None:
-                value = scaled(value, self._tensor(tensors, piece.factor))
+            if section.factor is not None:
+                value = scaled(value, self._tensor(tensors, section.factor))
             first = 0
-            for parameter, shape in piece.shapes.items():
-                values[parameter] = value if len(piece.shapes) == 1 else value[first : first + shape[0]]
+            for parameter, shape in section.shapes.items():
+                values[parameter] = value if len(section.shapes) == 1 else value[first : first + shape[0]]
                 first += shape[0]
         return values
 
@@ -225,20 +225,20 @@ class FileLayout:
     def written(self, held: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """Parameters, as they are held, as tensors of the family; int8 is never transposed.
 
-        Those of a piece come together. Of tied tensors the first is written.
+        Those of a section come together. Of tied tensors the first is written.
         """
         tensors: dict[str, Any] = {}
         for values in held:
-            for piece in dict.fromkeys(self._pieces[x] for x in values):
-                value = _joined([values[x] for x in piece.shapes])
-                rows = value.shape[0] // len(piece.names)
-                for i, name in enumerate(piece.names):
+            for section in dict.fromkeys(self._sections[x] for x in values):
+                value = _joined([values[x] for x in section.shapes])
+                rows = value.shape[0] // len(section.names)
+                for i, name in enumerate(section.names):
                     if name not in self._lacking:
                         part = value[i * rows : (i + 1) * rows]
-                        part = _as_in_file(piece, part, self._shapes.get(name, part.shape))
+                        part = _as_in_file(section, part, self._shapes.get(name, part.shape))
                         tensors.setdefault(self._saved_as.get(name, name), part)
-                if piece.factor is not None:
-                    tensors[piece.factor] = np.ones(value.shape[0], np.float32)
+                if section.factor is not None:
+                    tensors[section.factor] = np.ones(value.shape[0], np.float32)
         return tensors
 
 
@@ -255,11 +255,11 @@ def _is_int8(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.dtype == np.int8
 
 
-def _as_in_file(piece: Piece, part: Any, shape: tuple[int, ...]) -> Any:
+def _as_in_file(section: Section, part: Any, shape: tuple[int, ...]) -> Any:
     """Rows of a parameter in the shape that the file has them in."""
     if isinstance(part, Quantized):
         return part
-    if piece.is_transposed:
+    if section.is_transposed:
         return part.T
     if _is_convolution(shape, part.shape):
         return part.reshape(shape[0], shape[2], shape[1]).swapaxes(1, 2)

@@ -21,7 +21,7 @@ from pyattn.models.embeddings import Tables, make_embeddings, make_norm
 from pyattn.models.families import IMAGE_FAMILIES, TEXT_FAMILIES
 from pyattn.models.family import Family
 from pyattn.models.files import WEIGHTS, read_json, write_json
-from pyattn.models.naming import FileLayout, Selection, Tensors, pieces_of, refuse_strange, select
+from pyattn.models.naming import FileLayout, Selection, Tensors, refuse_strange, sections_of, select
 from pyattn.models.quantized import QUANTIZATION_KEYS
 from pyattn.models.spec import ModelSpec, StackSpec
 from pyattn.models.tensors import find_weights, stored_tensors, write_tensors
@@ -151,7 +151,7 @@ class Pretrained(Tables):
             for prefix, layer in group
             for name, shape in layer._own_shapes().items()
         }
-        self._layout = FileLayout(self.config, pieces_of(self.config, self._spec, shapes), tensors, source)
+        self._layout = FileLayout(self.config, sections_of(self.config, self._spec, shapes), tensors, source)
         self.weight_dtypes = _by_pattern(filter(None, map(self._product_of, groups)), dtypes)
         for group in groups:  # what is read for one is let go before the next
             read = self._layout.read(
