@@ -62,13 +62,13 @@ class Sequences:
 
     @classmethod
     def padded(
-        cls, batch: int, length: int, mask: Array | None = None, is_causal: bool = False, *_: None, **options: Any
+        cls, batch: int, length: int, mask: Array | None = None, is_causal: bool = False, **options: Any
     ) -> "Sequences":
         """A batch of sequences of one length."""
         return cls(batch, np.array([0, length]), mask, is_causal, **options)
 
     @classmethod
-    def packed(cls, cu_seqlens: Array, is_causal: bool, *_: None) -> "Sequences":
+    def packed(cls, cu_seqlens: Array, is_causal: bool) -> "Sequences":
         """Sequences one after the other, without padding."""
         return cls(1, cu_seqlens, is_causal=is_causal)
 

@@ -45,7 +45,6 @@ class Stack(Layer):
     """
 
     _layer_type: ClassVar[type[Block]]
-    _tables = None  # models hand it to Sequences, which need it no more
     check_finite = False
 
     @classmethod

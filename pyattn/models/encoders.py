@@ -85,11 +85,11 @@ class TextEncoder(Pretrained):
         counts = np.diff(starts)
         if pooling and not counts.all():
             raise ValueError(f"{name}: sequence {int(counts.argmin())} has no tokens")
-        sequences, rows = Sequences.packed(starts, False, self.encoder._tables), live
+        sequences, rows = Sequences.packed(starts, False), live
         if live is not None and self._computes_padding(live, pooling == "cls"):
             batch, length = live.shape  # sequences of all places, of which those that are live are seen
             mask = np.broadcast_to(live[:, None, None, :], (batch, config.num_attention_heads, length, length))
-            sequences, rows = Sequences.padded(batch, length, mask, False, self.encoder._tables), np.ones_like(live)
+            sequences, rows = Sequences.padded(batch, length, mask, False), np.ones_like(live)
         positions = self._positions(words, rows, sequences)
         last = int(positions.max(initial=-1)) + 1
         if last > config.longest:

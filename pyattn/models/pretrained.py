@@ -184,7 +184,7 @@ class Pretrained(Tables):
         self, name: str, embeddings: Any, stack: Stack, tokens: Array, starts: Array, is_causal: bool = False
     ) -> Array:
         """Hidden states of packed tokens, of which each sequence attends to itself alone."""
-        sequences = Sequences.packed(starts, is_causal, stack._tables)
+        sequences = Sequences.packed(starts, is_causal)
         if (longest := sequences.longest()) > self.config.longest:
             raise ValueError(f"{name}: a sequence has {longest} tokens; {self.config.bound}")
         x = embeddings.apply(tokens, sequences.positions(), words=self._parameters.get("words"))
@@ -194,7 +194,7 @@ class Pretrained(Tables):
         """The encoder's hidden states of images or spectrograms, (B, rows, E)."""
         x = embeddings.apply(inputs)
         batch, length, width = x.shape
-        sequences = Sequences.padded(batch, length, None, False, self.encoder._tables)
+        sequences = Sequences.padded(batch, length, None, False)
         out: NDArray[np.float32] = self.encoder._forward_rows(x.reshape(batch * length, width), sequences)
         return out.reshape(x.shape)
 
