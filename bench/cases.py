@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.options import STATISTICS, Keywords, keywords, may_attend, title
+from bench.options import STATISTICS, Keywords, keywords, live_fraction, title
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -70,8 +70,7 @@ class Case:
     @cached_property
     def live_fraction(self) -> float:
         """The part of all pairs of a query and a key that may attend."""
-        admitted = may_attend(self) if self.options else None
-        return 1.0 if admitted is None else float(admitted.mean())
+        return live_fraction(self)
 
     @property
     def flops(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,53 +97,33 @@ def keywords(case: Case) -> Keywords:
     return found
 
 
-def _dense(array: Any) -> np.ndarray:
-    return array.toarray() if hasattr(array, "tocsr") else array
+def _added(case: Case) -> Any:
+    """What ``MASKS`` do to the logits, by the formulas of pyattn.reference: its softmax over products of zeros.
+
+    Of as few batch elements and heads as differ.
+    """
+    from pyattn import reference
+
+    options = {name: option for name, option in case.keywords.items() if name in MASKS}
+    batch = case.batch if options.keys() & {"kv_lengths", "query_offset"} else 1
+    per_head = "alibi_slopes" in options or np.ndim(options.get("bias")) > 2
+    query, key = (np.zeros((batch, case.heads if per_head else 1, length, 1), np.float32) for length in (case.L, case.S))
+    return reference.softmax(query, key, **options, dtype=np.float32)
 
 
-def _lengths_and_positions(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Keys of each sequence (batch, 1, 1, 1) and positions of its queries (batch, 1, L, 1); batch may be 1 for all."""
-    lengths = np.atleast_1d(case.keywords.get("kv_lengths", case.S)).reshape(-1, 1, 1, 1)
-    offset = np.atleast_1d(case.keywords.get("query_offset", lengths - case.L)).reshape(-1, 1, 1, 1)
-    return lengths, offset + np.arange(case.L)[:, None]
-
-
-def may_attend(case: Case) -> np.ndarray | None:
-    """Which keys each query may attend to: bool, four axes, broadcasting to (batch, heads, L, S); None for all."""
-    options = case.keywords
-    lengths, positions = _lengths_and_positions(case)
-    left, right = options.get("window", (None, None))
-    if options.get("is_causal"):
-        right = 0
-    keys = np.arange(case.S)
-    parts = []
-    if "kv_lengths" in options:
-        parts.append(keys < lengths)
-    if left is not None:
-        parts.append(keys >= positions - left)
-    if right is not None:
-        parts.append(keys <= positions + right)
-    if "mask" in options:
-        parts.append(_four_axes(_dense(options["mask"]) != 0))
-    return reduce(np.logical_and, parts) if parts else None
-
-
-def _four_axes(array: np.ndarray) -> np.ndarray:
-    return array.reshape((1,) * (4 - array.ndim) + array.shape)
+def live_fraction(case: Case) -> float:
+    """The part of all pairs of a query and a key that may attend."""
+    return float(_added(case).live.mean()) if MASKS & case.keywords.keys() else 1.0
 
 
 def as_mask(case: Case) -> np.ndarray | None:
-    """All of ``MASKS`` in one mask of four axes, as the peers take it: bool, or of the case's dtype where it adds."""
-    options = case.keywords
-    admitted = may_attend(case)
-    terms = []
-    if "bias" in options:
-        terms.append(_four_axes(_dense(options["bias"])).astype(np.float32))
-    if "alibi_slopes" in options:
-        _, positions = _lengths_and_positions(case)
-        slopes = options["alibi_slopes"].reshape(-1, 1, 1)
-        terms.append(-slopes * np.abs(positions - np.arange(case.S)).astype(np.float32))
-    if not terms:
-        return admitted
-    added = sum(terms[1:], terms[0])
-    return (added if admitted is None else np.where(admitted, added, -np.inf)).astype(case.numpy_dtype)
+    """All of ``MASKS`` in one mask of four axes, as the peers take it: bool, or of the case's dtype where it adds.
+
+    Where all rows are alike there is one; None if there is nothing to mask.
+    """
+    options = case.keywords.keys()
+    if not MASKS & options:
+        return None
+    added = _added(case)
+    mask = added.logits.astype(case.numpy_dtype) if {"bias", "alibi_slopes"} & options else added.live
+    return mask[..., :1, :] if (mask == mask[..., :1, :]).all() else mask
