@@ -2,7 +2,8 @@
 
 Each is measured in a process of its own, and they take turns, so that what else the machine does hits both alike. A row
 is a call of public functions, timed over at least a tenth of a second a round; the ratio is that of the medians. The
-answers are compared first: the last column says whether they are the same bits. Both must be built in place:
+answers are compared first: the last column says whether they are the same bits, or why a checkout gave none, such as
+one without that function. Both must be built in place:
 
   git worktree add build/before COMMIT && cd build/before && python setup.py build_ext --inplace
   python -m bench.beside build/before
@@ -11,6 +12,7 @@ answers are compared first: the last column says whether they are the same bits.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
@@ -30,7 +32,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bench.report import _positive, available_cpus, table
+from bench.convert import package
+from bench.report import available_cpus, positive, table
 from bench.timing import ROUND_SECONDS, SETTLE_SECONDS, seconds
 
 HERE = Path(__file__).resolve().parents[1]
@@ -44,13 +47,10 @@ Make = Callable[[], Call]
 @dataclass(frozen=True)
 class Measured:
     name: str
-    before_s: float  # medians
+    before_s: float  # medians; NaN where a checkout failed
     now_s: float
     same_bits: bool
-
-    @property
-    def ratio(self) -> float:
-        return self.before_s / self.now_s
+    why: str = ""  # of what failed
 
 
 # --- the rows, made anew in each process ------------------------------------------------------------
@@ -139,23 +139,35 @@ def digest(result: Any) -> str:
 
 
 def serve() -> None:
-    """Answers on standard output: asked for a row, its answer's digest; then for each round, the seconds of a call."""
+    """Answers on standard output: asked for a row, its answer's digest; then for each round, the seconds of a call.
+
+    Where that fails, why. The first answer is that it can be asked.
+    """
     rows = all_rows(pickle.load(sys.stdin.buffer))
     answers, sys.stdout = sys.stdout, sys.stderr
     call, repeats = None, 1
+    print("true", file=answers, flush=True)
     for line in sys.stdin:
-        if name := line.rstrip("\n"):
-            call = rows[name]()
-            found: Any = digest(call())
-            repeats = max(1, math.ceil(ROUND_SECONDS / seconds(call)))
-        else:
-            call()  # wakes the threads, and fills the caches that the other process has emptied
-            found = seconds(call, repeats)
+        found: Any
+        try:
+            if name := line.rstrip("\n"):
+                call = rows[name]()
+                found = digest(call())
+                repeats = max(1, math.ceil(ROUND_SECONDS / seconds(call)))
+            else:
+                call()  # wakes the threads, and fills the caches that the other process has emptied
+                found = seconds(call, repeats)
+        except Exception as error:
+            found = {"failed": f"{type(error).__name__}: {error}".partition("\n")[0]}
         print(json.dumps(found), file=answers, flush=True)
 
 
 class Checkout:
-    def __init__(self, folder: Path, threads: int, given: dict[str, Any]) -> None:
+    def __init__(self, name: str, folder: Path, threads: int, given: dict[str, Any]) -> None:
+        self.name, self.start = name, partial(self._start, folder, threads, given)
+        self.start()
+
+    def _start(self, folder: Path, threads: int, given: dict[str, Any]) -> None:
         # pyattn is that of the folder, bench is ours.
         code = f"import sys; sys.path[:0] = [{str(folder)!r}]; import pyattn; sys.path[0] = {str(HERE)!r}; "
         code += f"assert pyattn.__path__ == [{str(folder / 'pyattn')!r}], pyattn; "
@@ -168,25 +180,39 @@ class Checkout:
             cwd=tempfile.gettempdir(),
             env={**os.environ, **numbers},
         )
-        pickle.dump(given, self.process.stdin)
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # which the answer explains
+            pickle.dump(given, self.process.stdin)
+            self.process.stdin.flush()
+        if not self.process.stdout.readline():
+            raise SystemExit("a checkout failed; its error stands above")
 
     def ask(self, line: str = "") -> Any:
-        self.process.stdin.write(f"{line}\n".encode())
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit("a checkout failed; its error stands above")
-        return json.loads(answer)
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(f"{line}\n".encode())
+            self.process.stdin.flush()
+        found = json.loads(self.process.stdout.readline() or "null")
+        if found is None:
+            found = {"failed": f"the process ended with {self.process.wait()}"}
+            self.start()
+        if isinstance(found, dict):
+            raise FailedError(f"{self.name}: {found['failed']}")
+        return found
+
+
+class FailedError(Exception):
+    """Of a checkout, at a row."""
 
 
 def measured(name: str, before: Checkout, now: Checkout, rounds: int) -> Measured:
-    answers = [checkout.ask(name) for checkout in (before, now)]
     samples: dict[Checkout, list[float]] = {before: [], now: []}
-    for number in range(rounds):
-        for checkout in (before, now) if number % 2 else (now, before):
-            time.sleep(SETTLE_SECONDS)
-            samples[checkout].append(checkout.ask())
+    try:
+        answers = [checkout.ask(name) for checkout in (before, now)]
+        for number in range(rounds):
+            for checkout in (before, now) if number % 2 else (now, before):
+                time.sleep(SETTLE_SECONDS)
+                samples[checkout].append(checkout.ask())
+    except FailedError as error:
+        return Measured(name, math.nan, math.nan, False, str(error))
     medians = [statistics.median(samples[checkout]) for checkout in (before, now)]
     return Measured(name, *medians, answers[0] == answers[1])
 
@@ -197,23 +223,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("checkout", type=Path, help="folder of the other checkout, built in place")
     parser.add_argument("--only", default="", metavar="TEXT", help="rows whose name contains this")
-    parser.add_argument("--rounds", type=_positive, default=ROUNDS, help="rounds of each row (%(default)s)")
-    parser.add_argument("--threads", type=_positive, default=available_cpus(), help="of each process (%(default)s)")
+    parser.add_argument("--rounds", type=positive, default=ROUNDS, help="rounds of each row (%(default)s)")
+    parser.add_argument("--threads", type=positive, default=available_cpus(), help="of each process (%(default)s)")
     parser.add_argument("--out", type=Path, help="a JSON file for the results")
     options = parser.parse_args(argv)
-    from bench.bench_encoder import MODEL_PACKAGE, TEXT_PACKAGE, package_folder, paragraphs
+    from bench.bench_encoder import MODEL_PACKAGE, TEXT_PACKAGE, paragraphs
     from bench.bench_generate import CONFIG, write_model
 
-    model, library = package_folder(MODEL_PACKAGE), package_folder(TEXT_PACKAGE)
+    model, library = package(MODEL_PACKAGE), package(TEXT_PACKAGE)
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder), {**CONFIG, "n_positions": 4096})
         given = {
             "texts": paragraphs(library, MAX_TEXTS) if library else [],
-            "sentence_model": model and model / "model",
+            "sentence_model": model / "model" if model and library else None,
             "generator": Path(folder),
         }
         names = [name for name in all_rows(given) if options.only in name]
-        before, now = (Checkout(checkout.resolve(), options.threads, given) for checkout in (options.checkout, HERE))
+        if model is None or library is None:
+            print(f"MiniLM's rows are left out: {MODEL_PACKAGE if model is None else TEXT_PACKAGE} is not installed")
+        folders = {"before": options.checkout.resolve(), "now": HERE}
+        before, now = (Checkout(*checkout, options.threads, given) for checkout in folders.items())
         found = [measured(name, before, now, options.rounds) for name in tqdm(names, unit="row", disable=None)]
     print(table(["", "before, ms", "now, ms", "times as fast", "same bits"], [cells(row) for row in found]))
     if options.out:
@@ -221,8 +250,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def cells(row: Measured) -> list[str]:
-    same = "yes" if row.same_bits else "NO"
-    return [row.name, f"{row.before_s * 1e3:.4g}", f"{row.now_s * 1e3:.4g}", f"{row.ratio:.3f}", same]
+    if row.why:
+        return [row.name, "-", "-", "-", row.why]
+    figures = [f"{row.before_s * 1e3:.4g}", f"{row.now_s * 1e3:.4g}", f"{row.before_s / row.now_s:.3f}"]
+    return [row.name, *figures, "yes" if row.same_bits else "NO"]
 
 
 if __name__ == "__main__":

@@ -28,13 +28,13 @@ class Options:
 def add_options(parser: argparse.ArgumentParser) -> None:
     cpus = available_cpus()
     parser.add_argument(
-        "--threads", type=_positive, default=cpus, metavar="N", help="threads of a contender (%(default)s)"
+        "--threads", type=positive, default=cpus, metavar="N", help="threads of a contender (%(default)s)"
     )
     parser.add_argument("--quick", action="store_true", help="small cases, few rounds; a look, not a result")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (bench/results; --quick: none)")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
