@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from bench.models import Key
 from bench.peers import Peer, limit_threads
 
 Calls = Mapping[str, Callable[[], Any]]
@@ -52,14 +54,18 @@ class Apart:
             raise SystemExit("a contender failed; its error stands above") from None
 
 
-class AllApart(dict[tuple[str, str], Apart]):
-    """Contenders by name and precision, whose processes end with the block."""
+class AllApart(dict[Key, Apart]):
+    """Contenders whose processes end with the block."""
 
     def start(self, peers: Mapping[Peer, Sequence[str]], make: Callable[..., Calls], model: Path, threads: int) -> None:
         """Each peer in each of its precisions: ``make(peer.prepare, model, threads, precision)``."""
         for peer, precisions in peers.items():
             for precision in precisions:
                 self[peer.name, precision] = Apart(threads, make, peer.prepare, model, threads, precision)
+
+    def calls(self, names: Iterable[str]) -> dict[str, dict[Key, Callable[[], None]]]:
+        """The calls of each of the names, to be timed."""
+        return {name: {key: partial(contender.run, name) for key, contender in self.items()} for name in names}
 
     def __enter__(self) -> AllApart:
         return self

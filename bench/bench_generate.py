@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from bench.apart import AllApart, Calls
 from bench.compare import measured_peaks
+from bench.models import OURS, Key, described, timings
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
-from bench.timing import Timing, interleave
+from bench.runtimes import transformers_model
 
 CONFIG: dict[str, Any] = {
     "model_type": "gpt2",
@@ -90,12 +89,8 @@ def _pyattn(model: Path, threads: int, precision: str) -> Pair:
 
 def _torch(model: Path, threads: int, precision: str) -> Pair:
     import torch
-    import transformers
 
-    torch.set_num_threads(threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    gpt = transformers.GPT2LMHeadModel.from_pretrained(model).eval().to(getattr(torch, precision))
+    gpt = transformers_model("GPT2LMHeadModel", model, threads, precision)
     ids = torch.from_numpy(tokens())[None]
     state: list[Any] = []
 
@@ -117,10 +112,9 @@ def _torch(model: Path, threads: int, precision: str) -> Pair:
     return prefill, steps
 
 
-OURS = Peer("pyattn", ("pyattn",), _pyattn)
 PEERS = {
     Peer("torch", ("torch", "transformers"), _torch): ("float32", "bfloat16"),
-    OURS: ("float32", "bfloat16", "int8"),
+    Peer(OURS, ("pyattn",), _pyattn): ("float32", "bfloat16", "int8"),
 }
 
 
@@ -146,23 +140,17 @@ def run(options: Options) -> None:
     limit_threads(options.threads)
     peers = installed(list(PEERS))
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
-    timings: dict[str, dict[tuple[str, str], Timing]] = {}
-    peaks = measured_peaks()
+    before = measured_peaks()
     with tempfile.TemporaryDirectory() as folder, AllApart() as contenders:
         write_model(Path(folder))
         contenders.start({peer: PEERS[peer] for peer in peers}, calls, Path(folder), options.threads)
         errors = check(contenders)
-        with tqdm(total=len(PARTS) * rounds, unit="round", desc="generate", disable=None) as progress:
-            for part in PARTS:
-                runs = {key: partial(contender.run, part) for key, contender in contenders.items()}
-                timings[part] = interleave(runs, progress, rounds=rounds)
-                peaks = measured_peaks(peaks)
-    results = {}
+        timed = timings(contenders.calls(PARTS), rounds, "generate")
+        peaks = measured_peaks(before)
+    figures = {}
     for key, error in errors.items():
-        prefill, step = timings["prefill"][key].best, timings["steps"][key].best / STEPS
-        results[" ".join(key)] = {
-            "name": key[0],
-            "precision": key[1],
+        prefill, step = timed["prefill"][key].best, timed["steps"][key].best / STEPS
+        figures[key] = {
             "error": error,
             "prefill_s": prefill,
             "prefill_of_peak": prefill_flops() / prefill / 1e9 / peaks.get(f"fma_gflops_{key[1]}", float("nan")),
@@ -170,14 +158,15 @@ def run(options: Options) -> None:
             "step_gbytes_per_s": step_bytes(key[1]) / step / 1e9,
             "step_of_read": step_bytes(key[1]) / step / 1e9 / peaks["read_gbytes_per_s"],
         }
+    results = described(figures)
     print(generate_table(results))
     found = {"environment": environment(options.threads, peers), "peaks": peaks, "contenders": results}
     write(options, "generate", found)
 
 
-def check(contenders: AllApart) -> dict[tuple[str, str], float]:
+def check(contenders: AllApart) -> dict[Key, float]:
     """The error of each one's logits, relative to their spread, beside torch's or else our own of float32."""
-    truth_of = next(key for key in (("torch", "float32"), (OURS.name, "float32")) if key in contenders)
+    truth_of = next(key for key in (("torch", "float32"), (OURS, "float32")) if key in contenders)
     truth = [contenders[truth_of].result(part) for part in PARTS]
     errors = {}
     for key, contender in contenders.items():

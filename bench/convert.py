@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 
-def package(name):
+def package(name: str) -> Path | None:
     """The folder of an installed package, which is not imported, or None."""
     spec = importlib.util.find_spec(name)
     return None if spec is None or spec.origin is None else Path(spec.origin).parent

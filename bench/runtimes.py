@@ -46,6 +46,17 @@ def torch_call(call: Callable[[], Any], threads: int) -> Callable[[], np.ndarray
     return without_gradients
 
 
+def transformers_model(name: str, folder: Path, threads: int, precision: str = "float32", **options: Any) -> Any:
+    """A model directory as transformers' class ``name`` reads it, quietly."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()  # else it reports weights of unused parts
+    transformers.logging.disable_progress_bar()
+    return getattr(transformers, name).from_pretrained(folder, **options).eval().to(getattr(torch, precision))
+
+
 def onnx_model(
     nodes: Sequence[Any],
     inputs: Mapping[str, Kind],
