@@ -95,9 +95,9 @@ def part_of(full, batch, heads, rows):
     return part
 
 
-def everything(dtype, heads, length, keys, batch=()):
+def everything(dtype, heads, length, keys, batch=(), rng=None):
     """All options at once, spelled out."""
-    rng = np.random.default_rng(7)
+    rng = rng or np.random.default_rng(7)
     logits = (*batch, heads, length, keys)
     real = np.where(rng.random(logits) < 0.9, rng.standard_normal(logits), -np.inf)
     return {

@@ -28,8 +28,6 @@ from multiprocessing import connection
 from pathlib import Path
 
 import numpy as np
-import safetensors
-from safetensors.numpy import load_file
 from tqdm import tqdm
 
 import pyattn
@@ -39,7 +37,7 @@ from pyattn.tasks.search_index import SearchIndex
 from tests.data.record_families import CASES, FOLDER
 from tests.data.record_quantized import CASES as QUANTIZED
 from tests.data.record_quantized import FOLDER as QUANTIZED_FOLDER
-from tests.support import mutations, tiny_model
+from tests.support import mutations, sentence_cases, tiny_model
 from tests.support.recorded import recorded, split, write
 
 MOST_BYTES, MOST_TIMES = 16 << 20, 64  # memory for an input: so many bytes, and so many times the size of its files
@@ -130,7 +128,7 @@ def sound_inputs():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         tiny_model.write_model(folder)
-        files = {str(x.relative_to(folder)): x.read_bytes() for x in folder.rglob("*") if x.is_file()}  # type: ignore[attr-defined]
+        files = read_files(folder)
         rng = np.random.default_rng(0)
         passages = [Passage(f"text {i}", f"file{i}.py", i + 1, f"name{i}") for i in range(20)]
         SearchIndex(passages, rng.random((20, 8), np.float32), "a model", "f").save(folder / "index.npz")
@@ -145,37 +143,28 @@ def sound_inputs():
         sound["sentence"].append(given | {"tokenizer_config.json": json.dumps(settings).encode()})
     sound["sentence"] += [files for files in directories().values() for _ in range(2)]
     for case, (task, *_) in CASES.items():
-        path = FOLDER / f"{case}.safetensors"
-        with safetensors.safe_open(path, "numpy") as file:
-            config = file.metadata()["config"].encode()
-        state = mutations.tensors_of(path.read_bytes()).items()
-        tensors = {name.removeprefix("state."): x for name, x in state if name.startswith("state.")}
-        files = {"config.json": config, "model.safetensors": mutations.tensors_file(tensors)}
+        config, tensors, *_ = recorded(case)
+        with tempfile.TemporaryDirectory() as folder:
+            files = read_files(write(Path(folder), config, tensors))
         sound["task" if task else "model"].append(files | ({"task": json.dumps(task).encode()} if task else {}))
     for case, directory in [*((case, QUANTIZED_FOLDER) for case in QUANTIZED), ("bert", FOLDER), ("vit", FOLDER)]:
         config, tensors, *_ = recorded(case, directory)
         with tempfile.TemporaryDirectory() as folder:
-            folder = split(write(Path(folder), config, tensors), 2)
-            sound["model"] += [{x.name: x.read_bytes() for x in folder.iterdir()}] * 3
+            sound["model"] += [read_files(split(write(Path(folder), config, tensors), 2))] * 3
     return sound
 
 
 def directories():
     """Those that sentence-transformers wrote, by name, with further files of settings."""
-    record = json.loads((FOLDER.parent / "sentence.json").read_text())
-    weights = load_file(FOLDER.parent / "sentence.safetensors")
     more = {"config_sentence_transformers.json": {"prompts": {"query": "the "}, "default_prompt_name": "query"}}
     more |= {"sentence_bert_config.json": {"max_seq_length": 9, "do_lower_case": True, "processor_kwargs": {}}}
-    written = {}
-    for name, contents in record["files"].items():
-        given = contents if name in ("static", "words") else more | contents
-        written[name] = {}
-        for path, content in given.items():
-            if path.endswith(".json"):
-                written[name][path] = json.dumps(content).encode()
-            else:
-                written[name][path] = safetensors.numpy.save({key: weights[x] for key, x in content.items()})
-    return written
+    found = {}
+    for name in sentence_cases.RECORD["files"]:
+        with tempfile.TemporaryDirectory() as folder:
+            files = read_files(sentence_cases.write_case(Path(folder), {"base": name, "changes": {}}))
+        further = {} if name in ("static", "words") else {x: json.dumps(more[x]).encode() for x in more}
+        found[name] = further | files
+    return found
 
 
 def make_input(sound, seed, number):
@@ -192,6 +181,10 @@ def make_input(sound, seed, number):
         kind = mutations.choose(rng, kinds_of(name))
         files[name] = MUTATIONS[kind](rng, files[name])
     return Input(number, target, kind, dtype, files)
+
+
+def read_files(folder):
+    return {str(x.relative_to(folder)): x.read_bytes() for x in sorted(folder.rglob("*")) if x.is_file()}
 
 
 def write_files(files, folder):
@@ -350,7 +343,7 @@ def replay(folder):
     about = json.loads((folder / "about.json").read_text())
     about.pop("why")
     files = folder / "files"
-    given = Input(**about, files={str(x.relative_to(files)): x.read_bytes() for x in files.rglob("*") if x.is_file()})
+    given = Input(**about, files=read_files(files))
     prepare(quiet=False)
     said, why = outcome(given, files)
     print(f"{folder}: {said}{', ' * bool(why)}{why}")

@@ -7,11 +7,9 @@ Ends with 1 if an answer was wrong, if a second call of the same arguments gave 
 """
 
 import argparse
-import ctypes
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -19,17 +17,11 @@ from tqdm import tqdm
 import pyattn
 from pyattn import _threads
 from tests.support import oracle
-from tests.support.problems import laid_out
+from tests.support.problems import everything, laid_out
+from tests.tools.soak_encode import resident
 
 NAMES = ("plain", "transposed", "reversed", "gapped", "repeated", "unaligned")
 GROWTH = 16 << 10  # KiB that the process may grow in the second half: pools of threads, and arenas of the allocator
-
-
-def resident():
-    """KiB of the process, without what the allocator keeps for later."""
-    ctypes.CDLL(None).malloc_trim(0)
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
 def problem(rng):
@@ -41,18 +33,8 @@ def problem(rng):
     heads = int(key_heads * group)
     shapes = [(heads, length, width), (int(key_heads), keys, width), (int(key_heads), keys, value_width)]
     arrays = [laid_out(rng.standard_normal(shape).astype(dtype), rng.choice(NAMES)) for shape in shapes]
-    real = np.float64 if dtype == np.float64 else np.float32
-    every = {
-        "mask": rng.random((length, keys)) < 0.8,
-        "bias": rng.standard_normal((heads, length, keys)).astype(dtype),
-        "is_causal": True,
-        "window": (int(rng.integers(0, keys + 1)), int(rng.integers(0, keys + 1))),
-        "softcap": 5.0,
-        "alibi_slopes": (rng.random(heads) / 8).astype(real),
-        "sinks": rng.standard_normal(heads).astype(real),
-        "kv_lengths": np.asarray(rng.integers(0, keys + 1)),
-        "query_offset": np.asarray(rng.integers(0, keys + 1)),
-    }
+    every = everything(dtype, heads, length, keys, rng=rng)
+    every |= {"window": tuple(rng.integers(0, keys + 1, 2)), "kv_lengths": rng.integers(0, keys + 1)}
     return arrays, {name: value for name, value in every.items() if rng.random() < 0.25}
 
 
@@ -78,7 +60,7 @@ def worker(number, deadline, state, lock, progress):
             progress.n = round(time.monotonic() - state["start"], 1)
             progress.refresh()
             if state["before"] is None and time.monotonic() > state["start"] + (deadline - state["start"]) / 2:
-                state["before"] = resident()
+                state["before"] = resident(trim=True)
 
 
 def main():
@@ -99,7 +81,7 @@ def main():
             thread.start()
         for thread in workers:
             thread.join()
-    growth = resident() - (state["before"] or resident())
+    growth = resident(trim=True) - (state["before"] or resident())
     print(f"{state['calls']} calls, {state['mismatches']} mismatches, {growth} KiB more than after half of the time")
     return int(state["mismatches"] > 0 or growth > GROWTH)
 

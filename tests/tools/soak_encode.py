@@ -7,6 +7,7 @@ directory. Ends with 1 if the resident memory after all of them is more than 5 %
 """
 
 import argparse
+import ctypes
 import sys
 import tempfile
 from pathlib import Path
@@ -27,8 +28,10 @@ CONFIG = {
 GROWTH = 1.05
 
 
-def resident():
-    """KiB of the process, with all that the allocator keeps."""
+def resident(trim=False):
+    """KiB of the process, with or without what the allocator keeps for later."""
+    if trim:
+        ctypes.CDLL(None).malloc_trim(0)
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
