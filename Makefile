@@ -12,16 +12,22 @@ SOURCES = setup.py pyproject.toml $(KERNELS) $(wildcard pyattn/_core/*.p[xy]*)
 SOAK_SECONDS ?= 600
 SOAK_BATCHES ?= 10000
 FUZZ_INPUTS ?= 50000
-# Tests of what no instruction set changes, which run under the best one alone; the others run in two processes under the
-# lesser ones, whose threads must not spin while they wait, for they share the cores
-PORTABLE = tests/kernels tests/cli tests/generation tests/tasks/test_audio.py tests/tasks/test_passages.py \
+# Two processes run tests at once, whose threads must not spin while they wait, for they share the cores
+TWO = OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist worksteal
+# Tests that wait for something by the clock, or take all cores themselves: they run with nothing beside
+ALONE = tests/test_fuzz.py tests/test_processes.py tests/test_server.py tests/test_threads.py
+# Tests of what no instruction set changes, which run under the best one alone
+PORTABLE = $(ALONE) tests/kernels tests/cli tests/generation tests/tasks/test_audio.py tests/tasks/test_passages.py \
   tests/tasks/test_search_index.py tests/tasks/test_sentence_directories.py tests/tasks/test_speech.py \
-  tests/tasks/test_text_generator.py tests/test_architecture.py tests/test_arrays.py tests/test_docs.py \
-  tests/test_fuzz.py tests/test_processes.py tests/test_replaced.py tests/test_server.py tests/test_states.py \
-  tests/test_threads.py tests/models/test_files.py tests/models/test_generation_keys.py tests/models/test_hub.py \
-  tests/models/test_keys.py tests/models/test_layouts.py tests/models/test_long.py tests/models/test_masks.py \
-  tests/models/test_pieces.py tests/models/test_quantized.py tests/models/test_shards.py \
-  tests/models/test_tokenizer.py tests/models/test_tokenizer_settings.py
+  tests/tasks/test_text_generator.py tests/test_architecture.py tests/test_arrays.py tests/test_checks.py \
+  tests/test_coefficients.py tests/test_declarations.py tests/test_docs.py tests/test_oracle.py tests/test_replaced.py \
+  tests/test_states.py tests/models/test_encoders.py tests/models/test_files.py tests/models/test_generation_keys.py tests/models/test_generative.py \
+  tests/models/test_hub.py tests/models/test_keys.py tests/models/test_layouts.py tests/models/test_long.py \
+  tests/models/test_masks.py tests/models/test_pieces.py tests/models/test_quantized.py \
+  tests/models/test_sentencepiece.py tests/models/test_shards.py \
+  tests/models/test_token_states.py tests/models/test_tokenizer.py tests/models/test_tokenizer_settings.py
+# Of random problems and of large grids, the share under lesser instruction sets
+LESSER_EXAMPLES = 0.33
 # The tests that reach every kernel, for builds and machines on which all would take hours
 KERNEL_TESTS ?= tests/test_functional.py tests/test_same_bits.py tests/test_layers.py tests/test_decoder.py \
   tests/test_precision.py tests/test_statistics.py tests/models/test_families.py tests/kernels
@@ -32,6 +38,9 @@ OLD_CPUS = Nehalem Haswell
 # SHORT=1: the worst and the best instruction set alone, and a tenth of the random problems
 SANITIZED_ISAS = $(if $(SHORT),isas[::len(isas) - 1 or 1],isas)
 DEMO_QUESTION ?= find the minimum of a function of several variables
+
+# Bytecode is kept: else each of the tests' many processes would compile the same modules
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo dev t test oracles soak fuzz sanitize aarch64 old-cpus coverage lint format bench clean
 .DELETE_ON_ERROR:
@@ -99,9 +108,9 @@ demo: build/scipy.npz
 test: .venv/built
 	@isas=$$($(BIN)/python -c 'import pyattn; print(*pyattn.info()["isa_available"])') || exit; \
 	for isa in $$isas; do \
-	  how= policy=; \
-	  if [ $$isa != $${isas##* } ]; then how="-n 2 $(PORTABLE:%=--ignore=%)" policy=OMP_WAIT_POLICY=passive; fi; \
-	  echo "== PYATTN_ISA=$$isa"; env PYATTN_ISA=$$isa $$policy $(BIN)/pytest $$how || exit; \
+	  export PYATTN_ISA=$$isa; echo "== PYATTN_ISA=$$isa"; \
+	  if [ $$isa = $${isas##* } ]; then $(TWO) $(ALONE:%=--ignore=%) && $(BIN)/pytest $(ALONE) || exit; \
+	  else PYATTN_EXAMPLES=$(LESSER_EXAMPLES) $(TWO) $(PORTABLE:%=--ignore=%) || exit; fi; \
 	done
 
 .venv/oracles: .venv/built

@@ -43,7 +43,8 @@ ELEMENTS = ("F32", "F64", "F16", "BF16", "I8")  # as csrc/simd.h names them
 SAME_MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}
 # -Wno-maybe-uninitialized: the compiler sees less with less optimization
 DEBUG = ["-O1", "-g", "-UNDEBUG", "-DPYATTN_DEBUG=1", "-Wno-maybe-uninitialized"]
-SANITIZE = [*DEBUG, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+# -g1: the lines that reports name, without the variables, which take the compiler half of its time
+SANITIZE = [*DEBUG, "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 COVERAGE = ["-O0", "--coverage", "-fprofile-update=atomic"]
 
 OPENMP_MISSING = """

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from pyattn import scaled_dot_product_attention as sdpa
+from pyattn._core import runtime
 from tests.support import oracle
+from tests.support.problems import SHARE
 
 WIDTHS = [32, 40, 59, 64, 96, 111, 128, 160, 192, 224, 256]
 LENGTHS = [(113, 203), (128, 217), (108, 256), (512, 256), (1023, 1024)]
@@ -19,6 +21,7 @@ DTYPES = [np.dtype(np.float32), np.dtype(np.float16), oracle.BFLOAT16]
 HEADS = {"mha": (2, 2), "mqa": (3, 1), "gqa": (4, 2)}  # of queries and of keys
 SWITCHES = ["causal", "local", "alibi", "softcap"]
 
+EVERY = max(1, round(1 / SHARE))  # of so many cases one, under each instruction set another
 VARIANTS = list(itertools.product(HEADS, *[[False, True]] * len(SWITCHES)))
 
 
@@ -34,7 +37,7 @@ def name(case):
     return "-".join([f"{width}x{length}x{keys}", str(dtype), heads, *itertools.compress(SWITCHES, switches)])
 
 
-@pytest.mark.parametrize("case", cases(), ids=name)
+@pytest.mark.parametrize("case", cases()[runtime.isa_available.index(runtime.isa) % EVERY :: EVERY], ids=name)
 def test_flash_attention_grid(case):
     (length, keys), width, dtype, (kind, causal, local, alibi, softcap) = case
     rng = np.random.default_rng(width * length)

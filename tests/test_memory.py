@@ -14,16 +14,11 @@ import pytest
 
 import pyattn
 from pyattn._core import runtime
+from tests.support.marks import portable
 from tests.tools import failing_malloc
 
 ROOT = Path(__file__).parents[1]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-
-
-# No instruction set changes them, and they take long.
-portable = pytest.mark.skipif(
-    runtime.isa != runtime.isa_available[-1], reason="runs under the best instruction set alone"
-)
 
 
 @pytest.fixture(scope="module")

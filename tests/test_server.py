@@ -107,7 +107,7 @@ def test_parallel_test_runners():
     """Some of these tests in two processes of pytest-xdist at once."""
     pytest.importorskip("xdist")
     here = Path(__file__).parent
-    files = [here / "test_activations.py", here / "positional"]
+    files = [here / "test_activations.py", here / "positional" / "test_rotary.py"]
     command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", *map(str, files)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(command, cwd=here.parent, env=environment, timeout=300, text=True, capture_output=True)

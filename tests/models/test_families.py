@@ -9,6 +9,7 @@ from pyattn.models.pretrained import make_stack
 from pyattn.models.spec import StackSpec
 from pyattn.precision import to_int8
 from tests.data.record_families import CASES, make
+from tests.support.marks import portable
 from tests.support.recorded import load, recorded, write
 
 pytest.importorskip("safetensors.numpy")
@@ -60,6 +61,7 @@ def test_agrees_with_transformers_as_installed(case, tmp_path):
     assert largest_difference(model, case, inputs, outputs) < TOLERANCE
 
 
+@portable
 @pytest.mark.parametrize("case", CASES)
 def test_every_tensor_matters(case, tmp_path):
     """Each tensor that is read, moved a little, moves the result by far more than the tolerance."""

@@ -6,6 +6,7 @@ import pytest
 
 from pyattn import relative_attention, scaled_dot_product_attention
 from pyattn.positional import attention
+from tests.support.marks import portable
 from tests.support.recorded_positions import TENSORS
 
 
@@ -143,6 +144,7 @@ def test_vits_attention():
     np.testing.assert_allclose(out, TENSORS["vits.output"][0], atol=1e-5)
 
 
+@portable
 def test_memory_grows_with_the_length_only():
     rng = np.random.default_rng(0)
     tables = rng.standard_normal((2, 9, 4), dtype=np.float32)

@@ -21,7 +21,7 @@ SHARE = float(os.environ.get("PYATTN_EXAMPLES", "1"))
 
 
 def examples(count):
-    """Takes so many random problems, of which PYATTN_EXAMPLES is the share that slow builds take."""
+    """Takes so many random problems, of which PYATTN_EXAMPLES is the share that slow builds and lesser sets take."""
     return settings(max_examples=max(1, round(count * SHARE)), deadline=None)
 
 
