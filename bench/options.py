@@ -106,8 +106,8 @@ def _added(case: Case) -> Any:
 
     options = {name: option for name, option in case.keywords.items() if name in MASKS}
     batch = case.batch if options.keys() & {"kv_lengths", "query_offset"} else 1
-    per_head = "alibi_slopes" in options or np.ndim(options.get("bias")) > 2
-    query, key = (np.zeros((batch, case.heads if per_head else 1, length, 1), np.float32) for length in (case.L, case.S))
+    heads = case.heads if "alibi_slopes" in options or np.ndim(options.get("bias")) > 2 else 1
+    query, key = (np.zeros((batch, heads, length, 1), np.float32) for length in (case.L, case.S))
     return reference.softmax(query, key, **options, dtype=np.float32)
 
 
@@ -122,7 +122,7 @@ def as_mask(case: Case) -> np.ndarray | None:
     Where all rows are alike there is one; None if there is nothing to mask.
     """
     options = case.keywords.keys()
-    if not MASKS & options:
+    if not MASKS & options - {"query_offset"}:  # which alone rules out nothing
         return None
     added = _added(case)
     mask = added.logits.astype(case.numpy_dtype) if {"bias", "alibi_slopes"} & options else added.live

@@ -1,3 +1,4 @@
+import inspect
 import itertools
 
 import ml_dtypes
@@ -6,11 +7,13 @@ import pytest
 from hypothesis import given
 from scipy import sparse
 
+from bench import cases as bench_cases
+from bench import options as bench_options
 from pyattn import merge_attention, varlen_attention
 from pyattn import scaled_dot_product_attention as sdpa
 from tests.support import oracle
 from tests.support.oracle import BFLOAT16, DTYPES, assert_same
-from tests.support.problems import everything, examples, laid_out, normal, problems, qkv
+from tests.support.problems import OPTIONS, everything, examples, laid_out, normal, problems, qkv
 
 SIZES = [0, 1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97, 127, 128, 129, 257]
 ALL = {"return_lse": True, "return_weights": True}
@@ -44,6 +47,14 @@ def test_boundary_sizes_of_pieces(dtype, keys):
 def test_widths_beyond_a_block(width, value_width, dtype, length):
     arrays = qkv(1, length, 140, width, value_width, dtype)
     oracle.assert_attention(sdpa(*arrays, is_causal=True, **ALL), *arrays, is_causal=True)
+
+
+def test_random_problems_take_every_option():
+    """And so do the benchmarks, but for a scale, which costs nothing."""
+    known = inspect.signature(sdpa).parameters.keys() - {"query", "key", "value", "out", *ALL}
+    assert known == {"mask", *OPTIONS} == {"scale", *everything(np.float32, 1, 1, 1)}
+    case, rng = bench_cases.Case(1, 4, 4, 2), np.random.default_rng(0)
+    assert known <= {"scale"}.union(*(make(case, rng) for make in bench_options.OPTIONS.values()))
 
 
 @examples(200)
