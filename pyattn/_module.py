@@ -83,8 +83,7 @@ class Layer:
         function = f"{type(self).__name__}.load_state_dict"
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"{function}: state_dict must map names to arrays, not be {type(state_dict).__name__}")
-        parts = list(self._parts())
-        shapes = {prefix + name: shape for prefix, layer in parts for name, shape in layer._own_shapes().items()}
+        parts, shapes = list(self._parts()), self._shapes()
         missing = sorted(shapes.keys() - state_dict.keys())
         unknown = sorted(state_dict.keys() - shapes.keys()) if strict else []
         if missing or unknown:
@@ -104,6 +103,9 @@ class Layer:
             setattr(owner, attribute, value)
         for _, layer in parts:
             vars(layer).pop("_plan", None)  # it holds the old parameters
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {prefix + name: shape for prefix, layer in self._parts() for name, shape in layer._own_shapes().items()}
 
     def _parts(self, prefix: str = "") -> Iterator[tuple[str, "Layer"]]:
         """The layer and those in it, each with what the names of its parameters begin with."""

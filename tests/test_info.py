@@ -119,7 +119,7 @@ def test_show_config(capsys):
 @pytest.mark.skipif(not runtime.debug, reason="others trust their callers")
 def test_a_debug_build_sees_an_index_out_of_bounds():
     with pytest.raises(IndexError):
-        layer.WeightsPlan([])
+        layer.WeightsPlan([])  # type: ignore[attr-defined]
 
 
 def test_import_loads_no_model_libraries():

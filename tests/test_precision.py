@@ -69,7 +69,9 @@ def test_weights_stored_in_16_bits_change_no_bit(rows, inputs, outputs, format):
     for packed, out in zip((whole, narrow), results, strict=True):
         linear.linear(x, [packed], None, out, 0, 2)
         np.testing.assert_array_equal(packed.unpack()[0], weight)
-    exact_in_both = narrow.format == STORED["bfloat16"] and format == "float16" and weight.size < 4  # then bfloat16 is taken
+    exact_in_both = (
+        narrow.format == STORED["bfloat16"] and format == "float16" and weight.size < 4
+    )  # then bfloat16 is taken
     assert whole.format == STORED[None] and (narrow.format == STORED[format] or exact_in_both)
     np.testing.assert_array_equal(results[0].view(np.uint32), results[1].view(np.uint32))
     layer = Linear(inputs, outputs)
