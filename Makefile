@@ -12,8 +12,9 @@ SOURCES = setup.py pyproject.toml $(KERNELS) $(wildcard pyattn/_core/*.p[xy]*)
 SOAK_SECONDS ?= 600
 SOAK_BATCHES ?= 10000
 FUZZ_INPUTS ?= 50000
-# Two processes run tests at once, whose threads must not spin while they wait, for they share the cores
-TWO = OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist worksteal
+# For processes that share the cores: threads do not spin while they wait; OpenBLAS's always would, so it has one
+SHARING = OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1
+TWO = $(SHARING) $(BIN)/pytest -n 2 --dist worksteal
 # Tests that wait for something by the clock, or take all cores themselves: they run with nothing beside
 ALONE = tests/test_fuzz.py tests/test_processes.py tests/test_server.py tests/test_threads.py
 # Tests of what no instruction set changes, which run under the best one alone
@@ -144,7 +145,7 @@ sanitize: .venv/built
 	cd build/sanitized; export PYTHONPATH=.; echo "Building for $$isas (minutes) ..."; \
 	PYATTN_BUILD_ISAS="$$isas" PYATTN_SANITIZE=1 ../../$(BIN)/python setup.py --quiet build_ext --inplace || exit; \
 	export LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)"; \
-	export ASAN_OPTIONS=detect_leaks=0 PYATTN_EXAMPLES=$(if $(SHORT),0.1,1) OMP_WAIT_POLICY=passive; \
+	export ASAN_OPTIONS=detect_leaks=0 PYATTN_EXAMPLES=$(if $(SHORT),0.1,1) $(SHARING); \
 	../../$(BIN)/python -c 'import pyattn; build = pyattn.show_config("dicts")["build"]; \
 	  assert build["debug"] and build["sanitized"], build' || exit; \
 	for isa in $$isas; do \
@@ -158,7 +159,7 @@ old-cpus: .venv/built
 	@command -v qemu-x86_64-static >/dev/null || \
 	  { echo "make: qemu-x86_64-static is missing; remedy, on Debian: apt-get install qemu-user-static" >&2; exit 1; }
 	for cpu in $(OLD_CPUS); do \
-	  echo "== $$cpu"; OMP_WAIT_POLICY=passive qemu-x86_64-static -cpu $$cpu $(BIN)/python -m pytest $(KERNEL_TESTS) || exit; \
+	  echo "== $$cpu"; $(SHARING) qemu-x86_64-static -cpu $$cpu $(BIN)/python -m pytest $(KERNEL_TESTS) || exit; \
 	done
 
 .venv/coverage: .venv/built

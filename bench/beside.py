@@ -47,8 +47,8 @@ Make = Callable[[], Call]
 @dataclass(frozen=True)
 class Measured:
     name: str
-    before_s: float  # medians; NaN where a checkout failed
-    now_s: float
+    before_s: float | None  # medians; None where a checkout failed
+    now_s: float | None
     same_bits: bool
     why: str = ""  # of what failed
 
@@ -212,7 +212,7 @@ def measured(name: str, before: Checkout, now: Checkout, rounds: int) -> Measure
                 time.sleep(SETTLE_SECONDS)
                 samples[checkout].append(checkout.ask())
     except FailedError as error:
-        return Measured(name, math.nan, math.nan, False, str(error))
+        return Measured(name, None, None, False, str(error))
     medians = [statistics.median(samples[checkout]) for checkout in (before, now)]
     return Measured(name, *medians, answers[0] == answers[1])
 
@@ -250,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def cells(row: Measured) -> list[str]:
-    if row.why:
+    if row.before_s is None or row.now_s is None:
         return [row.name, "-", "-", "-", row.why]
     figures = [f"{row.before_s * 1e3:.4g}", f"{row.now_s * 1e3:.4g}", f"{row.before_s / row.now_s:.3f}"]
     return [row.name, *figures, "yes" if row.same_bits else "NO"]
