@@ -28,8 +28,8 @@ LOOP, SPEEDUP = 0.95, 3.0  # the goals: of the loop's GFLOP/s, and over torch wi
 def _varlen(case: RaggedCase, arrays: Arrays, threads: int) -> Call:
     import pyattn
 
-    (query, key, value), starts, keywords = arrays, case.starts, case.keywords
-    return lambda: pyattn.varlen_attention(query, key, value, starts, **keywords)
+    (query, key, value), cu_seqlens, keywords = arrays, case.cu_seqlens, case.keywords
+    return lambda: pyattn.varlen_attention(query, key, value, cu_seqlens, **keywords)
 
 
 def _kv_lengths(case: RaggedCase, arrays: Arrays, threads: int) -> Call:
@@ -44,9 +44,8 @@ def _loop(case: RaggedCase, arrays: Arrays, threads: int) -> Call:
     """On slices of the packed arrays, where the heads of a token stand side by side."""
     import pyattn
 
-    ends = case.starts[1:]
     packed = [x.swapaxes(0, 1) for x in arrays]
-    sequences = [[x[:, first:end] for x in packed] for first, end in zip(case.starts, ends, strict=False)]
+    sequences = [[x[:, part] for x in packed] for part in case.slices]
     return lambda: [pyattn.scaled_dot_product_attention(*sequence) for sequence in sequences]
 
 

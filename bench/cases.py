@@ -126,13 +126,13 @@ class RaggedCase(Case):
         return 4 * self.heads * self.D * sum(length * length for length in self.lengths)
 
     @property
-    def starts(self) -> np.ndarray:
+    def cu_seqlens(self) -> np.ndarray:
         """Where each sequence starts among the packed tokens, and where the last one ends."""
         return np.cumsum([0, *self.lengths])
 
     @property
     def slices(self) -> list[slice]:
-        return [slice(start, stop) for start, stop in pairwise(self.starts)]
+        return [slice(start, stop) for start, stop in pairwise(self.cu_seqlens)]
 
     def arrays(self, seed: int = 0) -> Arrays:
         """Query, key and value, packed: each (rows, heads, D), standard normal."""

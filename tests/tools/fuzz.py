@@ -40,7 +40,7 @@ from tests.data.record_quantized import FOLDER as QUANTIZED_FOLDER
 from tests.support import mutations, sentence_cases, tiny_model
 from tests.support.recorded import recorded, split, write
 
-MOST_BYTES, MOST_TIMES = 16 << 20, 64  # memory for an input: so many bytes, and so many times the size of its files
+MAX_BYTES, MAX_TIMES = 16 << 20, 64  # memory for an input: so many bytes, and so many times the size of its files
 ADDRESSES = 1 << 30  # further bytes of addresses that a worker may take: what asks for more fails at once
 BATCH = 500  # inputs that a worker loads before another takes its place
 TEXTS = ["the cat sat on a mat", "", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa a b. Ünïcödé, 東京  \u0001 the", "the dog " * 40]
@@ -227,7 +227,7 @@ def outcome(given, folder):
         why = why or "a sound input was refused"
     traced = tracemalloc.get_traced_memory()[1] - before
     touched = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident) << 10
-    bound = MOST_BYTES + MOST_TIMES * sum(map(len, given.files.values()))
+    bound = MAX_BYTES + MAX_TIMES * sum(map(len, given.files.values()))
     if max(traced, touched) > bound:
         why = why or f"{max(traced, touched) >> 20} MiB were used; {bound >> 20} are justified"
     return ("wrong", why) if why else (said, "")
