@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -103,10 +104,10 @@ class Goal:
 
 
 def goals_table(goals: Sequence[Goal]) -> str:
-    rows = [
-        [goal.case, goal.what, f"{goal.value:.2f}", f"{'<=' if goal.at_most else '>='} {goal.bound:g}", yes(goal.met)]
-        for goal in goals
-    ]
+    rows = []
+    for goal in goals:
+        found = ["-", "-"] if math.isnan(goal.value) else [f"{goal.value:.2f}", yes(goal.met)]
+        rows.append([goal.case, goal.what, found[0], f"{'<=' if goal.at_most else '>='} {goal.bound:g}", found[1]])
     return table(["case", "goal", "measured", "needed", "met"], rows)
 
 
