@@ -77,11 +77,11 @@ class KVCache:
 
     def _keep(self, rows: int) -> None:
         """Keeps the first `rows` sequences."""
-        self._keys, self._values = self._stored[:, :rows]
+        self._held = self._stored[:, :rows]
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copy and pickle: without views, which would become arrays of their own."""
-        return {name: value for name, value in vars(self).items() if name not in ("_keys", "_values")}
+        """For copy and pickle: without the view, which would become an array of its own."""
+        return {name: value for name, value in vars(self).items() if name != "_held"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -106,7 +106,7 @@ class KVCache:
         """
         name = "KVCache.append"
         arrays: Sequence[Array] = [_checks.real_array(name, what, x) for what, x in (("key", key), ("value", value))]
-        batch, heads, _, width = self._keys.shape
+        _, batch, heads, _, width = self._held.shape
         for what, x in zip(("key", "value"), arrays, strict=True):
             if x.ndim != 4 or (*x.shape[:2], x.shape[3]) != (batch, heads, width) or x.shape != arrays[0].shape:
                 raise _checks.wrong_shape(name, what, x, f"{(batch, heads, 'L', width)}, both alike")
@@ -142,7 +142,7 @@ class KVCache:
     def _attend_in_splits(self, query: Array, longest: int, options: dict[str, Any]) -> Any:
         """attend, over SPLIT keys at a time, whose results are merged. Options are checked once, against all keys."""
         name = "scaled_dot_product_attention"
-        every = np.broadcast_to(self._compute_type.type(0), (*self._keys.shape[:2], longest, self._keys.shape[3]))
+        every = np.broadcast_to(self._compute_type.type(0), (*self._held.shape[1:3], longest, self._held.shape[4]))
         query, _ = _checks.attention_arrays(name, query=query, key=every)
         whole = _checks.attention_call(name, query, every, every, options).operands
         return_lse = _checks.flag(name, "return_lse", options.pop("return_lse", False))
@@ -205,12 +205,8 @@ class KVCache:
 
     def _more(self, function: str, length: int, lengths: ArrayLike | None) -> Array:
         """How many of `length` new tokens each sequence takes: lengths, or all."""
-        count = self.lengths.shape
-        if lengths is None:
-            return np.full(count, length, np.int64)
-        more = _checks.integers(function, "lengths", lengths, count, f"{count}, one for each sequence")
-        _checks.within(function, "lengths", more, 0, np.full(count, length), "the number of tokens")
-        return more.astype(np.int64)
+        every = np.full(self.lengths.shape, length, np.int64)
+        return _checks.lengths_of(function, "lengths", lengths, every, "the number of tokens")
 
     def _new_len(self, function: str, length: int, more: Array) -> Array:
         """The lengths once each sequence has taken `more` tokens, of `length`; makes room for them or raises."""
@@ -273,7 +269,7 @@ class KVCache:
 
     def _widened(self, which: int, first: int, last: int) -> Array:
         """Keys (0) or values (1) first ... last of all sequences; a view where they are float32 or float64."""
-        stored: Array = (self._keys, self._values)[which][:, :, first:last]
+        stored: Array = self._held[which, :, :, first:last]
         if self._dtype == INT8:
             stored = stored * self._scales[which, : len(stored), :, first:last, None]
         elif self._dtype == BFLOAT16_BITS:

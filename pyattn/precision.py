@@ -143,11 +143,6 @@ def elements_of(weight: "Array | Quantized", dtype: np.dtype[Any]) -> tuple[Arra
     return weight.astype(dtype, copy=False), None
 
 
-def weight_of(elements: Array, scales: Array | None) -> "Array | Quantized":
-    """The contrary: a weight of the compute type or in bits of bfloat16, or Quantized where it has scales."""
-    return elements if scales is None else Quantized(elements, scales)
-
-
 def values_of(weight: "Array | Quantized") -> Array:
     """A weight in the compute type, whatever dtype it is in."""
     if isinstance(weight, Quantized):

@@ -5,23 +5,13 @@ import pytest
 
 import pyattn
 from pyattn._checks import masks
-from pyattn._core import binding, sequences
+from pyattn._core import binding
 
 
 def bound(starts, batch=1):
     own = binding.Binding(batch, starts, starts, binding.Workspace())
     own.threads, own.small = 1, 0
     return own
-
-
-def test_starts_of_32_bits_are_those_of_64():
-    """NumPy's own integers, on machines with 32 bits."""
-    plan = pyattn.MultiHeadAttention(8, 2, rng=0)._planned()
-    x = np.random.default_rng(0).standard_normal((7, 8), dtype=np.float32)
-    long, short = (np.array([0, 2, 7], dtype) for dtype in (np.int64, np.int32))
-    np.testing.assert_array_equal(plan.run(x, bound(short), None, None), plan.run(x, bound(long), None, None))
-    assert sequences.longest(short) == 5
-    np.testing.assert_array_equal(sequences.positions(short, 2), [0, 1, 0, 1, 2, 3, 4] * 2)
 
 
 def test_entries_of_a_mask_are_counted_in_64_bits(monkeypatch):
@@ -38,4 +28,4 @@ def test_sizes_beyond_64_bits_are_no_memory(rows):
     own = bound(np.array([0, rows]))
     own.past_len, own.new_len = np.zeros(1, np.int64), np.ones(1, np.int64)
     with pytest.raises(MemoryError, match=f"^pyattn: no memory holds {rows} rows of 4 features"):
-        plan.precompute(x, own, None, *np.zeros((2, 1, 1, 4, 2), np.float32))
+        plan.precompute(x, own, None, np.zeros((2, 1, 1, 4, 2), np.float32))

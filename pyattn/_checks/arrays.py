@@ -89,11 +89,6 @@ def weight_dtype_name(function: str, dtype: Any) -> str:
     return "bfloat16" if seen == "uint16" else seen
 
 
-def floating(function: str, **arrays: Any) -> list[Array]:
-    """The arguments as arrays of one and the same dtype, float32 or float64."""
-    return attention_arrays(function, with_16_bits=False, **arrays)
-
-
 def attention_arrays(function: str, *, with_16_bits: bool = True, **arrays: Any) -> list[Array]:
     """The arguments as arrays of one and the same dtype: float32, float64, float16 or bfloat16."""
     result = [array(function, name, x) for name, x in arrays.items()]
@@ -136,6 +131,15 @@ def within(function: str, name: str, x: Array, lowest: int, highest: Array, mean
     if wrong.any():
         most = highest[tuple(np.argwhere(wrong)[0])]
         raise wrong_value(function, name, x, wrong, f"from {lowest} to {meaning} ({most})")
+
+
+def lengths_of(function: str, name: str, given: Any, most: Array, meaning: str) -> Array:
+    """A length for each sequence, int64, of 0 to `most`, which None stands for."""
+    if given is None:
+        return most
+    lengths = integers(function, name, given, most.shape, f"{most.shape}, one for each sequence")
+    within(function, name, lengths, 0, most, meaning)
+    return lengths.astype(np.int64)
 
 
 def rows(function: str, x: Any, width: int, dtype: np.dtype[Any]) -> tuple[Array, tuple[int, ...]]:

@@ -18,9 +18,6 @@ cdef class Workspace:
 
     cdef Rows rows(self, int buffer, int dtype, Py_ssize_t count, Py_ssize_t width)
 
-cdef class Rotation:
-    cdef cnp.ndarray positions, cosines, sines
-
 cdef class Binding:
     cdef Py_ssize_t batch
     cdef cnp.ndarray query_starts, key_starts
@@ -32,8 +29,8 @@ cdef class Binding:
 
 cdef class Memory:
     cdef Binding binding
-    cdef cnp.ndarray key_rows, value_rows, keys, values
-    cdef public Rotation query_rotation, key_rotation
+    cdef cnp.ndarray cache
+    cdef tuple rows, query_rotation, key_rotation
 
 
 cdef inline int threads_for(Binding binding, double operations) noexcept:

@@ -4,9 +4,6 @@ class Workspace:
     buffers: list[Array | None]
     def __init__(self) -> None: ...
 
-class Rotation:
-    def __init__(self, positions: Array, cosines: Array, sines: Array) -> None: ...
-
 class Binding:
     workspace: Workspace
     mask: Array | None
@@ -20,13 +17,11 @@ class Binding:
     def __init__(self, batch: int, query_starts: Array, key_starts: Array, workspace: Workspace) -> None: ...
 
 class Memory:
-    query_rotation: Rotation | None
-    key_rotation: Rotation | None
     def __init__(
         self,
         binding: Binding,
-        key_rows: Array | None,
-        value_rows: Array | None,
-        keys: Array | None,
-        values: Array | None,
+        rows: tuple[Array, Array] | None,
+        cache: Array | None,
+        query_rotation: tuple[Array, ...] | None,
+        key_rotation: tuple[Array, ...] | None,
     ) -> None: ...

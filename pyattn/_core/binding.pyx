@@ -2,7 +2,7 @@
 
 cimport numpy as cnp
 
-from pyattn._core.rows cimport MAX_BYTES, Rows, as_int64, bytes_of, contiguous
+from pyattn._core.rows cimport MAX_BYTES, Rows, bytes_of, contiguous
 
 cnp.import_array()
 
@@ -28,15 +28,8 @@ cdef class Workspace:
         return contiguous(cnp.PyArray_DATA(memory), count, width, dtype)
 
 
-cdef class Rotation:
-    """Rotary positions of a call's rows: int64 (n,), and tables (positions, half) of cosines and sines."""
-
-    def __init__(self, cnp.ndarray positions not None, cnp.ndarray cosines not None, cnp.ndarray sines not None):
-        self.positions, self.cosines, self.sines = positions, cosines, sines
-
-
 cdef class Binding:
-    """Which rows attend to which keys, in one call: `batch` times the sequences that the starts describe.
+    """Which rows attend to which keys, in one call: `batch` times the sequences that the starts, int64, describe.
 
     mask and bias are as attention's; bias_of_sequence says that bias is for each sequence from its first row. is_causal
     replaces the right side of a layer's window. past_len and new_len, int64 (batch,), are the numbers of tokens in a
@@ -50,18 +43,17 @@ cdef class Binding:
         self, Py_ssize_t batch, cnp.ndarray query_starts not None, cnp.ndarray key_starts not None,
         Workspace workspace not None,
     ):
-        self.batch, self.query_starts, self.key_starts = batch, as_int64(query_starts), as_int64(key_starts)
+        self.batch, self.query_starts, self.key_starts = batch, query_starts, key_starts
         self.workspace = workspace
         self.threads = 1
 
 
 cdef class Memory:
-    """What cross-attention attends to, in one call: rows of keys and of values, or a cache that has them; and which
-    rows attend to which of these keys."""
+    """What cross-attention attends to, in one call: rows of keys and of values, or a cache that has them; which rows
+    attend to which of these keys; and the rotary positions of the queries and of the keys' rows, or None."""
 
     def __init__(
-        self, Binding binding not None, cnp.ndarray key_rows, cnp.ndarray value_rows, cnp.ndarray keys,
-        cnp.ndarray values,
+        self, Binding binding not None, tuple rows, cnp.ndarray cache, tuple query_rotation, tuple key_rotation
     ):
-        self.binding = binding
-        self.key_rows, self.value_rows, self.keys, self.values = key_rows, value_rows, keys, values
+        self.binding, self.rows, self.cache = binding, rows, cache
+        self.query_rotation, self.key_rotation = query_rotation, key_rotation

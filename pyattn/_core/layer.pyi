@@ -2,7 +2,7 @@ from typing import Any
 
 from numpy import ndarray as Array
 
-from pyattn._core.binding import Binding, Memory, Rotation
+from pyattn._core.binding import Binding, Memory
 
 class AttentionPlan:
     revision: object
@@ -11,8 +11,8 @@ class AttentionPlan:
     bf16: bool
     head_dim: int
     def __init__(self, layer: Any, revision: object) -> None: ...
-    def run(self, x: Array, own: Binding, rotation: Rotation | None, memory: Memory | None) -> Array: ...
-    def precompute(self, x: Array, binding: Binding, rotation: Rotation | None, keys: Array, values: Array) -> None: ...
+    def run(self, x: Array, own: Binding, rotation: tuple[Array, ...] | None, memory: Memory | None) -> Array: ...
+    def precompute(self, x: Array, binding: Binding, rotation: tuple[Array, ...] | None, cache: Array) -> None: ...
 
 class LayerPlan:
     revision: object
@@ -31,8 +31,7 @@ class LayerPlan:
         x: Array,
         out: Array,
         own: Binding,
-        rotation: Rotation | None,
+        rotation: tuple[Array, ...] | None,
         memory: Memory | None,
-        keys: Array | None,
-        values: Array | None,
+        cache: Array | None,
     ) -> None: ...

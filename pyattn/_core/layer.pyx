@@ -3,6 +3,9 @@
 A plan holds what does not change from call to call: weights, norms, sizes, scale, window, element types. It is made
 of a layer's attributes, and refuses those that do not fit each other. A Binding (binding.pyx) holds what the layers of
 one call share. `run` takes a binding and rows, a contiguous array (n, E).
+
+A rotation is None, or the rows' positions, int64 (n,), and tables (positions, half) of cosines and sines. A cache is an
+array (2, batch, key heads, capacity, head_dim), of keys and of values.
 """
 
 cimport numpy as cnp
@@ -11,7 +14,7 @@ from libc.string cimport memcpy
 
 from pyattn._core.attention cimport operations, run_attention
 from pyattn._core.binding cimport (
-    ATTENDED, BRANCH, GATES, HIDDEN, KEYS, NORMED, PROJECTED, VALUES, Binding, Memory, Rotation, threads_for,
+    ATTENDED, BRANCH, GATES, HIDDEN, KEYS, NORMED, PROJECTED, VALUES, Binding, Memory, threads_for,
 )
 from pyattn._core.call cimport begin_call_of, bind, bind_array, set_window
 from pyattn._core.runtime cimport kernels_of
@@ -42,10 +45,10 @@ cdef inline Heads heads_of(const Rows *rows, Py_ssize_t batch, Py_ssize_t width)
     return Heads(rows.data, sample, width * bytes_of(rows.dtype), rows.stride)
 
 
-cdef inline Heads cached(cnp.ndarray cache) noexcept:
-    """Those of a cache (batch, heads, capacity, width)."""
+cdef inline Heads cached(cnp.ndarray cache, int which) noexcept:
+    """Those of keys, 0, or values, 1, in a cache."""
     cdef const cnp.npy_intp *strides = cnp.PyArray_STRIDES(cache)
-    return Heads(data_of(cache), strides[0], strides[1], strides[2])
+    return Heads(data_of(cache) + which * strides[0], strides[1], strides[2], strides[3])
 
 
 cdef struct Store:
@@ -162,11 +165,11 @@ cdef class AttentionPlan:
                              f"{cnp.PyArray_DescrFromType(dtype)}; layers were replaced")
 
     cdef int check_cache(self, cnp.ndarray cache, Py_ssize_t batch) except -1:
-        """Refuses a cache of keys or values that was made for another layer."""
-        if cache.ndim != 4 or cache.shape[0] != batch or cache.shape[1] != self.key_heads \
-                or cache.shape[3] != self.head_dim or cnp.PyArray_TYPE(cache) != self.dtype:
+        """Refuses a cache that was made for another layer."""
+        if cache.ndim != 5 or cache.shape[1] != batch or cache.shape[2] != self.key_heads \
+                or cache.shape[4] != self.head_dim or cnp.PyArray_TYPE(cache) != self.dtype:
             raise ValueError(f"MultiHeadAttention: a cache of {cache.dtype} {list((<object> cache).shape)} does not "
-                             f"fit a layer that needs ({batch}, {self.key_heads}, capacity, {self.head_dim}), of the "
+                             f"fit a layer that needs (2, {batch}, {self.key_heads}, capacity, {self.head_dim}), of the "
                              "kind that its own caches are")
 
     cdef int check_option(self, str name, cnp.ndarray option, Py_ssize_t batch) except -1:
@@ -185,35 +188,33 @@ cdef class AttentionPlan:
         weights.apply(rows, NULL, &out, 0, binding)
         return out
 
-    cdef int encode(self, const Rows *rows, NormPlan norm, Rotation rotation, Binding binding) except -1:
+    cdef int encode(self, const Rows *rows, NormPlan norm, tuple rotation, Binding binding) except -1:
         """Norm and rotary positions of projected queries or keys, in place: each head by itself."""
         if norm is not None:
             norm.apply(rows, rows, rows.width // self.head_dim, binding)
         if rotation is not None:
-            rotate_rows(rows, rotation.positions, rotation.cosines, rotation.sines, self.head_dim, False,
+            rotate_rows(rows, rotation[0], rotation[1], rotation[2], self.head_dim, False,
                         threads_for(binding, 4.0 * rows.count * rows.width))
 
-    cdef int store(self, const Rows *rows, cnp.ndarray cache, Binding binding) except -1:
-        """Appends projected keys or values to a cache."""
+    cdef int store(self, const Rows *rows, cnp.ndarray cache, int which, Binding binding) except -1:
+        """Appends projected keys, 0, or values, 1, to a cache."""
         cdef Py_ssize_t width = rows.count // max(<Py_ssize_t> 1, binding.batch) * self.head_dim
         cdef Store store
         cdef RowTask task
-        store.rows, store.cache = heads_of(rows, binding.batch, self.head_dim), cached(cache)
+        store.rows, store.cache = heads_of(rows, binding.batch, self.head_dim), cached(cache, which)
         store.heads = self.key_heads
         store.past_len, store.new_len = <int64_t *> data_of(binding.past_len), <int64_t *> data_of(binding.new_len)
         task.parameters = &store
         each_row(store_head, &task, binding.batch * self.key_heads, width,
                  threads_for(binding, 1.0 * rows.count * rows.width))
 
-    cdef Rows attend(
-        self, const Rows *rows, Binding own, Rotation rotation, Memory memory, cnp.ndarray keys, cnp.ndarray values
-    ):
-        """Attention of rows to themselves, to what their cache `keys`, `values` holds, or to a memory: the heads side
-        by side, which the output projection reads."""
+    cdef Rows attend(self, const Rows *rows, Binding own, tuple rotation, Memory memory, cnp.ndarray cache):
+        """Attention of rows to themselves, to what their cache holds, or to a memory: the heads side by side, which the
+        output projection reads."""
         cdef Rows query, key, value, query_and_key
         cdef Binding binding = own if memory is None else memory.binding
         cdef Py_ssize_t both = self.inner + self.shared
-        cdef bint appends = memory is None and keys is not None
+        cdef bint appends = memory is None and cache is not None
         if memory is None:
             query_and_key = self.project(self.every, rows, PROJECTED, own)
             query = part_of(&query_and_key, 0, rows.count, 0, self.inner)
@@ -228,22 +229,20 @@ cdef class AttentionPlan:
         else:
             query = self.project(self.query, rows, PROJECTED, own)
             self.encode(&query, self.q_norm, memory.query_rotation, own)
-            if memory.keys is None:
-                key, value = rows_of(memory.key_rows), rows_of(memory.value_rows)
+            cache = memory.cache
+            if cache is None:
+                key, value = rows_of(memory.rows[0]), rows_of(memory.rows[1])
                 key = self.project(self.key, &key, KEYS, own)
                 value = self.project(self.value, &value, VALUES, own)
                 self.encode(&key, self.k_norm, memory.key_rotation, own)
-            else:
-                keys, values = memory.keys, memory.values
-        if keys is not None:
-            self.check_cache(keys, binding.batch)
-            self.check_cache(values, binding.batch)
+        if cache is not None:
+            self.check_cache(cache, binding.batch)
         if appends:
-            self.store(&key, keys, own)
-            self.store(&value, values, own)
+            self.store(&key, cache, 0, own)
+            self.store(&value, cache, 1, own)
         cdef Rows out = own.workspace.rows(ATTENDED, self.dtype, rows.count, self.inner)
-        cdef Heads all_keys = heads_of(&key, binding.batch, self.head_dim) if keys is None else cached(keys)
-        cdef Heads all_values = heads_of(&value, binding.batch, self.head_dim) if keys is None else cached(values)
+        cdef Heads all_keys = heads_of(&key, binding.batch, self.head_dim) if cache is None else cached(cache, 0)
+        cdef Heads all_values = heads_of(&value, binding.batch, self.head_dim) if cache is None else cached(cache, 1)
         self.weigh(&query, &all_keys, &all_values, &out, binding)
         return out
 
@@ -279,30 +278,28 @@ cdef class AttentionPlan:
             bind_array(&call, PYATTN_QUERY_OFFSET, -1, binding.past_len, False)
         return run_attention(&call, threads_for(binding, operations(&call)))
 
-    def run(self, cnp.ndarray x not None, Binding own not None, Rotation rotation, Memory memory):
+    def run(self, cnp.ndarray x not None, Binding own not None, tuple rotation, Memory memory):
         """Attention of rows x to themselves or to a memory, projected; new rows of the compute type."""
         cdef Rows rows = rows_of(x), out, attended
         cdef cnp.npy_intp shape[2]
         shape[0], shape[1] = rows.count, self.output.weights.outputs
         cdef cnp.ndarray result = cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(x), 0)
         out = rows_of(result)
-        attended = self.attend(&rows, own, rotation, memory, None, None)
+        attended = self.attend(&rows, own, rotation, memory, None)
         self.output.apply(&attended, NULL, &out, 0, own)
         return result
 
     def precompute(
-        self, cnp.ndarray x not None, Binding binding not None, Rotation rotation, cnp.ndarray keys not None,
-        cnp.ndarray values not None,
+        self, cnp.ndarray x not None, Binding binding not None, tuple rotation, cnp.ndarray cache not None
     ):
         """Stores keys and values of a memory's rows in a cache, for cross-attention."""
         cdef Rows rows = rows_of(x), both = self.project(self.key_and_value, &rows, PROJECTED, binding), key, value
         key = part_of(&both, 0, rows.count, 0, self.shared)
         value = part_of(&both, 0, rows.count, self.shared, self.shared)
-        self.check_cache(keys, binding.batch)
-        self.check_cache(values, binding.batch)
+        self.check_cache(cache, binding.batch)
         self.encode(&key, self.k_norm, rotation, binding)
-        self.store(&key, keys, binding)
-        self.store(&value, values, binding)
+        self.store(&key, cache, 0, binding)
+        self.store(&value, cache, 1, binding)
 
 
 cdef class BlockPlan:
@@ -365,21 +362,18 @@ cdef class LayerPlan:
         self.around_self, self.around_cross, self.around_feed_forward = arounds
 
     def run(
-        self, cnp.ndarray x not None, cnp.ndarray out not None, Binding own not None, Rotation rotation,
-        Memory memory, cnp.ndarray keys, cnp.ndarray values,
+        self, cnp.ndarray x not None, cnp.ndarray out not None, Binding own not None, tuple rotation,
+        Memory memory, cnp.ndarray cache,
     ):
-        """Rows x through the layer into out, another array like x.
-
-        keys and values: the cache (batch, key heads, capacity, head_dim) of the rows' sequences. memory: what
-        cross-attention attends to; without it there is none.
-        """
+        """Rows x through the layer into out, another array like x. cache: that of the rows' sequences, or None. memory:
+        what cross-attention attends to; without it there is none."""
         cdef Rows read = rows_of(x), written = rows_of(out), fed, attended
         fed = self.around_self.enter(&read, own)
-        attended = self.self_attention.attend(&fed, own, rotation, None, keys, values)
+        attended = self.self_attention.attend(&fed, own, rotation, None, cache)
         self.around_self.leave(self.self_attention.output, &attended, &read, &written, own)
         if memory is not None:
             fed = self.around_cross.enter(&written, own)
-            attended = self.cross_attention.attend(&fed, own, None, memory, None, None)
+            attended = self.cross_attention.attend(&fed, own, None, memory, None)
             self.around_cross.leave(self.cross_attention.output, &attended, &written, &written, own)
         self.feed_forward(&written, own)
 

@@ -24,11 +24,6 @@ cdef inline char *data_of(cnp.ndarray x) noexcept:
     return NULL if x is None else <char *> cnp.PyArray_DATA(x)
 
 
-cdef inline cnp.ndarray as_int64(cnp.ndarray x):
-    """x, unless NumPy's own integers, of which it is, have 32 bits."""
-    return x if cnp.PyArray_TYPE(x) == cnp.NPY_INT64 else cnp.PyArray_FROM_OT(x, cnp.NPY_INT64)
-
-
 cdef inline Rows rows_of(cnp.ndarray x) noexcept:
     """A two-dimensional array, while it lives."""
     cdef Rows rows

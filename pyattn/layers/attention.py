@@ -195,7 +195,7 @@ class MultiHeadAttention(Layer):
         """The keys and values of a memory's rows (batch S, E), of which memory.new_len are real."""
         plan = self._planned()
         cache = self._cache(memory.batch, max(1, int(memory.cu_seqlens[-1])))
-        plan.precompute(rows, memory.binding(plan.bf16), memory.rotation_of(plan), cache._keys, cache._values)
+        plan.precompute(rows, memory.binding(plan.bf16), memory.rotation_of(plan), cache._held)
         assert memory.new_len is not None
         cache.lengths = memory.new_len
         return cache

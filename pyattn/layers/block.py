@@ -120,7 +120,6 @@ class Block(Layer):
         attention, bound = plan.self_attention, None
         if memory is not None and plan.cross_attention is not None:
             bound = sequences.memory_of(plan.cross_attention, memory, memory_cache)
-        keys, values = (None, None) if cache is None else (cache._keys, cache._values)
         rotation = None if attention.rotary is None else sequences.rotation_of(attention)
-        plan.run(x, out, sequences.binding(attention.bf16), rotation, bound, keys, values)
+        plan.run(x, out, sequences.binding(attention.bf16), rotation, bound, None if cache is None else cache._held)
         return out

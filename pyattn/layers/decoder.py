@@ -201,10 +201,8 @@ class TransformerDecoder(Decodes, Stack):
         attention = self._first().self_attn
         rows, shape = _checks.rows(function, memory, attention.embed_dim, attention.out_proj.dtype)
         batch, (_, length) = _checks.batches(function, shape, shape, shape)
-        lengths = np.full(batch, length) if memory_lengths is None else memory_lengths
-        lengths = _checks.integers(function, "memory_lengths", lengths, (batch,), f"{(batch,)}, one for each sample")
-        _checks.within(function, "memory_lengths", lengths, 0, np.full(batch, length), "the rows of memory")
-        lengths = np.array(lengths, np.int64)
+        every = np.full(batch, length, np.int64)
+        lengths = _checks.lengths_of(function, "memory_lengths", memory_lengths, every, "the rows of memory")
         if self.check_finite:
             self._check_numbers("memory", rows)
         keys = Sequences.padded(batch, length, past_len=np.zeros(batch, np.int64), new_len=lengths)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pyattn._checks import Array
-from pyattn._core import rowwise, sequences
+from pyattn._core import rowwise
 from pyattn._threads import threads_for
 
 
@@ -21,5 +21,5 @@ def sum_of_rows(tables: list[Array], indices: list[Array], width: int) -> Array:
 def sum_sequences(rows: Array, cu_seqlens: Array) -> Array:
     """(sequences, width) float32: the sum of each packed sequence's rows; zeros for an empty one."""
     sums = np.zeros((len(cu_seqlens) - 1, rows.shape[1]), np.float32)
-    sequences.sum_sequences(rows, cu_seqlens, sums, threads_for(rows.size))
+    rowwise.sum_sequences(rows, cu_seqlens, sums, threads_for(rows.size))
     return sums

@@ -47,7 +47,7 @@ class Encodes:
             if live is not None:
                 out[~live] = 0
         else:
-            cu_seqlens = np.concatenate([[0], np.cumsum(live.reshape(batch, length).sum(axis=1))])
+            cu_seqlens = np.concatenate([[0], np.cumsum(live.reshape(batch, length).sum(axis=1))], dtype=np.int64)
             out = np.zeros(rows.shape, rows.dtype)
             out[live] = self._forward_rows(rows[live], Sequences.packed(cu_seqlens, is_causal))
         return out.reshape(*shape, attention.embed_dim)

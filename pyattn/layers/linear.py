@@ -12,7 +12,7 @@ from pyattn._core import linear as _linear
 from pyattn._module import Layer, Seed, Setting, initial
 from pyattn._threads import threads_for
 from pyattn.activations import ACTIVATIONS
-from pyattn.precision import INT8, MAX_INT8_INPUTS, elements_of, weight_of
+from pyattn.precision import INT8, MAX_INT8_INPUTS, Quantized, elements_of
 
 
 class Linear(Layer):
@@ -86,7 +86,8 @@ class Linear(Layer):
 
     def _own_held(self) -> dict[str, Any]:
         packed = self._weights()
-        values: dict[str, Any] = {"weight": weight_of(*packed.unpack())}
+        elements, scales = packed.unpack()
+        values = {"weight": elements if scales is None else Quantized(elements, scales)}
         return values if packed.bias is None else values | {"bias": packed.bias.copy()}
 
     def __getstate__(self) -> dict[str, Any]:

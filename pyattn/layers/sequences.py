@@ -8,8 +8,8 @@ import numpy as np
 
 from pyattn import _threads
 from pyattn._checks import Array
-from pyattn._core import sequences as _sequences
-from pyattn._core.binding import Binding, Memory, Rotation, Workspace
+from pyattn._core import rowwise
+from pyattn._core.binding import Binding, Memory, Workspace
 from pyattn._core.layer import AttentionPlan
 from pyattn._threads import get_num_threads
 from pyattn.cache import KVCache
@@ -57,7 +57,7 @@ class Sequences:
     rows: tuple[Array, Array] | None = None
     workspace: Workspace = field(default_factory=Workspace)
     _bindings: dict[tuple[bool, bool], Binding] = field(default_factory=dict)
-    _rotations: dict[tuple[int, int], tuple[Rotary, Rotation]] = field(default_factory=dict)
+    _rotations: dict[tuple[int, int], tuple[Rotary, tuple[Array, ...]]] = field(default_factory=dict)
     _positions: Array | None = None
 
     @classmethod
@@ -65,7 +65,7 @@ class Sequences:
         cls, batch: int, length: int, mask: Array | None = None, is_causal: bool = False, **options: Any
     ) -> "Sequences":
         """A batch of sequences of one length."""
-        return cls(batch, np.array([0, length]), mask, is_causal, **options)
+        return cls(batch, np.array([0, length], np.int64), mask, is_causal, **options)
 
     @classmethod
     def packed(cls, cu_seqlens: Array, is_causal: bool) -> "Sequences":
@@ -73,12 +73,12 @@ class Sequences:
         return cls(1, cu_seqlens, is_causal=is_causal)
 
     def longest(self) -> int:
-        return _sequences.longest(self.cu_seqlens)
+        return rowwise.longest(self.cu_seqlens)
 
     def positions(self) -> Array:
         """The position of each row in its sequence."""
         if self._positions is None:
-            positions = _sequences.positions(self.cu_seqlens, self.batch)
+            positions = rowwise.positions(self.cu_seqlens, self.batch)
             if self.past_len is not None:
                 positions += np.repeat(self.first + self.past_len, self.cu_seqlens[-1])
             elif self.first:
@@ -86,7 +86,7 @@ class Sequences:
             self._positions = positions
         return self._positions
 
-    def rotation_of(self, plan: AttentionPlan) -> Rotation | None:
+    def rotation_of(self, plan: AttentionPlan) -> tuple[Array, ...] | None:
         """What rotates heads of these rows in a layer's attention; None where it has no rotary positions."""
         rotary = plan.rotary
         if rotary is None:
@@ -100,7 +100,7 @@ class Sequences:
             length = 1 << (length - 1).bit_length()  # grows seldom
             width = rotary.width or plan.head_dim
             tables = _tables(rotary.base, rotary.scaling, width, length, plan.compute_dtype)
-            known = self._rotations[key] = rotary, Rotation(positions, *tables)
+            known = self._rotations[key] = rotary, (positions, *tables)
         return known[1]
 
     def binding(self, bf16: bool, memory: "Sequences | None" = None) -> Binding:
@@ -114,7 +114,7 @@ class Sequences:
         if binding is None:
             keys = self if memory is None else memory
             query_starts = self.cu_seqlens * (self.batch // max(1, keys.batch))
-            ends = keys.cu_seqlens if keys.new_len is None else np.array([0, keys.new_len.max(initial=0)])
+            ends = keys.cu_seqlens if keys.new_len is None else np.array([0, keys.new_len.max(initial=0)], np.int64)
             binding = self._bindings[key] = Binding(keys.batch, query_starts, ends, self.workspace)
             binding.threads, binding.small = get_num_threads(), _threads.SMALL_WORK
             binding.is_causal, binding.past_len, binding.new_len = keys.is_causal, keys.past_len, keys.new_len
@@ -131,10 +131,6 @@ class Sequences:
 
     def memory_of(self, plan: AttentionPlan, memory: "Sequences", cache: KVCache | None = None) -> Memory:
         """A memory as these rows attend to it in a layer: its rows, or the layer's cache of its keys and values."""
-        keys, values = (None, None) if cache is None else (cache._keys, cache._values)
-        key_rows, value_rows = memory.rows or (None, None)
-        bound = Memory(self.binding(plan.bf16, memory), key_rows, value_rows, keys, values)
-        if plan.rotary is not None:
-            bound.query_rotation = self.rotation_of(plan)
-            bound.key_rotation = None if memory.rows is None else memory.rotation_of(plan)
-        return bound
+        held = None if cache is None else cache._held
+        of_keys = None if memory.rows is None else memory.rotation_of(plan)
+        return Memory(self.binding(plan.bf16, memory), memory.rows, held, self.rotation_of(plan), of_keys)

@@ -82,7 +82,7 @@ def interpolate_positions(positions: Array, height: int, width: int, *, antialia
         array([-0.2109375,  0.453125 ,  1.546875 ,  2.2109375], dtype=float32)
     """
     name = "interpolate_positions"
-    (positions,) = _checks.floating(name, positions=positions)
+    (positions,) = _checks.attention_arrays(name, with_16_bits=False, positions=positions)
     if positions.ndim != 3 or 0 in positions.shape:
         raise ValueError(f"{name}: positions has shape {positions.shape}; (height, width, E) is needed")
     sizes = _checks.size(name, "height", height), _checks.size(name, "width", width)

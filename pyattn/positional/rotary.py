@@ -155,9 +155,7 @@ def _layout(name: str, x: Array, num_heads: int | None) -> tuple[tuple[int, ...]
 
 
 def _table(name: str, key: str, table: Any, dtype: np.dtype[Any]) -> Array:
-    table = _checks.array(name, key, table)
-    if not _checks.is_real(table.dtype):
-        raise TypeError(f"{name}: {key} has dtype {table.dtype}; real floating numbers are needed")
+    table = _checks.real_array(name, key, table)
     if table.ndim < 2:
         raise ValueError(f"{name}: {key} has shape {table.shape}; (n, width / 2) or (..., L, width / 2) is needed")
     contiguous: Array = np.ascontiguousarray(table, dtype)

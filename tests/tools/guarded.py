@@ -14,7 +14,6 @@ import numpy as np
 import pyattn
 from pyattn import _threads
 from pyattn._core import binding, linear, rowwise
-from pyattn._core import sequences as _sequences
 from pyattn.layers.config import LayerConfig
 from pyattn.layers.sequences import Sequences
 
@@ -94,11 +93,11 @@ def layers(rng, dtype, rows, inputs, outputs, at_end):
     tables = [random(5, inputs) for _ in range(3)]
     numbers = [guarded(rng.integers(0, 5, rows), at_end) for _ in tables]
     rowwise.embed(tables, numbers, x, 2)
-    _sequences.sum_sequences(x, guarded(np.array([0, rows // 2, rows]), at_end), random(2, inputs), 2)
+    rowwise.sum_sequences(x, guarded(np.array([0, rows // 2, rows]), at_end), random(2, inputs), 2)
     for kind in (x.dtype, np.dtype(np.uint16)):
         both = guarded(np.zeros((rows, 2 * inputs), kind), at_end)
         real = np.float32 if kind == np.uint16 else kind
-        places = _sequences.positions(guarded(np.array([0, rows]), at_end), 1)
+        places = rowwise.positions(guarded(np.array([0, rows]), at_end), 1)
         for half in (inputs, inputs // 2):
             angles = [guarded(np.zeros((rows, half), real), at_end) for _ in range(2)]
             for interleaved in (False, True):
@@ -118,13 +117,13 @@ def gate(random, rows, width, dtype, at_end):
 
 
 def store(random, rows, inputs, at_end):
-    """Keys and values of a memory, appended to caches."""
-    keys, values = random(1, 1, rows + 2, 8), random(1, 1, rows + 2, 8)
-    plan = pyattn.MultiHeadAttention(inputs, 1, head_dim=8, dtype=keys.dtype)._planned()
+    """Keys and values of a memory, appended to a cache."""
+    cache = random(2, 1, 1, rows + 2, 8)
+    plan = pyattn.MultiHeadAttention(inputs, 1, head_dim=8, dtype=cache.dtype)._planned()
     starts = np.array([0, rows])
     own = binding.Binding(1, starts, starts, binding.Workspace())
     own.past_len, own.new_len = (guarded(np.array([end]), at_end) for end in (2, rows + 2))
-    plan.precompute(random(rows, inputs), own, None, keys, values)
+    plan.precompute(random(rows, inputs), own, None, cache)
 
 
 def main():
