@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pyattn._checks import choice
 from pyattn._core import runtime
 from pyattn._threads import chosen_threads, get_num_threads
 
@@ -52,8 +53,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """
     import platform  # here: it would make importing pyattn slower
 
-    if mode not in ("stdout", "dicts"):
-        raise ValueError(f'show_config: mode must be "stdout" or "dicts", not {mode!r}')
+    choice("show_config", "mode", mode, ("stdout", "dicts"))
     facts = info()
     number, why = chosen_threads()
     config: dict[str, Any] = {

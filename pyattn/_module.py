@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from pyattn._checks import Array, array, is_real
+from pyattn._checks import Array, real_array
 from pyattn.precision import Quantized, values_of
 
 # A string: evaluating it would import numpy.random, which costs more than all the rest of pyattn.
@@ -89,13 +89,10 @@ class Layer:
         if missing or unknown:
             raise ValueError(f"{function}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
         given = {name: state_dict[name] for name in shapes}
-        values = {name: x if isinstance(x, Quantized) else array(function, name, x) for name, x in given.items()}
+        values = {name: x if isinstance(x, Quantized) else real_array(function, name, x) for name, x in given.items()}
         wrong = [f"{n} {v.shape} instead of {shapes[n]}" for n, v in values.items() if v.shape != shapes[n]]
         if wrong:
             raise ValueError(f"{function}: shapes differ: {', '.join(wrong)}")
-        for name, value in values.items():
-            if not isinstance(value, Quantized) and not is_real(value.dtype):
-                raise TypeError(f"{function}: {name} has dtype {value.dtype}; a floating dtype is needed")
         made: list[Setting] = []
         for prefix, layer in parts:
             made += layer._own_made({name: values[prefix + name] for name in layer._own_shapes()})

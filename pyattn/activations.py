@@ -43,8 +43,7 @@ def gelu(x: Array, approximate: str = "none") -> Array:
         >>> gelu(np.array([0.0, 1.0])).round(4)
         array([0.    , 0.8413])
     """
-    if not isinstance(approximate, str) or approximate not in ("none", "tanh"):
-        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', not {approximate!r}")
+    _checks.choice("gelu", "approximate", approximate, ("none", "tanh"))
     return _activation("gelu" if approximate == "none" else "gelu_tanh", x)
 
 

@@ -356,7 +356,7 @@ def test_load_state_dict_takes_other_dtypes_and_not_strict():
     model.load_state_dict({name: value.astype(np.float64) for name, value in state.items()})
     np.testing.assert_array_equal(model.state_dict()["layers.0.norm1.weight"], state["layers.0.norm1.weight"])
     model.load_state_dict(state | {"extra": np.zeros(3)}, strict=False)
-    with pytest.raises(TypeError, match="layers.0.linear1.weight has dtype int64; a floating dtype"):
+    with pytest.raises(TypeError, match="layers.0.linear1.weight has dtype int64; real floating numbers are needed"):
         model.load_state_dict(state | {"layers.0.linear1.weight": np.zeros((100, 48), int)})
 
 

@@ -4,6 +4,7 @@ from pyattn._checks.arrays import (
     Array,
     array,
     attention_arrays,
+    below,
     integers,
     is_bfloat16,
     is_real,

@@ -133,6 +133,12 @@ def within(function: str, name: str, x: Array, lowest: int, highest: Array, mean
         raise wrong_value(function, name, x, wrong, f"from {lowest} to {meaning} ({most})")
 
 
+def below(function: str, name: str, x: Array, limit: int, meaning: str = "") -> None:
+    """Refuses integers that are not in [0, limit); meaning: of the limit."""
+    if x.size and not 0 <= x.min() <= x.max() < limit:
+        raise ValueError(f"{function}: {name} must be in [0, {limit}){meaning}, not in [{x.min()}, {x.max()}]")
+
+
 def lengths_of(function: str, name: str, given: Any, most: Array, meaning: str) -> Array:
     """A length for each sequence, int64, of 0 to `most`, which None stands for."""
     if given is None:

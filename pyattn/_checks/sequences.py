@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from pyattn._checks.arrays import Array, array, integers, wrong_dtype
+from pyattn._checks.arrays import Array, array, below, integers, wrong_dtype
 from pyattn._checks.numbers import MAX_ROWS
 
 
@@ -13,8 +13,7 @@ def indices(function: str, name: str, values: Any, limit: int) -> Array:
     x = integers(function, name, values)
     if x.ndim not in (1, 2):
         raise ValueError(f"{function}: {name} has shape {x.shape}; it must have one axis, or two with padding")
-    if x.size and not 0 <= x.min() <= x.max() < limit:
-        raise ValueError(f"{function}: {name} must be in [0, {limit}), not in [{x.min()}, {x.max()}]")
+    below(function, name, x, limit)
     return x.astype(np.int64, copy=False)
 
 
@@ -45,7 +44,7 @@ def token_sequences(function: str, name: str, values: Any) -> list[Array]:
 
 def batches(function: str, *shapes: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
     """Batch size and lengths (L, S) of query, key and value of shapes (B, L), (B, S), (B, S), or without B."""
-    query, key, value = shapes
+    query, key, value = (*shapes, shapes[-1], shapes[-1])[:3]  # those that are not given have the last shape
     if len(query) not in (1, 2) or len(key) != len(query) or key != value or query[:-1] != key[:-1]:
         seen = ", ".join(str((*shape, "E")).replace("'", "") for shape in dict.fromkeys(shapes))
         raise ValueError(f"{function}: the inputs have shapes {seen}; accepted: (B, L, E) and (B, S, E), or without B")

@@ -65,6 +65,10 @@ class Block(Layer):
         self._planned()
         return self
 
+    def _rows(self, function: str, x: Array) -> tuple[Array, tuple[int, ...]]:
+        """x (..., E), which must be such as the layer takes, as rows (n, E), and its leading shape."""
+        return _checks.rows(function, x, self.self_attn.embed_dim, self.self_attn.out_proj.dtype)
+
     def _attention(self, name: str = "self_attn") -> MultiHeadAttention:
         """An attention of the layer, which may have been replaced by something else, or its output projection."""
         attention = check_part(type(self).__name__, name, getattr(self, name), MultiHeadAttention)

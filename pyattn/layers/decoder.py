@@ -53,19 +53,18 @@ class Decodes:
         name = type(self).__name__
         first = self._first()
         check_memory(name, first, memory)
-        attention = first.self_attn
-        width, dtype, heads = attention.embed_dim, attention.out_proj.dtype, attention.num_heads
-        rows, shape = _checks.rows(name, tgt, width, dtype)
-        batch, (length, _) = _checks.batches(name, shape, shape, shape)
-        mask = _checks.combined_mask(name, tgt_mask, tgt_key_mask, (batch, heads, length, length), dtype)
+        heads = first.self_attn.num_heads
+        rows, shape = first._rows(name, tgt)
+        batch, (length, _) = _checks.batches(name, shape)
+        mask = _checks.combined_mask(name, tgt_mask, tgt_key_mask, (batch, heads, length, length), rows.dtype)
         is_causal = _checks.flag(name, "is_causal", is_causal)
         sequences, keys = Sequences.padded(batch, length, mask, is_causal), None
         if memory is not None:
-            memory_rows, memory_shape = _checks.rows(name, memory, width, dtype)
-            _, lengths = _checks.batches(name, shape, memory_shape, memory_shape)
-            mask = _checks.combined_mask(name, memory_mask, memory_key_mask, (batch, heads, *lengths), dtype)
+            memory_rows, memory_shape = first._rows(name, memory)
+            _, lengths = _checks.batches(name, shape, memory_shape)
+            mask = _checks.combined_mask(name, memory_mask, memory_key_mask, (batch, heads, *lengths), rows.dtype)
             keys = Sequences.padded(batch, lengths[1], mask, rows=(memory_rows, memory_rows))
-        return self._forward_rows(rows, sequences, memory=keys).reshape(*shape, width)
+        return self._forward_rows(rows, sequences, memory=keys).reshape(*shape, rows.shape[1])
 
 
 def check_memory(function: str, layer: Block, memory: Array | None) -> None:
@@ -198,9 +197,8 @@ class TransformerDecoder(Decodes, Stack):
         self, function: str, memory: Array, memory_lengths: ArrayLike | None
     ) -> tuple[Sequences, list[KVCache]]:
         """A memory's sequences, and each layer's keys and values of its rows."""
-        attention = self._first().self_attn
-        rows, shape = _checks.rows(function, memory, attention.embed_dim, attention.out_proj.dtype)
-        batch, (_, length) = _checks.batches(function, shape, shape, shape)
+        rows, shape = self._first()._rows(function, memory)
+        batch, (_, length) = _checks.batches(function, shape)
         every = np.full(batch, length, np.int64)
         lengths = _checks.lengths_of(function, "memory_lengths", memory_lengths, every, "the rows of memory")
         if self.check_finite:
@@ -224,13 +222,11 @@ class TransformerDecoder(Decodes, Stack):
         """
         name = "TransformerDecoder.step"
         self._check_state(name, state)
-        attention = self._first().self_attn
-        rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
+        rows, shape = self._first()._rows(name, x)
+        width = rows.shape[1]
         if len(shape) != 2 or shape[0] != len(state.lengths):
-            raise ValueError(
-                f"{name}: x has shape {np.shape(x)}; ({len(state.lengths)}, L, {attention.embed_dim}) is needed"
-            )
-        return self._step_rows(name, rows, state, shape[1], lengths).reshape(*shape, attention.embed_dim)
+            raise ValueError(f"{name}: x has shape {np.shape(x)}; ({len(state.lengths)}, L, {width}) is needed")
+        return self._step_rows(name, rows, state, shape[1], lengths).reshape(*shape, width)
 
     def _step_rows(
         self, function: str, rows: Array, state: DecoderState, length: int, lengths: ArrayLike | None = None

@@ -37,10 +37,11 @@ class Encodes:
         """
         name = type(self).__name__
         is_causal = _checks.flag(name, "is_causal", is_causal)
-        attention = self._first().self_attn
-        rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
-        batch, (length, _) = _checks.batches(name, shape, shape, shape)
-        combined = _checks.combined_mask(name, mask, key_mask, (batch, attention.num_heads, length, length), rows.dtype)
+        first = self._first()
+        rows, shape = first._rows(name, x)
+        batch, (length, _) = _checks.batches(name, shape)
+        logits = batch, first.self_attn.num_heads, length, length
+        combined = _checks.combined_mask(name, mask, key_mask, logits, rows.dtype)
         live = None if key_mask is None else np.asarray(key_mask).reshape(-1)
         if live is None or mask is not None or (self._counts_positions() and has_gaps(live.reshape(batch, length))):
             out = self._forward_rows(rows, Sequences.padded(batch, length, combined, is_causal))
@@ -50,7 +51,7 @@ class Encodes:
             cu_seqlens = np.concatenate([[0], np.cumsum(live.reshape(batch, length).sum(axis=1))], dtype=np.int64)
             out = np.zeros(rows.shape, rows.dtype)
             out[live] = self._forward_rows(rows[live], Sequences.packed(cu_seqlens, is_causal))
-        return out.reshape(*shape, attention.embed_dim)
+        return out.reshape(*shape, rows.shape[1])
 
     def forward_packed(self: Runs, x: Array, cu_seqlens: Array, *, is_causal: bool = False) -> Array:
         """Sequences without padding, one after the other.
@@ -69,8 +70,7 @@ class Encodes:
         """
         name = f"{type(self).__name__}.forward_packed"
         is_causal = _checks.flag(name, "is_causal", is_causal)
-        attention = self._first().self_attn
-        rows, shape = _checks.rows(name, x, attention.embed_dim, attention.out_proj.dtype)
+        rows, shape = self._first()._rows(name, x)
         cu_seqlens = _checks.sequence_starts(name, cu_seqlens, shape)
         return self._forward_rows(rows, Sequences.packed(cu_seqlens, is_causal))
 

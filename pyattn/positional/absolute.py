@@ -93,12 +93,8 @@ class LearnedPositionalEmbedding(Layer):
             TypeError: positions are not integers.
             ValueError: a position is negative or num_positions or more.
         """
-        weight = self._parameters["weight"]
-        positions = _checks.integers("LearnedPositionalEmbedding", "positions", positions, None, "")
-        if positions.size and not 0 <= positions.min() <= positions.max() < len(weight):
-            raise ValueError(
-                f"LearnedPositionalEmbedding: positions {positions.min()} ... {positions.max()} are outside "
-                f"0 ... {len(weight) - 1}"
-            )
+        name, weight = "LearnedPositionalEmbedding", self._parameters["weight"]
+        positions = _checks.integers(name, "positions", positions)
+        _checks.below(name, "positions", positions, len(weight))
         vectors: Array = np.take(weight, positions, axis=0)
         return vectors

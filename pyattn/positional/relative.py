@@ -69,7 +69,7 @@ def relative_position_buckets(
         array([15,  8,  1,  0, 17, 24, 31])
     """
     name = "relative_position_buckets"
-    distance = _checks.integers(name, "relative_position", relative_position, None, "")
+    distance = _checks.integers(name, "relative_position", relative_position)
     count, exact = _sides(name, num_buckets, max_distance, bidirectional)
     # no farther than the last bucket begins, in integers that have room for both signs
     wide = np.float64 if distance.dtype == np.uint64 else np.int64

@@ -168,10 +168,7 @@ def _places(name: str, positions: ArrayLike | None, table: Array, shape: tuple[i
         raise ValueError(f"{name}: with positions, cosines and sines must be (n, width / 2), not {table.shape}")
     positions = np.arange(shape[-1]) if positions is None else positions
     places = _checks.integers(name, "positions", positions, shape, f"what broadcasts to {shape}")
-    if places.size and not 0 <= places.min() <= places.max() < len(table):
-        raise ValueError(
-            f"{name}: positions {places.min()} ... {places.max()} are outside 0 ... {len(table) - 1}, the tables' rows"
-        )
+    _checks.below(name, "positions", places, len(table), ", the tables' rows")
     return places
 
 
@@ -204,7 +201,7 @@ class RotaryEmbedding(Layer):
         (x,) = _checks.attention_arrays(name, x=x)
         length = _layout(name, x, num_heads)[1]
         if positions is not None:
-            positions = _checks.integers(name, "positions", positions, None, "")
+            positions = _checks.integers(name, "positions", positions)
             length = int(positions.max()) + 1 if positions.size else 0
         tables = self._tables_for(length, _checks.statistics_dtype(x.dtype))
         return _rotated(name, x, *tables, positions, self.interleaved, num_heads)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyattn import _checks
+from pyattn._module import check_part
 from pyattn.generation.sampling import greatest
 from pyattn.tasks.passages import Passage
 
@@ -57,8 +58,7 @@ class SearchIndex:
         if not np.isfinite(vectors).all():
             raise ValueError(f"{name}: vectors are not all finite")
         for what, text in (("model", self.model), ("fingerprint", self.fingerprint)):
-            if not isinstance(text, str):
-                raise TypeError(f"{name}: {what} must be a string, not {type(text).__name__}")
+            check_part(name, what, text, str, "a string")
         object.__setattr__(self, "vectors", vectors)
 
     def search(self, vector: ArrayLike, k: int) -> list[Hit]:
@@ -80,9 +80,7 @@ class SearchIndex:
             raise TypeError(f"search: vector has dtype {query.dtype}; real numbers are needed")
         if query.shape != self.vectors.shape[1:]:
             raise ValueError(f"search: vector has shape {query.shape}; the index's have {self.vectors.shape[1:]}")
-        k = _checks.integer("search", "k", k)
-        if k < 1:
-            raise ValueError(f"search: k must be at least 1, not {k}")
+        k = _checks.count("search", "k", k, 1)
         with np.errstate(all="ignore"):  # products that are not finite are refused below
             scores = self.vectors @ query.astype(np.float32)
         if not np.isfinite(scores).all():
@@ -126,10 +124,8 @@ class SearchIndex:
                 values = json.loads(header.tobytes())
                 if not isinstance(values, dict) or values.get("format") != _FORMAT:
                     raise ValueError(f"its header does not say {_FORMAT!r}")
-                if (
-                    not isinstance(rows := values.get("passages"), list)
-                    or not {"model", "fingerprint"} <= values.keys()
-                ):
+                rows = values.get("passages")
+                if not isinstance(rows, list) or not {"model", "fingerprint"} <= values.keys():
                     raise ValueError("its header lacks the model, the fingerprint or the passages")
                 passages = [Passage(*row) for row in rows]
                 if not all(all(map(isinstance, passage, (str, str, int, str))) for passage in passages):

@@ -59,9 +59,9 @@ def test_k_and_vectors_of_any_numbers(index):
 @pytest.mark.parametrize(
     ("vector", "k", "error", "message"),
     [
-        (np.zeros(8), 1.0, TypeError, "search: k must be an integer, not 1.0"),
-        (np.zeros(8), True, TypeError, "search: k must be an integer, not True"),
-        (np.zeros(8), "1", TypeError, "search: k must be an integer, not '1'"),
+        (np.zeros(8), 1.0, TypeError, "search: k must be an integer, 1 or more, not 1.0"),
+        (np.zeros(8), True, TypeError, "search: k must be an integer, 1 or more, not True"),
+        (np.zeros(8), "1", TypeError, "search: k must be an integer, 1 or more, not '1'"),
         (np.full(8, np.nan), 3, ValueError, "search: a product of vector with one of the index is not finite"),
         (np.full(8, 3e38), 3, ValueError, "search: a product of vector with one of the index is not finite"),
         (np.full(8, 1e300), 3, ValueError, "search: a product of vector with one of the index is not finite"),
@@ -107,7 +107,7 @@ def test_a_vector_of_another_shape_is_refused(index, vector):
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_k_below_one_is_refused(index, k):
-    with pytest.raises(ValueError, match=f"^search: k must be at least 1, not {k}"):
+    with pytest.raises(ValueError, match=f"^search: k must be an integer, 1 or more, not {k}"):
         index.search(np.zeros(8), k)
 
 
