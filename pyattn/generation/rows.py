@@ -50,13 +50,10 @@ class Rows:
         self.length += 1
 
     def take(self, rows: Array) -> "Rows":
-        return replace(self, **{name: getattr(self, name)[rows] for name in _OF_ROWS})
+        return replace(self, **{name: x[rows] for name, x in vars(self).items() if isinstance(x, np.ndarray)})
 
     def result(self, row: int) -> Array:
         return self.tokens[row, self.start[row] : self.length].copy()
-
-
-_OF_ROWS = ("number", "tokens", "first", "start", "least", "limit")
 
 
 def make_rows(function: str, prompts: Any, prefixes: Any, options: GenerationOptions) -> Rows:

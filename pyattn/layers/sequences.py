@@ -35,12 +35,11 @@ class Sequences:
 
     Attributes:
         mask: as attention's, for one sequence; with is_causal, a token attends to none after it.
-        relative_bias: (H, 2 n + 1), added to the logits of a key that is n before the query up to n after it,
-            n + 1 or more being the longest sequence.
+        relative_bias: (H, distances), added to the logits: that of a row's own place is in column zero, or for each
+            sample in zero (batch,), for its first row, and those of the keys behind it follow.
         first: the positions, (batch,) or one for all, of the sequences' first tokens, which their caches may hold.
         past_len, new_len: int64 (batch,): tokens of each sequence in its cache before the call and after it. Rows are
             the tokens in between, followed by padding. Without past_len the cache has been written before.
-        bias: (batch, H, L, S), instead of relative_bias.
         rows: of a memory, its keys' and its values' rows, where these are not in a cache.
         workspace: memory that a call uses.
     """
@@ -50,10 +49,10 @@ class Sequences:
     mask: Array | None = None
     is_causal: bool = False
     relative_bias: Array | None = None
+    zero: int | Array = 0
     first: int | Array = 0
     past_len: Array | None = None
     new_len: Array | None = None
-    bias: Array | None = None
     rows: tuple[Array, Array] | None = None
     workspace: Workspace = field(default_factory=Workspace)
     _bindings: dict[tuple[bool, bool], Binding] = field(default_factory=dict)
@@ -120,12 +119,12 @@ class Sequences:
             binding.is_causal, binding.past_len, binding.new_len = keys.is_causal, keys.past_len, keys.new_len
             if keys.mask is not None:
                 binding.mask = mask_to_bfloat16(keys.mask) if bf16 and keys.mask.dtype != bool else keys.mask
-            if keys.bias is not None:
-                binding.bias = mask_to_bfloat16(keys.bias) if bf16 else keys.bias
-            elif keys.relative_bias is not None:
+            if keys.relative_bias is not None:
                 table = to_bfloat16(keys.relative_bias) if bf16 else keys.relative_bias
-                view = by_distance(table, table.shape[1] // 2, *[keys.longest()] * 2)
-                binding.bias = np.broadcast_to(view, (keys.batch, *view.shape))
+                shape = rowwise.longest(query_starts), rowwise.longest(ends)
+                views = [by_distance(table, zero, *shape)[None] for zero in np.atleast_1d(keys.zero)]
+                bias = views[0] if len(views) == 1 else np.concatenate(views)
+                binding.bias = np.broadcast_to(bias, (keys.batch, *bias.shape[1:]))
                 binding.bias_of_sequence = True
         return binding
 

@@ -152,6 +152,7 @@ class Stack(Layer):
         if self.position_bias is not None and isinstance(sequences, Sequences) and sequences.relative_bias is None:
             farthest = max(1, sequences.longest())
             sequences.relative_bias = self.position_bias.by_distance(1 - farthest, farthest).astype(x.dtype, copy=False)
+            sequences.zero = farthest - 1
         arrays = [np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)]  # layers write to one and read the other
         for step, (number, layer) in enumerate(self._planned().in_order):
             own = sequences if isinstance(sequences, Sequences) else sequences[step]

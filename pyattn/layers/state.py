@@ -12,7 +12,6 @@ from pyattn._checks import Array
 from pyattn._core.binding import Workspace
 from pyattn.cache import KVCache
 from pyattn.layers.sequences import Sequences
-from pyattn.positional.relative import by_distance
 
 
 @dataclass(eq=False, repr=False)
@@ -95,17 +94,15 @@ class DecoderState:
         for cache in caches:
             new_len = cache._new_len(function, length, more)
             if cache.window not in seen:
-                bias = self._biases(function, cache.lengths, length, new_len)
-                tokens = {"first": cache.base, "past_len": cache.lengths, "new_len": new_len, "bias": bias}
-                seen[cache.window] = Sequences.padded(
-                    len(new_len), length, is_causal=True, workspace=workspace, **tokens
-                )
+                tokens = {"first": cache.base, "past_len": cache.lengths, "new_len": new_len, "workspace": workspace}
+                biases = self._biases(function, cache.lengths, length, new_len)
+                seen[cache.window] = Sequences.padded(len(new_len), length, is_causal=True, **tokens, **biases)
         return [seen[cache.window] for cache in caches]
 
-    def _biases(self, function: str, past_len: Array, length: int, new_len: Array) -> Array | None:
-        """(B, H, length, longest), of the new tokens to all."""
+    def _biases(self, function: str, past_len: Array, length: int, new_len: Array) -> dict[str, Array]:
+        """Those of the new tokens to all, as Sequences takes them."""
         if self.bias_by_distance is None or not len(past_len):
-            return None
+            return {}
         keys = int(new_len.max())
         last, first = int(past_len.min()), int(past_len.max())
         given = self.bias_by_distance(1 - first - length, keys - last)  # element first + length - 1 is of distance 0
@@ -116,6 +113,4 @@ class DecoderState:
                 f"{function}: bias_by_distance gave {given.dtype} {given.shape}; floating numbers {needed} are needed"
             )
         table = np.ascontiguousarray(given, self._caches[0]._compute_type)
-        places = past_len[:1] if first == last else past_len
-        views = [by_distance(table, first + length - 1 - int(here), length, keys) for here in places]
-        return np.broadcast_to(views[0], (len(past_len), *views[0].shape)) if len(views) == 1 else np.stack(views)
+        return {"relative_bias": table, "zero": first + length - 1 - (past_len[:1] if first == last else past_len)}
