@@ -352,7 +352,7 @@ def test_a_config_is_refused_by_name(wrong):
         (
             lambda: TransformerEncoder.from_configs([LayerConfig(48, 4)], order=["a"]),
             TypeError,
-            "^TransformerEncoder: order must be an integer, not 'a'",
+            "^TransformerEncoder: order must be an integer, 0 or more, not 'a'",
         ),
         (
             lambda: TransformerEncoder.from_configs([LayerConfig(48, 4)], order=[]),
@@ -367,7 +367,7 @@ def test_a_config_is_refused_by_name(wrong):
         (
             lambda: TransformerDecoder.from_configs([LayerConfig(48, 4)], order=[0, -1]),
             ValueError,
-            "^TransformerDecoder: order has -1; layers are numbered from 0",
+            "^TransformerDecoder: order must be an integer, 0 or more, not -1",
         ),
         (
             lambda: TransformerDecoder.from_configs(

@@ -57,10 +57,10 @@ def size(function: str, name: str, value: Any) -> int:
     return int(value)
 
 
-def count(function: str, name: str, value: Any, lowest: int = 0) -> int:
-    """An integer, `lowest` or more."""
-    accepted = f"an integer, {lowest} or more"
-    if integer(function, name, value, accepted) < lowest:
+def count(function: str, name: str, value: Any, lowest: int = 0, highest: int | None = None) -> int:
+    """An integer, `lowest` or more, up to `highest` if that is given."""
+    accepted = f"an integer, {lowest} or more" if highest is None else f"an integer from {lowest} to {highest}"
+    if integer(function, name, value, accepted) < lowest or (highest is not None and value > highest):
         raise ValueError(f"{function}: {name} must be {accepted}, not {value!r}")
     return int(value)
 

@@ -37,12 +37,6 @@ def _length(function: str, name: str, given: Any, lowest: int) -> int:
     return min(count(function, name, given, lowest), _MAX_LENGTH)
 
 
-def _results(function: str, name: str, given: Any) -> int:
-    if count(function, name, given, 1) > _MAX_BEAMS:
-        raise ValueError(f"{function}: {name} must be at most {_MAX_BEAMS}, not {given}")
-    return int(given)
-
-
 def _ids(function: str, name: str, given: Any) -> tuple[int, ...]:
     ids = token_ids(function, name, [given] if name == "stop_tokens" and np.ndim(given) == 0 else given)
     return tuple(dict.fromkeys(ids.tolist()))
@@ -161,10 +155,10 @@ class GenerationOptions:
     min_new_tokens: int | None = _option(None, _length, 0)
     min_length: int = _option(0, _length, 0)
     stop_tokens: int | Sequence[int] = _option((), _ids)
-    num_beams: int = _option(1, _results)
+    num_beams: int = _option(1, count, 1, _MAX_BEAMS)
     length_penalty: float = _option(1.0, real, -20, 20)
     early_stopping: bool | Literal["never"] = _option(False, _early_stopping)
-    num_return_sequences: int = _option(1, _results)
+    num_return_sequences: int = _option(1, count, 1, _MAX_BEAMS)
     do_sample: bool = _option(False, flag)
     temperature: float = _option(1.0, real, 1e-30, 1e6)
     top_k: int = _option(0, count)

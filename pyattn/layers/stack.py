@@ -177,9 +177,7 @@ class Stack(Layer):
 
 def _checked_order(function: str, order: Any) -> tuple[int, ...]:
     check_part(function, "order", order, Iterable, "the numbers of layers or None")  # type: ignore[type-abstract]
-    numbers = tuple(_checks.integer(function, "order", number) for number in order)
+    numbers = tuple(_checks.count(function, "order", number) for number in order)
     if not numbers:
         raise ValueError(f"{function}: order is empty; None runs each layer once")
-    if min(numbers) < 0:
-        raise ValueError(f"{function}: order has {min(numbers)}; layers are numbered from 0")
     return numbers

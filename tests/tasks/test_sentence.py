@@ -234,7 +234,7 @@ def test_max_seq_length_may_be_set(tmp_path):
     other = SentenceEncoder.from_pretrained(write_model(tmp_path / "other", max_seq_length=8))
     np.testing.assert_array_equal(encoder.encode(TEXTS), other.encode(TEXTS))
     for wrong in (1, 17):
-        with pytest.raises(ValueError, match="^SentenceEncoder: max_seq_length must be from 2 to 16"):
+        with pytest.raises(ValueError, match="^SentenceEncoder: max_seq_length must be an integer from 2 to 16"):
             encoder.max_seq_length = wrong
     assert encoder.max_seq_length == 8
 

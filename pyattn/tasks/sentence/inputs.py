@@ -143,10 +143,9 @@ class Transformer(Input):
 
     def set_length(self, tokens: int) -> None:
         least = self.tokenizer.num_special_tokens_to_add(is_pair=False)
-        if not least <= _checks.size("SentenceEncoder", "max_seq_length", tokens) <= self._most:
-            raise ValueError(f"SentenceEncoder: max_seq_length must be from {least} to {self._most}, not {tokens}")
-        self.tokenizer.enable_truncation(**{**self.tokenizer.truncation, "max_length": int(tokens)})
-        self.max_seq_length = int(tokens)
+        tokens = _checks.count("SentenceEncoder", "max_seq_length", tokens, max(1, least), self._most)
+        self.tokenizer.enable_truncation(**{**self.tokenizer.truncation, "max_length": tokens})
+        self.max_seq_length = tokens
 
     def tokenize(self, texts: list[str]) -> Tokenized:
         with errors_of_library("encode", self._file):
