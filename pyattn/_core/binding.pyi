@@ -1,4 +1,8 @@
+from typing import TypeAlias
+
 from numpy import ndarray as Array
+
+Rotation: TypeAlias = tuple[Array, Array, Array] | None  # of this stub alone
 
 class Workspace:
     buffers: list[Array | None]
@@ -22,6 +26,6 @@ class Memory:
         binding: Binding,
         rows: tuple[Array, Array] | None,
         cache: Array | None,
-        query_rotation: tuple[Array, ...] | None,
-        key_rotation: tuple[Array, ...] | None,
+        query_rotation: Rotation,
+        key_rotation: Rotation,
     ) -> None: ...

@@ -2,7 +2,7 @@ from typing import Any
 
 from numpy import ndarray as Array
 
-from pyattn._core.binding import Binding, Memory
+from pyattn._core.binding import Binding, Memory, Rotation
 
 class AttentionPlan:
     revision: object
@@ -11,8 +11,8 @@ class AttentionPlan:
     bf16: bool
     head_dim: int
     def __init__(self, layer: Any, revision: object) -> None: ...
-    def run(self, x: Array, own: Binding, rotation: tuple[Array, ...] | None, memory: Memory | None) -> Array: ...
-    def precompute(self, x: Array, binding: Binding, rotation: tuple[Array, ...] | None, cache: Array) -> None: ...
+    def run(self, x: Array, own: Binding, rotation: Rotation, memory: Memory | None) -> Array: ...
+    def precompute(self, x: Array, binding: Binding, rotation: Rotation, cache: Array) -> None: ...
 
 class LayerPlan:
     revision: object
@@ -27,11 +27,5 @@ class LayerPlan:
         revision: object,
     ) -> None: ...
     def run(
-        self,
-        x: Array,
-        out: Array,
-        own: Binding,
-        rotation: tuple[Array, ...] | None,
-        memory: Memory | None,
-        cache: Array | None,
+        self, x: Array, out: Array, own: Binding, rotation: Rotation, memory: Memory | None, cache: Array | None
     ) -> None: ...

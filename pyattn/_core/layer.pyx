@@ -169,8 +169,8 @@ cdef class AttentionPlan:
         if cache.ndim != 5 or cache.shape[1] != batch or cache.shape[2] != self.key_heads \
                 or cache.shape[4] != self.head_dim or cnp.PyArray_TYPE(cache) != self.dtype:
             raise ValueError(f"MultiHeadAttention: a cache of {cache.dtype} {list((<object> cache).shape)} does not "
-                             f"fit a layer that needs (2, {batch}, {self.key_heads}, capacity, {self.head_dim}), of the "
-                             "kind that its own caches are")
+                             f"fit a layer that needs (2, {batch}, {self.key_heads}, capacity, {self.head_dim}), of "
+                             "the kind that its own caches are")
 
     cdef int check_option(self, str name, cnp.ndarray option, Py_ssize_t batch) except -1:
         """Refuses a mask or bias that a stack made for the heads of its first layer, where this one has others."""

@@ -87,7 +87,7 @@ class Linear(Layer):
     def _own_held(self) -> dict[str, Any]:
         packed = self._weights()
         elements, scales = packed.unpack()
-        values = {"weight": elements if scales is None else Quantized(elements, scales)}
+        values: dict[str, Any] = {"weight": elements if scales is None else Quantized(elements, scales)}
         return values if packed.bias is None else values | {"bias": packed.bias.copy()}
 
     def __getstate__(self) -> dict[str, Any]:

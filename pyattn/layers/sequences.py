@@ -56,7 +56,7 @@ class Sequences:
     rows: tuple[Array, Array] | None = None
     workspace: Workspace = field(default_factory=Workspace)
     _bindings: dict[tuple[bool, bool], Binding] = field(default_factory=dict)
-    _rotations: dict[tuple[int, int], tuple[Rotary, tuple[Array, ...]]] = field(default_factory=dict)
+    _rotations: dict[tuple[int, int], tuple[Rotary, tuple[Array, Array, Array]]] = field(default_factory=dict)
     _positions: Array | None = None
 
     @classmethod
@@ -85,7 +85,7 @@ class Sequences:
             self._positions = positions
         return self._positions
 
-    def rotation_of(self, plan: AttentionPlan) -> tuple[Array, ...] | None:
+    def rotation_of(self, plan: AttentionPlan) -> tuple[Array, Array, Array] | None:
         """What rotates heads of these rows in a layer's attention; None where it has no rotary positions."""
         rotary = plan.rotary
         if rotary is None:

@@ -94,12 +94,12 @@ class DecoderState:
         for cache in caches:
             new_len = cache._new_len(function, length, more)
             if cache.window not in seen:
-                tokens = {"first": cache.base, "past_len": cache.lengths, "new_len": new_len, "workspace": workspace}
-                biases = self._biases(function, cache.lengths, length, new_len)
-                seen[cache.window] = Sequences.padded(len(new_len), length, is_causal=True, **tokens, **biases)
+                options = self._biases(function, cache.lengths, length, new_len)
+                options |= {"first": cache.base, "past_len": cache.lengths, "new_len": new_len, "workspace": workspace}
+                seen[cache.window] = Sequences.padded(len(new_len), length, is_causal=True, **options)
         return [seen[cache.window] for cache in caches]
 
-    def _biases(self, function: str, past_len: Array, length: int, new_len: Array) -> dict[str, Array]:
+    def _biases(self, function: str, past_len: Array, length: int, new_len: Array) -> dict[str, Any]:
         """Those of the new tokens to all, as Sequences takes them."""
         if self.bias_by_distance is None or not len(past_len):
             return {}
