@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any
@@ -185,8 +185,8 @@ class SentenceEncoder:
             ValueError: batch_tokens or truncate_dim is not a positive integer; there is no prompt of that name; a text
                 is too long and truncate is False.
         """
+        call = _Call(self, "encode", locals())
         texts = list(checked_texts("encode", texts))
-        call = _Call(self, "encode", normalize, batch_tokens, truncate, prompt, prompt_name, truncate_dim)
         vectors = np.empty((len(texts), call.width), np.float32)
         if show_progress is None and len(texts) <= _FEW:  # making a bar would take longer than to encode one text
             show_progress = False
@@ -241,8 +241,8 @@ class SentenceEncoder:
         Raises:
             TypeError, ValueError: as encode; errors about a text are raised when it is taken.
         """
+        call = _Call(self, "encode_stream", locals())
         texts = checked_texts("encode_stream", texts)
-        call = _Call(self, "encode_stream", normalize, batch_tokens, truncate, prompt, prompt_name, truncate_dim)
         return chain.from_iterable(self._encoded(call, window) for window in self._tokenized(call, texts))
 
     def _tokenized(self, call: "_Call", texts: Iterable[str]) -> Iterator[list[list[int]]]:
@@ -299,28 +299,19 @@ class SentenceEncoder:
 
 
 class _Call:
-    """The checked options of a call of `encode` or `encode_stream`."""
+    """The checked options of a call of `encode` or `encode_stream`, whose arguments are given by name."""
 
-    def __init__(
-        self,
-        encoder: SentenceEncoder,
-        function: str,
-        normalize: bool | None,
-        batch_tokens: int,
-        truncate: bool,
-        prompt: str | None,
-        prompt_name: str | None,
-        truncate_dim: int | None,
-    ) -> None:
-        self.function, self.truncate = function, truncate
-        self.batch_tokens = _checks.size(function, "batch_tokens", batch_tokens)
-        cut = encoder.truncate_dim if truncate_dim is None else truncate_dim
+    def __init__(self, encoder: SentenceEncoder, function: str, given: Mapping[str, Any]) -> None:
+        self.function, self.truncate = function, given["truncate"]
+        self.batch_tokens = _checks.size(function, "batch_tokens", given["batch_tokens"])
+        cut = encoder.truncate_dim if given["truncate_dim"] is None else given["truncate_dim"]
         self.width = encoder._width
         if cut is not None:
             self.width = min(self.width, _checks.size(function, "truncate_dim", cut))
-        for name, value in (("prompt", prompt), ("prompt_name", prompt_name)):
-            if not isinstance(value, str | None):
-                raise TypeError(f"{function}: {name} must be a str or None, not {type(value).__name__}")
+        prompt, prompt_name = given["prompt"], given["prompt_name"]
+        for name in ("prompt", "prompt_name"):
+            if not isinstance(given[name], str | None):
+                raise TypeError(f"{function}: {name} must be a str or None, not {type(given[name]).__name__}")
         chosen = encoder.default_prompt_name if prompt_name is None else prompt_name
         if prompt is None and chosen is not None:
             if chosen not in encoder.prompts:
@@ -331,6 +322,7 @@ class _Call:
         self.prompt_length = 0  # the number of tokens that Pooling leaves out
         if self.prompt and any(isinstance(x, Pooling) and not x.config["include_prompt"] for x in encoder._modules):
             self.prompt_length = encoder._first.prompt_length(self.prompt)
+        normalize = given["normalize"]
         self.normalize = None if normalize is None else _checks.flag(function, "normalize", normalize)
 
 
