@@ -139,12 +139,12 @@ def below(function: str, name: str, x: Array, limit: int, meaning: str = "") -> 
         raise ValueError(f"{function}: {name} must be in [0, {limit}){meaning}, not in [{x.min()}, {x.max()}]")
 
 
-def lengths_of(function: str, name: str, given: Any, most: Array, meaning: str) -> Array:
-    """A length for each sequence, int64, of 0 to `most`, which None stands for."""
+def lengths_of(function: str, name: str, given: Any, most: Array, meaning: str, lowest: int = 0) -> Array:
+    """A length for each sequence, int64, from `lowest` to `most`, which None stands for."""
     if given is None:
         return most
     lengths = integers(function, name, given, most.shape, f"{most.shape}, one for each sequence")
-    within(function, name, lengths, 0, most, meaning)
+    within(function, name, lengths, lowest, most, meaning)
     return lengths.astype(np.int64)
 
 
