@@ -31,7 +31,6 @@ from pyattn._checks.numbers import (
     number,
     positive,
     real,
-    rotary_base,
     row_range,
     sides,
     size,

@@ -79,14 +79,6 @@ def positive(function: str, name: str, value: Any) -> float:
     return float(value)
 
 
-def rotary_base(function: str, base: Any, width: int) -> None:
-    """Refuses what is no base of rotary positions of heads of so many features."""
-    if not 0 < number(function, "rotary_base", base, "positive and finite, or None") < 1e300:
-        raise ValueError(f"{function}: rotary_base must be positive and finite, or None; not {base!r}")
-    if width % 2:
-        raise ValueError(f"{function}: rotary positions need heads of an even width, not {width}")
-
-
 def finite_scale(function: str, scale: Any, width: int, dtype: np.dtype[Any]) -> float:
     """The scale, 1 / sqrt(width) for None."""
     if scale is None:

@@ -151,7 +151,11 @@ def check_rotary(function: str, rotary: Any, head_dim: int) -> None:
         raise ValueError(f"{function}: rotary.width {width} is more than a head's {head_dim} features")
     if rotary.base is None:
         raise TypeError(f"{function}: rotary.base must be a number, not None")
-    _checks.rotary_base(function, rotary.base, width)
+    accepted = "positive and finite, or None"
+    if not 0 < _checks.number(function, "rotary_base", rotary.base, accepted) < 1e300:
+        raise ValueError(f"{function}: rotary_base must be {accepted}; not {rotary.base!r}")
+    if width % 2:
+        raise ValueError(f"{function}: rotary positions need heads of an even width, not {width}")
     accepted = "a tuple of pairs (name, value) that can be hashed"
     check_part(function, "rotary.scaling", rotary.scaling, tuple, accepted)
     try:
