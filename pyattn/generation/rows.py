@@ -50,7 +50,8 @@ class Rows:
         self.length += 1
 
     def take(self, rows: Array) -> "Rows":
-        return replace(self, **{name: x[rows] for name, x in vars(self).items() if isinstance(x, np.ndarray)})
+        taken: dict[str, Any] = {name: x[rows] for name, x in vars(self).items() if isinstance(x, np.ndarray)}
+        return replace(self, **taken)
 
     def result(self, row: int) -> Array:
         return self.tokens[row, self.start[row] : self.length].copy()

@@ -1,6 +1,7 @@
 """Attention to keys and values that depend on their distance from the query."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def relative_attention(
         (8, 100, 64)
     """
     name = "relative_attention"
-    tables = {"relative_keys": relative_keys}
+    tables: dict[str, Any] = {"relative_keys": relative_keys}
     if relative_values is not None:
         tables["relative_values"] = relative_values
     query, key, value, *given = _checks.attention_arrays(name, query=query, key=key, value=value, **tables)

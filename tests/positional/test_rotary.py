@@ -155,13 +155,21 @@ X, TABLE = np.ones((2, 3, 5, 8), np.float32), np.ones((20, 4), np.float32)
             r"shapes \(20, 4\) and \(9, 4\); the same is needed",
         ),
         (lambda: rotary_embedding(X[..., :7], TABLE, TABLE), ValueError, "a last axis of at most 3"),
-        (lambda: rotary_embedding(X, TABLE[:4], TABLE[:4]), ValueError, r"positions must be in \[0, 4\), the tables' rows, not in \[0, 4\]"),
+        (
+            lambda: rotary_embedding(X, TABLE[:4], TABLE[:4]),
+            ValueError,
+            r"positions must be in \[0, 4\), the tables' rows, not in \[0, 4\]",
+        ),
         (
             lambda: rotary_embedding(X, TABLE, TABLE, [0, 1, 2, 3, 20]),
             ValueError,
             r"positions must be in \[0, 20\), the tables' rows, not in \[0, 20\]",
         ),
-        (lambda: rotary_embedding(X, TABLE, TABLE, [0, 1, 2, 3, -1]), ValueError, r"positions must be in \[0, .*not in \[-1, 3\]"),
+        (
+            lambda: rotary_embedding(X, TABLE, TABLE, [0, 1, 2, 3, -1]),
+            ValueError,
+            r"positions must be in \[0, .*not in \[-1, 3\]",
+        ),
         (lambda: rotary_embedding(X, TABLE, TABLE, [0.5] * 5), TypeError, "positions has dtype float64"),
         (lambda: rotary_embedding(X, TABLE, TABLE, [1, 2]), ValueError, r"what broadcasts to \(2, 5\)"),
         (
