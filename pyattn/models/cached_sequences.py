@@ -62,11 +62,7 @@ class CachedSequences:
         if tokens.ndim != 2 or len(tokens) != len(past) or not tokens.shape[1]:
             raise ValueError(f"{name}: tokens has shape {tokens.shape}; ({len(past)}, L), L 1 or more, is needed")
         length = tokens.shape[1]
-        ends = np.full(len(past), length)
-        if lengths is not None:
-            ends = _checks.integers(name, "lengths", lengths, past.shape, f"{past.shape}, one for each row")
-            _checks.within(name, "lengths", ends, 1, np.full(len(past), length), "L")
-            ends = ends.astype(np.int64)
+        ends = _checks.lengths_of(name, "lengths", lengths, np.full(len(past), length, np.int64), "L", lowest=1)
         if ((past + ends) > model.config.longest).any():
             raise ValueError(f"{name}: a sequence would have {(past + ends).max()} tokens; {model.config.bound}")
         positions = np.minimum(past[:, None] + np.arange(length), model.config.longest - 1)
