@@ -87,7 +87,7 @@ class MultiHeadAttention(Layer):
         attention._make(config, np.random.default_rng(rng), [config.d_model] * 2)
         return attention
 
-    def _make(self, config: LayerConfig, rng: np.random.Generator, widths: list[int]) -> None:
+    def _make(self, config: LayerConfig, rng: "np.random.Generator", widths: list[int]) -> None:
         self.embed_dim, self.num_heads, self.softcap = config.d_model, config.nhead, config.softcap
         self.head_dim = int(config.head_dim or self.embed_dim // self.num_heads)
         self.num_key_value_heads = int(config.num_key_value_heads or self.num_heads)
