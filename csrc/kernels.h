@@ -21,7 +21,7 @@ enum {
   PYATTN_ALIGNMENT = 64,
 };
 
-/* A strided array: element (head, row, column) lies head, row and column times so many bytes behind data. */
+/* A strided array: element (head, row, column) lies head, row and column times so many bytes after data. */
 struct pyattn_array {
   char *data;
   ptrdiff_t row, column, head;
@@ -72,7 +72,7 @@ struct pyattn_query_block {
   int vectors;                   /* vectors of lanes that the rows fill, 1 to the table's tile_vectors */
   ptrdiff_t rows, first, length; /* at most vectors * lanes */
   ptrdiff_t query_offset;        /* position of query 0 */
-  ptrdiff_t kv_length;           /* keys at or behind this are masked */
+  ptrdiff_t kv_length;           /* keys at or after this are masked */
   char *scratch;                 /* aligned, state_bytes; the block's state, from begin to finish */
 };
 

@@ -170,7 +170,7 @@ INLINE int seen_by_all(const struct pyattn_query_block *block, const struct pyat
          last < block->kv_length;
 }
 
-/* Masks what the positions rule out: causal masks, windows, and of gathered keys those behind the last. */
+/* Masks what the positions rule out: causal masks, windows, and of gathered keys those after the last. */
 static int mask_positions(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                           ptrdiff_t count) {
   struct attention_state *state = state_of(block);

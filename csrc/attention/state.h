@@ -85,7 +85,7 @@ INLINE ptrdiff_t value_vectors(const struct pyattn_attention *call) {
   return round_up(call->value_width, LANES) / LANES;
 }
 
-/* q[group][N] = query[first + feature], transposed, scaled; behind the width come zeros to a whole vector. */
+/* q[group][N] = query[first + feature], transposed, scaled; after the width come zeros to a whole vector. */
 static void load_queries(const struct pyattn_query_block *block, ptrdiff_t first) {
   const struct pyattn_array query = operand(block, PYATTN_QUERY);
   struct attention_state *state = state_of(block);

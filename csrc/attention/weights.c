@@ -86,7 +86,7 @@ static void keep_best(const struct pyattn_query_block *block, const struct pyatt
       for (ptrdiff_t i = 0; i < k; i++) {
         vec *best = state->best + i * vectors + n;
         ivec *best_key = state->best_key + i * vectors + n;
-        shifts |= x > *best; /* and so do all behind it */
+        shifts |= x > *best; /* and so do all after it */
         const vec lesser = choose(shifts, *best, x);
         const ivec lesser_key = (shifts & *best_key) | (~shifts & key);
         *best = choose(shifts, x, *best);

@@ -60,7 +60,7 @@ def _canonical_csr(function: str, name: str, x: Any, shape: tuple[int, ...]) -> 
     stored = int(indptr[-1])
     indices, data = indices[:stored], data[:stored]
     if len(indices) < stored or len(data) < stored:
-        raise ValueError(f"{broken} indptr ends at {stored}, behind its last entry")
+        raise ValueError(f"{broken} indptr ends at {stored}, after its last entry")
     if stored and (indices.min() < 0 or indices.max() >= shape[1]):
         raise ValueError(f"{broken} indices are from {indices.min()} to {indices.max()}, beyond {shape[1]} columns")
     indptr, indices = np.ascontiguousarray(indptr, np.int64), np.ascontiguousarray(indices, np.int32)

@@ -134,7 +134,7 @@ cdef class AttentionCall:
         self.operands["csr"] = indptr, indices, data
 
     def set_numbers(self, double scale, double softcap, Py_ssize_t left, Py_ssize_t right):
-        """softcap: 0 for none. left, right: how many keys a query sees before and behind its position; -1 for all."""
+        """softcap: 0 for none. left, right: how many keys a query sees before and after its position; -1 for all."""
         self.call.shared.scale, self.call.shared.softcap = scale, softcap
         set_window(&self.call, left, right)
 

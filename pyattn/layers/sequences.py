@@ -36,7 +36,7 @@ class Sequences:
     Attributes:
         mask: as attention's, for one sequence; with is_causal, a token attends to none after it.
         relative_bias: (H, distances), added to the logits: that of a row's own place is in column zero, or for each
-            sample in zero (batch,), for its first row, and those of the keys behind it follow.
+            sample in zero (batch,), for its first row, and those of the keys after it follow.
         first: the positions, (batch,) or one for all, of the sequences' first tokens, which their caches may hold.
         past_len, new_len: int64 (batch,): tokens of each sequence in its cache before the call and after it. Rows are
             the tokens in between, followed by padding. Without past_len the cache has been written before.

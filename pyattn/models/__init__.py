@@ -35,7 +35,7 @@ def load(
 
     Families, by model_type. Encoders of texts: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, ALBERT,
     ELECTRA, ModernBERT and Nomic BERT; of images: ViT, DeiT and DINOv2, with and without registers. Models that
-    generate: GPT-2, Llama, Mistral, Qwen2, Qwen3, Gemma 3; behind an encoder BART, mBART, Marian, T5 and Whisper.
+    generate: GPT-2, Llama, Mistral, Qwen2, Qwen3, Gemma 3; after an encoder BART, mBART, Marian, T5 and Whisper.
 
     Keys of config.json mean what they mean in transformers 5: those that are left out have its defaults, those that
     change a result are obeyed or refused by name. A dtype or torch_dtype there changes nothing: what is computed is

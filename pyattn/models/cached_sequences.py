@@ -45,7 +45,7 @@ class CachedSequences:
 
         Args:
             tokens: (rows, L) integers.
-            lengths: (rows,) integers: how many of each row's are real, padding behind them; None: all.
+            lengths: (rows,) integers: how many of each row's are real, padding after them; None: all.
 
         Returns:
             (rows, vocab_size) float32.

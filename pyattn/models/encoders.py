@@ -30,7 +30,7 @@ class TextEncoder(Pretrained):
         attention_mask: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
     ) -> NDArray[np.float32]:
-        """The last layer's hidden state of every token, behind the norm at the end if the family has one.
+        """The last layer's hidden state of every token, after the norm at the end if the family has one.
 
         Args:
             token_ids: (total,) integers, the n sequences one after another; or (n, L), padded.
@@ -39,12 +39,12 @@ class TextEncoder(Pretrained):
             token_type_ids: integers in the shape of token_ids; None means 0 for all. What a family without token types
                 is given is not used.
             attention_mask: of padded token_ids, (n, L), 0 or False where there is padding, in front of tokens, between
-                or behind; None where there is none. Tokens keep their places, as in transformers: position 3 is that of
+                or after; None where there is none. Tokens keep their places, as in transformers: position 3 is that of
                 token_ids[:, 3], but in RoBERTa, XLM-RoBERTa, CamemBERT and MPNet, whose positions count all but the
                 padding token, and know it by its id. Padding is dropped before anything is computed; where it stands
                 between tokens of a model with windows, rotary or relative positions, it is computed and not attended
                 to.
-            lengths: (n,) integers, instead of either: of how many tokens each sequence is, padding behind them.
+            lengths: (n,) integers, instead of either: of how many tokens each sequence is, padding after them.
 
         Returns:
             (total, hidden_size) float32; of padded token_ids (n, L, hidden_size), padding being 0.
@@ -115,7 +115,7 @@ class TextEncoder(Pretrained):
     def _positions(self, words: Array, rows: Array | None, sequences: Sequences) -> Array:
         """Of the rows the positions, counted from 0.
 
-        Learned ones are places, be there padding or not. Families whose positions begin behind that of padding, such as
+        Learned ones are places, be there padding or not. Families whose positions begin after that of padding, such as
         RoBERTa, know it by its id, wherever it stands and whatever the mask: others are counted, padding is at -1.
         """
         if not self.embeddings.learns_positions:
@@ -155,7 +155,7 @@ class ImageEncoder(Pretrained):
     embeddings: PatchEmbeddings
 
     def __call__(self, pixel_values: ArrayLike) -> NDArray[np.float32]:
-        """The last layer's hidden state of every token, behind the norm at the end.
+        """The last layer's hidden state of every token, after the norm at the end.
 
         Args:
             pixel_values: (B, channels, height, width) real numbers, scaled and normalised as the model was trained.

@@ -1,4 +1,4 @@
-"""Models that generate: a decoder of tokens, alone or behind an encoder of tokens, spectrograms or images."""
+"""Models that generate: a decoder of tokens, alone or after an encoder of tokens, spectrograms or images."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ class GenerativeConfig(ModelConfig):
 
 
 class GenerativeModel(Pretrained):
-    """A decoder of tokens, behind an encoder if its family has one.
+    """A decoder of tokens, after an encoder if its family has one.
 
     `pyattn.models.load` makes one from a directory.
 
@@ -48,7 +48,7 @@ class GenerativeModel(Pretrained):
         generation: the contents of generation_config.json, or None.
         options: the `GenerationOptions` that generate and stream use unless they are given others; may be set. Until
             then they are those of generation_config.json, and a ValueError names what in it is not supported.
-        start_token: that which a text begins with behind an encoder; None if the files name none, ValueError if they
+        start_token: that which a text begins with after an encoder; None if the files name none, ValueError if they
             name none of the vocabulary.
         weight_dtypes: in what the weight of each matrix product is held and multiplied, by its name.
         encoder, decoder: the stacks of layers; their check_finite, set to True, finds the layer that makes NaN.
@@ -160,7 +160,7 @@ class GenerativeModel(Pretrained):
         Args:
             inputs: tokens (B, S), integers; or frames (B, n, num_mel_bins), or pixels (B, channels, height, width),
                 float32.
-            lengths: (B,) integers: how many of each sample's tokens are real, padding behind them; None: all.
+            lengths: (B,) integers: how many of each sample's tokens are real, padding after them; None: all.
 
         Raises:
             TypeError: inputs are of another dtype.

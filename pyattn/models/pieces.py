@@ -1,7 +1,7 @@
 """Text from tokens, as they come: what is decoded once is never decoded again, nor taken back.
 
 A tokenizer decodes a text, not tokens: of the first it drops the space in front, of bytes it makes characters, and of
-bytes that are no characters as many marks of replacement as there are bytes in a row. So tokens are decoded behind one
+bytes that are no characters as many marks of replacement as there are bytes in a row. So tokens are decoded after one
 that stands for all before them: a whole word, whose text does not change with what follows.
 """
 

@@ -50,7 +50,7 @@ class FrameSpec:
 
 @dataclass(frozen=True)
 class PatchSpec:
-    """Rows of the patches of an image, behind those of tokens that are the same for all images.
+    """Rows of the patches of an image, after those of tokens that are the same for all images.
 
     tokens: names of those that have positions; registers: how many have none. fixed: images have image_size.
     """
@@ -86,10 +86,10 @@ class RelativeSpec:
 
 @dataclass(frozen=True)
 class StackSpec:
-    """Layers, each of a configuration of its own, and the norm behind the last.
+    """Layers, each of a configuration of its own, and the norm after the last.
 
     order: the numbers of layers in the order in which they run, where some run several times. bidirectional: tokens of
-    a decoder see those behind them too, where it gives hidden states.
+    a decoder see those after them too, where it gives hidden states.
     """
 
     layers: tuple[LayerConfig, ...]

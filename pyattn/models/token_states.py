@@ -28,7 +28,7 @@ class TokenStates(Pretrained):
     config: StateConfig
 
     def __call__(self, token_ids: ArrayLike, cu_seqlens: ArrayLike) -> NDArray[np.float32]:
-        """The hidden state of every token behind the last norm.
+        """The hidden state of every token after the last norm.
 
         A decoder's token sees itself and those before it, unless the configuration has it see all.
 

@@ -83,7 +83,7 @@ def check_tokens(function: str, ids: Any, vocab_size: int, file: Path) -> None:
 
 
 def _growth_by_normalizer(content: bytes, file: Path) -> float:
-    """By how much a normalizer makes texts longer: the most of what stands behind that key anywhere in the file."""
+    """By how much a normalizer makes texts longer: the most of what stands after that key anywhere in the file."""
     try:
         if _ESCAPED_ASCII.search(content):  # behind which a key could hide
             content = json.dumps(json.loads(content, object_pairs_hook=_without_repetition)).encode()

@@ -38,7 +38,7 @@ def relative_attention(
         query: (..., H, L, D), or (L, D), float32, float64, float16 or bfloat16.
         key: (..., Hkv, S, D) of the same dtype, H a multiple of Hkv.
         value: (..., Hkv, S, Dv) of the same dtype.
-        relative_keys: (2 k + 1, D), or (H, 2 k + 1, D) for each head its own, of the same dtype; from k behind the
+        relative_keys: (2 k + 1, D), or (H, 2 k + 1, D) for each head its own, of the same dtype; from k after the
             query to k ahead.
         relative_values: None, or (2 k + 1, Dv), or (H, 2 k + 1, Dv).
         mask: as in scaled_dot_product_attention, not sparse.
@@ -96,7 +96,7 @@ def relative_attention(
 
 
 def _chunk(call: AttentionCall, query: Array, value: Array, tables: list[Array], offset: int, clipped: bool) -> Array:
-    """Of queries (..., H, n, D) that stand at offset and behind."""
+    """Of queries (..., H, n, D) that stand at offset and later."""
     *heads, queries, _ = query.shape
     keys = value.shape[-2]
     k = tables[0].shape[-2] // 2

@@ -77,7 +77,7 @@ def rotary_embedding(
     """Queries or keys turned by rotary positions.
 
     RoFormer, Su et al. 2021 (arXiv:2104.09864), equation 34: the pair (a, b) of features of a head becomes
-    (a cos - b sin, b cos + a sin). The tables are half as wide as what turns; a head's features behind that stay.
+    (a cos - b sin, b cos + a sin). The tables are half as wide as what turns; a head's features after that stay.
     ONNX's operator RotaryEmbedding.
 
     Args:

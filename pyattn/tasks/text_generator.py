@@ -191,13 +191,13 @@ class TextGenerator:
         check_tokens(function, ids, self.model.config.vocab_size, self._file)
         if source is not None or target is not None:
             ids = self._languages.target(function, target, self._languages.source(function, source, ids))
-        most = self.model.config.longest - (self.model.encoder is None)  # behind a prompt, a new token needs room
+        most = self.model.config.longest - (self.model.encoder is None)  # after a prompt, a new token needs room
         if not 0 < len(ids) <= most:
             raise ValueError(f"{function}: {what} has {len(ids)} tokens; the model takes from 1 to {most}")
         return ids
 
     def _bounded(self, options: GenerationOptions, length: int) -> GenerationOptions:
-        """The options, with a greatest number of new tokens behind a text of that length where they say none."""
+        """The options, with a greatest number of new tokens after a text of that length where they say none."""
         if options.max_new_tokens is not None or options.max_length is not None:
             return options
         room = self.model.config.longest - (length if self.model.encoder is None else 1)

@@ -275,7 +275,7 @@ def modules(*kinds):
         (
             "modules.json",
             modules(("", "Transformer"), ("1_Pooling", "Pooling"), ("2", "LSTM")),
-            r"the module sentence_transformers\.models\.LSTM is not supported behind the first; those that are: Poo",
+            r"the module sentence_transformers\.models\.LSTM is not supported after the first; those that are: Poo",
         ),
         (
             "modules.json",

@@ -47,7 +47,7 @@ def encoder_spec(
     projected: bool = False,
     **of_stack: Any,
 ) -> ModelSpec:
-    """A stack behind the tables that names have; of BERT's layers, unless others are given."""
+    """A stack after the tables that names have; of BERT's layers, unless others are given."""
     embeddings = TokenSpec(
         config.embedding_size or config.hidden_size,
         config.vocab_size,

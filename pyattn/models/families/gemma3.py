@@ -27,7 +27,7 @@ _DEFAULTS = {
 
 
 def build(config: ModelConfig) -> ModelSpec:
-    """Norms in front of and behind each block; of so many layers one sees all tokens, the others near ones."""
+    """Norms before and after each block; of so many layers one sees all tokens, the others near ones."""
     values = config.values
     parameters = values["rope_parameters"]
     if parameters is None:  # older files have keys for each type, and scale those of layers that see all tokens
@@ -74,7 +74,7 @@ _GEMMA3 = replace(
     supported=_SUPPORTED,
 )
 
-# A model that generates sees no tokens behind; EmbeddingGemma may.
+# A model that generates sees no later tokens; EmbeddingGemma may.
 GENERATIVE_FAMILIES = {
     "gemma3_text": replace(_GEMMA3, supported={**_SUPPORTED, "use_bidirectional_attention": (False,)})
 }

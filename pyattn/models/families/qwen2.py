@@ -21,7 +21,7 @@ def build(config: ModelConfig) -> ModelSpec:
 
 
 def layer_types_of(config: ModelConfig) -> Any:
-    """Layers behind the first ones may see near tokens only."""
+    """Layers after the first ones may see near tokens only."""
     values, layers, types = config.values, config.num_hidden_layers, config.values["layer_types"]
     windowed = switch(values, "use_sliding_window") and values["sliding_window"] is not None
     if types is None:

@@ -9,7 +9,7 @@ from pyattn.models.spec import ModelSpec
 
 
 def build(config: ModelConfig) -> ModelSpec:
-    """Heads of queries and keys are normalised; layers behind the first ones may see near tokens only."""
+    """Heads of queries and keys are normalised; layers after the first ones may see near tokens only."""
     layer = llama.decoder_layer(config, qk_norm=True, **biases_of(config))
     layers = with_windows(config, layer, qwen2.layer_types_of(config))
     return llama.decoder_spec(config, layers, {**llama.NAMES, **llama.NORMS_OF_HEADS})

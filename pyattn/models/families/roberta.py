@@ -15,7 +15,7 @@ XLM_ROBERTA = replace(
     BERT,
     prefix="roberta.",
     defaults={**BERT.defaults, "pad_token_id": 1},
-    # positions are counted from behind that of padding
+    # positions are counted from after that of padding
     derive=lambda values, sizes: positions_from(integer(values, "pad_token_id", least=0) + 1, sizes),
     heads={**TOKEN_HEADS, "sequence-classification": _CLASSIFIER, "masked-lm": _MASKED},
     tied=(WORDS, "lm_head.decoder.weight"),

@@ -79,7 +79,7 @@ def _listed_modules(file: Path) -> list[tuple[str, Path]]:
         kind, path = module["type"].rpartition(".")[2], PureWindowsPath(module["path"])  # it knows both "/" and "\\"
         accepted = tuple(MODULES if number else ("Transformer", *_TABLES))
         if not module["type"].startswith("sentence_transformers.") or kind not in accepted:
-            which = "behind the first" if number else "first"
+            which = "after the first" if number else "first"
             raise ValueError(
                 f"load: {file}: the module {module['type']} is not supported {which}; those that are: "
                 f"{', '.join(accepted)} of sentence_transformers"

@@ -72,7 +72,7 @@ def pool(hidden: Array, cu_seqlens: Array, modes: tuple[str, ...], prompt: int =
         out = pooled[:, number]
         if mode == "cls":
             out[lengths > 0] = hidden[(firsts + np.where(lengths > prompt, prompt, 0))[lengths > 0]]
-        elif mode == "max" and kept.any():  # reduceat would give the row behind an empty segment
+        elif mode == "max" and kept.any():  # reduceat would give the row after an empty segment
             out[kept > 0] = np.maximum.reduceat(rows, ends[:-1][kept > 0])
         elif mode == "lasttoken":
             out[kept > 0] = rows[ends[1:][kept > 0] - 1]
@@ -94,7 +94,7 @@ class Module(Layer):
     config: dict[str, Any]  # the contents of config.json, with today's keys
 
     def __init__(self, file: Path, given: dict[str, Any], widths: dict[str, int]) -> None:
-        """given: the contents of the file. widths: those of the features before it, which become those behind it."""
+        """given: the contents of the file. widths: those of the features before it, which become those after it."""
         self.config = given
 
     @classmethod

@@ -126,7 +126,7 @@ class Settings:
         return code if code in self.languages else None, asked
 
     def max_new_tokens(self, function: str, prompt: int, positions: int) -> int:
-        """The greatest number of tokens behind a prompt of so many tokens, in a model of so many positions."""
+        """The greatest number of tokens after a prompt of so many tokens, in a model of so many positions."""
         most = self.options.max_new_tokens
         if most is None:
             return min(positions // 2 if self.max_length is None else self.max_length, positions - prompt)
