@@ -143,9 +143,10 @@ def lengths_of(function: str, name: str, given: Any, most: Array, meaning: str, 
     """A length for each sequence, int64, from `lowest` to `most`, which None stands for."""
     if given is None:
         return most
-    lengths = integers(function, name, given, most.shape, f"{most.shape}, one for each sequence")
+    # Copied before it is looked at: another thread may write to the caller's.
+    lengths = integers(function, name, given, most.shape, f"{most.shape}, one for each sequence").astype(np.int64)
     within(function, name, lengths, lowest, most, meaning)
-    return lengths.astype(np.int64)
+    return lengths
 
 
 def rows(function: str, x: Any, width: int, dtype: np.dtype[Any]) -> tuple[Array, tuple[int, ...]]:
