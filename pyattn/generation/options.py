@@ -105,13 +105,10 @@ class GenerationOptions:
         min_length: the same, the prompt counted; min_new_tokens has precedence.
         stop_tokens: a token id, or several; they end a sequence. A result includes the one that ended it.
         num_beams: the number of sequences that a beam search follows at once; 1: no beam search.
-        length_penalty: beam search ranks ended sequences by the sum of log-probabilities / tokens ** length_penalty;
-            from -20 to 20.
+        length_penalty: -20 to 20: beams that ended rank by the sum of log-probabilities / tokens ** length_penalty.
         early_stopping: when a beam search ends. True: as soon as num_beams sequences have ended. False: once the best
-            running sequence would rank below all of those if it ended now. "never": once it would, however it
-            continues.
-        num_return_sequences: the number of results for a prompt, at most num_beams in a beam search; with do_sample,
-            the number of independent draws.
+            running sequence would rank below all of those if it ended now; "never": however it continues.
+        num_return_sequences: results for a prompt, at most num_beams in a beam search; with do_sample, separate draws.
         do_sample: draw tokens at random, instead of taking the most probable one.
         temperature, top_k, top_p, min_p: sampling applies them in this order: logits are divided by temperature; the
             top_k greatest are kept (0: all; among equal ones, lower ids); then the fewest of these that together have a
@@ -119,21 +116,17 @@ class GenerationOptions:
         typical_p, epsilon_cutoff, eta_cutoff: are applied after these: the tokens whose surprise is nearest to the
             expected one are kept that together have a probability of typical_p (Meister et al. 2022, arXiv:2202.00666);
             then those at least as probable as epsilon_cutoff; then those at least as probable as the lesser of
-            eta_cutoff and sqrt(eta_cutoff) exp(-entropy) (Hewitt et al. 2022, arXiv:2210.15191). The last two keep the
-            most probable token in any case.
-        seed: for sampling: None for a new one each time, an int, or an int for each prompt. Prompt i draws from a
-            stream of its own, that of (seed, i), or, given a seed for each, that of (its seed, 0): its result does not
-            depend on the other prompts.
+            eta_cutoff and sqrt(eta_cutoff) exp(-entropy) (Hewitt et al. 2022, arXiv:2210.15191). The most probable
+            token passes the last two in any case.
+        seed: for sampling: None for a new one each time, an int, or an int for each prompt. Whatever the others are,
+            prompt i draws from a stream of its own, that of (seed, i), or, given a seed for each, of (its seed, 0).
         repetition_penalty: divides positive and multiplies negative logits of the tokens seen so far, in the prompt as
             well (Keskar et al. 2019, "CTRL", section 4.1); above 0.
         encoder_repetition_penalty: the reverse for the tokens that the encoder has read, or else those of the prompt:
             above 1 they become more probable.
-        no_repeat_ngram_size: no n-gram of this size occurs twice, in the prompt and the result together; 0 switches it
-            off.
-        encoder_no_repeat_ngram_size: the result has no n-gram of this size of the text that the encoder has read, or
-            else of the prompt.
-        sequence_bias: pairs of token ids and a number, which is added to the logit of the last id where the other ids
-            are the last tokens.
+        no_repeat_ngram_size: no n-gram of this size occurs twice, in the prompt and the result together; 0: any may.
+        encoder_no_repeat_ngram_size: the result has no n-gram of this size of what the encoder has read, or the prompt.
+        sequence_bias: pairs of token ids and a number, added to the last id's logit after the others.
         bad_words_ids: sequences of token ids that are never completed; single stop tokens are not ruled out.
         exponential_decay_length_penalty: (start, factor): after start new tokens, the logits x of stop tokens become
             x + |x| (factor ** tokens since then - 1).
@@ -188,9 +181,6 @@ class GenerationOptions:
             given = getattr(self, name)
             if given is not None or default is not None:
                 object.__setattr__(self, name, check(_NAME, name, given, *limits))
-        self._check_together()
-
-    def _check_together(self) -> None:
         if self.num_beams > 1 and self.do_sample:
             raise ValueError(f"{_NAME}: do_sample does not go with num_beams={self.num_beams}; beams are never sampled")
         if not self.do_sample and self.num_return_sequences > self.num_beams:

@@ -59,7 +59,16 @@ class Rules:
         """The logits (rows, vocabulary) of the next tokens under the rules; the given ones are overwritten."""
         for rule, others in self._rules:
             rule(logits, rows, *others)
-        return logits if self._adjust is None else self._adjusted(rows, logits)
+        if self._adjust is None:
+            return logits
+        adjusted = self._adjust([rows.result(i) for i in range(len(logits))], logits)
+        if not isinstance(adjusted, np.ndarray) or adjusted.shape != logits.shape:
+            seen = f"shape {adjusted.shape}" if isinstance(adjusted, np.ndarray) else type(adjusted).__name__
+            raise ValueError(f"{self._function}: adjust must return logits of shape {logits.shape}, not {seen}")
+        adjusted = array(self._function, "logits", adjusted)
+        if adjusted.dtype.kind not in "fiu":
+            raise TypeError(f"{self._function}: adjust must return real numbers, not {adjusted.dtype}")
+        return adjusted.astype(np.float32, copy=False)
 
     def _read(self, rows: Rows) -> Array:
         """(rows, length): the tokens that the encoder has read, or else the prompt; -1 where there is none."""
@@ -71,17 +80,6 @@ class Rules:
         for row, tokens in zip(padded, read, strict=True):
             row[: len(tokens)] = tokens
         return padded
-
-    def _adjusted(self, rows: Rows, logits: Array) -> Array:
-        histories = [rows.result(i) for i in range(len(logits))]
-        adjusted = self._adjust(histories, logits)  # type: ignore[misc]
-        if not isinstance(adjusted, np.ndarray) or adjusted.shape != logits.shape:
-            seen = f"shape {adjusted.shape}" if isinstance(adjusted, np.ndarray) else type(adjusted).__name__
-            raise ValueError(f"{self._function}: adjust must return logits of shape {logits.shape}, not {seen}")
-        adjusted = array(self._function, "logits", adjusted)
-        if adjusted.dtype.kind not in "fiu":
-            raise TypeError(f"{self._function}: adjust must return real numbers, not {adjusted.dtype}")
-        return adjusted.astype(np.float32, copy=False)
 
 
 def _seen(rows: Rows) -> Array:

@@ -107,8 +107,7 @@ class Stack(Layer):
 
     def _first(self) -> Block:
         """The first layer: widths, heads and dtype are the same in all."""
-        first: Block = self._planned().layers[0]
-        return first
+        return self._planned().layers[0]
 
     def _counts_positions(self) -> bool:
         """Whether it matters how far apart tokens are."""
@@ -141,9 +140,8 @@ class Stack(Layer):
     ) -> Array:
         """Checked rows through the layers and the norm.
 
-        sequences: what the rows are to all layers, or one for each run of a layer, where caches differ in windows.
-        memory, caches, memory_caches: as Block._forward_rows takes them. A layer that runs twice has two caches, since
-        it sees other keys each time, but one memory cache.
+        sequences: what the rows are to all layers, or to each run of one, where windows differ. memory, caches,
+        memory_caches: as Block's. A layer that runs twice has two caches, of other keys, but one memory cache.
         """
         if self.check_finite:
             self._check_numbers("the input", x)

@@ -95,9 +95,8 @@ class TextGenerator:
             texts: strings; no single one.
             options: how tokens are chosen; None: as the directory says. Where they say no greatest length, 256 new
                 tokens, or as many as the model has positions for. `seed` is one for all texts, or one for each.
-            source, target: the texts' language, as "de_DE", for models that have tokens for it (mBART), and the one to
-                write, as "en_XX" (mBART), or "fra" (a Marian that knows several); None: those that the directory says.
-                `languages` lists them.
+            source, target: of `languages`, the texts', as "de_DE" (mBART), and the one to write, as "en_XX" (mBART) or
+                "fra" (a Marian that knows several); None: those that the directory says.
             show_progress: whether to draw a bar on standard error; None: on a terminal, for more than a second's work.
             batch_size: how many texts of similar length are written at once. The result does not depend on it.
             **changes: options by name, instead of those in `options`.
@@ -155,8 +154,7 @@ class TextGenerator:
         changes = {"num_beams": 1} | self._to_language(name, target, changes)
         options = self.model.options_with(name, options, changes)
         tokens = self._tokens(name, "text", given, source, target)
-        seeds = _seeds(name, options, 1)
-        options = with_valid(self._bounded(options, len(tokens)), seed=None if seeds is None else tuple(seeds))
+        options = with_valid(self._bounded(options, len(tokens)), seed=_seeds(name, options, 1))
         chosen = self.model.stream(**self._read([tokens]), options=options)
         decoder = Decoder(self.tokenizer, name, self._file)
         return self._pieces(decoder, tokens, (token for _, token in chosen), options)
@@ -204,12 +202,10 @@ class TextGenerator:
         return replace(options, max_new_tokens=min(MAX_NEW_TOKENS, room))
 
 
-def _seeds(function: str, options: GenerationOptions, texts: int) -> list[int] | None:
+def _seeds(function: str, options: GenerationOptions, texts: int) -> tuple[int, ...] | None:
     """A seed for each text, so that its draws do not depend on the batch that it is in."""
-    if options.seed is None:
-        return None
-    if isinstance(options.seed, tuple):
-        if len(options.seed) != texts:
-            raise ValueError(f"{function}: there are {texts} texts, but {len(options.seed)} seeds; or one for all")
-        return list(options.seed)
-    return list(map(int, np.random.SeedSequence(options.seed).generate_state(texts, np.uint64)))
+    if isinstance(options.seed, tuple) and len(options.seed) != texts:
+        raise ValueError(f"{function}: there are {texts} texts, but {len(options.seed)} seeds; or one for all")
+    if options.seed is None or isinstance(options.seed, tuple):
+        return options.seed
+    return tuple(map(int, np.random.SeedSequence(options.seed).generate_state(texts, np.uint64)))

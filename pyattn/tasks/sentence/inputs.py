@@ -70,10 +70,12 @@ Tokenized = tuple[list[list[int]], int | None]  # the tokens of each text, and t
 
 
 class Input:
-    """What the first modules of a directory share, beside methods that tokenize, give features, and save."""
+    """What the first modules of a directory share, beside methods that give features and save."""
 
     type = ""  # the dotted name that today's sentence-transformers writes
     folder: Path
+    tokenizer: Any  # of the library; one that has none tokenizes by itself
+    adds_special_tokens = True
     widths: dict[str, int]  # of the features that it gives, by name
     max_seq_length: int | None  # to which texts are cut; None: they are not
     vocab_size: int  # tokens are below it
@@ -84,6 +86,17 @@ class Input:
 
     def set_length(self, tokens: int) -> None:
         raise ValueError(f"SentenceEncoder: a {self.type.rpartition('.')[2]} has no max_seq_length that may be set")
+
+    def tokenize(self, texts: list[str]) -> Tokenized:
+        options, tokenizer = {"add_special_tokens": self.adds_special_tokens}, self.tokenizer
+        with errors_of_library("encode", self.folder / "tokenizer.json"):
+            if rust_has_threads():
+                # This call omits the places of tokens in the text and is a third faster; older releases lack it.
+                encodings = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)(texts, **options)
+            else:
+                encodings = [tokenizer.encode(text, **options) for text in texts]
+        cut = (i for i, x in enumerate(encodings) if len(x) == self.max_seq_length and x.overflowing)
+        return [encoding.ids for encoding in encodings], next(cut, None)
 
     def prompt_length(self, prompt: str) -> int:
         """The number of tokens of a prompt that Pooling may leave out."""
@@ -127,10 +140,9 @@ class Transformer(Input):
         self._special = self._special_tokens(names, beside.name in ("PreTrainedTokenizerFast", "TokenizersBackend"))
 
     def _special_tokens(self, names: set[str], is_plain: bool) -> frozenset[int]:
-        """Special tokens: they are not counted to a prompt that ends in one, as transformers names them.
+        """Special tokens, which are not counted to a prompt that ends in one.
 
-        Where the files name none, transformers' classes, except the plain one, have names of their own; the tokens that
-        tokenizer.json puts around a text stand for those.
+        Transformers' classes, except the plain one, have some of their own, for which those around a text stand.
         """
         with errors_of_library("load", self._file):
             empty = self.tokenizer.encode("")
@@ -146,10 +158,6 @@ class Transformer(Input):
         tokens = _checks.count("SentenceEncoder", "max_seq_length", tokens, max(1, least), self._most)
         self.tokenizer.enable_truncation(**{**self.tokenizer.truncation, "max_length": tokens})
         self.max_seq_length = tokens
-
-    def tokenize(self, texts: list[str]) -> Tokenized:
-        with errors_of_library("encode", self._file):
-            return tokens_of(self.tokenizer, texts, self.max_seq_length)
 
     def prompt_length(self, prompt: str) -> int:
         [ids], _ = self.tokenize([prompt])
@@ -182,17 +190,6 @@ class Transformer(Input):
         if self.max_seq_length > self._usual:  # which is obeyed only here, not in tokenizer_config.json
             settings["max_seq_length"] = self.max_seq_length
         write_json(folder / _SETTINGS_FILES[0], settings)
-
-
-def tokens_of(tokenizer: Any, texts: list[str], longest: int | None, **options: Any) -> Tokenized:
-    """The tokens of texts by a tokenizer of the library, which cuts them to `longest`."""
-    if rust_has_threads():
-        # This call omits the places of tokens in the text and is a third faster; older releases lack it.
-        encodings = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)(texts, **options)
-    else:
-        encodings = [tokenizer.encode(text, **options) for text in texts]
-    cut = (i for i, encoding in enumerate(encodings) if len(encoding) == longest and encoding.overflowing)
-    return [encoding.ids for encoding in encodings], next(cut, None)
 
 
 def _lower_case(tokenizer: Any, file: Path) -> None:
@@ -250,10 +247,7 @@ def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _length_limit(beside: Settings, settings_file: Path, settings: Mapping[str, Any], most: int, usual: int) -> int:
-    """The length to which texts are cut, which four places may give; at most `most`.
-
-    Where no place but the tokenizer's file gives it, it is at most `usual`, the model's max_position_embeddings.
-    """
+    """The length to which texts are cut; at most `most`, `usual` where only the tokenizer's file, or none, gives it."""
     calls = settings.get("processing_kwargs", {}).get("text", {})
     values = {
         f"{settings_file}: processing_kwargs: text: max_length": calls.get("max_length"),

@@ -15,7 +15,7 @@ from pyattn.layers.embeddings import sum_of_rows
 from pyattn.models.files import read_json, require_file, write_json
 from pyattn.models.tensors import write_tensors
 from pyattn.models.tokenizer import errors_of_library, read_tokenizer
-from pyattn.tasks.sentence.inputs import Input, Tokenized, tokens_of
+from pyattn.tasks.sentence.inputs import Input, Tokenized
 from pyattn.tasks.sentence.modules import SENTENCE, TOKENS, check, pool, tensors_of_module
 
 _TOKENIZER = ".WhitespaceTokenizer"  # the only one that is supported
@@ -25,10 +25,10 @@ class StaticEmbedding(Input):
     """The mean of a table's rows, one for each token but special ones; reads model2vec's files as well."""
 
     type = "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding"
+    adds_special_tokens = False
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._file = folder, folder / "tokenizer.json"
-        file = folder / "model.safetensors"
+        self.folder, file, tokenizer = folder, folder / "model.safetensors", folder / "tokenizer.json"
         tensors = tensors_of_module(file, lambda name: name != "mapping")
         mapping, weights = _integers(file, "mapping"), tensors.get("weights")
         name = next((name for name in ("embedding.weight", "embeddings") if name in tensors), "embedding.weight")
@@ -42,20 +42,16 @@ class StaticEmbedding(Input):
             raise ValueError(f"load: {file}: weights must be {rows} floats, one for each token")
         self._mapping, self._weights, self.vocab_size = mapping, weights, rows
         self.widths = {SENTENCE: self.table.shape[1]}
-        require_file(self._file)
-        self.tokenizer = read_tokenizer(self._file, sys.maxsize, 2**31 - 1, alone=True)
-        truncation = read_json(self._file, dict).get("truncation")  # without it, texts are not cut
+        require_file(tokenizer)
+        self.tokenizer = read_tokenizer(tokenizer, sys.maxsize, 2**31 - 1, alone=True)
+        truncation = read_json(tokenizer, dict).get("truncation")  # without it, texts are not cut
         self.max_seq_length = None
-        with errors_of_library("load", self._file):
+        with errors_of_library("load", tokenizer):
             self.tokenizer.no_truncation()
             if truncation is not None:
                 given = {key: truncation[key] for key in ("max_length", "stride") if key in truncation}
                 self.tokenizer.enable_truncation(**given, direction=truncation.get("direction", "Right").lower())
                 self.max_seq_length = self.tokenizer.truncation["max_length"]
-
-    def tokenize(self, texts: list[str]) -> Tokenized:
-        with errors_of_library("encode", self._file):
-            return tokens_of(self.tokenizer, texts, self.max_seq_length, add_special_tokens=False)
 
     def features(self, token_ids: Array, cu_seqlens: Array) -> dict[str, Array]:
         indices = token_ids if self._mapping is None else np.ascontiguousarray(self._mapping[token_ids], np.int64)
