@@ -17,9 +17,8 @@ import numpy as np
 from pyattn._core import runtime
 
 # Work below this many floating-point operations runs on one thread: it ends within the two or three microseconds that
-# another thread needs to take its part. Measured on two cores with AVX-512, as the fastest of thousands of calls of
-# attention, 4 heads of n x n x 32, on one thread and on two: 13.0 and 15.1 microseconds for 131,072 operations, with
-# n = 16, and 16.5 and 14.0 for 294,912, with n = 24.
+# another needs to take its part. The fastest of thousands of calls of attention, 4 heads of n x n x 32, took on one
+# thread and on two (AVX-512) 13.0 and 15.1 us with n = 16, 131,072 operations, and 16.5 and 14.0 with n = 24, 294,912.
 SMALL_WORK = 200_000
 
 MAX_THREADS = 1024  # more than any machine uses well
@@ -148,8 +147,7 @@ def _asked_for(variable: str) -> tuple[int, str] | None:
     # OpenMP allows a list, one number a nesting level
     number = _number(text if variable == OWN_VARIABLE else text.split(",")[0])
     if variable == OWN_VARIABLE and text.strip() and number is None:
-        what = f"pyattn: {variable} must be an integer from 1 to {MAX_THREADS}"
-        raise ValueError(f"{what}, not {reprlib.repr(text)}")
+        raise ValueError(f"pyattn: {variable} must be an integer from 1 to {MAX_THREADS}, not {reprlib.repr(text)}")
     return None if number is None else (number, variable)
 
 
@@ -186,19 +184,16 @@ def _quota(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/
     for _, controllers, path in (line for line in lines if len(line) == 3):
         if controllers and "cpu" not in controllers.split(","):
             continue
-        base = root if not controllers else root / "cpu"
+        base = root / "cpu" if controllers else root
+        files = ["cpu.cfs_quota_us", "cpu.cfs_period_us"] if controllers else ["cpu.max"]
         # In a container the path may be the host's; its root is then the container's own group.
         place = base / path.strip().lstrip("/")
-        for folder in (place, *place.parents):
-            quotas.append(_quota_of(folder, version=2 if not controllers else 1))
-            if folder == base:
-                break
-    bounds = [quota for quota in quotas if quota is not None]
-    return min(bounds) if bounds else None
+        folders = (place, *place.parents)
+        quotas += [_quota_of(folder, files) for folder in folders[: folders.index(base) + 1]]
+    return min((quota for quota in quotas if quota is not None), default=None)
 
 
-def _quota_of(folder: Path, version: int) -> float | None:
-    names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+def _quota_of(folder: Path, names: list[str]) -> float | None:
     try:
         quota, period = " ".join((folder / name).read_text() for name in names).split()
         return float(quota) / float(period) if quota != "max" and float(quota) > 0 and float(period) > 0 else None
