@@ -19,8 +19,7 @@ class KVCache:
 
     Incremental decoding: Vaswani et al. 2017 (arXiv:1706.03762), section 3.1; Shazeer 2019 (arXiv:1911.02150), section
     2.4. B sequences, H heads of keys, D features of a head. Memory is taken once: 2 B H capacity D elements. float32
-    and float64 are read in place; bfloat16 and int8 are widened to float32 at each call of `attend`, 1,024 keys at a
-    time.
+    and float64 are read in place; `attend` widens bfloat16 and int8 to float32, 1,024 keys at a time.
 
     Args:
         batch_size: B, sequences; each has a length of its own.
@@ -28,8 +27,7 @@ class KVCache:
         capacity: keys that a sequence may have, or with a window that are held at most.
         width: D.
         dtype: "float32", "float64", "bfloat16", or "int8" with a scale for each key and each value of a head.
-        window: None, or how many of the last keys are still needed: older ones are dropped when room is wanted, so that
-            a sequence may grow without end.
+        window: None, or how many of the last keys are needed: older ones make room, so that a sequence has no end.
 
     Raises:
         TypeError: dtype is none of these.
@@ -124,8 +122,8 @@ class KVCache:
         """scaled_dot_product_attention of query (B, Hq, L, D) to the sequences, Hq a multiple of H.
 
         The last query stands at the last key; options and results are the function's but for kv_lengths, which are the
-        cache's. Masks and biases are for (B, Hq, L, longest). Where bfloat16 or int8 are stored, query is float32; a
-        sparse mask and return_weights, which need all keys at once, widen all of them at once.
+        cache's. Masks and biases are for (B, Hq, L, longest). Where bfloat16 or int8 are stored, query is float32, and
+        a sparse mask or return_weights has all keys widened at once.
 
         Raises:
             TypeError, ValueError: as scaled_dot_product_attention; kv_lengths are given.
@@ -236,10 +234,9 @@ class KVCache:
         self.lengths, self.base = lengths, base
 
     def _branch(self, apart: bool) -> "KVCache":
-        """This cache for a step that may fail: its tokens, dropped ones apart, stay here until then.
+        """This cache for a step that may fail, which writes only where this one has nothing that is still needed.
 
-        apart: in memory of its own, for several steps. Otherwise what the step appends or moves stands where this cache
-        has nothing that is still needed.
+        apart: for several steps, in memory of its own where tokens are dropped.
         """
         branch = object.__new__(KVCache)
         vars(branch).update(vars(self))

@@ -125,8 +125,7 @@ def scaled_dot_product_attention(
         alibi_slopes: real floating, finite, broadcasting to query.shape[:-2], as (H,): adds -slope |p - j| to the
             logits (ALiBi: Press et al. 2021, arXiv:2108.12409).
         sinks: real floating, broadcasting to query.shape[:-2], as (H,): one more logit in the denominator of each row,
-            without a value; -inf is none. Attention sinks: Xiao et al. 2023 (arXiv:2309.17453); in this form, learned,
-            in gpt-oss (arXiv:2508.10925).
+            without a value; -inf is none (Xiao et al. 2023, arXiv:2309.17453; learned: gpt-oss, arXiv:2508.10925).
         kv_lengths: integers from 0 to S, broadcasting to query.shape[:-3], as (B,): keys j >= kv_lengths are masked.
         query_offset: integers below 2**30 in magnitude, broadcasting to query.shape[:-3]: the position of query 0. None
             means kv_lengths - L (S - L without them): the last query stands at the last key.
@@ -143,8 +142,7 @@ def scaled_dot_product_attention(
         number of threads or on the other rows.
 
     Raises:
-        TypeError: dtypes are mixed or unsupported; the mask is of integers; the window is no pair; a bias is sparse and
-            the mask is not.
+        TypeError: dtypes are mixed or unsupported; the mask is of integers; window is no pair; only bias is sparse.
         ValueError: shapes do not fit; L, S or D is 2**30 or more; scale, softcap, a slope or a sink is out of range or
             not finite; window, kv_lengths or query_offset is out of range; sparse mask and bias store different
             entries; out does not fit or overlaps an input. Nothing has been written then.
@@ -224,8 +222,7 @@ def varlen_attention(
 
     Sequence s is rows cu_seqlens_q[s]:cu_seqlens_q[s + 1] of query against rows cu_seqlens_k[s]:cu_seqlens_k[s + 1] of
     key and value; either may be empty. That is the layout of flash_attn_varlen_func in the code of FlashAttention (Dao
-    et al. 2022, arXiv:2205.14135). Options are those of scaled_dot_product_attention, where L, S and positions are each
-    sequence's own.
+    et al. 2022, arXiv:2205.14135). L, S and positions of the options are each sequence's own.
 
     Args:
         query: (total_q, H, D), float32, float64, float16 or bfloat16 (that of ml_dtypes); less than 2**30 rows.
@@ -244,8 +241,7 @@ def varlen_attention(
         sequence's bits are those it has alone.
 
     Raises:
-        TypeError, ValueError: as scaled_dot_product_attention; cu_seqlens do not ascend from 0 to the number of rows,
-            or differ in length.
+        TypeError, ValueError: as scaled_dot_product_attention; cu_seqlens are not as above, or differ in length.
 
     Example:
         >>> import numpy as np, pyattn

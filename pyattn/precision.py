@@ -1,8 +1,7 @@
 """The dtypes of weights: "float32", "float64", "bfloat16" and "int8".
 
 With the last two, inputs of matrix products are rounded as the weights are; sums of products, norms, softmax and
-residual connections are float32, and so are a layer's inputs and outputs. Arrays of bfloat16 are its bits as uint16:
-NumPy has no such dtype.
+residual connections are float32, and so are a layer's inputs and outputs. Arrays of bfloat16 are its bits, uint16.
 """
 
 from collections.abc import Sequence

@@ -99,12 +99,7 @@ def softmax(
     query_offset: ArrayLike | None = None,
     dtype: DTypeLike = np.float64,
 ) -> Softmax:
-    """The softmax over the keys.
-
-    Window: Beltagy et al. 2020 (arXiv:2004.05150). softcap: Gemma Team 2024 (arXiv:2408.00118), section 2. ALiBi: Press
-    et al. 2021 (arXiv:2108.12409), section 3. Sinks: Xiao et al. 2023 (arXiv:2309.17453); learned, as one more column
-    of logits without a value, in gpt-oss (arXiv:2508.10925).
-    """
+    """The softmax over the keys. pyattn.scaled_dot_product_attention names the articles that the options are from."""
     compute, rounded = arithmetic(dtype)
     query, key = rounded(query), repeated_heads(rounded(key), query)
     length, keys = query.shape[-2], key.shape[-2]

@@ -16,18 +16,15 @@ class AttentionStatistics:
 
     Attributes:
         out: (..., H, L, Dv) in query's dtype, what scaled_dot_product_attention returns; None without value.
-        lse: (..., H, L), the logarithm of the row's sum of exponentials, sinks included; -inf for a row that may attend
-            to nothing, or its sink.
+        lse: (..., H, L), as scaled_dot_product_attention returns it.
         max: (..., H, L), the row's largest logit, sinks not counted; -inf for a row that may attend to nothing.
-        entropy: (..., H, L), -sum w ln w over the keys in nats, where a sink is no term; 0 for a row that may attend to
-            nothing; None unless asked for.
-        received: (..., H, S), for each key the sum of the weights that the queries of query_range give it; None unless
-            asked for.
+        entropy: (..., H, L), -sum w ln w over the keys in nats, where a sink is no term; 0 for a row without keys.
+        received: (..., H, S), for each key the sum of the weights that the queries of query_range give it.
         top_keys: (..., H, L, k), int64, the keys of the k largest weights, largest first, equal ones by ascending key;
-            -1 where a row may attend to fewer. None unless asked for.
+            -1 where a row may attend to fewer.
         top_weights: (..., H, L, k), their weights; 0 where there is none.
 
-    All but out and top_keys are float32, float64 for float64 queries.
+    All but out and top_keys are float32, float64 for float64 queries. The last four are None unless asked for.
     """
 
     out: Array | None
@@ -66,8 +63,7 @@ def attention_statistics(
     last queries alone in Li et al. 2024, SnapKV (arXiv:2404.14469).
 
     Args:
-        query, key, mask, bias, is_causal, window, scale, softcap, alibi_slopes, sinks, kv_lengths, query_offset: as
-            in scaled_dot_product_attention.
+        query, key, mask, and the options from bias to query_offset: as in scaled_dot_product_attention.
         value: (..., Hkv, S, Dv), to compute out as well; None: out is not computed.
         entropy: compute each row's entropy.
         received: compute the sum of weights that each key receives.

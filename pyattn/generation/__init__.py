@@ -26,8 +26,7 @@ class Generated:
         reason: "stop" if a stop token ended it, "length" if it reached its greatest length.
         score: the sum of its tokens' log-probabilities, in a beam search divided by length ** length_penalty; None if
             `return_scores` did not ask for it.
-        alternatives: further results for the prompt (`num_return_sequences`), the best first; a beam search may find
-            fewer than were asked for.
+        alternatives: further results for the prompt, best first: of `num_return_sequences` a beam search may find less.
     """
 
     tokens: Array
@@ -64,8 +63,7 @@ def generate(
             is 0, since they are given; limits of length and length_penalty count them.
         adjust: a model's own rule: it takes each row's new tokens so far (with the prefix) and the logits (rows,
             vocabulary) of the next ones, float32, under the rules of the options (log-probabilities in a beam search),
-            and returns the logits to use; it may overwrite the given ones. Temperature and the options of sampling are
-            applied later.
+            and returns the logits to use, perhaps the given ones, overwritten. The options of sampling come later.
         sources: for each prompt, the tokens that an encoder has read, which the options that begin with encoder_
             use; None: the prompts themselves.
         **changes: options by name, instead of those in `options`.
@@ -123,19 +121,17 @@ def stream(
 ) -> Iterator[tuple[int, int]]:
     """Continues prompts as generate does, and yields tokens as they are chosen; beams cannot be streamed.
 
-    If the iterator is closed early, the continuation has not seen the tokens of the last step, and still has the rows
-    that ended in it.
+    If the iterator is closed early, the continuation lacks the last step's tokens, and has the rows that ended in it.
 
     Args:
-        continuation, prompts, options, prefixes, adjust, sources, **changes: as generate's; num_return_sequences must
-            be 1.
+        continuation, prompts, options, prefixes, adjust, sources, **changes: as generate's.
 
     Yields:
         The number of a prompt, and its next token.
 
     Raises:
-        TypeError, ValueError: as generate; the options ask for beams or several results. The call raises errors about
-            arguments, not the iterator.
+        TypeError, ValueError: as generate; the options ask for beams or several results for a prompt. The call raises
+            errors about arguments, not the iterator.
 
     Example:
         >>> import numpy as np
@@ -145,8 +141,6 @@ def stream(
         ...         return np.eye(10, dtype=np.float32)[tokens[:, -1] + 1]
         ...     def reorder(self, rows):
         ...         pass
-        >>> [token for _, token in stream(Counter(), [[3]], max_new_tokens=4)]
-        [4, 5, 6, 7]
         >>> list(stream(Counter(), [[1], [5]], max_new_tokens=3, stop_tokens=6))
         [(0, 2), (1, 6), (0, 3), (0, 4)]
     """

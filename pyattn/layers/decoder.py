@@ -37,10 +37,8 @@ class Decodes:
         Args:
             tgt: of the layers' dtype, any strides.
             memory: an encoder's output; None for layers without cross-attention.
-            tgt_mask, memory_mask: as in scaled_dot_product_attention: (L, L) and (L, S), (B, L, S), or broadcasting to
-                (B, H, L, S).
-            tgt_key_mask, memory_key_mask: boolean (B, L) and (B, S): True where a token is real, False where it is
-                padding (torch's key_padding_masks are their negations).
+            tgt_mask, memory_mask, tgt_key_mask, memory_key_mask: as an encoder's mask and key_mask, for tgt as keys,
+                (L, L) and (B, L), and of memory, (L, S) and (B, S).
             is_causal: a token sees itself and those before it.
 
         Returns:
@@ -172,8 +170,7 @@ class TransformerDecoder(Decodes, Stack):
         Args:
             memory: (B, S, E), an encoder's output; None for layers without cross-attention.
             capacity: the most tokens that a sequence will have.
-            batch_size: the most sequences that there will be; with memory, those beyond B come from reorder. None: B,
-                or 1 without memory.
+            batch_size: the most sequences that there will be, those beyond B by reorder. None: B; without memory, 1.
             memory_lengths: (B,) integers: how many rows of each sample are real, followed by padding; None: all.
 
         Raises:
@@ -231,10 +228,7 @@ class TransformerDecoder(Decodes, Stack):
     def _step_rows(
         self, function: str, rows: Array, state: DecoderState, length: int, lengths: ArrayLike | None = None
     ) -> Array:
-        """step for checked rows (B L, E): in parts where a layer's window has not room for all at once.
-
-        The state's caches are replaced when all is done, in one step: until then it is as it was.
-        """
+        """step for checked rows (B L, E), in parts that fit windows. The state changes at once, at the end."""
         workspace = state._take(function)
         try:
             more = state._caches[0]._more(function, length, lengths)

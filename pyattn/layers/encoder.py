@@ -90,8 +90,7 @@ class TransformerEncoderLayer(Encodes, Block):
 
     gated: linear1 has 2 dim_feedforward outputs, and what enters linear2 is activation(first half) * second half:
     GEGLU, SwiGLU and the like, Shazeer 2020 (arXiv:2002.05202). norm: "layer" or "rms". num_key_value_heads, head_dim,
-    scale, window, rotary_base, softcap, sinks, alibi: as in MultiHeadAttention; qk_norm as well, of the kind of the
-    other norms and with their eps.
+    scale, window, rotary_base, softcap, sinks, alibi, qk_norm (like the other norms): as in MultiHeadAttention.
 
     unit_offset: as in RMSNorm, of all norms. sandwich_norm: with norm_first, there is also a norm after each block,
     before the residual sum (`post_norm1.*`, `post_norm2.*`; CogView: Ding et al. 2021, arXiv:2105.13290, and Gemma

@@ -19,9 +19,8 @@ class Linear(Layer):
     """activation(x weight^T + bias), with the weight packed once for the matmul kernel.
 
     Parameters: `weight` (out_features, in_features) and, if bias, `bias` (out_features,); until they are loaded, random
-    from rng. activation: None, "relu", "gelu" (erf), "gelu_tanh" or "silu", fused. dtype: in which the weight is
-    stored and multiplied, "float32", "float64", "bfloat16" or "int8"; x and the output are float64 where it is, else
-    float32.
+    from rng. activation: None, "relu", "gelu" (erf), "gelu_tanh" or "silu", fused. dtype: of the stored weight,
+    "float32", "float64", "bfloat16" or "int8"; x and the output are float64 where it is, else float32.
 
     Example:
         >>> layer = Linear(384, 1536, activation="gelu")

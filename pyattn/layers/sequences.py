@@ -105,8 +105,7 @@ class Sequences:
     def binding(self, bf16: bool, memory: "Sequences | None" = None) -> Binding:
         """These rows attending to themselves, to what their cache holds, or to a memory, as drivers take it.
 
-        bf16: masks and biases are of bfloat16, as attention's operands are. Neighbouring sequences share those of a
-        memory evenly.
+        bf16: whether masks and biases are of bfloat16. Neighbouring sequences share those of a memory evenly.
         """
         key = bf16, memory is None
         binding = self._bindings.get(key)

@@ -24,8 +24,7 @@ def sinusoidal_encoding(
     Vaswani et al. 2017 (arXiv:1706.03762), section 3.5: PE[pos, 2i] = sin(pos / base^(2i / width)) and
     PE[pos, 2i + 1] = cos(pos / base^(2i / width)). An odd width ends with a sine. Computed in float64.
 
-    The article's own code, tensor2tensor, has halves and endpoint; so have Whisper (Radford et al. 2022,
-    arXiv:2212.04356, section 2.2) and M2M-100. Marian has halves only.
+    The article's own code, tensor2tensor, has halves and endpoint, and so have Whisper and M2M-100; Marian halves only.
 
     Args:
         length: number of positions, 0 or more.

@@ -38,8 +38,7 @@ def relative_attention(
         query: (..., H, L, D), or (L, D), float32, float64, float16 or bfloat16.
         key: (..., Hkv, S, D) of the same dtype, H a multiple of Hkv.
         value: (..., Hkv, S, Dv) of the same dtype.
-        relative_keys: (2 k + 1, D), or (H, 2 k + 1, D) for each head its own, of the same dtype; from k after the
-            query to k ahead.
+        relative_keys: (2 k + 1, D), or (H, 2 k + 1, D), of the same dtype: of the key k before the query to k after it.
         relative_values: None, or (2 k + 1, Dv), or (H, 2 k + 1, Dv).
         mask: as in scaled_dot_product_attention, not sparse.
         clipped: False: keys farther than k have no relative key and value, as in the encoder of VITS (Kim et al. 2021,

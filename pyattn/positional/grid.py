@@ -32,8 +32,7 @@ def sinusoidal_grid_encoding(
         (height, width, features); reshaped to (height * width, features) it is added to patches in order of rows.
 
     Raises:
-        ValueError: a size is negative or not an integer, features is no multiple of 4, form is unknown, base is not
-            positive and finite.
+        ValueError: a size, features, form or base is none of these.
         TypeError: dtype is not supported.
 
     Example:
@@ -122,8 +121,7 @@ class LearnedPositionalGrid(Layer):
 
     Dosovitskiy et al. 2020 (arXiv:2010.11929), sections 3.1 and 3.2.
 
-    Parameter `weight` (height, width, features): the grid that was learned, of dtype, float32 or float64. antialias: as
-    in interpolate_positions.
+    Parameter `weight` (height, width, features), float32 or float64. antialias: as in interpolate_positions.
 
     Example:
         >>> grid = LearnedPositionalGrid(14, 14, 384)

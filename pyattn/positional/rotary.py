@@ -34,8 +34,7 @@ def rotary_tables(
         length: number of positions, 0 or more.
         width: features of a head that turn, even.
         base: longest wavelength over 2 pi, positive.
-        scaling: for sequences longer than those of the training, as rotary_frequencies has it: "linear", "dynamic",
-            "yarn", "llama3" or "longrope".
+        scaling: for sequences longer than those of the training, as rotary_frequencies has it.
         offset: the first position, 0 or more.
         sequence_length: that of the whole sequence, on which "dynamic" and "longrope" depend. None: offset + length.
         dtype: float32 or float64.
@@ -77,17 +76,15 @@ def rotary_embedding(
     """Queries or keys turned by rotary positions.
 
     RoFormer, Su et al. 2021 (arXiv:2104.09864), equation 34: the pair (a, b) of features of a head becomes
-    (a cos - b sin, b cos + a sin). The tables are half as wide as what turns; a head's features after that stay.
-    ONNX's operator RotaryEmbedding.
+    (a cos - b sin, b cos + a sin), as in ONNX's RotaryEmbedding. A head's features after twice the tables' width stay.
 
     Args:
         x: (..., H, L, D), (L, D) or, with num_heads, (..., L, H D); float32, float64, float16 or bfloat16, any strides.
         cosines, sines: (n, width / 2), or (..., L, width / 2) with the axes in front of x's heads, row l for position l
             of the sequence; real floating. width is at most D.
-        positions: integers (L,), or what broadcasts to (..., L), axes as in front of x's heads: rows of (n, width / 2)
-            tables. None: 0 ... L - 1.
-        interleaved: features 2 i and 2 i + 1 are a pair, as in the article and GPT-J; otherwise i and i + width / 2, as
-            in GPT-NeoX and Llama.
+        positions: integers that broadcast to (..., L), axes as in front of x's heads: rows of (n, width / 2) tables.
+            None: 0 ... L - 1.
+        interleaved: features 2 i and 2 i + 1 are a pair (the article, GPT-J); otherwise i and i + width / 2 (Llama).
         num_heads: None, or H for heads that stand side by side.
 
     Returns:

@@ -43,8 +43,7 @@ def read_wave(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[Sample
 
     Accepted are RIFF, RIFX (big-endian), RF64 and BW64 files with any number of channels of integers of up to 32 bits
     (8 and fewer unsigned, others at the left of whole bytes), floats of 32 or 64 bits, A-law or mu-law, and
-    WAVE_FORMAT_EXTENSIBLE. A file that is shorter than it says, or does not know its length, is read up to its last
-    whole frame.
+    WAVE_FORMAT_EXTENSIBLE. A file whose length is open, or more than there is, is read up to its last whole frame.
 
     Args:
         source: the path of the file, its bytes, or it open for reading.
@@ -55,8 +54,7 @@ def read_wave(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[Sample
     Raises:
         OSError: the file cannot be read.
         TypeError: source is something else, or open for text.
-        ValueError: it is no WAV file, of another format, or without samples; some are NaN or infinite; the rate is not
-            from 1000 to 768000.
+        ValueError: it is no such file, or without samples; some are NaN or infinite; the rate is not 1000 to 768000.
 
     Example:
         >>> import io

@@ -34,8 +34,7 @@ class SentenceEncoder:
         prompts: name -> text that is put in front of texts; may be changed. "query" and "document" are always there.
         default_prompt_name: the prompt that calls use unless they name one; None: no prompt. May be set.
         truncate_dim: vectors are cut to so many numbers; None: they are not cut. May be set.
-        similarity_fn_name: how the directory says that vectors are compared: "cosine" (where it says nothing), "dot",
-            "euclidean" or "manhattan".
+        similarity_fn_name: how vectors are compared: "cosine" (the default), "dot", "euclidean" or "manhattan".
     """
 
     def __init__(self, directory: Directory) -> None:
@@ -165,15 +164,13 @@ class SentenceEncoder:
                 dot products are cosines, where the last module is Normalize. True gives unit vectors in any case, also
                 after truncate_dim has cut them; False omits a Normalize at the end.
             show_progress: whether to draw a bar on standard error; None: on a terminal, for more than a second's work.
-            batch_tokens: at most so many tokens, or one text, are computed at once. It bounds the memory; the result
-                does not depend on it.
-            truncate: whether texts of more than max_seq_length tokens are cut, with a warning the first time, or else
-                are errors.
+            batch_tokens: at most so many tokens, or one text, are computed at once, which changes memory, not results.
+            truncate: True cuts texts of more than max_seq_length tokens, with a warning the first time; False raises.
             prompt: is put in front of each text. Its tokens count for max_seq_length; a Pooling whose include_prompt is
                 false leaves them out.
             prompt_name: without a prompt, that of this name in `prompts`; None: the default_prompt_name, if it is set.
-            truncate_dim: after all modules, vectors are cut to so many numbers; None: as the attribute says. Cut
-                vectors are no longer unit vectors, unless normalize is True.
+            truncate_dim: vectors are cut to so many numbers after all modules, and are no unit vectors then unless
+                normalize is True; None: as the attribute says.
 
         Returns:
             (n, width) float32, in the order of the texts. Pooling gives zeros for a text without tokens, and for a text

@@ -98,9 +98,8 @@ class SpeechRecognizer:
         """What is said in a sound, or in each of several.
 
         Args:
-            sound: as `pyattn.audio.read_sound` takes it: a WAV file (its path, its bytes, or it open for reading);
-                samples, (n,) or (n, channels), 16,000 a second; or (samples, rate), (rate, samples) or {"array":
-                samples, "sampling_rate": rate}. Or an iterable of several, whose windows are decoded together.
+            sound: a WAV file, or samples, (n,) or (n, channels), with or without their rate, in any form that
+                `pyattn.audio.read_sound` takes. Or an iterable of several, whose windows are decoded together.
             language: its code, as "de", or its English name; None: the one in generation_config.json, else it is found
                 from the first 30 seconds. Models of English know no other.
             task: "transcribe", or "translate" to English; None: the one in generation_config.json, else transcribe.

@@ -58,8 +58,7 @@ class Settings:
         self.text_end = token("endoftext")  # tokens below it are text
         stops = given.get("eos_token_id", self.text_end)
         self.end = stops if isinstance(stops, int) else self.text_end  # the rules of timestamps take it for text_end
-        # The tokens that name tasks and languages; without languages the model knows English only, and prompts name
-        # neither.
+        # The tokens that name tasks and languages. A model of English has no languages; its prompts name neither.
         self.tasks = _ids(given, "task_to_id", vocab_size)
         if not self.tasks:
             found = {name: tokenizer.token_to_id(f"<|{name}|>") for name in ("transcribe", "translate")}
