@@ -216,8 +216,7 @@ class KVCache:
                     + (f"of {length} at a time; at most {most} fit" if self.window else f"the cache holds {most}")
                 )
             self._drop(more, self.window - 1)
-        room: Array = self.lengths + more
-        return room
+        return self.lengths + more
 
     def _drop(self, more: Array, kept: int) -> None:
         """Drops all but the last `kept` tokens of the sequences that lack room for `more`."""

@@ -1,8 +1,7 @@
 """Attention as the articles write it, n x n in memory, in any floating dtype: the oracle of the tests, no fallback.
 
 Arguments are those of pyattn.scaled_dot_product_attention and pyattn.attention_statistics, and are not checked. `dtype`
-chooses the arithmetic and is that of the results. 16 bits are computed as NumPy computes float16 and torch both of its
-formats: in float32, rounded after each step.
+chooses the arithmetic and is that of the results; 16 bits are computed in float32 and rounded after each step.
 """
 
 from collections import namedtuple

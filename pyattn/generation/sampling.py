@@ -143,8 +143,7 @@ def _cut(ids: Array, weights: Array, options: GenerationOptions) -> tuple[Array,
 def greatest(x: Array, k: int) -> Array:
     """The indices of the k greatest of x (n,), the greatest first; among equal ones the lower index first."""
     found = _first(k, x, np.partition(x, x.size - k)[x.size - k]) if k < x.size else np.arange(x.size)
-    ordered: Array = found[np.lexsort((found, -x[found]))]
-    return ordered
+    return found[np.lexsort((found, -x[found]))]
 
 
 def _first(count: int, x: Array, least: Any) -> Array:

@@ -31,8 +31,7 @@ class Rotary:
 class LayerConfig:
     """Sizes and choices of one layer, of an encoder or a decoder.
 
-    The classes of layers make one from their torch-shaped arguments; `from_config` of a class takes one, and
-    `from_configs` of a stack takes one for each layer.
+    Layers make one from their torch-shaped arguments; their `from_config` takes one, a stack's `from_configs` several.
 
     Args:
         d_model, nhead, dim_feedforward: as in torch's layers. nhead divides d_model unless head_dim is given.

@@ -29,12 +29,7 @@ class Norm(Layer):
         self._parameters = {"weight": weight, "bias": zeros} if _checks.flag(name, "bias", bias) else {"weight": weight}
 
     def __call__(self, x: Array) -> Array:
-        """x (..., width), normalised, in a new array.
-
-        Raises:
-            TypeError: x is not of the layer's dtype.
-            ValueError: x has another last axis.
-        """
+        """x (..., width), normalised, in a new array. Errors are those of Linear."""
         rows, shape = _checks.rows(type(self).__name__, x, self.width, self.dtype)
         return self._apply(rows).reshape(*shape, self.width)
 

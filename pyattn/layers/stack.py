@@ -62,8 +62,7 @@ class Stack(Layer):
         Args:
             configs: of each layer.
             norm: what follows the last layer, or None.
-            order: the numbers of layers in the order in which they run, where some run more than once (ALBERT: Lan et
-                al. 2019, arXiv:1909.11942); None: each once.
+            order: the numbers of layers as they run, some more than once (ALBERT: arXiv:1909.11942); None: each once.
             position_bias: what all layers add to their logits (T5: Raffel et al. 2020, arXiv:1910.10683).
 
         Raises:

@@ -139,8 +139,7 @@ class RelativePositionBias(Layer):
 
         Args:
             queries, keys: how many there are, 0 or more.
-            query_offset: the position of query 0, key 0 standing at 0. None means keys - queries: the last query stands
-                at the last key, as where keys before it are cached.
+            query_offset: the position of query 0, key 0 standing at 0. None: the last query stands at the last key.
 
         Returns:
             (1, H, queries, keys), read-only: a view of H (queries + keys) numbers.

@@ -155,8 +155,7 @@ def _table(name: str, key: str, table: Any, dtype: np.dtype[Any]) -> Array:
     table = _checks.real_array(name, key, table)
     if table.ndim < 2:
         raise ValueError(f"{name}: {key} has shape {table.shape}; (n, width / 2) or (..., L, width / 2) is needed")
-    contiguous: Array = np.ascontiguousarray(table, dtype)
-    return contiguous
+    return np.ascontiguousarray(table, dtype)
 
 
 def _places(name: str, positions: ArrayLike | None, table: Array, shape: tuple[int, ...]) -> Array:

@@ -126,8 +126,7 @@ def frequencies_for(
 def _blend(frequencies: Array, share: Array, factor: float) -> Array:
     """The frequencies by their share from 0 to 1, for the rest over factor."""
     share = np.clip(share, 0, 1)
-    blended: Array = frequencies * (share + (1 - share) / factor)
-    return blended
+    return frequencies * (share + (1 - share) / factor)
 
 
 def _yarn_factor(factor: float, scaling: Mapping[str, Any], number: Callable[[str, float], float]) -> float:

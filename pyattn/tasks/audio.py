@@ -225,8 +225,7 @@ def log_mel(samples: Any, *, num_mel_bins: int = 80, frames: int | None = 3000) 
             follows the samples. None: as many frames as samples fill, n // 160; at least 320 samples are needed.
 
     Returns:
-        (frames, num_mel_bins) float32, contiguous: time first, as this library's convolutions read it; transformers'
-        WhisperFeatureExtractor returns the transpose.
+        (frames, num_mel_bins) float32, contiguous; transformers' WhisperFeatureExtractor returns the transpose.
 
     Raises:
         TypeError: samples are of another dtype, or masked.
