@@ -70,8 +70,12 @@ class Stack(Layer):
             ValueError: there are no configs, or they differ in width, heads, dtype or cross-attention; order is empty
                 or names a layer that there is not; position_bias is for another number of heads.
         """
-        rng, configs = np.random.default_rng(rng), list(configs)
-        order = None if order is None else _checked_order(cls.__name__, order)
+        name, rng, configs = cls.__name__, np.random.default_rng(rng), list(configs)
+        if order is not None:
+            check_part(name, "order", order, Iterable, "the numbers of layers or None")  # type: ignore[type-abstract]
+            order = tuple(_checks.count(name, "order", number) for number in order)
+            if not order:
+                raise ValueError(f"{name}: order is empty; None runs each layer once")
         stack = cls.__new__(cls)
         stack._make([cls._layer_type.from_config(config, rng) for config in configs], norm, order, position_bias)
         return stack
@@ -87,7 +91,7 @@ class Stack(Layer):
         self,
         layers: list[Any],
         norm: Norm | None,
-        order: tuple[int, ...] | None = None,
+        order: Sequence[int] | None = None,
         position_bias: RelativePositionBias | None = None,
     ) -> None:
         name = type(self).__name__
@@ -170,11 +174,3 @@ class Stack(Layer):
         if bad.any():
             where = f"in {bad.sum()} of {len(x)} rows, first in {bad.argmax()}"
             raise FloatingPointError(f"{type(self).__name__}: {what} has NaN or infinity {where}")
-
-
-def _checked_order(function: str, order: Any) -> tuple[int, ...]:
-    check_part(function, "order", order, Iterable, "the numbers of layers or None")  # type: ignore[type-abstract]
-    numbers = tuple(_checks.count(function, "order", number) for number in order)
-    if not numbers:
-        raise ValueError(f"{function}: order is empty; None runs each layer once")
-    return numbers

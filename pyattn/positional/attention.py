@@ -66,8 +66,14 @@ def relative_attention(
         tables["relative_values"] = relative_values
     query, key, value, *given = _checks.attention_arrays(name, query=query, key=key, value=value, **tables)
     _checks.attention_shapes(name, query, key, value)
-    for (table_name, _), table, width in zip(tables.items(), given, (query.shape[-1], value.shape[-1]), strict=False):
-        _check_table(name, table_name, table, given[0].shape[-2:-1], width, query.shape[-3:-2])
+    for what, table, width in zip(tables, given, (query.shape[-1], value.shape[-1]), strict=False):
+        shape = *given[0].shape[-2:-1], width
+        wrong = table.ndim not in (2, 3) or table.shape[-2] % 2 == 0 or table.shape[-2:] != shape
+        if wrong or (table.ndim == 3 and table.shape[:1] not in ((1,), query.shape[-3:-2])):
+            needed = f"({'2 k + 1' if what == 'relative_keys' else shape[0]}, {width})"
+            raise ValueError(
+                f"{name}: {what} has shape {table.shape}; {needed}, or one such table for each query head, is needed"
+            )
     clipped = _checks.flag(name, "clipped", clipped)
     if hasattr(mask, "tocsr"):
         raise TypeError(f"{name}: a sparse mask is for scaled_dot_product_attention; mask.toarray() != 0 is accepted")
@@ -131,14 +137,3 @@ def _by_key(by_distance: Array, keys: int) -> Array:
     *outer, row, step = by_distance.strides
     corner = by_distance[..., max(0, queries - 1) :]
     return np.lib.stride_tricks.as_strided(corner, (*heads, queries, keys), (*outer, row - step, step))
-
-
-def _check_table(
-    function: str, name: str, table: Array, rows: tuple[int, ...], width: int, heads: tuple[int, ...]
-) -> None:
-    wrong = table.ndim not in (2, 3) or table.shape[-2] % 2 == 0 or table.shape[-2:] != (*rows, width)
-    if wrong or (table.ndim == 3 and table.shape[:1] not in ((1,), heads)):
-        needed = f"({'2 k + 1' if name == 'relative_keys' else rows[0]}, {width})"
-        raise ValueError(
-            f"{function}: {name} has shape {table.shape}; {needed}, or one such table for each query head, is needed"
-        )

@@ -43,9 +43,7 @@ def rotary_tables(
         Cosines and sines, each (length, width / 2).
 
     Raises:
-        ValueError: length or offset is negative or not an integer, width is odd, base is not positive and finite;
-            scaling as in rotary_frequencies.
-        TypeError: dtype is not supported, scaling is no mapping.
+        TypeError, ValueError: as rotary_frequencies; length or offset is negative or no integer; dtype is unsupported.
 
     Example:
         >>> cosines, sines = rotary_tables(3, 4)

@@ -1,7 +1,7 @@
 """Rotary positions beyond the lengths that a model was trained on: how their frequencies are scaled."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -114,7 +114,11 @@ def frequencies_for(
             first, last = math.floor(first), math.ceil(last)
         first, last = max(first, 0), min(last, width - 1)
         ramp = (np.arange(width // 2) - first) / (last - first if last != first else 0.001)
-        return _blend(frequencies, 1 - ramp, factor), number("attention_factor", _yarn_factor(factor, scaling, number))
+        grown = 0.1 * math.log(max(1.0, factor))
+        usual = grown + 1
+        if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+            usual = (number("mscale", 1.0) * grown + 1) / (number("mscale_all_dim", 1.0) * grown + 1)
+        return _blend(frequencies, 1 - ramp, factor), number("attention_factor", usual)
     name = "long_factor" if length > original else "short_factor"
     factors = np.asarray(scaling[name], np.float64)
     if factors.shape != (width // 2,) or not (np.isfinite(factors) & (factors > 0)).all():
@@ -127,13 +131,6 @@ def _blend(frequencies: Array, share: Array, factor: float) -> Array:
     """The frequencies by their share from 0 to 1, for the rest over factor."""
     share = np.clip(share, 0, 1)
     return frequencies * (share + (1 - share) / factor)
-
-
-def _yarn_factor(factor: float, scaling: Mapping[str, Any], number: Callable[[str, float], float]) -> float:
-    grown = 0.1 * math.log(max(1.0, factor))
-    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
-        return (number("mscale", 1.0) * grown + 1) / (number("mscale_all_dim", 1.0) * grown + 1)
-    return grown + 1
 
 
 def rope_type(function: str, scaling: Mapping[str, Any]) -> str:

@@ -228,10 +228,8 @@ def log_mel(samples: Any, *, num_mel_bins: int = 80, frames: int | None = 3000) 
         (frames, num_mel_bins) float32, contiguous; transformers' WhisperFeatureExtractor returns the transpose.
 
     Raises:
-        TypeError: samples are of another dtype, or masked.
-        ValueError: they have another shape, or too few, or numbers that are NaN, infinite or too large for powers in
+        TypeError, ValueError, ImportError: as resample; samples are too few, NaN, infinite, or too large for powers in
             float32; frames or num_mel_bins is not such an integer.
-        ImportError: SciPy is not installed.
 
     Example:
         >>> tone = np.sin(2 * np.pi * 440 / 16000 * np.arange(16000), dtype=np.float32)
