@@ -27,7 +27,7 @@ class KVCache:
         capacity: keys that a sequence may have, or with a window that are held at most.
         width: D.
         dtype: "float32", "float64", "bfloat16", or "int8" with a scale for each key and each value of a head.
-        window: None, or how many of the last keys are needed: older ones make room, so that a sequence has no end.
+        window: None, or how many of the last keys are needed: older ones are dropped, and a sequence grows without end.
 
     Raises:
         TypeError: dtype is none of these.

@@ -24,8 +24,8 @@ class Generated:
     Args:
         tokens: (length,) int64, prefix and stop token included, the prompt not.
         reason: "stop" if a stop token ended it, "length" if it reached its greatest length.
-        score: the sum of its tokens' log-probabilities, of beams over length ** length_penalty; None unless asked for.
-        alternatives: further results for the prompt, best first: of `num_return_sequences` a beam search may find less.
+        score: the sum of its tokens' log-probabilities, for beams / length ** length_penalty; None unless asked for.
+        alternatives: further results for the prompt, best first; of num_return_sequences a beam search may find fewer.
     """
 
     tokens: Array

@@ -37,8 +37,8 @@ class Decodes:
         Args:
             tgt: of the layers' dtype, any strides.
             memory: an encoder's output; None for layers without cross-attention.
-            tgt_mask, memory_mask, tgt_key_mask, memory_key_mask: as an encoder's mask and key_mask, for tgt as keys,
-                (L, L) and (B, L), and of memory, (L, S) and (B, S).
+            tgt_mask, tgt_key_mask: as an encoder's mask and key_mask, such as (L, L) and (B, L).
+            memory_mask, memory_key_mask: the same for attention to memory, such as (L, S) and (B, S).
             is_causal: a token sees itself and those before it.
 
         Returns:
@@ -228,7 +228,7 @@ class TransformerDecoder(Decodes, Stack):
     def _step_rows(
         self, function: str, rows: Array, state: DecoderState, length: int, lengths: ArrayLike | None = None
     ) -> Array:
-        """step for checked rows (B L, E), in parts that fit windows. The state changes at once, at the end."""
+        """step for checked rows (B L, E), in parts that fit windows. The state changes in one step, at the end."""
         workspace = state._take(function)
         try:
             more = state._caches[0]._more(function, length, lengths)

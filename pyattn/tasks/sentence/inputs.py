@@ -142,7 +142,7 @@ class Transformer(Input):
     def _special_tokens(self, names: set[str], is_plain: bool) -> frozenset[int]:
         """Special tokens, which are not counted to a prompt that ends in one.
 
-        Transformers' classes, except the plain one, have some of their own, for which those around a text stand.
+        Where files name none, transformers' classes but the plain one have some, for which those around a text stand.
         """
         with errors_of_library("load", self._file):
             empty = self.tokenizer.encode("")

@@ -56,7 +56,7 @@ def unit(vectors: Array) -> Array:
 def pool(hidden: Array, cu_seqlens: Array, modes: tuple[str, ...], prompt: int = 0) -> NDArray[np.float32]:
     """One vector for each packed sequence, (total, width) -> (n, modes * width), without its first `prompt` rows.
 
-    A sequence without further rows gives zeros, but of a prompt alone "cls" gives the first row (as the original does).
+    A sequence without further rows gives zeros, but "cls" gives the prompt's first row, as sentence-transformers does.
     """
     lengths, firsts = np.diff(cu_seqlens), cu_seqlens[:-1]
     rows, ends, kept = hidden, cu_seqlens, lengths

@@ -85,7 +85,7 @@ class Settings:
         self.latest_begin = _count(given, "max_initial_timestamp_index")
         self.max_length = _count(given, "max_length", 1)  # the most new tokens where options.max_new_tokens is None
         self.needs_text_before = bool(given.get("condition_on_prev_tokens", False))  # which is not supported
-        # Limits beyond which a text is doubtful, or silence; by default those of Radford et al. 2022, section 4.5.
+        # Limits beyond which a text is doubtful, or silence (Radford et al. 2022, section 4.5); null switches one off.
         self.max_compression = _threshold(values, "compression_ratio_threshold", 2.4, math.inf)
         self.min_log_probability = _threshold(values, "logprob_threshold", -1.0, None)
         self.max_silence = _threshold(values, "no_speech_threshold", 0.6, math.inf)
