@@ -197,13 +197,10 @@ class RotaryEmbedding(Layer):
         if positions is not None:
             positions = _checks.integers(name, "positions", positions)
             length = int(positions.max()) + 1 if positions.size else 0
-        tables = self._tables_for(length, _checks.statistics_dtype(x.dtype))
-        return _rotated(name, x, *tables, positions, self.interleaved, num_heads)
-
-    def _tables_for(self, length: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+        dtype = _checks.statistics_dtype(x.dtype)
         tables = self._tables.get(dtype)
         rows = 0 if tables is None else len(tables[0])
         if tables is None or rows < length or (self._by_length and rows != length):
             rows = length if self._by_length else max(length, 2 * rows)
             tables = self._tables[dtype] = rotary_tables(rows, dtype=dtype, **self._options)
-        return tables
+        return _rotated(name, x, *tables, positions, self.interleaved, num_heads)
