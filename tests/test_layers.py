@@ -10,6 +10,7 @@ import pytest
 
 import pyattn
 from pyattn import LayerNorm, Linear, MultiHeadAttention, TransformerEncoder, TransformerEncoderLayer
+from pyattn.layers import sequences
 from pyattn.layers.sequences import Sequences
 
 DTYPES = [np.float32, np.float64]
@@ -427,3 +428,16 @@ def test_load_state_dict_takes_other_dtypes_and_not_strict():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_rotary_tables_are_shared_and_grow():
+    """There is one for all layers that have them alike, whatever lengths they have seen."""
+    sequences._kept_tables.cache_clear()
+    models = [pyattn.TransformerEncoder(TransformerEncoderLayer(16, 2, 8, rotary_base=1e4, rng=0), 2) for _ in range(2)]
+    for length in (3, 300, 20, 700):
+        x = np.ones((1, length, 16), np.float32)
+        np.testing.assert_array_equal(models[0](x), models[1](x))
+    assert sequences._kept_tables.cache_info().currsize == 1
+    rotary = models[0].layers[0].self_attn.rotary
+    (kept,) = sequences._kept_tables(rotary.base, rotary.scaling, 8, np.dtype(np.float32))
+    assert len(kept[0]) == 1024

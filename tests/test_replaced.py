@@ -56,6 +56,9 @@ REPLACED = {
         ValueError,
         "^RMSNorm: a norm of 16 float64 does not fit rows of 16 float32",
     ),
+    "no norm1": (lambda m: delattr(m.layers[1], "norm1"), AttributeError, "no attribute 'norm1'"),
+    "no scale": (lambda m: setattr(m.layers[1].self_attn, "scale", None), TypeError, "^MultiHeadAttention: scale must"),
+    "left": (lambda m: setattr(m.layers[1].self_attn, "left", 2**80), ValueError, "^MultiHeadAttention: left must be"),
     "the last norm": (lambda m: setattr(m, "norm", LayerNorm(3)), ValueError, "^LayerNorm: a norm of 3 float32"),
     "widths of keys and values": (
         lambda m: setattr(m.layers[1], "self_attn", pyattn.MultiHeadAttention(16, 4, kdim=8, vdim=8)),

@@ -177,6 +177,9 @@ def test_biases_by_distance_are_looked_at():
         state.bias_by_distance = lambda first, last, wrong=wrong: wrong
         with pytest.raises(ValueError, match=r"^TransformerDecoder.step: bias_by_distance gave .*\(4, 5\) are needed"):
             model.step(normal((1, 3, 16)), state)
+    state = model.start(capacity=9)
+    state.bias_by_distance = lambda first, last: np.zeros((4, last - first), np.float32)
+    assert model.step(normal((1, 0, 16)), state).shape == (1, 0, 16)
 
 
 def test_one_call_at_a_time_has_a_state():

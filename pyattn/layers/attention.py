@@ -155,7 +155,8 @@ class MultiHeadAttention(Layer):
         for attribute in ("num_heads", "num_key_value_heads", "head_dim"):
             _checks.size(name, attribute, getattr(self, attribute))
         for attribute in ("left", "right"):
-            _checks.integer(name, attribute, getattr(self, attribute))
+            _checks.count(name, attribute, getattr(self, attribute), lowest=-1, highest=2**31 - 1)
+        _checks.number(name, "scale", self.scale, "a real number")
         _checks.finite_scale(name, self.scale, self.head_dim, np.dtype(np.float32))
         if self.softcap is not None:
             _checks.finite_softcap(name, self.softcap, self.out_proj.dtype)

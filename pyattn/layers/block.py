@@ -96,7 +96,7 @@ class Block(Layer):
                 raise ValueError(f"{function}: multihead_attn has a window or ALiBi; attention to a memory has neither")
             cross = attention._planned()
         _checks.positive(function, "residual_scale", self.residual_scale)
-        norms = [(getattr(self, name, None), getattr(self, f"post_{name}", None)) for name in self._norms]
+        norms = [(getattr(self, x), getattr(self, f"post_{x}")) if x else (None, None) for x in self._norms]
         for name, (norm, after) in zip(self._norms, norms, strict=True):
             if norm is not None or name == self._norms[2]:  # the one of the feed-forward block may not be missing
                 check_norm(function, name, norm)

@@ -21,12 +21,20 @@ from pyattn.precision import mask_to_bfloat16, to_bfloat16
 LEAST_TABLE = 256  # positions
 
 
-@lru_cache(maxsize=32)
-def _tables(
-    base: float, scaling: tuple[tuple[str, Any], ...], width: int, length: int, dtype: np.dtype[Any]
-) -> tuple[Array, Array]:
-    """Cosines and sines of rotary positions, kept for all layers that have them alike."""
-    return rotary_tables(length, width, base=base, scaling=dict(scaling), sequence_length=0, dtype=dtype)
+@lru_cache(maxsize=8)
+def _kept_tables(*_: Any) -> list[tuple[Array, Array]]:
+    """The longest tables that were made of one kind, once there are any."""
+    return []
+
+
+def _tables(rotary: Rotary, width: int, length: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Cosines and sines of at least so many positions, kept for all layers that have them alike."""
+    kept = _kept_tables(rotary.base, rotary.scaling, width, dtype)
+    if not kept or len(kept[0][0]) < length:
+        positions = 1 << (max(length, LEAST_TABLE) - 1).bit_length()  # grows seldom
+        options = {"base": rotary.base, "scaling": dict(rotary.scaling), "dtype": dtype}
+        kept[:] = [rotary_tables(positions, width, sequence_length=0, **options)]
+    return kept[0]
 
 
 @dataclass
@@ -95,10 +103,8 @@ class Sequences:
         known = self._rotations.get(key)
         if known is None:
             positions = self.positions()
-            length = max(LEAST_TABLE, int(positions.max(initial=0)) + 1)
-            length = 1 << (length - 1).bit_length()  # grows seldom
-            width = rotary.width or plan.head_dim
-            tables = _tables(rotary.base, rotary.scaling, width, length, plan.compute_dtype)
+            length = int(positions.max(initial=0)) + 1
+            tables = _tables(rotary, rotary.width or plan.head_dim, length, plan.compute_dtype)
             known = self._rotations[key] = rotary, (positions, *tables)
         return known[1]
 

@@ -101,7 +101,7 @@ class DecoderState:
 
     def _biases(self, function: str, past_len: Array, length: int, new_len: Array) -> dict[str, Any]:
         """Those of the new tokens to all, as Sequences takes them."""
-        if self.bias_by_distance is None or not len(past_len):
+        if self.bias_by_distance is None or not len(past_len) or not length:
             return {}
         keys = int(new_len.max())
         last, first = int(past_len.min()), int(past_len.max())
