@@ -79,8 +79,10 @@ def require_file(path: Path) -> None:
         raise FileNotFoundError(f"load: {path} is missing; a model directory holds {', '.join(FILES)}{what}")
 
 
-def read_json(path: Path, json_type: type[_Json]) -> _Json:
-    """The JSON object (dict) or array (list) in a file."""
+def read_json(path: Path, json_type: type[_Json], optional: bool = False) -> _Json:
+    """The JSON object (dict) or array (list) in a file; empty if it is optional and there is none."""
+    if optional and not path.exists():
+        return json_type()
     require_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

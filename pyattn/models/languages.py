@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from pyattn._checks import Array
+from pyattn.models.naming import listed
 from pyattn.models.tokenizer_classes import LANGUAGES
 
 _CODE = re.compile(r"[a-z]{2,3}_[A-Za-z]{2,4}")
 _IN_FRONT = re.compile(r">>(.+)<<")
-_MOST_NAMED = 12  # languages in a message
 
 
 class Languages:
@@ -70,9 +70,6 @@ class Languages:
             raise ValueError(f"{function}: {what} is {language!r}, but {self._file} has no tokens for languages")
         name = language.removeprefix(">>").removesuffix("<<")
         if name not in self.codes:
-            known = sorted(self.codes)
-            more = f" and {len(known) - _MOST_NAMED} more" if len(known) > _MOST_NAMED else ""
-            raise ValueError(
-                f"{function}: {what} must be one of {', '.join(known[:_MOST_NAMED])}{more}, not {language!r}"
-            )
+            known = listed(self.codes, most=12)
+            raise ValueError(f"{function}: {what} must be one of {known}, not {language!r}")
         return self.codes[name]

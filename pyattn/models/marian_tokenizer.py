@@ -14,8 +14,7 @@ from typing import Any
 from pyattn._extras import import_extra
 from pyattn.models.files import read_json, require_file
 from pyattn.models.tokenizer import check_growth, growth_of_charsmap
-from pyattn.models.tokenizer_classes import CLEANED
-from pyattn.models.tokenizer_settings import content_of
+from pyattn.models.tokenizer_classes import CLEANED, content_of
 
 _END, _UNKNOWN, _PADDING, _SPACE = "</s>", "<unk>", "<pad>", "\N{LOWER ONE EIGHTH BLOCK}"
 _SPECIAL = re.compile(f"({_END}|{_UNKNOWN}|{_PADDING})")
@@ -81,7 +80,7 @@ class MarianTokenizer:
 
 def _cleans(file: Path) -> bool:
     """Whether a tokenizer_config.json takes away spaces in front of punctuation; what is not supported is refused."""
-    settings = read_json(file, dict) if file.exists() else {}
+    settings = read_json(file, dict, optional=True)
     added = settings.get("added_tokens_decoder") or {}
     contents = [content_of(x) for x in (added.values() if isinstance(added, dict) else added)]
     refused = ("separate_vocabs", "sp_model_kwargs", "additional_special_tokens", "extra_special_tokens")

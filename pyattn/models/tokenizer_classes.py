@@ -1,11 +1,14 @@
-"""The tokenizers that classes of transformers make themselves, whatever tokenizer.json says."""
+"""The settings beside a tokenizer.json, and the tokenizers that classes of transformers make themselves."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
-from pyattn.models.tokenizer_settings import TOKEN_NAMES, Settings, content_of
+from pyattn.models.files import read_json
 
+TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MAX_ADDED = 50_000  # tokens that settings may add, for each costs a comparison with all others
 
 # Codes of mBART's languages; the first 25 are those of its first models, the others came with mBART-50.
@@ -17,7 +20,6 @@ LANGUAGES = [
     "ur_PK", "xh_ZA", "gl_ES", "sl_SI",
 ]  # fmt: skip
 
-TOKEN_FIELDS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 _QWEN_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -25,7 +27,6 @@ _QWEN_WORDS = (
 CLEANED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't"}
 CLEANED |= {f" '{end}": f"'{end}" for end in ("m", "s", "ve", "re")}
 _MARK = "\N{LOWER ONE EIGHTH BLOCK}"
-RARE = "\U0010fffd"  # for private use: no vocabulary has it
 
 # The class that transformers gives a model whose directory names none; others take tokenizer.json as it stands.
 _CLASS_OF_MODEL = {
@@ -49,6 +50,74 @@ _NOT_MADE = (
     "XLNet ConvBert FNet"
 )
 _REFUSED = frozenset(_NOT_MADE.split())
+
+
+class Settings:
+    """The settings beside a tokenizer.json, as transformers merges them from up to three files."""
+
+    def __init__(self, directory: Path) -> None:
+        self.file = directory / "tokenizer_config.json"
+        self.values = values = read_json(self.file, dict, optional=True)
+        for key in ("add_bos_token", "add_eos_token"):  # beside a tokenizer.json, whose post_processor adds tokens
+            values.pop(key, None)
+        self.name = values.get("tokenizer_class")
+        if "additional_special_tokens" in values and not values.get("extra_special_tokens"):
+            values["extra_special_tokens"] = values.pop("additional_special_tokens")
+        self.placed: dict[int, Any] = {}  # added tokens by their numbers
+        self.is_legacy = "added_tokens_decoder" not in values
+        if not self.is_legacy:
+            decoder = self.checked("added_tokens_decoder", dict, "an object")
+            try:
+                self.placed = {int(number): token for number, token in decoder.items()}
+            except ValueError as error:
+                raise self.error("added_tokens_decoder", "an object whose keys are numbers") from error
+        else:
+            self._merge_special(directory / "special_tokens_map.json")
+            self._merge_added(directory / "added_tokens.json")
+
+    def _merge_special(self, file: Path) -> None:
+        for key, value in read_json(file, dict, optional=True).items():
+            if isinstance(value, dict) and key != "extra_special_tokens":
+                value = value | {"__type": "AddedToken", "special": True}
+            elif key == "extra_special_tokens" and isinstance(value, list):
+                before = self.values.get(key) or []
+                value = [*before, *(token for token in value if token not in before)]
+            self.values[key] = value
+
+    def _merge_added(self, file: Path) -> None:
+        named = {content_of(self.values[key]) for key in TOKEN_NAMES if self.values.get(key)}
+        extra = self.values.get("extra_special_tokens") or ()
+        named |= {content_of(token) for token in extra}
+        for token, number in read_json(file, dict, optional=True).items():
+            if type(number) is not int:
+                raise ValueError(f"load: {file}: {token!r} must have a number, not {number!r}")
+            self.placed[number] = {"content": token, "normalized": token not in named, "special": token in named}
+
+    def error(self, key: str, wanted: str) -> ValueError:
+        return ValueError(f"load: {self.file}: {key} must be {wanted}, not {self.values.get(key)!r:.200}")
+
+    def checked(self, key: str, needed: type, wanted: str, default: Any = None) -> Any:
+        value = self.values.get(key, default)
+        if type(value) is not needed:
+            raise self.error(key, wanted)
+        return value
+
+    def flag(self, key: str, default: bool, null: bool | None = None) -> bool:
+        """A boolean; null where the key may be null is the value that it has then."""
+        if null is not None and self.values.get(key, default) is None:
+            return null
+        return bool(self.checked(key, bool, "true or false", default))
+
+    def words(self, key: str) -> list[Any]:
+        """A list of tokens; empty where it is absent or null."""
+        value = self.values.get(key)
+        if not isinstance(value or [], list):
+            raise self.error(key, "a list of tokens")
+        return list(value or [])
+
+
+def content_of(token: Any) -> str:
+    return str(token.get("content") if isinstance(token, dict) else token)
 
 
 Parts: TypeAlias = tuple[Any, Any, Any]  # a normalizer, a pre-tokenizer and a decoder
@@ -85,6 +154,22 @@ class TokenizerClass:
     extra: Callable[[Settings], list[Any]] = _additional
     plain: bool = False
 
+    def special_tokens(self, settings: Settings) -> dict[str, Any]:
+        """Special tokens by name: those that all classes know, and what else ends in _token."""
+        named = {**self.named, **{key: x for key, x in settings.values.items() if key in TOKEN_NAMES}}
+        named = dict(sorted(named.items(), key=lambda item: item[0] not in TOKEN_NAMES))  # a class's own come last
+        for key, x in settings.values.items():
+            is_token = isinstance(x, str) or (isinstance(x, dict) and x.get("__type") == "AddedToken")
+            if key.endswith("_token") and key not in TOKEN_NAMES and is_token:
+                named[key] = x
+        more = settings.values.get("extra_special_tokens")
+        named |= more if isinstance(more, dict) else {}
+        return {key: x for key, x in named.items() if x is not None}
+
+    def extra_tokens(self, settings: Settings) -> list[Any]:
+        is_list = not isinstance(settings.values.get("extra_special_tokens", {}), dict)
+        return settings.words("extra_special_tokens") if is_list else self.extra(settings)
+
 
 def _bert(t: Any, settings: Settings, rules: Any) -> Parts:
     accents = settings.values.get("strip_accents")
@@ -120,17 +205,11 @@ def _gemma(t: Any, settings: Settings, rules: Any) -> Parts:
     return t.normalizers.Replace(" ", _MARK), words, _from_bytes(t)
 
 
-def _llama(t: Any, settings: Settings, rules: Any) -> Parts:
-    prefix = settings.flag("add_prefix_space", True, null=True)
-    scheme = ("always" if settings.values.get("legacy", False) else "first") if prefix else "never"
+def _llama(t: Any, settings: Settings, rules: Any, is_code: bool = False) -> Parts:
+    prefix, legacy = settings.flag("add_prefix_space", True, null=True), settings.values.get("legacy", False)
+    scheme = ("always" if legacy and not is_code else "first") if prefix else "never"
     words = t.pre_tokenizers.Metaspace(replacement=_MARK, prepend_scheme=scheme, split=False)
-    return None, words, _from_bytes(t, strips=prefix)
-
-
-def _code_llama(t: Any, settings: Settings, rules: Any) -> Parts:
-    scheme = "first" if settings.flag("add_prefix_space", True, null=True) else "never"
-    words = t.pre_tokenizers.Metaspace(replacement=_MARK, prepend_scheme=scheme, split=False)
-    return None, words, _from_bytes(t, strips=True)
+    return None, words, _from_bytes(t, strips=prefix or is_code)
 
 
 def _pieces(t: Any, settings: Settings, normalizer: Any, scheme: str = "always") -> Parts:
@@ -151,10 +230,6 @@ def _albert(t: Any, settings: Settings, rules: Any) -> Parts:
     if settings.flag("do_lower_case", True, null=False):
         steps.append(t.normalizers.Lowercase())
     return _xlm_roberta(t, settings, t.normalizers.Sequence(steps if rules is None else [*steps, rules]))
-
-
-def _mbart(t: Any, settings: Settings, rules: Any) -> Parts:
-    return _pieces(t, settings, None)
 
 
 def _mbart50(t: Any, settings: Settings, rules: Any) -> Parts:
@@ -188,6 +263,7 @@ def _camembert_extra(settings: Settings) -> list[Any]:
 
 _BRACKETS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
 _ANGLES = dict(zip(TOKEN_NAMES, ("<s>", "</s>", "<unk>", "</s>", "<pad>", "<s>", "<mask>"), strict=True))
+_BOS_EOS_UNK = {name: _ANGLES[name] for name in ("bos_token", "eos_token", "unk_token")}
 _ENDS = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
 _PLAIN_BPE = {"unk_token": None, "fuse_unk": False, "byte_fallback": False, "dropout": None, "ignore_merges": False}
 _BYTES_BPE = _PLAIN_BPE | {"fuse_unk": True, "byte_fallback": True}
@@ -209,8 +285,8 @@ CLASSES = {
         "Unigram", _xlm_roberta, _ANGLES, template=_BOS_EOS, unknown="unk_token", flags=_MASK, extra=_camembert_extra
     ),
     "CodeLlama": TokenizerClass(
-        "BPE", _code_llama, {name: _ANGLES[name] for name in ("bos_token", "eos_token", "unk_token")} | _FILLED,
-        _BYTES_BPE, lambda settings, old: ("",) if settings.values.get("bos_token", "") is None else ("bos_token", ""),
+        "BPE", partial(_llama, is_code=True), _BOS_EOS_UNK | _FILLED, _BYTES_BPE,
+        lambda settings, old: ("",) if settings.values.get("bos_token", "") is None else ("bos_token", ""),
         extra=_code_llama_extra,
     ),
     "Gemma": TokenizerClass(
@@ -218,11 +294,10 @@ CLASSES = {
         unknown="unk_token",
     ),
     "GPT2": TokenizerClass("BPE", _bytes, _ENDS, _PLAIN_BPE),
-    "Llama": TokenizerClass(
-        "BPE", _llama, {name: _ANGLES[name] for name in ("bos_token", "eos_token", "unk_token")}, _BYTES_BPE
-    ),
+    "Llama": TokenizerClass("BPE", _llama, _BOS_EOS_UNK, _BYTES_BPE),
     "MBart": TokenizerClass(
-        "Unigram", _mbart, _ANGLES, template=("", "eos_token", "src_lang"), unknown=3, flags=_MASK,
+        "Unigram", lambda t, settings, rules: _pieces(t, settings, None), _ANGLES,
+        template=("", "eos_token", "src_lang"), unknown=3, flags=_MASK,
         extra=lambda settings: [*LANGUAGES[:25], *_additional(settings)],
     ),
     "MBart50": TokenizerClass(

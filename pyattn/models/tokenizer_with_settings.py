@@ -13,8 +13,10 @@ from typing import Any
 
 from pyattn._extras import import_extra
 from pyattn.models.files import read_json
-from pyattn.models.tokenizer_classes import CLEANED, MAX_ADDED, NO_CLASS, RARE, TOKEN_FIELDS, TokenizerClass, class_of
-from pyattn.models.tokenizer_settings import TOKEN_NAMES, Settings, content_of
+from pyattn.models.tokenizer_classes import CLEANED, MAX_ADDED, NO_CLASS, Settings, TokenizerClass, class_of, content_of
+
+_TOKEN_FIELDS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+_RARE = "\U0010fffd"  # for private use: no vocabulary has it
 
 # Keys that would change the tokens in ways that are not supported, what they may be, and how that is called
 _ACCEPTED: tuple[tuple[str, Any, str], ...] = (
@@ -31,14 +33,13 @@ def with_settings(tokenizer: Any, content: bytes, directory: Path) -> tuple[Any,
     for key, accepted, wanted in _ACCEPTED:
         if (value := settings.values.get(key)) and value != accepted:
             raise settings.error(key, wanted)
-    config = directory / "config.json"
-    tokenizer_class = class_of(settings, read_json(config, dict) if config.exists() else {}, content)
+    tokenizer_class = class_of(settings, read_json(directory / "config.json", dict, optional=True), content)
     side = settings.values.get("truncation_side", (tokenizer.truncation or {}).get("direction", "right").lower())
     if side not in ("left", "right"):
         raise settings.error("truncation_side", '"left" or "right"')
     if settings.is_legacy:  # else tokenizer_config.json has them all
         for number, token in tokenizer.get_added_tokens_decoder().items():
-            settings.placed[number] = {name: getattr(token, name) for name in TOKEN_FIELDS}
+            settings.placed[number] = {name: getattr(token, name) for name in _TOKEN_FIELDS}
     if tokenizer_class is not None and type(tokenizer.model).__name__ == tokenizer_class.model:
         tokenizer = _rebuilt(t, tokenizer, content, settings, tokenizer_class)
     elif added := _tokens(t, settings, tokenizer.get_added_tokens_decoder().values(), NO_CLASS):
@@ -55,7 +56,7 @@ def _tokens(t: Any, settings: Settings, found: Iterable[Any], tokenizer_class: T
     The first are those that files place; then special tokens by name, then others.
     """
     found = list(found)
-    named, extra = _named(settings, tokenizer_class), _extra(settings, tokenizer_class)
+    named, extra = tokenizer_class.special_tokens(settings), tokenizer_class.extra_tokens(settings)
     if len(settings.placed) + len(extra) > MAX_ADDED:
         raise ValueError(f"load: {settings.file}: at most {MAX_ADDED} added tokens are accepted")
     placed = [_token(t, settings, token, placed=True) for _, token in sorted(settings.placed.items())]
@@ -73,28 +74,10 @@ def _tokens(t: Any, settings: Settings, found: Iterable[Any], tokenizer_class: T
     return added
 
 
-def _named(settings: Settings, tokenizer_class: TokenizerClass) -> dict[str, Any]:
-    """Special tokens by name: those that all classes know, and what else ends in _token."""
-    named = {**tokenizer_class.named, **{key: x for key, x in settings.values.items() if key in TOKEN_NAMES}}
-    named = dict(sorted(named.items(), key=lambda item: item[0] not in TOKEN_NAMES))  # a class's own come last
-    for key, x in settings.values.items():
-        is_token = isinstance(x, str) or (isinstance(x, dict) and x.get("__type") == "AddedToken")
-        if key.endswith("_token") and key not in TOKEN_NAMES and is_token:
-            named[key] = x
-    more = settings.values.get("extra_special_tokens")
-    named |= more if isinstance(more, dict) else {}
-    return {key: x for key, x in named.items() if x is not None}
-
-
-def _extra(settings: Settings, tokenizer_class: TokenizerClass) -> list[Any]:
-    is_list = not isinstance(settings.values.get("extra_special_tokens", {}), dict)
-    return settings.words("extra_special_tokens") if is_list else tokenizer_class.extra(settings)
-
-
 def _token(t: Any, settings: Settings, token: Any, placed: bool = False) -> Any:
     if isinstance(token, str) and not placed:
         return t.AddedToken(token, special=True)
-    options = {key: token[key] for key in TOKEN_FIELDS if key in token} if isinstance(token, dict) else {}
+    options = {key: token[key] for key in _TOKEN_FIELDS if key in token} if isinstance(token, dict) else {}
     try:
         return t.AddedToken(options.pop("content"), **options)
     except (TypeError, KeyError) as error:
@@ -103,7 +86,7 @@ def _token(t: Any, settings: Settings, token: Any, placed: bool = False) -> Any:
 
 def _rebuilt(t: Any, old: Any, content: bytes, settings: Settings, tokenizer_class: TokenizerClass) -> Any:
     """A tokenizer of the vocabulary of another, with the parts that its class makes."""
-    named = _named(settings, tokenizer_class)
+    named = tokenizer_class.special_tokens(settings)
     for key, value in tokenizer_class.model_options.items():
         setattr(old.model, key, value)
     tokenizer = t.Tokenizer(_with_unknown(t, old.model, content, tokenizer_class, named))
@@ -112,7 +95,7 @@ def _rebuilt(t: Any, old: Any, content: bytes, settings: Settings, tokenizer_cla
     tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = tokenizer_class.parts(t, settings, rules)
     tokenizer.add_tokens(_tokens(t, settings, (), tokenizer_class))
     if tokenizer_class.plain:
-        special = [*named.values(), *_extra(settings, tokenizer_class)]
+        special = [*named.values(), *tokenizer_class.extra_tokens(settings)]
         tokenizer.add_tokens([t.AddedToken(content_of(x), special=True) for x in special])
     template = tokenizer_class.template
     around = template(settings, old) if callable(template) else template
@@ -148,7 +131,7 @@ def _with_unknown(t: Any, model: Any, content: bytes, tokenizer_class: Tokenizer
             return model
         unknown = model.token_to_id(token) or 0
     try:
-        if [token.id for token in model.tokenize(RARE)] == [unknown]:
+        if [token.id for token in model.tokenize(_RARE)] == [unknown]:
             return model
     except Exception:  # it has none: the library raises no other kind
         pass

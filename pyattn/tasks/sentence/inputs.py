@@ -19,7 +19,7 @@ from pyattn.models.pretrained import WeightDtypes
 from pyattn.models.tensors import find_weights, weight_files
 from pyattn.models.token_states import TokenStates
 from pyattn.models.tokenizer import errors_of_library, read_tokenizer
-from pyattn.models.tokenizer_settings import TOKEN_NAMES, Settings
+from pyattn.models.tokenizer_classes import TOKEN_NAMES, Settings
 from pyattn.tasks.sentence.modules import TOKENS, check
 
 # The first of these files that exists and is not empty has a Transformer's settings.
