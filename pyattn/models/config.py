@@ -79,7 +79,7 @@ class ModelConfig:
         """Tensors that are one matrix, as far as a file does not have several of them."""
         names, separate = self.family.tied, self.spec.separate
         if not self.tied and names:
-            separate = separate | {self.family.logits_name or names[-1]}
+            separate = separate | {names[-1]}
         return tuple(name for name in names if name not in separate)
 
     @property

@@ -56,8 +56,8 @@ class Family:
     the fields that keys said; ValueError without the file's name.
     heads: by task. scales: module -> the tensor that its outputs are multiplied by. transposed: modules whose weights
     are (inputs, outputs) in files.
-    tied: names of one matrix; those that a file lacks are the first of them that it has. logits_name: that of them
-    which is a matrix of its own where tie_word_embeddings is false; "": the last.
+    tied: names of one matrix; those that a file lacks are the first of them that it has. The last is that of a matrix
+    of its own where tie_word_embeddings is false.
     lacks: ends of names of what is 0 where a file lacks it. ignored, ignored_ends: beginnings and ends of names of what
     no result of ours depends on.
     """
@@ -74,7 +74,6 @@ class Family:
     scales: Mapping[str, str] = field(default_factory=dict)
     transposed: tuple[str, ...] = ()
     tied: tuple[str, ...] = ()
-    logits_name: str = ""
     lacks: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     ignored_ends: tuple[str, ...] = ()

@@ -16,10 +16,25 @@ _ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 NO_BIASES = {"in_proj_bias": False, "out_proj_bias": False, "linear_bias": False}
 
 
-def attention_names(attention: str, in_file: str, *parts: str) -> dict[str, str]:
-    """The names of an attention layer's projections: of queries, keys, values and outputs."""
-    ours = ("q_proj", "k_proj", "v_proj", "out_proj")
-    return {f"{attention}.{x}": f"{in_file}.{part}" for x, part in zip(ours, parts or ours, strict=True)}
+def layer_names(layer: str, in_file: str, **modules: str | tuple[str, ...]) -> dict[str, str | tuple[str, ...]]:
+    """The names of modules in a layer, ours -> those in the file's layer.
+
+    Of attention they are those of queries, keys, values and outputs, of the first three as one and outputs, or what
+    stands in front of them where they are called as ours are.
+    """
+    names: dict[str, str | tuple[str, ...]] = {}
+    for module, named in modules.items():
+        if not module.endswith("attn"):
+            names[f"{layer}.{module}"] = f"{in_file}.{named}" if isinstance(named, str) else _below(in_file, named)
+            continue
+        parts = ("in_proj", "out_proj") if len(named) == 2 else ("q_proj", "k_proj", "v_proj", "out_proj")
+        theirs = _below(named, parts) if isinstance(named, str) else named
+        names |= zip(_below(f"{layer}.{module}", parts), _below(in_file, theirs), strict=True)
+    return names
+
+
+def _below(module: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{module}.{name}" for name in names)
 
 
 def layer_of(config: ModelConfig, **choices: Any) -> LayerConfig:

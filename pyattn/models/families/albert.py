@@ -5,19 +5,18 @@ from dataclasses import replace
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.bert import BERT, EMBEDDINGS, TOKEN_HEADS, WORDS, encoder_spec
 from pyattn.models.family import Head
-from pyattn.models.keys import TIED, attention_names, layer_of
+from pyattn.models.keys import TIED, layer_names, layer_of
 from pyattn.models.spec import ModelSpec, Names
 
-_LAYER = "encoder.albert_layer_groups.{}.albert_layers.0"
 _NAMES: Names = {
     **EMBEDDINGS,
-    **attention_names("encoder.layers.{}.self_attn", f"{_LAYER}.attention", "query", "key", "value", "dense"),
     "embeddings.projection": "encoder.embedding_hidden_mapping_in",
-    "encoder.layers.{}.norm1": f"{_LAYER}.attention.LayerNorm",
-    "encoder.layers.{}.linear1": f"{_LAYER}.ffn",
-    "encoder.layers.{}.linear2": f"{_LAYER}.ffn_output",
-    "encoder.layers.{}.norm2": f"{_LAYER}.full_layer_layer_norm",
-}
+    **layer_names(
+        "encoder.layers.{}", "encoder.albert_layer_groups.{}.albert_layers.0",
+        self_attn=("attention.query", "attention.key", "attention.value", "attention.dense"),
+        norm1="attention.LayerNorm", linear1="ffn", linear2="ffn_output", norm2="full_layer_layer_norm",
+    ),
+}  # fmt: skip
 _DEFAULTS = {
     **BERT.defaults, "vocab_size": 30000, "embedding_size": 128, "hidden_size": 4096, "num_hidden_groups": 1,
     "num_attention_heads": 64, "intermediate_size": 16384, "hidden_act": "gelu_new",

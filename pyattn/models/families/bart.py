@@ -1,13 +1,12 @@
 """BART: Lewis et al. 2019 (arXiv:1910.13461); mBART: Liu et al. 2020 (arXiv:2001.08210)."""
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family
-from pyattn.models.keys import TIED, attention_names, layer_of, norm_of, switch
+from pyattn.models.keys import TIED, layer_names, layer_of, norm_of, switch
 from pyattn.models.spec import InputSpec, LogitsSpec, ModelSpec, Names, StackSpec, TokenSpec
 
 KEYS: dict[str, tuple[str, ...]] = {
@@ -22,20 +21,11 @@ DEFAULTS = {
     "activation_function": "gelu", "d_model": 1024, "scale_embedding": False, "tie_word_embeddings": True,
 }  # fmt: skip
 
-
-def _layer_names(side: str, attentions: Mapping[str, str], norms: Iterable[str]) -> dict[str, str]:
-    layer = f"{side}.layers.{{}}"
-    names = {f"{layer}.linear1": f"{layer}.fc1", f"{layer}.linear2": f"{layer}.fc2"}
-    names |= {f"{layer}.norm{i}": f"{layer}.{norm}_layer_norm" for i, norm in enumerate(norms, 1)}
-    for attention, in_file in attentions.items():
-        names |= attention_names(f"{layer}.{attention}", f"{layer}.{in_file}")
-    return names
-
-
-_ATTENTIONS = {"self_attn": "self_attn", "multihead_attn": "encoder_attn"}
+_MODULES = {"self_attn": "self_attn", "norm1": "self_attn_layer_norm", "linear1": "fc1", "linear2": "fc2"}
+_OF_DECODER = {"multihead_attn": "encoder_attn", "norm2": "encoder_attn_layer_norm", "norm3": "final_layer_norm"}
 LAYER_NAMES: Names = {
-    **_layer_names("encoder", {"self_attn": "self_attn"}, ("self_attn", "final")),
-    **_layer_names("decoder", _ATTENTIONS, ("self_attn", "encoder_attn", "final")),
+    **layer_names("encoder.layers.{}", "encoder.layers.{}", **_MODULES, norm2="final_layer_norm"),
+    **layer_names("decoder.layers.{}", "decoder.layers.{}", **_MODULES, **_OF_DECODER),
 }
 FINAL_NORMS: Names = {"encoder.norm": "encoder.layer_norm", "decoder.norm": "decoder.layer_norm"}
 POSITIONS: Names = {
@@ -109,8 +99,7 @@ BART = Family(
     keys=KEYS,
     supported=_SUPPORTED,
     constants={"layer_norm_eps": 1e-5},
-    tied=("shared.weight", "lm_head.weight", "decoder.embed_tokens.weight", "encoder.embed_tokens.weight"),
-    logits_name="lm_head.weight",
+    tied=("shared.weight", "decoder.embed_tokens.weight", "encoder.embed_tokens.weight", "lm_head.weight"),
     lacks=("final_logits_bias",),
 )
 

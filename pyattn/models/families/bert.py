@@ -5,7 +5,7 @@ from typing import Any
 from pyattn.layers.config import LayerConfig
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family, Head, Values
-from pyattn.models.keys import TIED, attention_names, layer_of, norm_of
+from pyattn.models.keys import TIED, layer_names, layer_of, norm_of
 from pyattn.models.spec import ModelSpec, Names, StackSpec, TokenSpec
 
 ABSOLUTE = {"position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,)}
@@ -22,17 +22,13 @@ EMBEDDINGS: Names = {
     "embeddings.token_types": "embeddings.token_type_embeddings.weight",
     "embeddings.norm": "embeddings.LayerNorm",
 }
-FEED_FORWARD: Names = {
-    "encoder.layers.{}.linear1": "encoder.layer.{}.intermediate.dense",
-    "encoder.layers.{}.linear2": "encoder.layer.{}.output.dense",
-}
-_ATTENTION = ("self.query", "self.key", "self.value", "output.dense")
+LAYER = ("encoder.layers.{}", "encoder.layer.{}")
+FEED_FORWARD: Names = layer_names(*LAYER, linear1="intermediate.dense", linear2="output.dense")
+_ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
 NAMES: Names = {
     **EMBEDDINGS,
     **FEED_FORWARD,
-    **attention_names("encoder.layers.{}.self_attn", "encoder.layer.{}.attention", *_ATTENTION),
-    "encoder.layers.{}.norm1": "encoder.layer.{}.attention.output.LayerNorm",
-    "encoder.layers.{}.norm2": "encoder.layer.{}.output.LayerNorm",
+    **layer_names(*LAYER, self_attn=_ATTENTION, norm1="attention.output.LayerNorm", norm2="output.LayerNorm"),
 }
 
 TOKEN_HEADS = {"token-classification": Head("classifier"), "question-answering": Head("qa_outputs")}

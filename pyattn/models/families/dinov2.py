@@ -4,23 +4,17 @@ from dataclasses import replace
 from typing import Any
 
 from pyattn.models.config import ModelConfig
+from pyattn.models.families.bert import LAYER
 from pyattn.models.families.vit import DEFAULTS, NAMES, image_spec
 from pyattn.models.family import Family, Values
-from pyattn.models.keys import integer, positive, switch
+from pyattn.models.keys import integer, layer_names, positive, switch
 from pyattn.models.spec import ModelSpec, Names
 
-_LAYER = "encoder.layer.{}"
 _NAMES: Names = {
     **NAMES,
-    "encoder.layers.{}.norm1": f"{_LAYER}.norm1",
-    "encoder.layers.{}.norm2": f"{_LAYER}.norm2",
-    "encoder.layers.{}.linear1": f"{_LAYER}.mlp.fc1",
-    "encoder.layers.{}.linear2": f"{_LAYER}.mlp.fc2",
+    **layer_names(*LAYER, norm1="norm1", norm2="norm2", linear1="mlp.fc1", linear2="mlp.fc2"),
 }
-_GATED: Names = {
-    "encoder.layers.{}.linear1": f"{_LAYER}.mlp.weights_in",
-    "encoder.layers.{}.linear2": f"{_LAYER}.mlp.weights_out",
-}
+_GATED: Names = layer_names(*LAYER, linear1="mlp.weights_in", linear2="mlp.weights_out")
 
 
 def build(config: ModelConfig, names: Names = _NAMES, registers: int = 0, antialias: bool = False) -> ModelSpec:
@@ -47,8 +41,8 @@ _FAMILY = Family(
     defaults={**DEFAULTS, "patch_size": 14, "mlp_ratio": 4, "layer_norm_eps": 1e-6, "use_swiglu_ffn": False},
     derive=_sizes,
     scales={
-        "encoder.layers.{}.self_attn.out_proj": f"{_LAYER}.layer_scale1.lambda1",
-        "encoder.layers.{}.linear2": f"{_LAYER}.layer_scale2.lambda1",
+        "encoder.layers.{}.self_attn.out_proj": "encoder.layer.{}.layer_scale1.lambda1",
+        "encoder.layers.{}.linear2": "encoder.layer.{}.layer_scale2.lambda1",
     },
     ignored=("classifier.", "embeddings.mask_token"),
 )

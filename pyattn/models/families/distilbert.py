@@ -2,19 +2,17 @@
 
 from pyattn.models.families.bert import EMBEDDINGS, TOKEN_HEADS, WORDS, encoder_spec
 from pyattn.models.family import Family, Head
-from pyattn.models.keys import TIED, attention_names
+from pyattn.models.keys import TIED, layer_names
 from pyattn.models.spec import Names
 
 _NAMES: Names = {
     **EMBEDDINGS,
-    **attention_names(
-        "encoder.layers.{}.self_attn", "transformer.layer.{}.attention", "q_lin", "k_lin", "v_lin", "out_lin"
+    **layer_names(
+        "encoder.layers.{}", "transformer.layer.{}",
+        self_attn=("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+        norm1="sa_layer_norm", linear1="ffn.lin1", linear2="ffn.lin2", norm2="output_layer_norm",
     ),
-    "encoder.layers.{}.norm1": "transformer.layer.{}.sa_layer_norm",
-    "encoder.layers.{}.linear1": "transformer.layer.{}.ffn.lin1",
-    "encoder.layers.{}.linear2": "transformer.layer.{}.ffn.lin2",
-    "encoder.layers.{}.norm2": "transformer.layer.{}.output_layer_norm",
-}
+}  # fmt: skip
 _KEYS = {
     **TIED, "hidden_size": ("dim", "hidden_size"), "num_hidden_layers": ("n_layers", "num_hidden_layers"),
     "num_attention_heads": ("n_heads", "num_attention_heads"), "intermediate_size": ("hidden_dim",),

@@ -4,22 +4,17 @@ from typing import Any
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family, Values
-from pyattn.models.keys import TIED, integer, layer_of, norm_of, switch
+from pyattn.models.keys import TIED, integer, layer_names, layer_of, norm_of, switch
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, StackSpec, TokenSpec
 
-_MODULES = {
-    "decoder.layers.{}.self_attn.in_proj": "h.{}.attn.c_attn",
-    "decoder.layers.{}.self_attn.out_proj": "h.{}.attn.c_proj",
-    "decoder.layers.{}.linear1": "h.{}.mlp.c_fc",
-    "decoder.layers.{}.linear2": "h.{}.mlp.c_proj",
-}
+_LAYER, _ATTENTION = ("decoder.layers.{}", "h.{}"), ("attn.c_attn", "attn.c_proj")
+_MODULES = layer_names(*_LAYER, self_attn=_ATTENTION, linear1="mlp.c_fc", linear2="mlp.c_proj")
 _NAMES: Names = {
     "words": "wte.weight",
     "embeddings.positions": "wpe.weight",
     "head.weight": "lm_head.weight",
     "decoder.norm": "ln_f",
-    "decoder.layers.{}.norm1": "h.{}.ln_1",
-    "decoder.layers.{}.norm3": "h.{}.ln_2",
+    **layer_names(*_LAYER, norm1="ln_1", norm3="ln_2"),
     **_MODULES,
 }
 _KEYS = {

@@ -6,7 +6,7 @@ from typing import Any
 from pyattn.layers.config import LayerConfig
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family
-from pyattn.models.keys import NO_BIASES, ROPE_DEFAULTS, TIED, attention_names, biases_of, layer_of, norm_of, rotary_of
+from pyattn.models.keys import NO_BIASES, ROPE_DEFAULTS, TIED, biases_of, layer_names, layer_of, norm_of, rotary_of
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, StackSpec, TokenSpec
 
 DEFAULTS = {
@@ -18,16 +18,15 @@ NAMES: Names = {
     "words": "embed_tokens.weight",
     "head.weight": "lm_head.weight",
     "decoder.norm": "norm",
-    "decoder.layers.{}.norm1": "layers.{}.input_layernorm",
-    "decoder.layers.{}.norm3": "layers.{}.post_attention_layernorm",
-    **attention_names("decoder.layers.{}.self_attn", "layers.{}.self_attn", "q_proj", "k_proj", "v_proj", "o_proj"),
-    "decoder.layers.{}.linear1": ("layers.{}.mlp.gate_proj", "layers.{}.mlp.up_proj"),
-    "decoder.layers.{}.linear2": "layers.{}.mlp.down_proj",
-}
-NORMS_OF_HEADS: Names = {
-    "decoder.layers.{}.self_attn.q_norm": "layers.{}.self_attn.q_norm",
-    "decoder.layers.{}.self_attn.k_norm": "layers.{}.self_attn.k_norm",
-}
+    **layer_names(
+        "decoder.layers.{}", "layers.{}", norm1="input_layernorm", norm3="post_attention_layernorm",
+        self_attn=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+        linear1=("mlp.gate_proj", "mlp.up_proj"), linear2="mlp.down_proj",
+    ),
+}  # fmt: skip
+NORMS_OF_HEADS: Names = layer_names(
+    "decoder.layers.{}.self_attn", "layers.{}.self_attn", q_norm="q_norm", k_norm="k_norm"
+)
 
 
 def decoder_layer(config: ModelConfig, **choices: Any) -> LayerConfig:

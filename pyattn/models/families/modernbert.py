@@ -5,20 +5,18 @@ from dataclasses import replace
 from pyattn import _checks
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family, Head
-from pyattn.models.keys import TIED, biases_of, integer, layer_of, norm_of, periodic_layer_types, rotaries
+from pyattn.models.keys import TIED, biases_of, integer, layer_names, layer_of, norm_of, periodic_layer_types, rotaries
 from pyattn.models.spec import ModelSpec, Names, StackSpec, TokenSpec
 
 _NAMES: Names = {
     "embeddings.words": "embeddings.tok_embeddings.weight",
     "embeddings.norm": "embeddings.norm",
-    "encoder.layers.{}.norm1": "layers.{}.attn_norm",
-    "encoder.layers.{}.self_attn.in_proj": "layers.{}.attn.Wqkv",
-    "encoder.layers.{}.self_attn.out_proj": "layers.{}.attn.Wo",
-    "encoder.layers.{}.norm2": "layers.{}.mlp_norm",
-    "encoder.layers.{}.linear1": "layers.{}.mlp.Wi",
-    "encoder.layers.{}.linear2": "layers.{}.mlp.Wo",
+    **layer_names(
+        "encoder.layers.{}", "layers.{}", norm1="attn_norm", self_attn=("attn.Wqkv", "attn.Wo"), norm2="mlp_norm",
+        linear1="mlp.Wi", linear2="mlp.Wo",
+    ),
     "encoder.norm": "final_norm",
-}
+}  # fmt: skip
 _DEFAULTS = {
     "vocab_size": 50368, "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22,
     "num_attention_heads": 12, "hidden_activation": "gelu", "max_position_embeddings": 8192, "norm_eps": 1e-5,

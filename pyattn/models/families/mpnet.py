@@ -4,19 +4,18 @@ from dataclasses import replace
 from typing import Any
 
 from pyattn.models.config import ModelConfig
-from pyattn.models.families.bert import DEFAULTS, EMBEDDINGS, FEED_FORWARD, encoder_spec, positions_from
+from pyattn.models.families.bert import DEFAULTS, EMBEDDINGS, FEED_FORWARD, LAYER, encoder_spec, positions_from
 from pyattn.models.families.roberta import XLM_ROBERTA
 from pyattn.models.family import Values
-from pyattn.models.keys import TIED, attention_names
+from pyattn.models.keys import TIED, layer_names
 from pyattn.models.spec import ModelSpec, Names, RelativeSpec
 
+_ATTENTION = ("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o")
 _NAMES: Names = {
     **EMBEDDINGS,
     **FEED_FORWARD,
-    **attention_names("encoder.layers.{}.self_attn", "encoder.layer.{}.attention.attn", *"qkvo"),
+    **layer_names(*LAYER, self_attn=_ATTENTION, norm1="attention.LayerNorm", norm2="output.LayerNorm"),
     "encoder.position_bias": "encoder.relative_attention_bias",
-    "encoder.layers.{}.norm1": "encoder.layer.{}.attention.LayerNorm",
-    "encoder.layers.{}.norm2": "encoder.layer.{}.output.LayerNorm",
 }
 _DEFAULTS = {key: value for key, value in DEFAULTS.items() if key != "type_vocab_size"}
 

@@ -5,20 +5,18 @@ from dataclasses import replace
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.bert import BERT, POOLED, WORDS, encoder_spec
 from pyattn.models.family import Head
-from pyattn.models.keys import NO_BIASES, ROPE_DEFAULTS, TIED, layer_of, rotary_of
+from pyattn.models.keys import NO_BIASES, ROPE_DEFAULTS, TIED, layer_names, layer_of, rotary_of
 from pyattn.models.spec import ModelSpec, Names
 
 _NAMES: Names = {
     "embeddings.words": WORDS,
     "embeddings.token_types": "embeddings.token_type_embeddings.weight",
     "embeddings.norm": "emb_ln",
-    "encoder.layers.{}.self_attn.in_proj": "encoder.layers.{}.attn.Wqkv",
-    "encoder.layers.{}.self_attn.out_proj": "encoder.layers.{}.attn.out_proj",
-    "encoder.layers.{}.norm1": "encoder.layers.{}.norm1",
-    "encoder.layers.{}.linear1": ("encoder.layers.{}.mlp.fc12", "encoder.layers.{}.mlp.fc11"),
-    "encoder.layers.{}.linear2": "encoder.layers.{}.mlp.fc2",
-    "encoder.layers.{}.norm2": "encoder.layers.{}.norm2",
-}
+    **layer_names(
+        "encoder.layers.{}", "encoder.layers.{}", self_attn=("attn.Wqkv", "attn.out_proj"), norm1="norm1",
+        linear1=("mlp.fc12", "mlp.fc11"), linear2="mlp.fc2", norm2="norm2",
+    ),
+}  # fmt: skip
 _KEYS = {
     **TIED, "hidden_size": ("hidden_size", "n_embd"), "num_hidden_layers": ("num_hidden_layers", "n_layer"),
     "num_attention_heads": ("num_attention_heads", "n_head"), "intermediate_size": ("intermediate_size", "n_inner"),

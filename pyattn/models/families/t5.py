@@ -1,28 +1,25 @@
 """T5: Raffel et al. 2019 (arXiv:1910.10683)."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import ACTIVATIONS, Family, Values, for_states
-from pyattn.models.keys import NO_BIASES, attention_names, layer_of, norm_of, switch
+from pyattn.models.keys import NO_BIASES, layer_names, layer_of, norm_of, switch
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, RelativeSpec, StackSpec, TokenSpec
 
 
-def _side_names(side: str, attentions: Mapping[str, str], inner: tuple[str, ...]) -> dict[str, str | tuple[str, ...]]:
-    layer, block = f"{side}.layers.{{}}", f"{side}.block.{{}}.layer"
-    feed_forward = f"{block}.{len(attentions)}.DenseReluDense"
-    names: dict[str, str | tuple[str, ...]] = {
+def _side_names(side: str, inner: tuple[str, ...], **attentions: str) -> Names:
+    last = len(attentions)
+    modules = {x: tuple(f"{i}.{in_file}.{y}" for y in "qkvo") for i, (x, in_file) in enumerate(attentions.items())}
+    modules["linear1"] = tuple(f"{last}.DenseReluDense.{x}" for x in inner)
+    norms = {f"norm{i + 1}": f"{i}.layer_norm" for i in range(last + 1)}
+    names, linear2 = (f"{side}.layers.{{}}", f"{side}.block.{{}}.layer"), f"{last}.DenseReluDense.wo"
+    return {
         f"{side}.norm": f"{side}.final_layer_norm",
         f"{side}.position_bias": f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias",
-        f"{layer}.linear1": tuple(f"{feed_forward}.{x}" for x in inner),
-        f"{layer}.linear2": f"{feed_forward}.wo",
-        **{f"{layer}.norm{i + 1}": f"{block}.{i}.layer_norm" for i in range(len(attentions) + 1)},
+        **layer_names(*names, **modules, **norms, linear2=linear2),
     }
-    for i, (attention, in_file) in enumerate(attentions.items()):
-        names |= attention_names(f"{layer}.{attention}", f"{block}.{i}.{in_file}", *"qkvo")
-    return names
 
 
 def _names(gated: bool) -> Names:
@@ -31,8 +28,8 @@ def _names(gated: bool) -> Names:
         "words": "decoder.embed_tokens.weight",
         "encoder_embeddings.words": "encoder.embed_tokens.weight",
         "head.weight": "lm_head.weight",
-        **_side_names("encoder", {"self_attn": "SelfAttention"}, inner),
-        **_side_names("decoder", {"self_attn": "SelfAttention", "multihead_attn": "EncDecAttention"}, inner),
+        **_side_names("encoder", inner, self_attn="SelfAttention"),
+        **_side_names("decoder", inner, self_attn="SelfAttention", multihead_attn="EncDecAttention"),
     }
 
 

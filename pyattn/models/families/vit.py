@@ -3,29 +3,24 @@
 from dataclasses import replace
 
 from pyattn.models.config import ModelConfig
-from pyattn.models.families.bert import FEED_FORWARD
+from pyattn.models.families.bert import FEED_FORWARD, LAYER
 from pyattn.models.family import Family
-from pyattn.models.keys import attention_names, layer_of, norm_of, switch
+from pyattn.models.keys import layer_names, layer_of, norm_of, switch
 from pyattn.models.spec import ModelSpec, Names, PatchSpec, StackSpec
 
 DEFAULTS = {
     "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "hidden_act": "gelu", "image_size": 224,
     "patch_size": 16, "num_channels": 3, "qkv_bias": True,
 }  # fmt: skip
-_ATTENTION = ("attention.query", "attention.key", "attention.value", "output.dense")
+_ATTENTION = tuple(f"attention.{x}" for x in ("attention.query", "attention.key", "attention.value", "output.dense"))
 NAMES: Names = {
     "embeddings.class_token": "embeddings.cls_token",
     "embeddings.positions": "embeddings.position_embeddings",
     "embeddings.patches": "embeddings.patch_embeddings.projection",
-    **attention_names("encoder.layers.{}.self_attn", "encoder.layer.{}.attention", *_ATTENTION),
+    **layer_names(*LAYER, self_attn=_ATTENTION),
     "encoder.norm": "layernorm",
 }
-_VIT: Names = {
-    **NAMES,
-    **FEED_FORWARD,
-    "encoder.layers.{}.norm1": "encoder.layer.{}.layernorm_before",
-    "encoder.layers.{}.norm2": "encoder.layer.{}.layernorm_after",
-}
+_VIT: Names = {**NAMES, **FEED_FORWARD, **layer_names(*LAYER, norm1="layernorm_before", norm2="layernorm_after")}
 _DEIT: Names = {**_VIT, "embeddings.distillation_token": "embeddings.distillation_token"}
 
 

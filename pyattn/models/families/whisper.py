@@ -41,7 +41,6 @@ GENERATIVE_FAMILIES = {
         },
         supported={},
         tied=("decoder.embed_tokens.weight", "proj_out.weight"),
-        logits_name="",
         lacks=(".k_proj.bias",),
     )
 }
