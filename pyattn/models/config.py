@@ -44,7 +44,7 @@ class ModelConfig:
     vocab_size: int = 0
     max_position_embeddings: int = 0
     first_position: int = 0  # the row of the first token's position
-    tied: bool = True  # whether the head may be the words' matrix
+    tie_word_embeddings: bool = True  # whether the head may be the words' matrix
     embedding_size: int = 0
     type_vocab_size: int = 0
     relative_buckets: int = 0
@@ -78,7 +78,7 @@ class ModelConfig:
     def tied_names(self) -> tuple[str, ...]:
         """Tensors that are one matrix, as far as a file does not have several of them."""
         names, separate = self.family.tied, self.spec.separate
-        if not self.tied and names:
+        if not self.tie_word_embeddings and names:
             separate = separate | {names[-1]}
         return tuple(name for name in names if name not in separate)
 
@@ -203,7 +203,7 @@ def _size(name: str, value: Any, what: str) -> Any:
     """A field of the configuration, from the value of its key."""
     if name == "hidden_act":
         return ACTIVATIONS[_checks.choice("load", what, value, ACTIVATIONS)]
-    if name == "tied":
+    if name == "tie_word_embeddings":
         return _checks.choice("load", what, value, (True, False))
     if name == "layer_norm_eps":
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:

@@ -56,7 +56,7 @@ class TaskModel(Layer):
         self.encoder = TextEncoder(config, replace(selection, tensors=of_encoder), source, dtype, strict)
         self.unused_tensors = self.encoder.unused_tensors
         own = {name: values_of(read(present[name])) for name in {*needed, head.out_bias} & present.keys()}
-        if task == "masked-lm" and config.tied:
+        if task == "masked-lm" and config.tie_word_embeddings:
             own.setdefault(f"{head.out}.weight", self.encoder.embeddings._parameters["words"])
         if head.out_bias in own:  # transformers 4 wrote no other, whatever was tied
             own.setdefault(f"{head.out}.bias", own[head.out_bias])

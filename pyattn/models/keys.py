@@ -9,7 +9,6 @@ from pyattn.models.config import ModelConfig
 from pyattn.models.family import Values
 from pyattn.models.spec import NormSpec
 
-TIED: dict[str, tuple[str, ...]] = {"tied": ("tie_word_embeddings",)}
 # Of rotary positions: older files have rope_scaling and rope_theta, newer ones both in rope_parameters.
 ROPE_DEFAULTS = {"rope_theta": 10000.0, "rope_parameters": None, "rope_scaling": None, "partial_rotary_factor": 1.0}
 _ROPE_TYPES = ("default", "linear", "yarn", "llama3")
@@ -51,15 +50,12 @@ def layer_of(config: ModelConfig, **choices: Any) -> LayerConfig:
     return LayerConfig(**{**sizes, **choices})
 
 
-def norm_of(config: ModelConfig, type: str = "layer", bias: bool = True) -> NormSpec:
-    return NormSpec(type, config.layer_norm_eps, bias)
+def norm_of(config: ModelConfig, bias: bool = True) -> NormSpec:
+    return NormSpec("layer", config.layer_norm_eps, bias)
 
 
 def integer(values: Values, key: str, least: int) -> int:
-    value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**30:
-        raise ValueError(f"{key} must be an integer, {least} or more and below 2**30, not {value!r}")
-    return value
+    return _checks.count("load", key, values.get(key), least, highest=2**30 - 1)
 
 
 def positive(name: str, value: Any, accepted: str = "a positive number", limit: float = 1e30) -> float:

@@ -13,7 +13,7 @@ Names: TypeAlias = Mapping[str, str | tuple[str, ...]]
 
 @dataclass(frozen=True)
 class NormSpec:
-    """A norm outside of layers: "layer" or "rms", as in LayerConfig."""
+    """A norm outside of layers: "layer" or "rms", which has no bias, as in LayerConfig."""
 
     type: str
     eps: float

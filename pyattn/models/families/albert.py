@@ -5,7 +5,7 @@ from dataclasses import replace
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.bert import BERT, EMBEDDINGS, TOKEN_HEADS, WORDS, encoder_spec
 from pyattn.models.family import Head
-from pyattn.models.keys import TIED, layer_names, layer_of
+from pyattn.models.keys import layer_names, layer_of
 from pyattn.models.spec import ModelSpec, Names
 
 _NAMES: Names = {
@@ -40,7 +40,7 @@ TEXT_FAMILIES = {
         build=build,
         prefix="albert.",
         defaults=_DEFAULTS,
-        keys={**TIED, "distinct_layers": ("num_hidden_groups",)},
+        keys={"distinct_layers": ("num_hidden_groups",)},
         supported={"position_embedding_type": ("absolute",), "inner_group_num": (1,)},
         heads={**TOKEN_HEADS, "sequence-classification": _CLASSIFIER, "masked-lm": _MASKED},
         tied=(WORDS, "predictions.decoder.weight"),

@@ -1,16 +1,16 @@
-"""BART: Lewis et al. 2019 (arXiv:1910.13461); mBART: Liu et al. 2020 (arXiv:2001.08210)."""
+"""BART: Lewis et al. 2019 (arXiv:1910.13461); mBART: Liu et al. 2020 (arXiv:2001.08210); Marian."""
 
 import math
 from dataclasses import replace
 from typing import Any
 
 from pyattn.models.config import ModelConfig
-from pyattn.models.family import Family
-from pyattn.models.keys import TIED, layer_names, layer_of, norm_of, switch
+from pyattn.models.family import Family, Values
+from pyattn.models.keys import integer, layer_names, layer_of, norm_of, switch
 from pyattn.models.spec import InputSpec, LogitsSpec, ModelSpec, Names, StackSpec, TokenSpec
 
 KEYS: dict[str, tuple[str, ...]] = {
-    **TIED, "hidden_size": ("d_model", "hidden_size"), "num_hidden_layers": ("decoder_layers",),
+    "hidden_size": ("d_model", "hidden_size"), "num_hidden_layers": ("decoder_layers",),
     "num_attention_heads": ("decoder_attention_heads",), "intermediate_size": ("decoder_ffn_dim",),
     "hidden_act": ("activation_function",), "encoder_layers": ("encoder_layers", "num_hidden_layers"),
     "encoder_attention_heads": ("encoder_attention_heads", "num_attention_heads"),
@@ -32,7 +32,7 @@ POSITIONS: Names = {
     "embeddings.positions": "decoder.embed_positions.weight",
     "encoder_embeddings.positions": "encoder.embed_positions.weight",
 }
-NAMES: Names = {
+_NAMES: Names = {
     **LAYER_NAMES,
     **POSITIONS,
     "words": "decoder.embed_tokens.weight",
@@ -41,7 +41,7 @@ NAMES: Names = {
     "head.bias": "final_logits_bias",
 }
 _BART: Names = {
-    **NAMES,
+    **_NAMES,
     "embeddings.norm": "decoder.layernorm_embedding",
     "encoder_embeddings.norm": "encoder.layernorm_embedding",
 }
@@ -84,6 +84,22 @@ def two_sides(
     )
 
 
+def build_marian(config: ModelConfig) -> ModelSpec:
+    """Junczys-Dowmunt et al. 2018 (arXiv:1804.00344)."""
+    spec = two_sides(config, _NAMES, "post", sinusoidal=True)
+    own = ("shared.weight", "encoder.embed_tokens.weight") if config.source_vocab_size else ()
+    return replace(spec, separate=frozenset(own))
+
+
+def _vocabularies(values: Values, sizes: Values) -> dict[str, Any]:
+    """The sides may have vocabularies of their own."""
+    if switch(values, "share_encoder_decoder_embeddings"):
+        return {}
+    source = sizes["vocab_size"]
+    target = integer(values, "decoder_vocab_size", least=1) if values["decoder_vocab_size"] else source
+    return {"vocab_size": target, "source_vocab_size": source}
+
+
 # Keys of older files that say what the family is; transformers passes over them now.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "normalize_before": (False,),
@@ -110,4 +126,13 @@ GENERATIVE_FAMILIES = {
         build=lambda config: two_sides(config, _MBART, "pre", first_position=2),
         supported={**_SUPPORTED, "normalize_before": (True,), "add_final_layer_norm": (True,)},
     ),
-}
+    "marian": replace(
+        BART,
+        build=build_marian,
+        defaults={
+            **DEFAULTS, "vocab_size": 58101, "decoder_vocab_size": None, "share_encoder_decoder_embeddings": True,
+        },
+        supported=dict.fromkeys(("normalize_before", "normalize_embedding", "add_final_layer_norm"), (False,)),
+        derive=_vocabularies,
+    ),
+}  # fmt: skip

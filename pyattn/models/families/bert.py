@@ -5,7 +5,7 @@ from typing import Any
 from pyattn.layers.config import LayerConfig
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family, Head, Values
-from pyattn.models.keys import TIED, layer_names, layer_of, norm_of
+from pyattn.models.keys import layer_names, layer_of, norm_of
 from pyattn.models.spec import ModelSpec, Names, StackSpec, TokenSpec
 
 ABSOLUTE = {"position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,)}
@@ -69,7 +69,6 @@ BERT = Family(
     build=encoder_spec,
     prefix="bert.",
     defaults=DEFAULTS,
-    keys=TIED,
     supported=ABSOLUTE,
     heads={
         **TOKEN_HEADS,

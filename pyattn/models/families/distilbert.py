@@ -2,7 +2,7 @@
 
 from pyattn.models.families.bert import EMBEDDINGS, TOKEN_HEADS, WORDS, encoder_spec
 from pyattn.models.family import Family, Head
-from pyattn.models.keys import TIED, layer_names
+from pyattn.models.keys import layer_names
 from pyattn.models.spec import Names
 
 _NAMES: Names = {
@@ -14,7 +14,7 @@ _NAMES: Names = {
     ),
 }  # fmt: skip
 _KEYS = {
-    **TIED, "hidden_size": ("dim", "hidden_size"), "num_hidden_layers": ("n_layers", "num_hidden_layers"),
+    "hidden_size": ("dim", "hidden_size"), "num_hidden_layers": ("n_layers", "num_hidden_layers"),
     "num_attention_heads": ("n_heads", "num_attention_heads"), "intermediate_size": ("hidden_dim",),
     "hidden_act": ("activation",),
 }  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Any
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family, Values
-from pyattn.models.keys import TIED, integer, layer_names, layer_of, norm_of, switch
+from pyattn.models.keys import integer, layer_names, layer_of, norm_of, switch
 from pyattn.models.spec import LogitsSpec, ModelSpec, Names, StackSpec, TokenSpec
 
 _LAYER, _ATTENTION = ("decoder.layers.{}", "h.{}"), ("attn.c_attn", "attn.c_proj")
@@ -18,7 +18,7 @@ _NAMES: Names = {
     **_MODULES,
 }
 _KEYS = {
-    **TIED, "hidden_size": ("n_embd", "hidden_size"), "num_hidden_layers": ("n_layer", "num_hidden_layers"),
+    "hidden_size": ("n_embd", "hidden_size"), "num_hidden_layers": ("n_layer", "num_hidden_layers"),
     "num_attention_heads": ("n_head", "num_attention_heads"), "hidden_act": ("activation_function",),
     "layer_norm_eps": ("layer_norm_epsilon",), "max_position_embeddings": ("n_positions", "max_position_embeddings"),
 }  # fmt: skip

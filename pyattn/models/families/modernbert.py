@@ -5,7 +5,7 @@ from dataclasses import replace
 from pyattn import _checks
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family, Head
-from pyattn.models.keys import TIED, biases_of, integer, layer_names, layer_of, norm_of, periodic_layer_types, rotaries
+from pyattn.models.keys import biases_of, integer, layer_names, layer_of, norm_of, periodic_layer_types, rotaries
 from pyattn.models.spec import ModelSpec, Names, StackSpec, TokenSpec
 
 _NAMES: Names = {
@@ -65,7 +65,7 @@ TEXT_FAMILIES = {
         build=build,
         prefix="model.",
         defaults=_DEFAULTS,
-        keys={**TIED, "layer_norm_eps": ("norm_eps",), "hidden_act": ("hidden_activation",)},
+        keys={"layer_norm_eps": ("norm_eps",), "hidden_act": ("hidden_activation",)},
         heads={
             "sequence-classification": replace(_HEAD, of_sequence=True),
             "token-classification": _HEAD,

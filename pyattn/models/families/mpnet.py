@@ -7,7 +7,7 @@ from pyattn.models.config import ModelConfig
 from pyattn.models.families.bert import DEFAULTS, EMBEDDINGS, FEED_FORWARD, LAYER, encoder_spec, positions_from
 from pyattn.models.families.roberta import XLM_ROBERTA
 from pyattn.models.family import Values
-from pyattn.models.keys import TIED, layer_names
+from pyattn.models.keys import layer_names
 from pyattn.models.spec import ModelSpec, Names, RelativeSpec
 
 _ATTENTION = ("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o")
@@ -38,7 +38,7 @@ TEXT_FAMILIES = {
         build=build,
         prefix="mpnet.",
         defaults={**_DEFAULTS, "vocab_size": 30527, "relative_attention_num_buckets": 32},
-        keys={**TIED, "relative_buckets": ("relative_attention_num_buckets",)},
+        keys={"relative_buckets": ("relative_attention_num_buckets",)},
         supported={},
         derive=_positions,
     )

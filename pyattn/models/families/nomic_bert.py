@@ -5,7 +5,7 @@ from dataclasses import replace
 from pyattn.models.config import ModelConfig
 from pyattn.models.families.bert import BERT, POOLED, WORDS, encoder_spec
 from pyattn.models.family import Head
-from pyattn.models.keys import NO_BIASES, ROPE_DEFAULTS, TIED, layer_names, layer_of, rotary_of
+from pyattn.models.keys import NO_BIASES, ROPE_DEFAULTS, layer_names, layer_of, rotary_of
 from pyattn.models.spec import ModelSpec, Names
 
 _NAMES: Names = {
@@ -18,7 +18,7 @@ _NAMES: Names = {
     ),
 }  # fmt: skip
 _KEYS = {
-    **TIED, "hidden_size": ("hidden_size", "n_embd"), "num_hidden_layers": ("num_hidden_layers", "n_layer"),
+    "hidden_size": ("hidden_size", "n_embd"), "num_hidden_layers": ("num_hidden_layers", "n_layer"),
     "num_attention_heads": ("num_attention_heads", "n_head"), "intermediate_size": ("intermediate_size", "n_inner"),
     "layer_norm_eps": ("layer_norm_eps", "layer_norm_epsilon"),
     "max_position_embeddings": ("max_position_embeddings", "n_positions"),

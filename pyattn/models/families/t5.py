@@ -5,8 +5,8 @@ from typing import Any
 
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import ACTIVATIONS, Family, Values, for_states
-from pyattn.models.keys import NO_BIASES, layer_names, layer_of, norm_of, switch
-from pyattn.models.spec import LogitsSpec, ModelSpec, Names, RelativeSpec, StackSpec, TokenSpec
+from pyattn.models.keys import NO_BIASES, layer_names, layer_of, switch
+from pyattn.models.spec import LogitsSpec, ModelSpec, Names, NormSpec, RelativeSpec, StackSpec, TokenSpec
 
 
 def _side_names(side: str, inner: tuple[str, ...], **attentions: str) -> Names:
@@ -43,7 +43,7 @@ _KEYS = {
 _DEFAULTS = {
     "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_decoder_layers": None,
     "num_heads": 8, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
-    "layer_norm_epsilon": 1e-6, "feed_forward_proj": "relu", "tie_word_embeddings": True,
+    "layer_norm_epsilon": 1e-6, "feed_forward_proj": "relu",
 }  # fmt: skip
 
 
@@ -51,9 +51,9 @@ def build(config: ModelConfig) -> ModelSpec:
     values, gated = config.values, _feed_forward(config.values)[1]
     layer = layer_of(config, norm="rms", norm_placement="pre", gated=gated, scale=1.0, **NO_BIASES)
     decoder_layer = replace(layer, cross_attention=True)
-    norm = norm_of(config, "rms", bias=False)
+    norm = NormSpec("rms", config.layer_norm_eps)
     relative = RelativeSpec(config.relative_buckets, config.relative_distance, config.num_attention_heads, True)
-    tied = values["tie_word_embeddings"] is None or switch(values, "tie_word_embeddings")  # as transformers has it
+    tied = values.get("tie_word_embeddings") is None or switch(values, "tie_word_embeddings")  # as transformers has it
     scaled = switch({"scale_decoder_outputs": tied, **values}, "scale_decoder_outputs")
     return ModelSpec(
         _names(gated),

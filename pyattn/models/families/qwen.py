@@ -1,26 +1,35 @@
-"""Qwen2: Yang et al. 2024 (arXiv:2407.10671)."""
+"""Qwen2: Yang et al. 2024 (arXiv:2407.10671); Qwen3: Yang et al. 2025 (arXiv:2505.09388)."""
 
 from dataclasses import replace
 from typing import Any
 
 from pyattn.models.config import ModelConfig
-from pyattn.models.families.llama import DEFAULTS, LLAMA, decoder_layer, decoder_spec
-from pyattn.models.keys import integer, switch, with_windows
+from pyattn.models.families.llama import DEFAULTS, LLAMA, NAMES, NORMS_OF_HEADS, decoder_layer, decoder_spec
+from pyattn.models.keys import biases_of, integer, switch, with_windows
 from pyattn.models.spec import ModelSpec
 
-_DEFAULTS = {
+_QWEN2 = {
     **DEFAULTS, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
     "max_position_embeddings": 32768, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28,
     "layer_types": None,
 }  # fmt: skip
+_QWEN3 = {**_QWEN2, "head_dim": 128, "attention_bias": False}
 
 
-def build(config: ModelConfig) -> ModelSpec:
+def build_qwen2(config: ModelConfig) -> ModelSpec:
     """Queries, keys and values have biases."""
-    return decoder_spec(config, with_windows(config, decoder_layer(config, in_proj_bias=True), layer_types_of(config)))
+    layer = decoder_layer(config, in_proj_bias=True)
+    return decoder_spec(config, with_windows(config, layer, _layer_types(config)))
 
 
-def layer_types_of(config: ModelConfig) -> Any:
+def build_qwen3(config: ModelConfig) -> ModelSpec:
+    """Heads of queries and keys are normalised."""
+    layer = decoder_layer(config, qk_norm=True, **biases_of(config))
+    layers = with_windows(config, layer, _layer_types(config))
+    return decoder_spec(config, layers, {**NAMES, **NORMS_OF_HEADS})
+
+
+def _layer_types(config: ModelConfig) -> Any:
     """Layers after the first ones may see near tokens only."""
     values, layers, types = config.values, config.num_hidden_layers, config.values["layer_types"]
     windowed = switch(values, "use_sliding_window") and values["sliding_window"] is not None
@@ -32,6 +41,7 @@ def layer_types_of(config: ModelConfig) -> Any:
     return types
 
 
-QWEN2 = replace(LLAMA, build=build, defaults=_DEFAULTS)
-
-GENERATIVE_FAMILIES = {"qwen2": QWEN2}
+GENERATIVE_FAMILIES = {
+    "qwen2": replace(LLAMA, build=build_qwen2, defaults=_QWEN2),
+    "qwen3": replace(LLAMA, build=build_qwen3, defaults=_QWEN3, nullable=("num_key_value_heads",)),
+}
