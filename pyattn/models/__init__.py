@@ -12,7 +12,7 @@ from pyattn.models.encoders import ImageEncoder, TextEncoder
 from pyattn.models.files import FILES, find_directory, read_json
 from pyattn.models.generative import GenerativeConfig, GenerativeModel
 from pyattn.models.heads import TaskModel
-from pyattn.models.pretrained import EncoderConfig, WeightDtypes
+from pyattn.models.pretrained import EncoderConfig, WeightDtypes, read_directory
 
 __all__ = [
     "EncoderConfig",
@@ -54,9 +54,7 @@ def load(
             products of it takes the time of float32. Of "int8", weights that rounding would move by more than 2 % of
             their length stay bfloat16 (the model's weight_dtypes says which). A mapping of patterns to dtypes chooses
             for each weight, the last pattern that fits its name: {"*": "int8", "layers.0.*": "bfloat16", "*.linear2":
-            "int8"}. Names end in self_attn.in_proj, self_attn.out_proj, linear1 and linear2. Those of generative models
-            begin with encoder or decoder, may end in multihead_attn.in_proj and multihead_attn.out_proj as well, or are
-            head.
+            "int8"}. Names, such as decoder.layers.3.self_attn.in_proj or head, are the keys of weight_dtypes.
         strict: raise if the file has tensors that are no part of such a model: a conditional random field's, a value
             head's, layers beyond those of config.json. If False, they are passed over; the model's unused_tensors
             names them. Missing ones are always errors.
@@ -87,4 +85,5 @@ def load_task(
         TypeError, OSError, ImportError: as load.
         ValueError: as load; the family has no such head, or the file has not its tensors.
     """
-    return TaskModel.from_directory(find_directory(path_or_hub_id), task, dtype, strict)
+    config, tensors, source = read_directory(find_directory(path_or_hub_id), EncoderConfig)
+    return TaskModel(config, tensors, task, source, dtype, strict)

@@ -84,11 +84,9 @@ class ModelConfig:
 
     @property
     def encoder_input(self) -> str:
-        """What a model that generates reads: "tokens", "frames" of a spectrogram, or "patches"; "": no more than it
-        writes."""
-        if not self.encoder_layers:
-            return ""
-        return {TokenSpec: "tokens", FrameSpec: "frames", PatchSpec: "patches"}[type(self.spec.encoder_embeddings)]
+        """What an encoder in front of a decoder reads: "tokens", "frames" of a spectrogram, "patches"; "": none."""
+        names: dict[type, str] = {TokenSpec: "tokens", FrameSpec: "frames", PatchSpec: "patches"}
+        return names.get(type(self.spec.encoder_embeddings), "")
 
     @cached_property
     def longest(self) -> int:

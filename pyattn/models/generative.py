@@ -44,13 +44,12 @@ class GenerativeModel(Pretrained):
         generation: the contents of generation_config.json; None: config.json says how tokens are chosen.
 
     Attributes:
-        config: the `GenerativeConfig`.
-        generation: the contents of generation_config.json, or None.
+        config, weight_dtypes, unused_tensors: as `Pretrained` has them; config is a `GenerativeConfig`.
+        generation: the argument.
         options: the `GenerationOptions` that generate and stream use unless they are given others; may be set. Until
             then they are those of generation_config.json, and a ValueError names what in it is not supported.
         start_token: that which a text begins with after an encoder; None if the files name none, ValueError if they
             name none of the vocabulary.
-        weight_dtypes: in what the weight of each matrix product is held and multiplied, by its name.
         encoder, decoder: the stacks of layers; their check_finite, set to True, finds the layer that makes NaN.
     """
 
@@ -318,9 +317,9 @@ class GenerativeModel(Pretrained):
         model_type = self.config.model_type
         if memory is not None and not isinstance(memory, Memory):
             raise TypeError(f"{function}: memory must be what encode returned, not {type(memory).__name__}")
-        if memory is None or self.encoder is None:
-            if memory is not None:
-                raise ValueError(f"{function}: {model_type} has no encoder, but memory is given")
+        if memory is not None and self.encoder is None:
+            raise ValueError(f"{function}: {model_type} has no encoder, but memory is given")
+        if memory is None:
             if self.encoder is not None:
                 raise ValueError(f"{function}: {model_type} has an encoder: memory, what encode returns, is needed")
             return

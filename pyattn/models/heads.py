@@ -15,7 +15,7 @@ from pyattn.models.encoders import TextEncoder
 from pyattn.models.family import ACTIVATIONS, Head
 from pyattn.models.files import WEIGHTS
 from pyattn.models.naming import Tensors, listed, select, stand_ins
-from pyattn.models.pretrained import EncoderConfig, WeightDtypes, read_directory, write_config
+from pyattn.models.pretrained import EncoderConfig, WeightDtypes, write_config
 from pyattn.models.tensors import read, write_tensors
 from pyattn.precision import values_of
 
@@ -82,14 +82,6 @@ class TaskModel(Layer):
             labels = config.source.get("id2label")
             labels = labels if isinstance(labels, Mapping) else {}
             self.labels = tuple(str(labels.get(str(i), f"LABEL_{i}")) for i in range(self.out.out_features))
-
-    @classmethod
-    def from_directory(
-        cls, directory: Path, task: str, dtype: WeightDtypes = "float32", strict: bool = True
-    ) -> "TaskModel":
-        """The model of a directory; errors as in `pyattn.models.load_task`."""
-        config, tensors, source = read_directory(Path(directory), EncoderConfig)
-        return cls(config, tensors, task, source, dtype, strict)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes config.json and model.safetensors, which `pyattn.models.load_task` reads; see TextEncoder's.

@@ -53,9 +53,8 @@ class Pretrained(Tables):
 
     Args:
         config: sizes and choices; its family says how tensors are named and how the encoder computes.
-        tensors: float32 arrays under Hugging Face's names, or tensors of files, read as they are used; with or without
-            the prefix of the model ("bert.") and those of wrappers ("module.", "_orig_mod.", "model.",
-            "0.auto_model."). An encoder's heads are not used.
+        tensors: float32 arrays under Hugging Face's names, or tensors of files, read as they are used; prefixes as in
+            `pyattn.models.load`. An encoder's heads are not used.
         source: where the tensors come from, for messages.
         dtype, strict: as in `pyattn.models.load`.
 

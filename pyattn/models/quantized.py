@@ -48,12 +48,9 @@ def check_quantization(config: Mapping[str, Any], source: str) -> None:
         )
         if settings.get("load_in_4bit"):
             method = "bitsandbytes, in 4 bits,"
-        elif method == "compressed-tensors":
-            method = _beside_weights(settings)
-        elif method == "bitsandbytes":
-            method = ""
-        if method:
-            raise ValueError(f"load: {source}: quantized by {_TOOLS.get(method, method)}: {ACCEPTED}")
+        refused = {"compressed-tensors": _beside_weights(settings), "bitsandbytes": ""}.get(method, method)
+        if refused:
+            raise ValueError(f"load: {source}: quantized by {_TOOLS.get(refused, refused)}: {ACCEPTED}")
 
 
 def _beside_weights(settings: Mapping[str, Any]) -> str:

@@ -25,7 +25,6 @@ class TokenStates(Pretrained):
 
     _families = STATE_FAMILIES
     _config_class = StateConfig
-    config: StateConfig
 
     def __call__(self, token_ids: ArrayLike, cu_seqlens: ArrayLike) -> NDArray[np.float32]:
         """The hidden state of every token after the last norm.
@@ -33,16 +32,13 @@ class TokenStates(Pretrained):
         A decoder's token sees itself and those before it, unless the configuration has it see all.
 
         Args:
-            token_ids: (total,) integers, the n sequences one after another.
-            cu_seqlens: (n + 1,) integers: sequence i is token_ids[cu_seqlens[i]:cu_seqlens[i + 1]].
+            token_ids, cu_seqlens: as TextEncoder's, packed.
 
         Returns:
             (total, hidden_size) float32.
 
         Raises:
-            TypeError: an argument is not made of integers.
-            ValueError: shapes do not fit together, an id is outside its embedding table, or a sequence is longer than
-                config.longest.
+            TypeError, ValueError: as TextEncoder.
         """
         name, config = "TokenStates", self.config
         tokens = _checks.indices(name, "token_ids", token_ids, config.vocab_size)

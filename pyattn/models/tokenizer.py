@@ -66,7 +66,7 @@ def read_tokenizer(file: Path, vocab_size: int, max_seq_length: int, alone: bool
         templates = (x["single"] for x in steps_of(tokenizer.post_processor) if x["type"] == "TemplateProcessing")
         if any(sum("Sequence" in piece for piece in template) > 1 for template in templates):
             raise ValueError(f"load: {file}: its post_processor repeats the text")
-        tokenizer, side = (tokenizer, "right") if alone else with_settings(tokenizer, content, file.parent)
+        tokenizer, side = (tokenizer, "right") if alone else with_settings(tokenizers, tokenizer, content, file.parent)
         special = tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_seq_length < special:  # the library would not cut at all
             raise ValueError(f"load: {file} adds {special} tokens to a text; max_seq_length is only {max_seq_length}")

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pyattn._extras import import_extra
 from pyattn.models.files import read_json
 from pyattn.models.tokenizer_classes import CLEANED, MAX_ADDED, NO_CLASS, Settings, TokenizerClass, class_of, content_of
 
@@ -26,9 +25,11 @@ _ACCEPTED: tuple[tuple[str, Any, str], ...] = (
 )
 
 
-def with_settings(tokenizer: Any, content: bytes, directory: Path) -> tuple[Any, str]:
-    """The tokenizer of a tokenizer.json's content, as the settings in its directory have it, and which end is cut."""
-    t = import_extra("tokenizers", f"load: reading {directory}")
+def with_settings(t: Any, tokenizer: Any, content: bytes, directory: Path) -> tuple[Any, str]:
+    """The tokenizer of a tokenizer.json's content, as the settings in its directory have it, and which end is cut.
+
+    t: the tokenizers library.
+    """
     settings = Settings(directory)
     for key, accepted, wanted in _ACCEPTED:
         if (value := settings.values.get(key)) and value != accepted:

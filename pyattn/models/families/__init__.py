@@ -2,9 +2,9 @@
 
 A module has one or more tables of its `Family`s by model_type: TEXT_FAMILIES and IMAGE_FAMILIES of encoders,
 GENERATIVE_FAMILIES of models that write, STATE_FAMILIES of such as give the hidden states of texts, which decoders
-alone do in any case. Names of tensors are Hugging Face's as they stand in published
-files. In the models a name on the left is a parameter of TextEncoder, ImageEncoder or GenerativeModel; of an attention
-layer in_proj stands for q_proj, k_proj and v_proj below one another, where files have these as one.
+alone do in any case. Names of tensors are Hugging Face's as they stand in published files. In the models a name on the
+left is a parameter of TextEncoder, ImageEncoder or GenerativeModel; of an attention layer in_proj stands for q_proj,
+k_proj and v_proj below one another, where files have these as one.
 """
 
 import importlib
