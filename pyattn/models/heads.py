@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,10 +12,9 @@ from pyattn._checks import Array
 from pyattn.layers import Layer, LayerNorm, Linear
 from pyattn.models.encoders import TextEncoder
 from pyattn.models.family import ACTIVATIONS, Head
-from pyattn.models.files import WEIGHTS
 from pyattn.models.naming import Tensors, listed, select, stand_ins
-from pyattn.models.pretrained import EncoderConfig, WeightDtypes, write_config
-from pyattn.models.tensors import read, write_tensors
+from pyattn.models.pretrained import EncoderConfig, WeightDtypes, write_directory
+from pyattn.models.tensors import read
 from pyattn.precision import values_of
 
 
@@ -94,9 +92,7 @@ class TaskModel(Layer):
         for part, module in self._head.modules.items():
             name = prefix + module if module.startswith("pooler") else module
             tensors.update({f"{name}.{x}": value for x, value in getattr(self, part)._held().items()})
-        folder = Path(directory)
-        write_config(folder, self.config)
-        write_tensors(folder / WEIGHTS, tensors)
+        write_directory(directory, self.config, tensors)
 
     def __call__(
         self,

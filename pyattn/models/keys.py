@@ -15,7 +15,7 @@ _ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 NO_BIASES = {"in_proj_bias": False, "out_proj_bias": False, "linear_bias": False}
 
 
-def layer_names(layer: str, in_file: str, **modules: str | tuple[str, ...]) -> dict[str, str | tuple[str, ...]]:
+def layer_names(layer: str, in_file: str, /, **modules: str | tuple[str, ...]) -> dict[str, str | tuple[str, ...]]:
     """The names of modules in a layer, ours -> those in the file's layer.
 
     Of attention they are those of queries, keys, values and outputs, of the first three as one and outputs, or what

@@ -35,7 +35,6 @@ MOST_ROUNDING = 0.02
 # One dtype for all layers, or that of each by patterns of names.
 WeightDtypes: TypeAlias = DTypeLike | Mapping[str, DTypeLike]
 
-
 Group: TypeAlias = list[tuple[str, Any]]  # layers, each with what the names of its parameters begin with
 _Config = TypeVar("_Config", bound=ModelConfig)
 _Model = TypeVar("_Model", bound="Pretrained")
@@ -206,9 +205,7 @@ class Pretrained(Tables):
         Raises:
             OSError: a file cannot be written.
         """
-        folder = Path(directory)
-        write_config(folder, self.config)
-        write_tensors(folder / WEIGHTS, self._stored())
+        write_directory(directory, self.config, self._stored())
 
     def _stored(self) -> dict[str, Any]:
         """All parameters under the family's names, as they are held."""
@@ -259,10 +256,12 @@ def read_directory(directory: Path, config_class: type[_Config]) -> tuple[_Confi
     return config, stored_tensors(weights), str(weights)
 
 
-def write_config(folder: Path, config: ModelConfig) -> None:
+def write_directory(directory: str | os.PathLike[str], config: ModelConfig, tensors: Mapping[str, Any]) -> None:
+    folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     values = {key: value for key, value in config.source.items() if key not in QUANTIZATION_KEYS}
     write_json(folder / "config.json", values)  # weights are written in a way of their own
+    write_tensors(folder / WEIGHTS, tensors)
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -10,15 +10,19 @@ from pyattn.models.spec import LogitsSpec, ModelSpec, Names, NormSpec, RelativeS
 
 
 def _side_names(side: str, inner: tuple[str, ...], **attentions: str) -> Names:
-    last = len(attentions)
-    modules = {x: tuple(f"{i}.{in_file}.{y}" for y in "qkvo") for i, (x, in_file) in enumerate(attentions.items())}
-    modules["linear1"] = tuple(f"{last}.DenseReluDense.{x}" for x in inner)
-    norms = {f"norm{i + 1}": f"{i}.layer_norm" for i in range(last + 1)}
-    names, linear2 = (f"{side}.layers.{{}}", f"{side}.block.{{}}.layer"), f"{last}.DenseReluDense.wo"
+    blocks = [tuple(f"{i}.{attention}.{x}" for x in "qkvo") for i, attention in enumerate(attentions.values())]
+    feed_forward = f"{len(attentions)}.DenseReluDense"
     return {
         f"{side}.norm": f"{side}.final_layer_norm",
         f"{side}.position_bias": f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias",
-        **layer_names(*names, **modules, **norms, linear2=linear2),
+        **layer_names(
+            f"{side}.layers.{{}}",
+            f"{side}.block.{{}}.layer",
+            **dict(zip(attentions, blocks, strict=True)),
+            **{f"norm{i + 1}": f"{i}.layer_norm" for i in range(len(attentions) + 1)},
+            linear1=tuple(f"{feed_forward}.{x}" for x in inner),
+            linear2=f"{feed_forward}.wo",
+        ),
     }
 
 
