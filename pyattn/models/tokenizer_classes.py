@@ -86,8 +86,7 @@ class Settings:
 
     def _merge_added(self, file: Path) -> None:
         named = {content_of(self.values[key]) for key in TOKEN_NAMES if self.values.get(key)}
-        extra = self.values.get("extra_special_tokens") or ()
-        named |= {content_of(token) for token in extra}
+        named |= {content_of(token) for token in self.values.get("extra_special_tokens") or ()}
         for token, number in read_json(file, dict, optional=True).items():
             if type(number) is not int:
                 raise ValueError(f"load: {file}: {token!r} must have a number, not {number!r}")

@@ -8,7 +8,6 @@ from pyattn.models.family import Family, Head, Values
 from pyattn.models.keys import layer_names, layer_of, norm_of
 from pyattn.models.spec import ModelSpec, Names, StackSpec, TokenSpec
 
-ABSOLUTE = {"position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,)}
 DEFAULTS = {
     "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
     "intermediate_size": 3072, "hidden_act": "gelu", "max_position_embeddings": 512, "type_vocab_size": 2,
@@ -69,7 +68,7 @@ BERT = Family(
     build=encoder_spec,
     prefix="bert.",
     defaults=DEFAULTS,
-    supported=ABSOLUTE,
+    supported={"position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,)},
     heads={
         **TOKEN_HEADS,
         "sequence-classification": POOLED,
