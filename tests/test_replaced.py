@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import pyattn
-from pyattn import LayerNorm, Linear, TransformerDecoder, TransformerDecoderLayer, _module
+from pyattn import LayerNorm, Linear, TransformerDecoder, TransformerDecoderLayer, _module, interpolate_positions
 from pyattn._core import rowwise
+from pyattn.models import embeddings
 from pyattn.models.embeddings import MAX_GRIDS, PatchEmbeddings, TokenEmbeddings
 from pyattn.models.spec import PatchSpec, TokenSpec
 from tests.support.recorded import recorded
@@ -56,9 +57,12 @@ REPLACED = {
         ValueError,
         "^RMSNorm: a norm of 16 float64 does not fit rows of 16 float32",
     ),
-    "no norm1": (lambda m: delattr(m.layers[1], "norm1"), AttributeError, "no attribute 'norm1'"),
     "no scale": (lambda m: setattr(m.layers[1].self_attn, "scale", None), TypeError, "^MultiHeadAttention: scale must"),
-    "left": (lambda m: setattr(m.layers[1].self_attn, "left", 2**80), ValueError, "^MultiHeadAttention: left must be"),
+    "a left too far": (
+        lambda m: setattr(m.layers[1].self_attn, "left", 2**80),
+        ValueError,
+        "^MultiHeadAttention: left must be",
+    ),
     "the last norm": (lambda m: setattr(m, "norm", LayerNorm(3)), ValueError, "^LayerNorm: a norm of 3 float32"),
     "widths of keys and values": (
         lambda m: setattr(m.layers[1], "self_attn", pyattn.MultiHeadAttention(16, 4, kdim=8, vdim=8)),
@@ -83,12 +87,12 @@ REPLACED = {
     "left": (
         lambda m: setattr(m.layers[1].self_attn, "left", "2"),
         TypeError,
-        "^MultiHeadAttention: left must be an integer, not '2'",
+        "^MultiHeadAttention: left must be an integer from -1 to 2147483647, not '2'",
     ),
     "scale": (
         lambda m: setattr(m.layers[1].self_attn, "scale", "x"),
         TypeError,
-        "^MultiHeadAttention: scale must be a real number or None, not str",
+        "^MultiHeadAttention: scale must be a real number, not str",
     ),
     "softcap": (
         lambda m: setattr(m.layers[1].self_attn, "softcap", -1.0),
@@ -125,6 +129,13 @@ REPLACED = {
 
 def encoder_layer(width, heads=4, **options):
     return pyattn.TransformerEncoderLayer(width, heads, 24, rng=0, **options)
+
+
+def test_a_deleted_norm_is_missed():
+    model = encoder()
+    del model.layers[1].norm1
+    with pytest.raises(AttributeError, match="norm1"):
+        model(normal((2, 5, 16)))
 
 
 @pytest.mark.parametrize("change", REPLACED)
@@ -294,3 +305,22 @@ def test_positions_that_embeddings_compute_leave_plans_valid():
     for rows in range(1, MAX_GRIDS + 3):
         assert patches._added((rows, 3)).shape == (rows * 3, 16)
     assert len(patches._by_grid) == 2 and _module._revision is seen
+
+
+def test_an_image_grid_is_made_anew_of_parameters_that_were_loaded_meanwhile(monkeypatch):
+    patches = PatchEmbeddings(PatchSpec(16, 1, (8, 8), (2, 2)))
+    patches._parameters = {"positions": normal((16, 16))}
+    loaded = {"positions": normal((16, 16), seed=1)}
+
+    def interpolate(*arguments, **options):
+        monkeypatch.undo()
+        patches._parameters, patches._by_grid = loaded, {}
+        return interpolate_positions(*arguments, **options)
+
+    monkeypatch.setattr(embeddings, "interpolate_positions", interpolate)
+    old = patches._added((3, 3))
+    twin = PatchEmbeddings(PatchSpec(16, 1, (8, 8), (2, 2)))
+    twin._parameters = loaded
+    new = twin._added((3, 3))
+    np.testing.assert_array_equal(patches._added((3, 3)), new)
+    assert not np.array_equal(old, new)

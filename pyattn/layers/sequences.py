@@ -32,8 +32,8 @@ def _tables(rotary: Rotary, width: int, length: int, dtype: np.dtype[Any]) -> tu
     kept = _kept_tables(rotary.base, rotary.scaling, width, dtype)
     if not kept or len(kept[0][0]) < length:
         positions = 1 << (max(length, LEAST_TABLE) - 1).bit_length()  # grows seldom
-        options = {"base": rotary.base, "scaling": dict(rotary.scaling), "dtype": dtype}
-        kept[:] = [rotary_tables(positions, width, sequence_length=0, **options)]
+        scaling = dict(rotary.scaling)
+        kept[:] = [rotary_tables(positions, width, base=rotary.base, scaling=scaling, sequence_length=0, dtype=dtype)]
     return kept[0]
 
 

@@ -142,7 +142,7 @@ class PatchEmbeddings(Tables):
             self._table_shapes["register_tokens"] = (spec.registers, width)
         self.patches = Linear(spec.channels * spec.patch_size[0] * spec.patch_size[1], width)
         self.norm = make_norm(spec.norm, width)
-        self._by_grid: dict[tuple[int, int], Array] = {}
+        self._by_grid: dict[tuple[int, int], tuple[Any, Array]] = {}
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         if len(shape) != 4 or shape[1] != self._spec.channels:
@@ -170,9 +170,10 @@ class PatchEmbeddings(Tables):
 
     def _added(self, grid: tuple[int, int]) -> Array:
         """The tokens in front of the patches of an image of such a grid, then the positions of these."""
-        added = self._by_grid.get(grid)
-        if added is None:
-            spec, tables = self._spec, self._parameters
+        tables = self._parameters
+        made_of, added = self._by_grid.get(grid, (None, tables["positions"]))
+        if made_of is not tables:  # or another thread has loaded others meanwhile
+            spec = self._spec
             placed, positions = np.split(tables["positions"], [len(spec.tokens)])
             tokens = [tables[name] for name in spec.tokens]
             registers = tables.get("register_tokens", placed[:0])
@@ -181,7 +182,7 @@ class PatchEmbeddings(Tables):
                 positions = interpolate_positions(learned, *grid, antialias=spec.antialias).reshape(-1, spec.width)
             added = np.concatenate([np.concatenate([placed[:0], *tokens]) + placed, registers, positions])
             kept = self._by_grid if len(self._by_grid) < MAX_GRIDS else {}
-            vars(self)["_by_grid"] = kept | {grid: added}  # another thread may copy the old; plans stay valid
+            vars(self)["_by_grid"] = kept | {grid: (tables, added)}  # another thread may copy the old; plans stay valid
         return added
 
     def _own_made(self, values: Any) -> list[Setting]:

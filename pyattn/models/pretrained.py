@@ -168,7 +168,7 @@ class Pretrained(Tables):
             for (_, layer), own in zip(group, values, strict=True):
                 for owner, attribute, value in layer._own_made(own):
                     setattr(owner, attribute, value)
-            del values
+            del values, own, value
         return self._layout.strange
 
     def _product_of(self, group: Group) -> str:

@@ -63,6 +63,7 @@ class Settings:
         self.name = values.get("tokenizer_class")
         if "additional_special_tokens" in values and not values.get("extra_special_tokens"):
             values["extra_special_tokens"] = values.pop("additional_special_tokens")
+        self._extra_tokens()
         self.placed: dict[int, Any] = {}  # added tokens by their numbers
         self.is_legacy = "added_tokens_decoder" not in values
         if not self.is_legacy:
@@ -80,20 +81,28 @@ class Settings:
             if isinstance(value, dict) and key != "extra_special_tokens":
                 value = value | {"__type": "AddedToken", "special": True}
             elif key == "extra_special_tokens" and isinstance(value, list):
-                before = self.values.get(key) or []
+                before = self._extra_tokens()
                 value = [*before, *(token for token in value if token not in before)]
             self.values[key] = value
+        self._extra_tokens(file)
+
+    def _extra_tokens(self, file: Path | None = None) -> Any:
+        """Special tokens without a name of their own, which the file may have: a list, or an object by names."""
+        extra = self.values.get("extra_special_tokens") or []
+        if not isinstance(extra, list | dict):
+            raise self.error("extra_special_tokens", "a list of tokens", file)
+        return extra
 
     def _merge_added(self, file: Path) -> None:
         named = {content_of(self.values[key]) for key in TOKEN_NAMES if self.values.get(key)}
-        named |= {content_of(token) for token in self.values.get("extra_special_tokens") or ()}
+        named |= {content_of(token) for token in self._extra_tokens()}
         for token, number in read_json(file, dict, optional=True).items():
             if type(number) is not int:
                 raise ValueError(f"load: {file}: {token!r} must have a number, not {number!r}")
             self.placed[number] = {"content": token, "normalized": token not in named, "special": token in named}
 
-    def error(self, key: str, wanted: str) -> ValueError:
-        return ValueError(f"load: {self.file}: {key} must be {wanted}, not {self.values.get(key)!r:.200}")
+    def error(self, key: str, wanted: str, file: Path | None = None) -> ValueError:
+        return ValueError(f"load: {file or self.file}: {key} must be {wanted}, not {self.values.get(key)!r:.200}")
 
     def checked(self, key: str, needed: type, wanted: str, default: Any = None) -> Any:
         value = self.values.get(key, default)

@@ -214,6 +214,10 @@ def test_streams(encoder):
     vectors = np.stack([first, *stream])
     np.testing.assert_array_equal(vectors, encoder.encode(texts))
     assert list(encoder.encode_stream([])) == []
+    stream = encoder.encode_stream(texts)
+    next(stream)
+    stream.close()
+    assert next(stream, None) is None
 
 
 def test_streams_refuse(encoder):
@@ -302,6 +306,12 @@ def modules(*kinds):
         ),
         ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length must be a positive integer, not 0"),
         ("sentence_bert_config.json", [], "must hold a JSON object"),
+        ("tokenizer_config.json", {"extra_special_tokens": 1}, "extra_special_tokens must be a list"),
+        (
+            "special_tokens_map.json",
+            {"extra_special_tokens": 1},
+            "extra_special_tokens must be a list",
+        ),
         ("tokenizer.json", {"no": "tokenizer"}, "is not a tokenizer that the tokenizers library reads"),
     ],
 )

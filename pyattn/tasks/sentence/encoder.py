@@ -240,7 +240,7 @@ class SentenceEncoder:
         """
         call = _Call(self, "encode_stream", locals())
         texts = checked_texts("encode_stream", texts)
-        return chain.from_iterable(self._encoded(call, window) for window in self._tokenized(call, texts))
+        return (vector for window in self._tokenized(call, texts) for vector in self._encoded(call, window))
 
     def _tokenized(self, call: "_Call", texts: Iterable[str]) -> Iterator[list[list[int]]]:
         """The tokens of windows of texts; a thread tokenizes the next window while the caller uses the last one."""
