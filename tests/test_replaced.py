@@ -9,26 +9,13 @@ import numpy as np
 import pytest
 
 import pyattn
-from pyattn import LayerNorm, Linear, TransformerDecoder, TransformerDecoderLayer, _module, interpolate_positions
+from pyattn import LayerNorm, Linear, _module, interpolate_positions
 from pyattn._core import rowwise
 from pyattn.models import embeddings
 from pyattn.models.embeddings import MAX_GRIDS, PatchEmbeddings, TokenEmbeddings
 from pyattn.models.spec import PatchSpec, TokenSpec
 from tests.support.recorded import recorded
-
-
-def normal(shape, seed=0, dtype=np.float32):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-def decoder(layers=2, width=16, heads=4, norm=None, **options):
-    options = {"cross_attention": False, "rng": 0} | options
-    return TransformerDecoder(TransformerDecoderLayer(width, heads, 24, **options), layers, norm)
-
-
-def encoder(layers=2, **options):
-    return pyattn.TransformerEncoder(pyattn.TransformerEncoderLayer(16, 4, 24, rng=0, **options), layers)
-
+from tests.support.small_stacks import decoder, encoder, normal
 
 # A change of a stack or layer of width 16, and the error.
 REPLACED = {

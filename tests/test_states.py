@@ -11,27 +11,15 @@ import pytest
 import scipy.sparse
 
 import pyattn
-from pyattn import KVCache, LayerNorm, Linear, TransformerDecoder, TransformerDecoderLayer, _checks
+from pyattn import KVCache, LayerNorm, Linear, _checks
 from pyattn._checks import masks
 from pyattn.models.cached_sequences import CachedSequences, Memory
 from pyattn.precision import Quantized
 from tests.support.mismatches import main as mismatches
+from tests.support.small_stacks import decoder, encoder, normal
 from tests.support.tiny_generator import write_generator
 
 ROOT = Path(__file__).parents[1]
-
-
-def normal(shape, seed=0, dtype=np.float32):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-def decoder(layers=2, width=16, heads=4, norm=None, **options):
-    options = {"cross_attention": False, "rng": 0} | options
-    return TransformerDecoder(TransformerDecoderLayer(width, heads, 24, **options), layers, norm)
-
-
-def encoder(layers=2, **options):
-    return pyattn.TransformerEncoder(pyattn.TransformerEncoderLayer(16, 4, 24, rng=0, **options), layers)
 
 
 OTHERS = {
