@@ -36,7 +36,7 @@ INLINE void load_keys_along_lanes(vec x[LANES], const char *const *key, ptrdiff_
   transpose(x);
 }
 
-/* Scores of `groups` groups of keys, whose rows are given, into p. Behind the last key, that is repeated. */
+/* Scores of `groups` groups of keys, whose rows are given, into p. After the last key, that is repeated. */
 INLINE void score_groups(const struct pyattn_query_block *block, const char *const *key, int groups,
                          ptrdiff_t bytes_ahead, vec *p) {
   const struct pyattn_attention *call = block->call;

@@ -30,11 +30,13 @@ def _kept_tables(*_: Any) -> list[tuple[Array, Array]]:
 def _tables(rotary: Rotary, width: int, length: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """Cosines and sines of at least so many positions, kept for all layers that have them alike."""
     kept = _kept_tables(rotary.base, rotary.scaling, width, dtype)
-    if not kept or len(kept[0][0]) < length:
+    tables = kept[0] if kept else None
+    if tables is None or len(tables[0]) < length:
         positions = 1 << (max(length, LEAST_TABLE) - 1).bit_length()  # grows seldom
         scaling = dict(rotary.scaling)
-        kept[:] = [rotary_tables(positions, width, base=rotary.base, scaling=scaling, sequence_length=0, dtype=dtype)]
-    return kept[0]
+        tables = rotary_tables(positions, width, base=rotary.base, scaling=scaling, sequence_length=0, dtype=dtype)
+        kept[:] = [tables]
+    return tables  # those looked at: another thread may have kept shorter ones since
 
 
 @dataclass

@@ -24,7 +24,7 @@ _REALS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 _STORED_AS = {**_REALS, "I8": "<i1"}
 _INTEGERS = {"U8": "<u1", "I32": "<i4", "I64": "<i8"}
 
-# Behind the name of a tensor of int8 those of what its rows are multiplied by, and of what holds its elements by fours
+# After the name of a tensor of int8 those of what its rows are multiplied by, and of what holds its elements by fours
 SCALES, PACKED = "_scale", "_packed"
 
 # Weights that are there instead, and what makes a model.safetensors of them
