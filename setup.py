@@ -1,7 +1,7 @@
 """Builds the extension modules: csrc/kernels.c once per instruction set and element type, then the Cython drivers.
 
 pyproject.toml holds everything else. Environment variables:
-  PYATTN_NO_OPENMP=1   build without OpenMP (one thread)
+  PYATTN_NO_OPENMP=1   build without OpenMP, whose settings then do not count
   PYATTN_DEBUG=1       build with the checks of Cython and the assertions of Python's headers, for the test suite
   PYATTN_SANITIZE=1    the same with AddressSanitizer and UndefinedBehaviorSanitizer
   PYATTN_COVERAGE=1    build so that gcov counts the lines of C and Cython that run
@@ -49,7 +49,8 @@ COVERAGE = ["-O0", "--coverage", "-fprofile-update=atomic"]
 
 OPENMP_MISSING = """
 ==========================================================================================
-pyattn: this C compiler does not build OpenMP programs (-fopenmp): pyattn will use ONE thread.
+pyattn: this C compiler does not build OpenMP programs (-fopenmp). All threads work without; what is
+lost: OMP_THREAD_LIMIT, OMP_PROC_BIND, and limits that threadpoolctl sets for OpenMP.
 Remedy: install GCC, or Clang with its OpenMP runtime (Debian: apt-get install gcc or libomp-dev;
 macOS: brew install gcc, then CC=gcc-14), and build again.
 ==========================================================================================
@@ -131,10 +132,12 @@ class BuildExtensions(build_ext):
         flags = [*flags, *COVERAGE] if asked_for("COVERAGE") else flags
         objects = self.build_kernels(flags)
         for extension in self.extensions:
-            extension.extra_compile_args = [*C_FLAGS, *openmp, *flags]
-            extension.extra_link_args = [*openmp, *flags]
+            extension.extra_compile_args = [*C_FLAGS, *flags]
+            extension.extra_link_args = [*flags]
             if extension.name.endswith(".runtime"):
                 extension.extra_objects = objects
+                extension.extra_compile_args += openmp or ["-pthread"]
+                extension.extra_link_args += openmp or ["-pthread"]
         super().build_extensions()
 
     def build_kernels(self, flags: list[str]) -> list[str]:

@@ -31,7 +31,7 @@ def info() -> dict[str, Any]:
         "isa": runtime.isa,
         "isa_available": list(runtime.isa_available),
         "dot_products": [name for name, fast in native.items() if fast],
-        "threads": get_num_threads() if runtime.openmp else 1,
+        "threads": get_num_threads(),
         "openmp": runtime.openmp,
         "compiler": runtime.compiler,
         "numpy": np.__version__,

@@ -36,8 +36,10 @@ def get_num_threads() -> int:
 
     The first of these that says it: num_threads, set_num_threads, PYATTN_NUM_THREADS, OMP_NUM_THREADS, else the CPUs
     that this process may use: those of its affinity, one for each physical core, and no more than its cgroup's quota.
+    Where OMP_PROC_BIND binds OpenMP's threads to places, it is as many as these, and so are pyattn's bound.
     OMP_THREAD_LIMIT, and what OpenMP was limited to since the import, by threadpoolctl for example, are never exceeded.
-    Where the system refuses a thread, a call takes as many as there are.
+    Where the system refuses a thread, a call takes as many as there are. Threads that wait for the next call look out
+    for it for a millisecond, then sleep; at once with OMP_WAIT_POLICY=passive.
 
     A PYATTN_NUM_THREADS that is not an integer from 1 to 1024 is a ValueError of the import. Such an OMP_NUM_THREADS,
     which others read too, is passed over with a RuntimeWarning, once.
@@ -152,6 +154,9 @@ def _asked_for(variable: str) -> tuple[int, str] | None:
 
 
 def _usable_cpus() -> tuple[int, str]:
+    places = runtime.places()
+    if places > 0:  # this thread may then run on the first alone
+        return min(places, MAX_THREADS), f"{places} places that OMP_PROC_BIND and OMP_PLACES name"
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     cores = _physical_cores(cpus)
     quota = _quota()

@@ -22,7 +22,7 @@ def test_info_names_what_was_chosen():
     info = pyattn.info()
     assert info["version"] == pyattn.__version__
     assert info["isa"] in info["isa_available"]
-    assert info["threads"] == (pyattn.get_num_threads() if info["openmp"] else 1) >= 1
+    assert info["threads"] == pyattn.get_num_threads() >= 1
 
 
 @pytest.mark.parametrize("isa", pyattn.info()["isa_available"])

@@ -47,7 +47,6 @@ def run(code, **environment):
 
 
 @needs_fork
-@needs_openmp
 @linux
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_a_forked_child_has_its_threads(threads):
@@ -69,7 +68,6 @@ assert same(work(), expected) and tasks() == {threads}
 
 
 @needs_fork
-@needs_openmp
 @linux
 def test_forks_from_threads_and_while_others_compute():
     run("""
@@ -103,19 +101,22 @@ assert same(work(), expected)
 
 @needs_fork
 @pytest.mark.skipif(not hasattr(os, "kill"), reason="needs signals")
-def test_a_signals_handler_forks_during_a_call():
-    """Parent and child both finish the call of one thread, and those after it."""
-    run("""
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_signals_handler_forks_during_a_call(threads):
+    """Parent and child both finish the call, and those after it."""
+    run(f"""
 import signal
-pyattn.set_num_threads(1)
+pyattn.set_num_threads({threads})
 expected = work()
 long = rng.standard_normal((1, 12000, 64), dtype=np.float32)
+whole = pyattn.scaled_dot_product_attention(long, long, long)
 children = []
 signal.signal(signal.SIGALRM, lambda *_: children.append(os.fork()))
 signal.setitimer(signal.ITIMER_REAL, 0.05)
+right = True
 while not children:
-    pyattn.scaled_dot_product_attention(long, long, long)
-right = all(same(work(), expected) for _ in range(2))
+    right &= np.array_equal(pyattn.scaled_dot_product_attention(long, long, long), whole)
+right &= all(same(work(), expected) for _ in range(2))
 if children == [0]:
     os._exit(0 if right else 3)
 assert right and exit_of(children[0]) == 0
@@ -173,10 +174,9 @@ assert all(np.array_equal(x, expected) for x in found)
 """)
 
 
-@needs_openmp
 @linux
 def test_calls_at_once_share_threads():
-    """Beside a call that runs on four, another takes two."""
+    """Beside a call that runs on four, another makes none."""
     run("""
 pyattn.set_num_threads(4)
 x = np.broadcast_to(query[:, :1], (8, 200_000, 64))
@@ -192,8 +192,29 @@ def other():
 worker = threading.Thread(target=other)
 worker.start()
 worker.join()
-os._exit(0 if found == [1] and daemon.is_alive() else 3)
+os._exit(0 if found == [0] and daemon.is_alive() else 3)
 """)
+
+
+@linux
+@needs_openmp
+def test_threads_stand_where_openmp_binds_them():
+    """One to each place; the main thread stands in the first from the start, and the others would share it."""
+    cpus = sorted(os.sched_getaffinity(0))
+    run(
+        f"""
+assert os.sched_getaffinity(0) == {{ {cpus[0]} }} and pyattn.get_num_threads() == {len(cpus)}
+expected = work()
+bound = [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
+assert sorted(map(sorted, bound)) == [[cpu] for cpu in {cpus}], bound
+pyattn.set_num_threads(1)
+assert same(work(), expected)
+""",
+        OMP_PROC_BIND="true",
+        OMP_NUM_THREADS="",
+        PYATTN_NUM_THREADS="",
+        OPENBLAS_NUM_THREADS="1",
+    )
 
 
 LAYERS = {

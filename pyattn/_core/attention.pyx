@@ -3,13 +3,12 @@
 Work is cut into tasks: sequences x leading axes (batch, heads) x blocks of query rows, which tasks.pyx runs.
 """
 
-from cython.parallel cimport prange, threadid
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 
-from pyattn._core.runtime cimport Watch, begin_call, begin_watch, end_call, no_scratch, raise_error, stopped
+from pyattn._core.runtime cimport Watch, begin_call, begin_watch, end_call, no_scratch, raise_error, run, stopped
 from pyattn._core.kernels cimport (
-    PYATTN_ALIGNMENT, PYATTN_COLUMN_SUMS, PYATTN_DECODE_ROWS, PYATTN_KV_LENGTHS, PYATTN_OUT, PYATTN_SPLIT, PYATTN_VALUE,
+    PYATTN_ALIGNMENT, PYATTN_COLUMN_SUMS, PYATTN_DECODE_ROWS, PYATTN_OUT, PYATTN_SPLIT, PYATTN_VALUE,
     PYATTN_WIDTH_BLOCK,
 )
 from pyattn._core.tasks cimport (
@@ -75,45 +74,59 @@ cdef void plan_tasks(Call *call, Py_ssize_t blocks, Py_ssize_t splits, Py_ssize_
     call.thread_bytes = call.load_bytes + (0 if call.splits else call.group * call.state_bytes)
 
 
-cdef void run_splits(
-    const Call *call, Py_ssize_t tasks, Py_ssize_t splits, char *states, char *scratch, int team, Watch *watch
-) noexcept nogil:
+cdef struct Shared:  # by the turns of a call
+    const Call *call
+    Watch *watch
+    char *scratch  # of all threads, one after the other
+    char *states  # of splits that are computed apart
+    Py_ssize_t first, end, last  # of these
+
+
+cdef inline char *scratch_of(const Shared *shared, int thread) noexcept nogil:
+    return shared.scratch + thread * shared.call.thread_bytes
+
+
+cdef void split_turn(const void *context, Py_ssize_t number, int thread) noexcept nogil:
+    cdef const Shared *shared = <const Shared *> context
+    cdef Py_ssize_t here = shared.end - shared.first
+    if not stopped(shared.watch, thread):
+        run_split(shared.call, number // here, shared.first + number % here, shared.states, scratch_of(shared, thread))
+
+
+cdef void merge_turn(const void *context, Py_ssize_t number, int thread) noexcept nogil:
+    cdef const Shared *shared = <const Shared *> context
+    if not stopped(shared.watch, thread):
+        merge_splits(shared.call, number, shared.first, shared.end, shared.last, shared.states)
+
+
+cdef void task_turn(const void *context, Py_ssize_t number, int thread) noexcept nogil:
+    cdef const Shared *shared = <const Shared *> context
+    if not stopped(shared.watch, thread):
+        run_task(shared.call, number, scratch_of(shared, thread))
+
+
+cdef void sum_turn(const void *context, Py_ssize_t number, int thread) noexcept nogil:
+    cdef const Shared *shared = <const Shared *> context
+    if not stopped(shared.watch, thread):
+        run_column_sums(shared.call, number, scratch_of(shared, thread))
+
+
+cdef void run_splits(Shared *shared, Py_ssize_t tasks, Py_ssize_t splits, int team) noexcept nogil:
     """Some splits of all blocks at a time, then their sums."""
-    cdef Py_ssize_t first = 0, here, i
-    while first < splits and not watch.stopped:
-        here = min(call.splits, splits - first)
-        for i in prange(tasks * here, num_threads=team, schedule="dynamic"):
-            if not stopped(watch, threadid()):
-                run_split(call, i // here, first + i % here, states, scratch + threadid() * call.thread_bytes)
-        for i in prange(tasks, num_threads=team, schedule="static"):
-            if not stopped(watch, threadid()):
-                merge_splits(call, i, first, first + here, splits, states)
-        first = first + here
-
-
-cdef void run_tasks(const Call *call, Py_ssize_t tasks, char *scratch, int team, Watch *watch) noexcept nogil:
-    cdef Py_ssize_t i
-    if team == 1:  # a parallel region of one would only cost time
-        for i in range(tasks):
-            if i == 0 or not stopped(watch, 0):
-                run_task(call, i, scratch)
-    elif call.sequences > 1 or call.shared.operands[PYATTN_KV_LENGTHS].data != NULL or call.indptr != NULL:
-        # tasks of unlike lengths: a few at a time
-        for i in prange(tasks, num_threads=team, schedule="dynamic", chunksize=2):
-            if not stopped(watch, threadid()):
-                run_task(call, i, scratch + threadid() * call.thread_bytes)
-    else:
-        # guided: long runs first, which keep a head, and so its keys, on one core; short ones balance
-        for i in prange(tasks, num_threads=team, schedule="guided"):
-            if not stopped(watch, threadid()):
-                run_task(call, i, scratch + threadid() * call.thread_bytes)
+    shared.first, shared.last = 0, splits
+    while shared.first < splits and not shared.watch.stopped:
+        shared.end = min(shared.first + shared.call.splits, splits)
+        run(team, tasks * (shared.end - shared.first), 1, split_turn, shared)
+        run(team, tasks, 1, merge_turn, shared)
+        shared.first = shared.end
 
 
 cdef int write_column_sums(const Call *call, int team) except -1:
     """For each key the sum of the weights that it gets, once the moments of all rows are known."""
     cdef Call summing = call[0]
     cdef Watch watch = begin_watch()
-    cdef Py_ssize_t sums = summed_keys(call), tasks, i
+    cdef Shared shared
+    cdef Py_ssize_t sums = summed_keys(call), tasks
     share_heads(&summing, 1)
     summing.shared.path = &call.kernels.prefill if call.indptr == NULL else &call.kernels.decode
     summing.shared.value_width = summing.shared.top_k = 0
@@ -127,11 +140,10 @@ cdef int write_column_sums(const Call *call, int team) except -1:
     cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + team * summing.thread_bytes)
     if memory == NULL:
         raise no_scratch()
-    cdef char *scratch = memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT
+    shared.call, shared.watch = &summing, &watch
+    shared.scratch = memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT
     with nogil:
-        for i in prange(tasks, num_threads=team, schedule="guided"):
-            if not stopped(&watch, threadid()):
-                run_column_sums(&summing, i, scratch + threadid() * summing.thread_bytes)
+        run(team, tasks, 1, sum_turn, &shared)
     free(memory)
     return raise_error(&watch)
 
@@ -139,6 +151,7 @@ cdef int write_column_sums(const Call *call, int team) except -1:
 cdef int run_columns(Call *call, int threads) except -1:
     """All of a call whose values are at most PYATTN_WIDTH_BLOCK wide."""
     cdef Watch watch = begin_watch()
+    cdef Shared shared
     cdef Py_ssize_t splits = choose_path(call), blocks = 0, states, starts, i
     cdef int team
     for i in range(call.sequences):
@@ -154,7 +167,9 @@ cdef int run_columns(Call *call, int threads) except -1:
         end_call()
         raise no_scratch()
     cdef int64_t *task_starts = <int64_t *> (memory + PYATTN_ALIGNMENT - <size_t> memory % PYATTN_ALIGNMENT)
-    cdef char *scratch = <char *> task_starts + starts
+    shared.call, shared.watch = call, &watch
+    shared.scratch = <char *> task_starts + starts
+    shared.states = shared.scratch + team * call.thread_bytes
     task_starts[0] = 0
     for i in range(call.sequences):
         task_starts[i + 1] = task_starts[i] + call.units * ceil_divide(block_count(call, i), call.group)
@@ -162,11 +177,9 @@ cdef int run_columns(Call *call, int threads) except -1:
     try:
         with nogil:
             if call.splits:
-                run_splits(
-                    call, task_starts[call.sequences], splits, scratch + team * call.thread_bytes, scratch, team, &watch
-                )
+                run_splits(&shared, task_starts[call.sequences], splits, team)
             else:
-                run_tasks(call, task_starts[call.sequences], scratch, team, &watch)
+                run(team, task_starts[call.sequences], 1, task_turn, &shared)
         raise_error(&watch)
         if call.shared.operands[PYATTN_COLUMN_SUMS].data != NULL:
             write_column_sums(call, team)

@@ -4,13 +4,14 @@ Arguments are trusted but for their sizes: a layer's parts are public, and so ma
 """
 
 cimport numpy as cnp
-from cython.parallel cimport prange, threadid
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 import numpy as np
 
-from pyattn._core.runtime cimport Watch, begin_call, begin_watch, end_call, kernels_of, no_scratch, raise_error, stopped
+from pyattn._core.runtime cimport (
+    Watch, begin_call, begin_watch, end_call, kernels_of, no_scratch, raise_error, run, stopped,
+)
 from pyattn._core.kernels cimport (
     PYATTN_ALIGNMENT, PYATTN_FLOAT16, PYATTN_FLOAT32, pyattn_kernels, pyattn_linear, pyattn_packed_rows, pyattn_weight,
 )
@@ -21,6 +22,7 @@ cnp.import_array()
 cdef enum:
     MAX_TILE_ROWS = 16
     TASK_ROWS = 96
+    PACKED_ROWS = 4  # at once, by a thread
     MAX_PANEL = 256  # outputs that packing may add, of padding
     MAX_GROUP = 4  # and inputs
     FEW_TILES = 2
@@ -139,6 +141,7 @@ cdef struct Job:
     bint input_is_bf16
     char *packed  # of all rows, or of a tile for each thread, which packs its own
     float *scales  # of all rows, where these are packed before the first task; else NULL
+    Watch *watch
     bint few  # whether the rows are so few that the time is that of reading the weight
 
 
@@ -170,7 +173,8 @@ cdef int multiply(
     cdef const pyattn_kernels *kernels = weights.kernels
     cdef int team = begin_call(threads)
     lay_out(&job, weights, input, residual, out, activation)
-    cdef Py_ssize_t i, tasks = plan(&job, team)
+    job.watch = &watch
+    cdef Py_ssize_t tasks = plan(&job, team)
     # Tasks of one group pack their rows, a tile at a time; with several groups each row is packed once, before them.
     cdef bint shared = (job.groups > 1 or job.few) and job.row_bytes > 0
     cdef Py_ssize_t scratch = job.row_bytes * (job.rows if shared else team * kernels.tile_rows)
@@ -184,17 +188,10 @@ cdef int multiply(
     with nogil:
         if shared:
             job.scales = <float *> (job.packed + scratch)
-            for i in prange(job.rows, num_threads=team if job.rows > 1 else 1, schedule="static"):
-                kernels.linear_pack_row(job.input + i * job.input_row, job.input_is_bf16, weights.inputs,
-                                        job.packed + i * job.row_bytes, &job.scales[i])
+            run(team, job.rows, PACKED_ROWS, pack_row, &job)
             job.input = job.packed
             job.input_row = job.row_bytes
-        if team == 1:
-            for i in range(tasks):
-                run_task(&job, &watch, i, 0)
-        else:
-            for i in prange(tasks, num_threads=team, schedule="guided"):
-                run_task(&job, &watch, i, threadid())
+        run(team, tasks, 1, run_task, &job)
     end_call()
     free(memory)
     raise_error(&watch)
@@ -242,9 +239,16 @@ cdef Py_ssize_t plan(Job *job, int team) noexcept:
     return job.groups * job.blocks
 
 
-cdef void run_task(const Job *job, Watch *watch, Py_ssize_t number, int thread) noexcept nogil:
+cdef void pack_row(const void *context, Py_ssize_t row, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *> context
+    job.weights.kernels.linear_pack_row(job.input + row * job.input_row, job.input_is_bf16, job.weights.inputs,
+                                        job.packed + row * job.row_bytes, &job.scales[row])
+
+
+cdef void run_task(const void *context, Py_ssize_t number, int thread) noexcept nogil:
     """A block of rows through a group of panels."""
-    if stopped(watch, thread):
+    cdef const Job *job = <const Job *> context
+    if stopped(job.watch, thread):
         return
     cdef Py_ssize_t tile = job.weights.kernels.tile_rows, group = number // job.blocks, part, panel, first
     cdef Py_ssize_t panels = job.first_panel[job.weights.count]

@@ -6,13 +6,12 @@ A norm's sizes are not: it is a part of layers that may be replaced by one that 
 """
 
 cimport numpy as cnp
-from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 import numpy as np
 
-from pyattn._core.runtime cimport begin_call, end_call, kernels_of
+from pyattn._core.runtime cimport begin_call, end_call, kernels_of, run
 from pyattn._core.kernels cimport PYATTN_GELU, PYATTN_GELU_TANH, PYATTN_IDENTITY, PYATTN_RELU, PYATTN_SILU
 from pyattn._core.rows cimport Rows, bytes_of, contiguous, data_of, rows_of
 
@@ -27,18 +26,25 @@ ACTIVATIONS = {
 }
 
 
+cdef struct EachRow:
+    row_function function
+    const RowTask *task
+
+
+cdef void row_turn(const void *context, Py_ssize_t row, int thread) noexcept nogil:
+    cdef const EachRow *each = <const EachRow *> context
+    each.function(each.task, row)
+
+
 cdef void each_row(
     row_function function, const RowTask *task, Py_ssize_t count, Py_ssize_t width, int threads
 ) noexcept:
-    cdef Py_ssize_t i, chunk = max(<Py_ssize_t> 1, ELEMENTS // max(<Py_ssize_t> 1, width))
+    cdef Py_ssize_t piece = max(<Py_ssize_t> 1, ELEMENTS // max(<Py_ssize_t> 1, width))
+    cdef EachRow each
+    each.function, each.task = function, task
     cdef int team = begin_call(threads)
     with nogil:
-        if team == 1:
-            for i in range(count):
-                function(task, i)
-        else:
-            for i in prange(count, num_threads=team, schedule="static", chunksize=chunk):
-                function(task, i)
+        run(team, count, piece, row_turn, &each)
     end_call()
 
 

@@ -1,3 +1,5 @@
+from libc.stdint cimport int64_t
+
 from pyattn._core.kernels cimport pyattn_kernels
 
 # The kernels for elements of NumPy's type number; NPY_UINT16 stands for the bits of bfloat16.
@@ -6,11 +8,16 @@ cdef const pyattn_kernels *kernels_of(int dtype) except NULL
 # Begins a call that may use so many threads; returns how many it takes.
 cdef int begin_call(int threads) noexcept
 cdef void end_call() noexcept
+
+ctypedef void (*turn_function)(const void *context, Py_ssize_t number, int thread) noexcept nogil
+
+# Calls turn(context, i, thread) for each i < count on the threads of a call; `piece` turns are taken at once.
+cdef void run(int team, Py_ssize_t count, Py_ssize_t piece, turn_function turn, const void *context) noexcept nogil
 cdef object no_scratch()  # the MemoryError of a call
 
 cdef struct Watch:  # for signals, during a call
     bint handles  # whether the caller is the thread that handles them
-    double due
+    int64_t due
     bint stopped
     void *error
 

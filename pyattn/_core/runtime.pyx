@@ -7,10 +7,10 @@ import sys
 import threading
 
 cimport numpy as cnp
-from cython.parallel cimport prange
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from pyattn._core.kernels cimport PYATTN_ALIGNMENT, pyattn_isa, pyattn_isas, pyattn_kernels
@@ -36,20 +36,25 @@ cdef extern from *:
     const char *PYATTN_COMPILER
     const bint PYATTN_SANITIZED
     const bint PYATTN_DEBUG
-    const int pyattn_orphaned
     const int pyattn_running
+    int64_t pyattn_spin
     size_t pyattn_stack_size
     int pyattn_guard_forks() nogil
+    int pyattn_places() nogil
     int omp_get_max_threads() nogil
     int omp_get_thread_limit() nogil
     int pyattn_begin() nogil
     void pyattn_end() nogil
     int pyattn_granted(int wanted) nogil
     int pyattn_team(int threads) nogil
-    double pyattn_seconds() noexcept nogil
+    void pyattn_run(int team, Py_ssize_t count, Py_ssize_t piece, turn_function turn, const void *context) nogil
+    int64_t pyattn_nanoseconds() noexcept nogil
+
+cdef enum:
+    MAX_PROBES = 1024
 
 cdef const pyattn_isa *chosen = NULL
-cdef double SIGNALS = 0.1  # seconds between two looks for signals
+cdef int64_t SIGNALS = 100_000_000  # nanoseconds between two looks for signals
 
 
 cdef list choose():
@@ -85,6 +90,10 @@ cdef int begin_call(int threads) noexcept:
 
 cdef void end_call() noexcept:
     pyattn_end()
+
+
+cdef void run(int team, Py_ssize_t count, Py_ssize_t piece, turn_function turn, const void *context) noexcept nogil:
+    pyattn_run(team, count, piece, turn, context)
 
 
 cdef object no_scratch():
@@ -126,10 +135,10 @@ cdef bint stopped(Watch *watch, int thread) noexcept nogil:
     No other thread handles signals, so none asks for the interpreter's lock here: while a program ends, Python gives it
     to no daemon but ends the thread, which must not be in the midst of a parallel region.
     """
-    cdef double now
+    cdef int64_t now
     if thread == 0 and watch.handles and not watch.stopped:
-        now = pyattn_seconds()
-        if watch.due == 0 or now < watch.due - 1:  # the first task; a clock that was set back
+        now = pyattn_nanoseconds()
+        if watch.due == 0:  # the first task
             watch.due = now + SIGNALS
         elif now >= watch.due:
             watch.due = now + SIGNALS
@@ -167,6 +176,8 @@ cdef size_t stack_size() except? 0:
 isa_available = tuple(choose())
 isa = chosen.name.decode()
 pyattn_stack_size = stack_size()
+if os.environ.get("OMP_WAIT_POLICY", "").strip().lower() == "passive":
+    pyattn_spin = 0
 if pyattn_guard_forks():
     raise MemoryError("pyattn: cannot register a handler of forks")
 cdef int threads_at_import = omp_get_max_threads()
@@ -175,9 +186,12 @@ cdef int threads_at_import = omp_get_max_threads()
 def thread_limit():
     """Most threads that OpenMP's runtime allows: by OMP_THREAD_LIMIT, or as it has been limited to since the import."""
     cdef int now = omp_get_max_threads(), most = omp_get_thread_limit()
-    if pyattn_orphaned or PYATTN_OPENMP == 0:
-        return 1
     return most if now == threads_at_import else min(now, most)
+
+
+def places():
+    """To how many places OpenMP's runtime binds threads, one to each; 0 if it does not."""
+    return pyattn_places()
 
 
 def calls_running():
@@ -209,28 +223,46 @@ cdef dict TYPES = {
 }
 
 
+cdef struct Probe:
+    const pyattn_kernels *kernels
+    Py_ssize_t rounds, share
+    const char *start
+    double results[MAX_PROBES]
+
+
+cdef void multiply_and_add(const void *context, Py_ssize_t number, int thread) noexcept nogil:
+    cdef Probe *probe = <Probe *> context
+    probe.results[number] = probe.kernels.probe_multiply_add(probe.rounds)
+
+
+cdef void read_share(const void *context, Py_ssize_t number, int thread) noexcept nogil:
+    cdef Probe *probe = <Probe *> context
+    probe.results[number] = probe.kernels.probe_read(probe.start + number * probe.share,
+                                                     probe.share // (4 * probe.kernels.lanes))
+
+
 def multiply_add(str dtype not None, int threads, Py_ssize_t rounds):
     """Independent multiply-adds in registers of each thread; returns how many floating-point operations they were."""
-    cdef const pyattn_kernels *kernels = kernels_of(TYPES[dtype])
+    cdef Probe probe
     cdef double operations = 0
-    cdef int _i
-    threads = pyattn_team(threads)
+    cdef int i
+    threads = min(pyattn_team(threads), MAX_PROBES)
+    probe.kernels, probe.rounds = kernels_of(TYPES[dtype]), rounds
     with nogil:
-        for _i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-            operations += kernels.probe_multiply_add(rounds)
+        run(threads, threads, 1, multiply_and_add, &probe)
+    for i in range(threads):
+        operations += probe.results[i]
     return operations
 
 
 def read_memory(cnp.ndarray memory not None, int threads, Py_ssize_t rounds):
     """Reads bytes, each thread a share of them, so many times; returns how many were read."""
-    cdef const pyattn_kernels *kernels = kernels_of(cnp.NPY_FLOAT32)
-    cdef const char *start = <const char *> cnp.PyArray_DATA(memory)
-    cdef double total = 0
-    cdef int i, _round
-    threads = pyattn_team(threads)
-    cdef Py_ssize_t share = memory.size // threads // PYATTN_ALIGNMENT * PYATTN_ALIGNMENT
+    cdef Probe probe
+    cdef Py_ssize_t _round
+    threads = min(pyattn_team(threads), MAX_PROBES)
+    probe.kernels, probe.start = kernels_of(cnp.NPY_FLOAT32), <const char *> cnp.PyArray_DATA(memory)
+    probe.share = memory.size // threads // PYATTN_ALIGNMENT * PYATTN_ALIGNMENT
     with nogil:
         for _round in range(rounds):
-            for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-                total += kernels.probe_read(start + i * share, share // (4 * kernels.lanes))
-    return rounds * share * threads
+            run(threads, threads, 1, read_share, &probe)
+    return rounds * probe.share * threads
