@@ -4,9 +4,15 @@
 #include "kernels.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
+
 /* The builtin asks cpuid, and xgetbv whether the operating system saves the registers. */
 #define HAS(feature) (__builtin_cpu_supports(feature) != 0)
-static int supports_avx2(void) { return HAS("avx2") && HAS("fma") && HAS("f16c"); }
+static int has_f16c(void) { /* whose name the builtin of Clang before 19 does not know */
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+static int supports_avx2(void) { return HAS("avx2") && HAS("fma") && has_f16c(); }
 static int supports_avx512(void) {
   return supports_avx2() && HAS("avx512f") && HAS("avx512dq") && HAS("avx512bw") && HAS("avx512vl");
 }

@@ -45,7 +45,12 @@
 #define KERNEL static
 #endif
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 64") /* full unrolling keeps the accumulators of a tile in registers */
+/* Full unrolling keeps the accumulators of a tile in registers. Clang before 15 unrolls by a count too late for that. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 64")
+#endif
 
 #define F32 1
 #define F64 2
