@@ -63,8 +63,8 @@ INLINE vec load_b(const char *b, int format, int second, int n) {
     return widen_float16(x);
   }
   if (shares_lanes(format)) {
-    const uvec x = (uvec)load(b + n * VECTOR_BYTES);
-    return (vec)(second ? x & 0xffff0000 : x << 16);
+    b += n * VECTOR_BYTES;
+    return (vec)(second ? (uvec)load_again(b) & 0xffff0000 : (uvec)load(b) << 16);
   }
 #endif
   (void)format, (void)second;

@@ -32,6 +32,15 @@ INLINE vec splat_bits(word x) { return (vec)(x - (ivec){0}); }
 
 INLINE vec load(const void *p) { return *(const vec_unaligned *)p; }
 
+/* What was loaded a moment ago: Clang would have kept it in a register, which a tile does not have. */
+INLINE vec load_again(const void *p) {
+#ifdef __clang__
+  return *(const volatile vec_unaligned *)p;
+#else
+  return load(p);
+#endif
+}
+
 INLINE void store(void *p, vec x) { *(vec_unaligned *)p = x; }
 
 INLINE real load_real(const void *p) { return *(const real_unaligned *)p; }
