@@ -37,6 +37,8 @@ SANITIZED = $(KERNEL_TESTS) tests/test_info.py::test_a_debug_build_sees_an_index
 AARCH64_TESTS ?= $(KERNEL_TESTS) tests/test_activations.py tests/test_checks.py tests/test_onnx.py tests/positional \
   tests/test_flash_grid.py
 OLD_CPUS = Nehalem Haswell
+# Clang by any name that it has
+CLANG ?= $(firstword $(foreach name,clang $(foreach n,22 21 20 19 18 17 16 15 14,clang-$(n)),$(shell command -v $(name))))
 # SHORT=1: the worst and the best instruction set alone, and a tenth of the random problems
 SANITIZED_ISAS = $(if $(SHORT),isas[::len(isas) - 1 or 1],isas)
 DEMO_QUESTION ?= find the minimum of a function of several variables
@@ -44,7 +46,7 @@ DEMO_QUESTION ?= find the minimum of a function of several variables
 # Bytecode is kept: else each of the tests' many processes would compile the same modules
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo dev t test oracles soak fuzz sanitize aarch64 old-cpus coverage lint format bench clean
+.PHONY: help demo dev t test oracles soak fuzz sanitize clang aarch64 old-cpus coverage lint format bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -56,6 +58,7 @@ help:
 	@echo "make soak    random calls from many threads for ten minutes, judged by the reference; then 10,000 ragged batches"
 	@echo "make fuzz    hostile model directories and indexes: each refused by name, or right (minutes)"
 	@echo "make sanitize  a debug build that stops at reads and writes out of bounds, and its tests (minutes; SHORT=1: fewer)"
+	@echo "make clang   build by Clang instead of GCC, and run the tests (minutes; SHORT=1: float32, a minute)"
 	@echo "make aarch64 build for ARM64 and run its tests under qemu (half an hour; needs Debian's qemu and cross compiler)"
 	@echo "make old-cpus  run the tests as on older CPUs, without AVX2 and without AVX-512, under qemu (an hour)"
 	@echo "make coverage  which lines of Python, Cython and C the tests run (minutes)"
@@ -107,13 +110,18 @@ build/scipy.npz: .venv/built
 demo: build/scipy.npz
 	$(BIN)/pyattn search "$(DEMO_QUESTION)" --index $< -k 3
 
-test: .venv/built
-	@isas=$$($(BIN)/python -c 'import pyattn; print(*pyattn.info()["isa_available"])') || exit; \
+# All tests, under every instruction set
+define every_test
+	isas=$$($(BIN)/python -c 'import pyattn; print(*pyattn.info()["isa_available"])') || exit; \
 	for isa in $$isas; do \
 	  export PYATTN_ISA=$$isa; echo "== PYATTN_ISA=$$isa"; \
 	  if [ $$isa = $${isas##* } ]; then $(TWO) $(ALONE:%=--ignore=%) && $(BIN)/pytest $(ALONE) || exit; \
 	  else PYATTN_EXAMPLES=$(LESSER_EXAMPLES) $(TWO) $(PORTABLE:%=--ignore=%) || exit; fi; \
 	done
+endef
+
+test: .venv/built
+	@$(every_test)
 
 .venv/oracles: .venv/built
 	$(BIN)/python -m pip install --quiet $(TORCH)
@@ -151,6 +159,18 @@ sanitize: .venv/built
 	for isa in $$isas; do \
 	  echo "== sanitized, PYATTN_ISA=$$isa"; PYATTN_ISA=$$isa ../../$(BIN)/python -m pytest -n 2 $(SANITIZED) || exit; \
 	done
+
+# A build by Clang, and all tests, or, with SHORT=1, float32 under the best instruction set and the tests that reach kernels.
+clang: BIN := $(CURDIR)/$(BIN)
+clang: .venv/built
+	@test -n "$(CLANG)" || \
+	  { echo "make: clang is missing; remedy, on Debian: apt-get install clang libomp-dev" >&2; exit 1; }
+	$(call fresh_copy,clang)
+	cd build/clang && CC=$(CLANG) $(if $(SHORT),PYATTN_DEV=1) $(BIN)/python setup.py --quiet build_ext --inplace
+	@cd build/clang; export CC=$(CLANG) PYTHONPATH="$$PWD"; \
+	$(BIN)/python -c 'import pyattn; build = pyattn.show_config("dicts")["build"]; \
+	  assert "clang" in build["compiler"] and build["OpenMP"], build' || exit; \
+	$(if $(SHORT),PYATTN_DEV=1 PYATTN_EXAMPLES=0.1 $(TWO) -m "not slow" $(KERNEL_TESTS),$(every_test))
 
 aarch64: .venv/made
 	tests/tools/aarch64.sh $(BIN)/python $(AARCH64_TESTS)
