@@ -126,7 +126,7 @@ struct pyattn_attention_path {
   void (*update)(const struct pyattn_query_block *, struct pyattn_keys *, ptrdiff_t first, ptrdiff_t count);
   /* Adds the present split, or all that another state of the same rows has seen, to the splits before it, and begins
    * another split. */
-  void (*merge)(const struct pyattn_query_block *, const char *from);
+  void (*merge)(const struct pyattn_query_block *, char *from);
   /* Merges the last split and writes out, lse, max and moments. */
   void (*finish)(const struct pyattn_query_block *);
   /* Fills the state with the logits of keys first ... first + count, which it may narrow to those that some row sees.

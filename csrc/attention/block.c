@@ -8,11 +8,6 @@ INLINE ptrdiff_t query_vectors(const struct pyattn_attention *call, int vectors)
   return round_up(least(call->width, PYATTN_WIDTH_BLOCK), LANES * GROUP) / GROUP * vectors;
 }
 
-/* Vectors of o, on either path. */
-INLINE ptrdiff_t output_vectors(const struct pyattn_attention *call, int vectors) {
-  return value_vectors(call) * LANES * vectors;
-}
-
 static ptrdiff_t state_bytes(const struct pyattn_attention *call, int vectors) {
   const ptrdiff_t arrays = query_vectors(call, vectors) + 2 * (output_vectors(call, vectors) + call->top_k * vectors);
   return round_up(sizeof(struct attention_state), PYATTN_ALIGNMENT) + arrays * (ptrdiff_t)sizeof(vec);
@@ -24,7 +19,8 @@ static void begin_split(const struct pyattn_query_block *block) {
     split->max[n] = splat(-INFINITY);
     split->sum[n] = NOTHING;
   }
-  memset(split->o, 0, (size_t)output_vectors(block->call, block->vectors) * sizeof(vec));
+  split->empty = 1;
+  if (block->call->path->by_row) clear_output(block, split); /* which decode adds to */
 }
 
 /* Which multiplication takes on the scale, and log2(e) where it can. */
@@ -61,11 +57,14 @@ static void begin(const struct pyattn_query_block *block) {
   state->best_key = (ivec *)(state->best + call->top_k * block->vectors);
   state->has_total = 0;
   choose_scales(block);
+  const word position = (word)(block->query_offset + block->first), last = (word)block->rows - 1;
   for (int n = 0; n < block->vectors; n++) {
-    for (int i = 0; i < LANES; i++) {
-      const ptrdiff_t row = lane_row(block, n, i), query = row < block->length ? row : row % block->length;
-      state->position[n][i] = (word)(block->query_offset + block->first + query);
-    }
+    ivec row;
+    for (int i = 0; i < LANES; i++) row[i] = i;
+    row += n * LANES;
+    row = (ivec)choose(row > last, (vec)(last - (ivec){0}), (vec)row); /* as lane_row does */
+    for (int i = 0; i < LANES && block->rows > block->length; i++) row[i] %= (word)block->length;
+    state->position[n] = position + row;
   }
   begin_split(block);
   if (call->width <= PYATTN_WIDTH_BLOCK) load_queries(block, 0);
@@ -83,18 +82,18 @@ INLINE void merge_sums(struct attention_state *state, int n, vec max, vec sum, v
 
 /* Merges the present split into the total, or all that another state has seen. For the first split buffers are swapped
  * instead: bitwise the same as adding to nothing, one pass less. */
-static void merge_split(const struct pyattn_query_block *block, const char *from) {
+static void merge_split(const struct pyattn_query_block *block, char *from) {
   const int by_row = block->call->path->by_row;
-  struct attention_state *state = state_of(block);
-  const struct attention_state *other = (const struct attention_state *)from;
+  struct attention_state *state = state_of(block), *other = (struct attention_state *)from;
+  struct partial *part = other != state && other->has_total ? &other->total : &other->split;
   vec *total = state->total.o, old[TILE_VECTORS], new[TILE_VECTORS];
+  if (part->empty) clear_output(block, part);
   if (other == state && !state->has_total) {
     state->total = state->split;
     state->split.o = total;
     state->has_total = 1;
     return;
   }
-  const struct partial *part = other != state && other->has_total ? &other->total : &other->split;
   const vec *o = part->o;
   for (int n = 0; n < block->vectors; n++) merge_sums(state, n, part->max[n], part->sum[n], &old[n], &new[n]);
   const ptrdiff_t lines = by_row ? block->rows : block->call->value_width;
@@ -107,7 +106,7 @@ static void merge_split(const struct pyattn_query_block *block, const char *from
   }
 }
 
-static void merge(const struct pyattn_query_block *block, const char *from) {
+static void merge(const struct pyattn_query_block *block, char *from) {
   merge_split(block, from);
   begin_split(block);
 }
@@ -134,7 +133,8 @@ static vec finish_sums(const struct pyattn_query_block *block, int n, vec seen) 
   const struct partial *total = &state->total;
   const struct pyattn_array lse = operand(block, PYATTN_LSE), maxima = operand(block, PYATTN_MAX);
   const struct pyattn_array moments = operand(block, PYATTN_MOMENTS);
-  for (ptrdiff_t i = 0; i < LANES && n * LANES + i < block->rows; i++) {
+  const int wanted = lse.data || maxima.data || moments.data;
+  for (ptrdiff_t i = 0; wanted && i < LANES && n * LANES + i < block->rows; i++) {
     const ptrdiff_t r = n * LANES + i;
     const double max = total->max[n][i], sum = total->sum[n][i];
     if (lse.data) store_real(operand_row(block, &lse, r), (real)(max * state->to_nats + LN_2 * log2(sum)));
@@ -151,24 +151,27 @@ static vec finish_sums(const struct pyattn_query_block *block, int n, vec seen) 
   return choose((ivec)total->sum[n] == (ivec)NOTHING, (vec){0}, 1 / total->sum[n]);
 }
 
-/* Writes the rows of vector n: o factor share, which prefill transposes. */
+/* Writes the rows of vector n: o factor share, which prefill transposes, with whatever follows the width. */
 static void write_rows(const struct pyattn_query_block *block, vec factor, vec share, int n) {
   const struct pyattn_attention *call = block->call;
   const struct pyattn_array out = operand(block, PYATTN_OUT);
   const vec *o = state_of(block)->total.o;
   const ptrdiff_t width = call->value_width, rows = least(block->rows - n * LANES, LANES);
+  char *places[LANES];
+  find_rows(block, &out, n, places);
   for (ptrdiff_t d = 0; d < width; d += LANES) {
     vec x[LANES];
     if (call->path->by_row) {
       for (ptrdiff_t i = 0; i < rows; i++) x[i] = o[i * value_vectors(call) + d / LANES] * factor[i] * share[i];
     } else {
-      UNROLL for (int i = 0; i < LANES; i++) {
-        x[i] = d + i < width ? o[(d + i) * block->vectors + n] * factor * share : (vec){0};
-      }
+      UNROLL for (int i = 0; i < LANES; i++) x[i] = o[(d + i) * block->vectors + n] * factor * share;
       transpose(x);
     }
-    for (ptrdiff_t i = 0; i < rows; i++) {
-      store_strided(operand_row(block, &out, n * LANES + i) + d * out.column, out.column, x[i], width - d);
+    const ptrdiff_t offset = d * out.column;
+    if (rows == LANES && out.column == ELEMENT_BYTES && width - d >= LANES) {
+      UNROLL for (int i = 0; i < LANES; i++) store_elements(places[i] + offset, x[i], LANES);
+    } else {
+      for (ptrdiff_t i = 0; i < rows; i++) store_strided(places[i] + offset, out.column, x[i], width - d);
     }
   }
 }

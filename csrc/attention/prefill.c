@@ -147,6 +147,7 @@ INLINE void softmax(struct attention_state *state, ptrdiff_t keys, int vectors, 
   UNROLL for (int n = 0; n < vectors; n++) total[n] = total[n] * state->rescale[n] + sum[n];
 }
 
+/* rescale: NULL for the first keys of a split, whose sums are added to 0. */
 INLINE void accumulate_tile(const char *value, ptrdiff_t row, ptrdiff_t step, const vec *p, ptrdiff_t steps,
                             const vec *rescale, vec *o, int rows, int vectors) {
   tile acc;
@@ -154,6 +155,10 @@ INLINE void accumulate_tile(const char *value, ptrdiff_t row, ptrdiff_t step, co
   const struct tile_a a = {value, row, step, value + KEYS_AHEAD * step + (rows - 1) * row, step};
   const struct tile_b b = {(const char *)p, PLAIN_FORMAT, ATTENTION_UNROLL, 0};
   tile_multiply(acc, rows, vectors, a, b, steps);
+  if (rescale == NULL) {
+    UNROLL for (int i = 0; i < rows * vectors; i++) o[i] = acc[i / vectors][i % vectors] + 0;
+    return;
+  }
   UNROLL for (int r = 0; r < rows; r++) {
     UNROLL for (int n = 0; n < vectors; n++) o[r * vectors + n] = o[r * vectors + n] * rescale[n] + acc[r][n];
   }
@@ -167,7 +172,7 @@ INLINE void accumulate(const struct pyattn_query_block *block, const struct pyat
   for (ptrdiff_t d = 0; d < width; d += TILE_ROWS) {
     const char *source = value + d * row;
     vec *o = state->split.o + d * vectors;
-    const vec *p = state->p, *rescale = state->rescale;
+    const vec *p = state->p, *rescale = state->split.empty ? NULL : state->rescale;
     if (width - d >= TILE_ROWS)
       accumulate_tile(source, row, step, p, steps, rescale, o, TILE_ROWS, vectors);
     else
@@ -181,6 +186,7 @@ static void accumulate_live(const struct pyattn_query_block *block, const struct
                             ptrdiff_t steps) {
   struct attention_state *state = state_of(block);
   const int vectors = block->vectors;
+  if (state->split.empty) clear_output(block, &state->split);
   for (ptrdiff_t d = 0; d < block->call->value_width; d++) {
     for (int n = 0; n < vectors; n++) {
       vec acc = {0};
@@ -230,6 +236,7 @@ INLINE void update(const struct pyattn_query_block *block, struct pyattn_keys *k
     accumulate_live(block, keys, value, steps);
   else
     accumulate(block, keys, value, steps, vectors);
+  state_of(block)->split.empty = 0;
 }
 
 KERNEL void prefill_update(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first,

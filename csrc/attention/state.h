@@ -30,6 +30,7 @@ struct partial {
   vec max[TILE_VECTORS]; /* largest logit */
   vec sum[TILE_VECTORS]; /* of 2^((logit - max) to_log2) */
   vec *o;                /* weighted sums of values: prefill [feature][N], decode [row][feature / LANES] */
+  int empty;             /* whether o is yet to be written; what it holds then is nothing */
 };
 
 /* N = block->vectors vectors a line; the lanes of all but q, o and p of decode are rows. The arrays that follow the
@@ -80,9 +81,29 @@ INLINE ptrdiff_t lane_row(const struct pyattn_query_block *block, int n, int i) 
 
 INLINE ptrdiff_t key_index(const struct pyattn_keys *keys, ptrdiff_t j) { return keys->index ? keys->index[j] : j; }
 
+/* Where the rows of the lanes of vector n begin. */
+INLINE void find_rows(const struct pyattn_query_block *block, const struct pyattn_array *array, int n,
+                      char *rows[LANES]) {
+  if (block->rows <= block->length) { /* without a division for each */
+    for (int i = 0; i < LANES; i++) rows[i] = array->data + lane_row(block, n, i) * array->row;
+  } else {
+    for (int i = 0; i < LANES; i++) rows[i] = operand_row(block, array, lane_row(block, n, i));
+  }
+}
+
 /* Vectors of features in a row of decode's weighted sums. */
 INLINE ptrdiff_t value_vectors(const struct pyattn_attention *call) {
   return round_up(call->value_width, LANES) / LANES;
+}
+
+/* Vectors of o, on either path. */
+INLINE ptrdiff_t output_vectors(const struct pyattn_attention *call, int vectors) {
+  return value_vectors(call) * LANES * vectors;
+}
+
+static void clear_output(const struct pyattn_query_block *block, struct partial *part) {
+  memset(part->o, 0, (size_t)output_vectors(block->call, block->vectors) * sizeof(vec));
+  part->empty = 0;
 }
 
 /* q[group][N] = query[first + feature], transposed, scaled; after the width come zeros to a whole vector. */
@@ -91,13 +112,17 @@ static void load_queries(const struct pyattn_query_block *block, ptrdiff_t first
   struct attention_state *state = state_of(block);
   const ptrdiff_t width = least(block->call->width - first, PYATTN_WIDTH_BLOCK);
   for (int n = 0; n < block->vectors; n++) {
+    char *rows[LANES];
+    find_rows(block, &query, n, rows);
     for (ptrdiff_t d = 0; d < width; d += LANES * GROUP) {
+      const ptrdiff_t offset = (first + d) * query.column;
       vec x[LANES];
-      UNROLL for (int i = 0; i < LANES; i++) {
-        const char *row = operand_row(block, &query, lane_row(block, n, i));
-        x[i] = load_groups(row + (first + d) * query.column, query.column, width - d);
-        if (GROUP == 1) x[i] *= state->query_scale;
+      if (query.column == ELEMENT_BYTES && width - d >= LANES * GROUP) {
+        UNROLL for (int i = 0; i < LANES; i++) x[i] = load_groups(rows[i] + offset, ELEMENT_BYTES, LANES * GROUP);
+      } else {
+        for (int i = 0; i < LANES; i++) x[i] = load_groups(rows[i] + offset, query.column, width - d);
       }
+      UNROLL for (int i = 0; GROUP == 1 && i < LANES; i++) x[i] *= state->query_scale;
       transpose(x);
       UNROLL for (int i = 0; i < LANES; i++) state->q[(d / GROUP + i) * block->vectors + n] = x[i];
     }

@@ -65,7 +65,7 @@ cdef extern from "kernels.h" nogil:
         void (*load)(const pyattn_attention *, pyattn_keys *, char *scratch) noexcept nogil
         void (*begin)(const pyattn_query_block *) noexcept nogil
         void (*update)(const pyattn_query_block *, pyattn_keys *, Py_ssize_t first, Py_ssize_t count) noexcept nogil
-        void (*merge)(const pyattn_query_block *, const char *other) noexcept nogil
+        void (*merge)(const pyattn_query_block *, char *other) noexcept nogil
         void (*finish)(const pyattn_query_block *) noexcept nogil
         int (*logits)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t *first,
                       Py_ssize_t *count) noexcept nogil
