@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
@@ -13,41 +15,46 @@ from typing import Any
 
 from bench.models import Key
 from bench.peers import Peer, limit_threads
+from bench.timing import Timed, seconds
 
 Calls = Mapping[str, Callable[[], Any]]
 
 
 class Apart:
-    """Calls by name, as ``make(*arguments)`` makes them in a process that `close` ends.
+    """A process that makes calls by name and runs them, until `close`. They are timed there, answers travel.
 
-    ``make`` is a function of a module; names and results travel, so that a call that is timed should return little.
+    With a checkout, pyattn is that of its folder.
     """
 
-    def __init__(self, threads: int, make: Callable[..., Calls], *arguments: Any) -> None:
+    def __init__(self, threads: int, checkout: Path | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, threads, make, arguments), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, threads, checkout), daemon=True)
         self._process.start()
         theirs.close()
-        self._receive()
+
+    def make(self, function: Callable[..., Calls], *arguments: Any) -> list[str]:
+        """Calls in place of those before: what the function, of a module, returns there. Their names."""
+        return self._ask("make", function, arguments)
 
     def result(self, name: str) -> Any:
-        return self._ask(name, True)
+        return self._ask("result", name)
 
-    def run(self, name: str) -> None:
-        """The call without its result, to be timed."""
-        self._ask(name, False)
+    def seconds(self, name: str, repeats: int = 1) -> float:
+        """Mean seconds of one of so many calls in a row."""
+        return self._ask("seconds", name, repeats)
+
+    def samples(self, name: str, budget: float) -> list[float]:
+        """Seconds of each call, of as many as begin within so many seconds."""
+        return self._ask("samples", name, budget)
 
     def close(self) -> None:
         self._pipe.close()
         self._process.join()
 
-    def _ask(self, name: str, wanted: bool) -> Any:
+    def _ask(self, *question: Any) -> Any:
         with contextlib.suppress(BrokenPipeError):  # which receiving explains
-            self._pipe.send((name, wanted))
-        return self._receive()
-
-    def _receive(self) -> Any:
+            self._pipe.send(question)
         try:
             return self._pipe.recv()
         except EOFError:
@@ -61,11 +68,12 @@ class AllApart(dict[Key, Apart]):
         """Each peer in each of its precisions: ``make(peer.prepare, model, threads, precision)``."""
         for peer, precisions in peers.items():
             for precision in precisions:
-                self[peer.name, precision] = Apart(threads, make, peer.prepare, model, threads, precision)
+                self[peer.name, precision] = contender = Apart(threads)
+                contender.make(make, peer.prepare, model, threads, precision)
 
-    def calls(self, names: Iterable[str]) -> dict[str, dict[Key, Callable[[], None]]]:
+    def calls(self, names: Iterable[str]) -> dict[str, dict[Key, Timed]]:
         """The calls of each of the names, to be timed."""
-        return {name: {key: partial(contender.run, name) for key, contender in self.items()} for name in names}
+        return {name: {key: partial(contender.seconds, name) for key, contender in self.items()} for name in names}
 
     def __enter__(self) -> AllApart:
         return self
@@ -75,14 +83,40 @@ class AllApart(dict[Key, Apart]):
             contender.close()
 
 
-def _serve(pipe: Connection, threads: int, make: Callable[..., Calls], arguments: Sequence[Any]) -> None:
+def _serve(pipe: Connection, threads: int, checkout: Path | None) -> None:
+    if checkout is not None:
+        sys.path.insert(0, str(checkout))
     limit_threads(threads)
-    calls = make(*arguments)
-    pipe.send(None)
+    if checkout is not None:
+        import pyattn
+
+        assert Path(pyattn.__file__).is_relative_to(checkout), pyattn.__file__
+    server = _Server()
     while True:
         try:
-            name, wanted = pipe.recv()
+            method, *arguments = pipe.recv()
         except EOFError:  # closed
             return
-        result = calls[name]()
-        pipe.send(result if wanted else None)
+        pipe.send(getattr(server, method)(*arguments))
+
+
+class _Server:
+    def __init__(self) -> None:
+        self.calls: Calls = {}
+
+    def make(self, function: Callable[..., Calls], arguments: Sequence[Any]) -> list[str]:
+        self.calls = {}  # the memory of those before is free
+        self.calls = function(*arguments)
+        return list(self.calls)
+
+    def result(self, name: str) -> Any:
+        return self.calls[name]()
+
+    def seconds(self, name: str, repeats: int) -> float:
+        return seconds(self.calls[name], repeats)
+
+    def samples(self, name: str, budget: float) -> list[float]:
+        found, end = [], time.perf_counter() + budget
+        while not found or time.perf_counter() < end:
+            found.append(seconds(self.calls[name]))
+        return found

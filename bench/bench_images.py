@@ -21,6 +21,7 @@ from bench.models import OURS, Key, described, of_best_peer, timings
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
 from bench.runtimes import onnx_session, openvino_precision, openvino_request, transformers_model
+from bench.timing import seconds
 
 LAST = "/backbone/layernorm/Add_1_output_0"
 SIDE = 224
@@ -127,7 +128,10 @@ def run(options: Options) -> None:
     errors = checked(calls, rng.standard_normal((2, 3, SIDE, SIDE), dtype=np.float32))
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
     images = {name: rng.standard_normal((batch, 3, SIDE, SIDE), np.float32) for name, batch in BATCHES.items()}
-    work = {name: {key: partial(call, pixels) for key, call in calls.items()} for name, pixels in images.items()}
+    work = {
+        name: {key: partial(seconds, partial(call, pixels)) for key, call in calls.items()}
+        for name, pixels in images.items()
+    }
     timed = timings(work, rounds, "images")
     peaks = measured_peaks(before)
     config = {"patch_size": 14, "hidden_size": 384, "mlp_ratio": 4, "num_channels": 3, "num_hidden_layers": 12}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from bench.cases import Arrays, Case, LinearCase
 from bench.peers import Call, Peer, installed, limit_threads
 from bench.report import Options, environment, table, write
-from bench.timing import ROUNDS, Timing, interleave
+from bench.timing import ROUNDS, Timing, interleave, seconds
 
 AnyCase = Case | LinearCase
 # (case, arrays, rows) to the float64 truth of those rows; the case is of the benchmark's own kind.
@@ -102,7 +103,9 @@ def compare(
     if wrong := left_out.keys() & {ours.name, *beside}:
         raise SystemExit(f"{case.name}: no right answer to time: {', '.join(f'{x}: {left_out[x]}' for x in wrong)}")
 
-    timings = interleave(calls, progress, rounds=rounds, budget=BUDGET)
+    timings = interleave(
+        {name: partial(seconds, call) for name, call in calls.items()}, progress, rounds=rounds, budget=BUDGET
+    )
 
     def described(name: str, measured: AnyCase) -> dict[str, float]:
         return {**speed(timings[name], measured.flops), "relative_error": errors[name]}

@@ -7,15 +7,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bench.timing import Timing, interleave
+from bench.timing import Timed, Timing, interleave
 
 Key = tuple[str, str]  # a contender's name and its precision
 OURS = "pyattn"
 
 
-def timings(
-    calls: Mapping[str, Mapping[Key, Callable[[], object]]], rounds: int, title: str
-) -> dict[str, dict[Key, Timing]]:
+def timings(calls: Mapping[str, Mapping[Key, Timed]], rounds: int, title: str) -> dict[str, dict[Key, Timing]]:
     """Of the contenders' calls for each workload."""
     with tqdm(total=rounds * len(calls), unit="round", desc=title, disable=None) as progress:
         return {name: interleave(each, progress, rounds=rounds) for name, each in calls.items()}

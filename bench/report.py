@@ -46,7 +46,10 @@ def parse_options(description: str | None, argv: Sequence[str] | None = None) ->
     """Parse a benchmark's command line; ``description`` is the docstring of its module."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    given = parser.parse_args(argv)
+    return options_of(parser.parse_args(argv))
+
+
+def options_of(given: argparse.Namespace) -> Options:
     return Options(given.threads, given.quick, given.out or (None if given.quick else RESULTS))
 
 

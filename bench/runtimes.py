@@ -11,6 +11,9 @@ import numpy as np
 
 from bench.cases import as_numpy_dtype
 
+# Whether threads of ONNX Runtime wait for the next run on their cores: not where those are the next contender's.
+spinning = False
+
 # The dtype and the shape of an input or output; axes that may vary have names.
 Kind = tuple[Any, Sequence[int | str]]
 
@@ -101,13 +104,13 @@ def quantized(model: Any) -> Any:
         return onnx.load(target)
 
 
-def onnx_session(model: Any, threads: int, *, spinning: bool = False) -> Any:
-    """An ONNX Runtime session over a model; spinning: its threads wait for the next run on their cores."""
+def onnx_session(model: Any, threads: int) -> Any:
+    """An ONNX Runtime session over a model."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    if not spinning:  # on the cores of the next contender, that is
+    if not spinning:
         options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

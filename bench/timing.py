@@ -12,6 +12,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 Name = TypeVar("Name")  # of a contender
+Timed = Callable[[int], float]  # runs a call so many times in a row; mean seconds of one
 ROUNDS = 9
 # A round of one contender lasts at least this long, so that the clock's resolution and one interrupt do not count.
 ROUND_SECONDS = 0.1
@@ -36,7 +37,7 @@ def seconds(call: Callable[[], object], repeats: int = 1) -> float:
 
 
 def interleave(
-    calls: Mapping[Name, Callable[[], object]],
+    calls: Mapping[Name, Timed],
     progress: tqdm,
     *,
     rounds: int = ROUNDS,
@@ -47,7 +48,7 @@ def interleave(
     Each contender must have run once already. One that has used up ``budget`` seconds sits out the remaining rounds,
     but never has fewer than two. ``progress`` advances by one a round.
     """
-    repeats = {name: math.ceil(ROUND_SECONDS / seconds(call)) for name, call in calls.items()}
+    repeats = {name: math.ceil(ROUND_SECONDS / call(1)) for name, call in calls.items()}
     samples: dict[Name, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -56,7 +57,7 @@ def interleave(
                 continue
             progress.set_postfix_str(str(name))
             time.sleep(SETTLE_SECONDS)
-            call()  # wakes the threads and fills the caches that another contender has emptied
-            done.append(seconds(call, repeats[name]))
+            call(1)  # wakes the threads and fills the caches that another contender has emptied
+            done.append(call(repeats[name]))
         progress.update()
     return {name: Timing(min(done), statistics.median(done)) for name, done in samples.items()}

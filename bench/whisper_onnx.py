@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import runtimes
 from bench.runtimes import Kind, onnx_model, onnx_session
 
 Config = Mapping[str, Any]
@@ -164,8 +165,9 @@ class Whisper:
 
         config = json.loads((model / "config.json").read_text())
         tensors = {name: x.astype(np.float32) for name, x in load_file(model / "model.safetensors").items()}
-        self._encoder = onnx_session(encoder_model(tensors, config), threads, spinning=True)
-        self._decoder = onnx_session(decoder_model(tensors, config), threads, spinning=True)
+        runtimes.spinning = True  # between its two sessions
+        self._encoder = onnx_session(encoder_model(tensors, config), threads)
+        self._decoder = onnx_session(decoder_model(tensors, config), threads)
         self._encoding, self._step = self._encoder.io_binding(), self._decoder.io_binding()
         kinds = {"logits": (np.float32, (1, 1, config["vocab_size"]))} | _cross(config) | _past(config, "past")
         self._arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in kinds.items()}
