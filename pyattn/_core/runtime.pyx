@@ -180,6 +180,8 @@ if os.environ.get("OMP_WAIT_POLICY", "").strip().lower() == "passive":
     pyattn_spin = 0
 if pyattn_guard_forks():
     raise MemoryError("pyattn: cannot register a handler of forks")
+if not os.environ.get("OMP_NUM_THREADS", "1").strip():
+    del os.environ["OMP_NUM_THREADS"]  # over which LLVM's OpenMP runtime would end the process
 cdef int threads_at_import = omp_get_max_threads()
 
 
