@@ -169,7 +169,7 @@ clang: .venv/built
 	cd build/clang && CC=$(CLANG) $(if $(SHORT),PYATTN_DEV=1) $(BIN)/python setup.py --quiet build_ext --inplace
 	@cd build/clang; export CC=$(CLANG) PYTHONPATH="$$PWD"; \
 	$(BIN)/python -c 'import pyattn; build = pyattn.show_config("dicts")["build"]; \
-	  assert "clang" in build["compiler"] and build["OpenMP"], build' || exit; \
+	  assert "clang" in build["compiler"] and build["OpenMP"], "not by Clang with OpenMP: {}".format(build)' || exit; \
 	$(if $(SHORT),PYATTN_DEV=1 PYATTN_EXAMPLES=0.1 $(TWO) -m "not slow" $(KERNEL_TESTS),$(every_test))
 
 aarch64: .venv/made
