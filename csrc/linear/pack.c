@@ -124,35 +124,60 @@ INLINE vec load_input(const char *input, int is_bf16, ptrdiff_t k, ptrdiff_t inp
                  : load_reals(input + k * (ptrdiff_t)sizeof(real), inputs - k);
 }
 
-INLINE void pack_row(const char *input, int is_bf16, ptrdiff_t inputs, char *packed, float *scale) {
 #if ELEMENT == BF16
+INLINE void pack_row(const char *input, int is_bf16, ptrdiff_t inputs, char *packed, float *scale) {
   for (ptrdiff_t k = 0; k < inputs; k += LANES * GROUP, packed += VECTOR_BYTES) {
     const vec low = load_input(input, is_bf16, k, inputs);
     store(packed, GROUP == 2 ? pack_groups(low, load_input(input, is_bf16, k + LANES, inputs)) : widen(narrow(low)));
   }
   *scale = 1;
+}
 #else
-  ivec bits = {0}; /* of the largest magnitude: integers are in the same order, inf and NaN last */
-  for (ptrdiff_t k = 0; k < inputs; k += LANES) {
-    const ivec x = (ivec)magnitude(load_input(input, is_bf16, k, inputs));
-    bits = (ivec)choose(x > bits, (vec)x, (vec)bits);
+/* Inputs of a vector of groups from k on, LANES after the other. whole: all of them are there. */
+INLINE void load_inputs(vec x[GROUP], const char *input, int is_bf16, ptrdiff_t k, ptrdiff_t inputs, int whole) {
+  UNROLL for (int s = 0; s < GROUP; s++) {
+    const ptrdiff_t first = k + s * LANES;
+    x[s] = load_input(input, is_bf16, first, whole ? first + LANES : inputs);
   }
-  word max_bits = 0;
-  UNROLL for (int i = 0; i < LANES; i++) max_bits = bits[i] > max_bits ? bits[i] : max_bits;
-  float max;
-  memcpy(&max, &max_bits, sizeof max);
+}
+
+/* The largest magnitude, inf or NaN if there are any: as integers, floats without a sign are in this order. */
+INLINE float largest(const char *input, int is_bf16, ptrdiff_t inputs) {
+  const ptrdiff_t step = LANES * GROUP;
+  ivec most[GROUP] = {{0}}; /* several, as each waits for the last of its own */
+  vec x[GROUP];
+  for (ptrdiff_t k = 0; k < inputs; k += step) {
+    if (k + step <= inputs)
+      load_inputs(x, input, is_bf16, k, inputs, 1);
+    else
+      load_inputs(x, input, is_bf16, k, inputs, 0);
+    UNROLL for (int s = 0; s < GROUP; s++) most[s] = larger(most[s], (ivec)magnitude(x[s]));
+  }
+  UNROLL for (int s = 1; s < GROUP; s++) most[0] = larger(most[0], most[s]);
+  word bits = 0;
+  UNROLL for (int i = 0; i < LANES; i++) bits = most[0][i] > bits ? most[0][i] : bits;
+  float result;
+  memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+INLINE void pack_row(const char *input, int is_bf16, ptrdiff_t inputs, char *packed, float *scale) {
+  const ptrdiff_t step = LANES * GROUP;
+  const float max = largest(input, is_bf16, inputs);
   const int finite = max < (float)INFINITY;
   const float into = finite && max > 0 ? 127 / max : 0;
-  for (ptrdiff_t k = 0; k < inputs; k += LANES * GROUP, packed += VECTOR_BYTES) {
-    vec x[GROUP];
-    UNROLL for (int s = 0; s < GROUP; s++) {
-      x[s] = finite ? load_input(input, is_bf16, k + s * LANES, inputs) * into : (vec){0};
-    }
+  vec x[GROUP];
+  *scale = finite ? max / 127 : (float)NAN; /* so that NaN and inf come out */
+  for (ptrdiff_t k = 0; k < inputs; k += step, packed += VECTOR_BYTES) {
+    if (k + step <= inputs)
+      load_inputs(x, input, is_bf16, k, inputs, 1);
+    else
+      load_inputs(x, input, is_bf16, k, inputs, 0);
+    UNROLL for (int s = 0; s < GROUP; s++) x[s] = finite ? x[s] * into : (vec){0};
     store(packed, round_groups(x));
   }
-  *scale = finite ? max / 127 : (float)NAN; /* so that NaN and inf come out */
-#endif
 }
+#endif
 
 static void linear_pack_row(const char *input, int input_is_bf16, ptrdiff_t inputs, char *packed, float *scale) {
   if (input_is_bf16)

@@ -9,5 +9,8 @@
 #define INTEGERS __m256i
 #include "x86.h"
 
+#if REAL_BITS == 32
+#define larger(a, b) ((ivec)_mm256_max_epi32((__m256i)(a), (__m256i)(b)))
+#endif
 #define widen_float16(x) ((vec)_mm256_cvtph_ps((__m128i)(x)))
 #define narrow_float16(x) ((vec16)_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))

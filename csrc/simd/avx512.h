@@ -15,6 +15,10 @@
 
 #define MM(name) _mm512_##name
 #define INTEGERS __m512i
+#if REAL_BITS == 32 /* gcc 12 makes of its own conversion halves, zips and shuffles */
+#define widen_integers(x) ((uvec)_mm512_cvtepu16_epi32((__m256i)(x)))
+#define narrow_integers(x) ((vec16)_mm512_cvtepi32_epi16((__m512i)(x)))
+#endif
 #include "vectors.h"
 #include "x86.h"
 
@@ -22,6 +26,8 @@
 #define store_first(p, x, n) MM_REALS(mask_storeu)(p, FIRST_LANES(n), x)
 
 #if REAL_BITS == 32
+#define larger(a, b) ((ivec)_mm512_max_epi32((__m512i)(a), (__m512i)(b)))
+
 #define choose_by_bytes choose_by_bytes
 INLINE vec choose_by_bytes(const uint8_t *p, vec yes, vec no) {
   const __m128i lanes = _mm_loadu_si128((const __m128i *)p);

@@ -27,6 +27,10 @@ INLINE vec vmax(vec a, vec b) { return choose(a > b, a, b); }
 INLINE vec vmin(vec a, vec b) { return choose(a < b, a, b); }
 #endif
 
+#ifndef larger
+INLINE ivec larger(ivec a, ivec b) { return (ivec)choose(a > b, (vec)a, (vec)b); }
+#endif
+
 #ifndef choose_by_bytes
 INLINE vec choose_by_bytes(const uint8_t *p, vec yes, vec no) {
   int8_t lanes __attribute__((vector_size(LANES)));
@@ -123,11 +127,11 @@ INLINE vec multiply_add(vec a, vec b, vec c) {
 }
 #endif
 
-#ifndef round_groups
-INLINE vec round_groups(const vec x[GROUP]) {
-  int16_t y[GROUP * LANES];
-  UNROLL for (int i = 0; i < GROUP * LANES; i++) y[i] = (int16_t)rintf(x[i / LANES][i % LANES]);
+#if ELEMENT == I8 && !defined(round_groups)
+/* Adding a number so large that its last bit counts ones rounds; they are pairs here. */
+INLINE vec round_groups(const vec x[2]) {
+  vec16 y[2];
+  UNROLL for (int s = 0; s < 2; s++) y[s] = __builtin_convertvector((ivec)(x[s] + 0x1.8p23f), vec16);
   return load(y);
 }
-
 #endif

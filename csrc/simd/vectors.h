@@ -75,13 +75,18 @@ INLINE real max_lanes(vec x) {
 /* 16 bits for each lane: float16 or bfloat16. */
 typedef uint16_t vec16 __attribute__((vector_size(2 * LANES)));
 
-INLINE vec widen_bfloat16(vec16 x) { return (vec)(__builtin_convertvector(x, uvec) << 16); }
+#ifndef widen_integers
+#define widen_integers(x) __builtin_convertvector(x, uvec)
+#define narrow_integers(x) __builtin_convertvector(x, vec16)
+#endif
+
+INLINE vec widen_bfloat16(vec16 x) { return (vec)(widen_integers(x) << 16); }
 
 /* Rounded to the nearest, ties to even; a NaN stays one. */
 INLINE vec16 narrow_bfloat16(vec x) {
   const uvec bits = (uvec)x;
   const uvec rounded = bits + 0x7fff + (bits >> 16 & 1);
-  return __builtin_convertvector((uvec)choose(x == x, (vec)rounded, (vec)(bits | 0x400000)) >> 16, vec16);
+  return narrow_integers((uvec)choose(x == x, (vec)rounded, (vec)(bits | 0x400000)) >> 16);
 }
 #endif
 
