@@ -39,7 +39,7 @@ INSTRUCTION_SETS = {  # worst first; dispatch.c decides at import which of them 
     },
     "aarch64": {"neon": []},
 }
-ELEMENTS = ("F32", "F64", "F16", "BF16", "I8")  # as csrc/simd.h names them
+ELEMENTS = ("F32", "F64", "F16", "BF16", "I8", "KV8")  # as csrc/simd.h names them
 SAME_MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}
 # -Wno-maybe-uninitialized: the compiler sees less with less optimization
 DEBUG = ["-O1", "-g", "-UNDEBUG", "-DPYATTN_DEBUG=1", "-Wno-maybe-uninitialized"]

@@ -29,7 +29,7 @@ static int supports_neon(void) { return 1; } /* part of the architecture */
 
 #define X(isa)                                                                               \
   extern const struct pyattn_kernels pyattn_kernels_##isa##_f32, pyattn_kernels_##isa##_f64, \
-      pyattn_kernels_##isa##_f16, pyattn_kernels_##isa##_bf16, pyattn_kernels_##isa##_i8;
+      pyattn_kernels_##isa##_f16, pyattn_kernels_##isa##_bf16, pyattn_kernels_##isa##_i8, pyattn_kernels_##isa##_kv8;
 PYATTN_ISAS
 #undef X
 
@@ -46,7 +46,8 @@ const struct pyattn_isa *pyattn_isas(void) {
                                   OTHER(pyattn_kernels_##isa##_f64),  \
                                   OTHER(pyattn_kernels_##isa##_f16),  \
                                   OTHER(pyattn_kernels_##isa##_bf16), \
-                                  OTHER(pyattn_kernels_##isa##_i8)};
+                                  OTHER(pyattn_kernels_##isa##_i8),   \
+                                  OTHER(pyattn_kernels_##isa##_kv8)};
   PYATTN_ISAS
   return isas;
 }

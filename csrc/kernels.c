@@ -2,6 +2,8 @@
  * whose name is PYATTN_TABLE. In a build for development two files are units of their own: an edit compiles a third. */
 #include "simd.h"
 
+#define MULTIPLIES (ELEMENT != F16 && ELEMENT != KV8) /* packed weights */
+
 #if PYATTN_APART
 #include "kernels.h"
 #define TYPE(member) __typeof__(*((struct pyattn_kernels *)0)->member)
@@ -14,7 +16,7 @@ TYPE(linear_tile) linear_tile;
 #if ELEMENT != I8
 #include "attention/prefill.c"
 #endif
-#if ELEMENT != F16
+#if MULTIPLIES
 #include "linear/multiply.c"
 #endif
 #endif
@@ -23,10 +25,13 @@ TYPE(linear_tile) linear_tile;
 #include "attention/decode.c"
 #include "attention/weights.c"
 #endif
-#if ELEMENT != F16
+#if ELEMENT == KV8
+#include "attention/round.c"
+#endif
+#if MULTIPLIES
 #include "linear/pack.c"
 #endif
-#if ELEMENT != F16 && ELEMENT != I8
+#if MULTIPLIES && ELEMENT != I8
 #include "rowwise.c"
 #endif
 #include "probe.c"
@@ -48,7 +53,10 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .weights_finish = weights_finish,
     .column_sums = column_sums,
 #endif
-#if ELEMENT != F16
+#if ELEMENT == KV8
+    .round_row = round_row,
+#endif
+#if MULTIPLIES
     .linear_format = linear_format,
     .linear_packed_bytes = linear_packed_bytes,
     .linear_pack = linear_pack,
@@ -59,7 +67,7 @@ const struct pyattn_kernels PYATTN_TABLE = {
 #if ELEMENT == BF16 || ELEMENT == I8
     .linear_pack_row = linear_pack_row,
 #endif
-#if ELEMENT != F16 && ELEMENT != I8
+#if MULTIPLIES && ELEMENT != I8
     .gate = gate,
     .rotate = rotate,
 #endif

@@ -29,11 +29,13 @@ struct pyattn_array {
 
 /* The operands of attention. Arrays of the caller's element type, (head, row, column), but where another type is named;
  * "compute type" is that of lse: the elements' own, float for 16-bit elements. A head is a query head but for keys and
- * values. Data is NULL where an operand is not given. */
+ * values and their scales. Data is NULL where an operand is not given. */
 enum {
   PYATTN_QUERY,        /* row: query, column: feature */
   PYATTN_KEY,          /* row: key, column: feature */
   PYATTN_VALUE,        /* row: key, column: feature */
+  PYATTN_KEY_SCALES,   /* of int8 keys: float, row: key; what the key's features are multiplied by */
+  PYATTN_VALUE_SCALES, /* of int8 values: the same */
   PYATTN_MASK,         /* row: query, column: key; bytes 0 and 1, or elements */
   PYATTN_BIAS,         /* row: query, column: key */
   PYATTN_ALIBI_SLOPES, /* of compute type, one for each head */
@@ -78,9 +80,10 @@ struct pyattn_query_block {
 
 /* Keys first ... first + count of one head: at most PYATTN_KEY_BLOCK, within one block of them. */
 struct pyattn_keys {
-  char *key, *value;      /* key 0; value may be NULL */
-  const int32_t *index;   /* NULL, or the true number of each key, ascending: keys are gathered (decode alone) */
-  const char *index_bias; /* NULL, or a bias of compute type for each element of index */
+  char *key, *value;             /* key 0; value may be NULL */
+  char *key_scale, *value_scale; /* of key 0, where they are int8 */
+  const int32_t *index;          /* NULL, or the true number of each key, ascending: keys are gathered (decode alone) */
+  const char *index_bias;        /* NULL, or a bias of compute type for each element of index */
   ptrdiff_t first, count;
   struct pyattn_array tile_key, tile_value; /* as tiles read them, from key `first`, columns in groups: set by load */
   int finite;                               /* whether all loaded values are; -1 until a block asks */
@@ -143,6 +146,10 @@ struct pyattn_kernels {
 
   struct pyattn_attention_path prefill, decode;
 
+  /* Rounds `width` features to int8: the largest is 127, or -127, times the scale; features are zeros and the scale is
+   * NaN where one is not finite. */
+  void (*round_row)(const char *features, ptrdiff_t width, char *rounded, float *scale);
+
   /* The second pass of a block that is finished, once more over its ranges of keys: weights, entropy, best keys. */
   void (*weights_begin)(const struct pyattn_query_block *);
   void (*weights_update)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
@@ -191,11 +198,12 @@ struct pyattn_kernels {
 };
 
 /* An instruction set that was compiled in. The table of float16 holds attention and probes; that of bfloat16 packed
- * matmuls, gates and rotations as well; that of int8 packed matmuls and probes alone. */
+ * matmuls, gates and rotations as well; that of int8 packed matmuls and probes alone, that of int8_keys (float32 with
+ * keys and values of int8) attention. */
 struct pyattn_isa {
   const char *name;
   int supported; /* by this machine and its operating system */
-  const struct pyattn_kernels *float32, *float64, *float16, *bfloat16, *int8;
+  const struct pyattn_kernels *float32, *float64, *float16, *bfloat16, *int8, *int8_keys;
 };
 
 /* Best last, ended by a name of NULL. */

@@ -1,8 +1,9 @@
 /* Vectors of the machine's width, whatever it is. Kernels name no instruction set, no compiler and, but where the
  * algorithm itself differs, no element type: they are written once on what follows and compiled for each.
  *
- * Elements are what the caller's arrays hold: -DELEMENT=F32, F64, F16, BF16 or, of weights alone, I8. Arithmetic is on
- * vectors of `real`, the compute type: double for F64, float for all others. The vector extensions of GCC and Clang
+ * Elements are what the caller's arrays hold: -DELEMENT=F32, F64, F16, BF16 or, of weights alone, I8; KV8 is F32 whose
+ * keys and values are int8, each row of which a scale multiplies. Arithmetic is on vectors of `real`, the compute type:
+ * double for F64, float for all others. The vector extensions of GCC and Clang
  * express most of it; -ffp-contract=fast turns a * b + c into one fused instruction where the machine has it.
  *
  * What they do not express well is a primitive, which a file of simd/ defines for one instruction set; portable.h has
@@ -18,6 +19,7 @@
  *   vmax(a, b), vmin(a, b)       the larger, the smaller; b where a is NaN
  *   choose_by_bytes(p, yes, no)  yes where the lane's byte of p is not 0
  *   transpose(x)                 x[i][j] <-> x[j][i] of LANES vectors
+ *   load_bytes_first(p, n)       the first n bytes from p, zeros after them, in the order of memory
  *   ZIP_BYTES(lo or hi, a, b)    bytes of a and b in turn, of one half of each 16 bytes
  *   WIDENS_FLOAT16               whether an instruction does the next line
  *   widen_float16(x)             float16 to float32
@@ -57,8 +59,10 @@
 #define F16 3
 #define BF16 4
 #define I8 5
+#define KV8 6
 #define REAL_BITS (ELEMENT == F64 ? 64 : 32)
 #define ELEMENT_BYTES (ELEMENT == I8 ? 1 : ELEMENT == F16 || ELEMENT == BF16 ? 2 : REAL_BITS / 8)
+#define KEY_BYTES (ELEMENT == KV8 ? 1 : ELEMENT_BYTES) /* of an element of keys and values */
 
 #define EXP2_NEAREST 1    /* [-1/2, 1/2] */
 #define EXP2_FLOOR 2      /* [0, 1] */
@@ -76,7 +80,8 @@
 #else
 #define GROUP (ELEMENT == I8 || PAIRS_OF_BFLOAT16 ? 2 : 1)
 #endif
-#define INPUT_ZERO (GROUP == 4 ? 128 : 0) /* added to int8 inputs, for dot products that want them without a sign */
+#define KEY_GROUPS (ELEMENT == KV8 ? 4 : 1) /* dot-product groups of a key that a lane holds as they lie in memory */
+#define INPUT_ZERO (GROUP == 4 ? 128 : 0)   /* added to int8 inputs, for dot products that want them without a sign */
 
 #if defined(__AVX512F__)
 #include "simd/avx512.h"
@@ -114,7 +119,7 @@ INLINE void store_reals(char *p, vec x, ptrdiff_t n) {
 }
 
 /* Elements in memory to and from the compute type; for I8, the bfloat16 operands that go with int8 weights. */
-#if ELEMENT == F32 || ELEMENT == F64
+#if ELEMENT == F32 || ELEMENT == F64 || ELEMENT == KV8
 INLINE vec load_elements(const char *p, ptrdiff_t n) { return load_reals(p, n); }
 
 INLINE void store_elements(char *p, vec x, ptrdiff_t n) { store_reals(p, x, n); }
@@ -182,7 +187,9 @@ INLINE void store_strided(char *p, ptrdiff_t step, vec x, ptrdiff_t n) {
 /* The operands of multiply_add: lanes of dot-product groups, GROUP elements each (the layout of VNNI).
  *
  *   primitive       lanes of groups from                          used for
- *   load_groups     up to LANES * GROUP elements of a row         queries, keys, weights
+ *   load_groups     up to LANES * GROUP elements of a row         queries, weights
+ *   load_key_lanes  KEY_GROUPS times as many, as they lie         keys
+ *   key_group       the s-th group of each of these lanes         keys
  *   pack_groups     neighbouring lanes of low, then of high       inputs of a product, decode's weights
  *   join_groups     the same lanes of two vectors                 prefill's weights
  *   join_rows       up to LANES elements of each of two rows      values
@@ -211,6 +218,9 @@ INLINE vec pack_groups(vec low, vec high) { return (void)high, low; }
 
 INLINE vec join_groups(vec low, vec high) { return (void)high, low; }
 
+INLINE vec live_groups(vec weight) { return (vec)((ivec)weight != SIGN_BIT); }
+
+#if ELEMENT != KV8
 INLINE vec join_rows(const char *low, const char *high, ptrdiff_t step, ptrdiff_t n) {
   return (void)high, load_strided(low, step, n);
 }
@@ -219,8 +229,20 @@ INLINE void join_rows_wide(const char *low, const char *high, ptrdiff_t offset, 
   (void)high;
   x[0] = load_elements(low + offset, LANES);
 }
+#endif
+#endif
 
-INLINE vec live_groups(vec weight) { return (vec)((ivec)weight != SIGN_BIT); }
+/* Rows of keys and values as they lie; row_scale, that of a row of int8, by which scale_values multiplies them. */
+#if ELEMENT == KV8
+#include "simd/int8_keys.h"
+#else
+INLINE vec row_scale(const char *scales, ptrdiff_t offset) { return (void)scales, (void)offset, (vec){0}; }
+
+INLINE vec scale_values(vec x, vec scale) { return (void)scale, x; }
+
+INLINE vec load_key_lanes(const char *p, ptrdiff_t step, ptrdiff_t n) { return load_groups(p, step, n); }
+
+INLINE vec key_group(vec lanes, int s) { return (void)s, lanes; }
 #endif
 
 /* Boolean masks: bytes of 16 rows, transposed 16 x 16 within each 16 bytes of a vector. */

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn.functional import merge_attention, scaled_dot_product_attention
+from pyattn.functional import attend, merge_attention, scaled_dot_product_attention
 from pyattn.precision import BFLOAT16_BITS, INT8, from_bfloat16, to_bfloat16, to_int8
 
 SPLIT = 1024  # keys that are widened at a time
@@ -18,15 +18,20 @@ class KVCache:
     """Keys and values of sequences that grow: preallocated, appended to in place.
 
     Incremental decoding: Vaswani et al. 2017 (arXiv:1706.03762), section 3.1; Shazeer 2019 (arXiv:1911.02150), section
-    2.4. B sequences, H heads of keys, D features of a head. Memory is taken once: 2 B H capacity D elements. float32
-    and float64 are read in place; `attend` widens bfloat16 and int8 to float32, 1,024 keys at a time.
+    2.4. B sequences, H heads of keys, D features of a head. Memory is taken once: 2 B H capacity D elements. All are
+    read in place but bfloat16, which `attend` widens to float32, 1,024 keys at a time.
+
+    int8 has a scale for each key and each value of a head, as KIVI has for values (Liu et al. 2024, arXiv:2402.02750,
+    section 3): a 127th of the largest magnitude, by which elements, rounded to the nearest, are multiplied as they are
+    read. An element moves by at most half of it, one of a normal distribution by 0.7 % of its size on average, and a
+    result by about as much: see `attend`. A row with an element that is not finite is NaN as a whole.
 
     Args:
         batch_size: B, sequences; each has a length of its own.
         num_heads: H.
         capacity: keys that a sequence may have, or with a window that are held at most.
         width: D.
-        dtype: "float32", "float64", "bfloat16", or "int8" with a scale for each key and each value of a head.
+        dtype: "float32", "float64", "bfloat16" or "int8".
         window: None, or how many of the last keys are needed: older ones are dropped, and a sequence grows without end.
 
     Raises:
@@ -76,10 +81,11 @@ class KVCache:
     def _keep(self, rows: int) -> None:
         """Keeps the first `rows` sequences."""
         self._held = self._stored[:, :rows]
+        self._held_scales = self._scales[:, :rows] if self._dtype == INT8 else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copy and pickle: without the view, which would become an array of its own."""
-        return {name: value for name, value in vars(self).items() if name != "_held"}
+        """For copy and pickle: without the views, which would become arrays of their own."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_held")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -122,8 +128,9 @@ class KVCache:
         """scaled_dot_product_attention of query (B, Hq, L, D) to the sequences, Hq a multiple of H.
 
         The last query stands at the last key; options and results are the function's but for kv_lengths, which are the
-        cache's. Masks and biases are for (B, Hq, L, longest). Where bfloat16 or int8 are stored, query is float32, and
-        a sparse mask or return_weights has all keys widened at once.
+        cache's. Masks and biases are for (B, Hq, L, longest). Where bfloat16 or int8 are stored, query is float32; of
+        bfloat16, a sparse mask or return_weights has all keys widened at once. int8 gives the bits that `keys` and
+        `values` would.
 
         Raises:
             TypeError, ValueError: as scaled_dot_product_attention; kv_lengths are given.
@@ -132,10 +139,19 @@ class KVCache:
             raise TypeError("KVCache.attend: kv_lengths are the cache's; truncate makes sequences shorter")
         options["kv_lengths"] = self.lengths
         longest = int(self.lengths.max(initial=0))
+        if self._dtype == INT8:
+            return self._attend_to_int8(query, longest, options)
         at_once = any(hasattr(options.get(name), "tocsr") for name in ("mask", "bias")) or options.get("return_weights")
         if self._dtype == self._compute_type or longest <= SPLIT or at_once:
             return scaled_dot_product_attention(query, self.keys, self.values, **options)
         return self._attend_in_splits(query, longest, options)
+
+    def _attend_to_int8(self, query: Array, longest: int, options: dict[str, Any]) -> Any:
+        name = "scaled_dot_product_attention"
+        query, _ = _checks.attention_arrays(name, query=query, key=np.zeros(0, np.float32))
+        keys, values = self._held[:, :, :, :longest]
+        scales = dict(zip(("key_scales", "value_scales"), self._scales[:, : len(keys), :, :longest], strict=True))
+        return attend(name, query, keys, values, {"query": query, **options}, scales)
 
     def _attend_in_splits(self, query: Array, longest: int, options: dict[str, Any]) -> Any:
         """attend, over SPLIT keys at a time, whose results are merged. Options are checked once, against all keys."""

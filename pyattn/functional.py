@@ -1,7 +1,7 @@
 """Attention on arrays."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
@@ -166,10 +166,23 @@ def scaled_dot_product_attention(
     given = locals().copy()  # the arguments by name: the options, and what out must not overlap
     function = "scaled_dot_product_attention"
     query, key, value = _checks.attention_arrays(function, query=query, key=key, value=value)
+    return attend(function, query, key, value, given)
+
+
+def attend(
+    function: str, query: Array, key: Array, value: Array, given: dict[str, Any], scales: Mapping[str, Array] = {}
+) -> Any:
+    """scaled_dot_product_attention of arrays, given the other arguments, all by name.
+
+    scales: of int8 keys and values to a float32 query, key_scales and value_scales (..., Hkv, S), float32.
+    """
     call = _checks.attention_call(function, query, key, value, given)
-    return_lse = _checks.flag(function, "return_lse", return_lse)
-    return_weights = _checks.flag(function, "return_weights", return_weights)
-    results = {"out": _checks.output(function, out, (*query.shape[:-1], value.shape[-1]), query.dtype, given)}
+    for name, x in scales.items():
+        call.bind(name, x)
+    return_lse = _checks.flag(function, "return_lse", given.get("return_lse", False))
+    return_weights = _checks.flag(function, "return_weights", given.get("return_weights", False))
+    shape = (*query.shape[:-1], value.shape[-1])
+    results = {"out": _checks.output(function, given.get("out"), shape, query.dtype, given)}
     if return_lse:
         results["lse"] = np.empty(query.shape[:-1], _checks.statistics_dtype(query.dtype))
     if return_weights:

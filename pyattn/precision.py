@@ -50,6 +50,8 @@ def to_int8(weight: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     weight = np.asarray(weight, np.float32)
     with np.errstate(invalid="ignore"):  # a row that is not finite has a scale that is not
         scales = np.maximum(weight.max(axis=-1, initial=0), -weight.min(axis=-1, initial=0)) / np.float32(127)
+        # denormal ones are so coarse that quotients would pass 127
+        scales = np.where(scales < np.finfo(np.float32).tiny, np.float32(0), scales)
         divisors = np.where(scales > 0, scales, np.float32(1))[..., None]
         elements = np.empty(weight.shape, np.int8)
         rows = max(1, _PART * len(weight) // max(1, weight.size))

@@ -19,25 +19,50 @@
 #include "options.h"
 
 enum {
-  SCORE_GROUPS = 2, /* of LANES keys scored at a time: their chains of sums fill each other's waits */
-  ROWS_AHEAD = 32,  /* keys and values are prefetched that many keys before they are read */
-  ROWS_AT_ONCE = 3, /* rows whose weighted sums stay in registers */
+  COLUMNS = LANES * GROUP * KEY_GROUPS, /* features of a key that are loaded at a time */
+  SCORE_GROUPS = 2,                  /* of LANES keys scored at a time: their chains of sums fill each other's waits */
+  KEY_ROWS = KEY_BYTES == 1 ? 4 : 1, /* rows that share a key which is widened in registers */
+  ROWS_AHEAD = 32,                   /* keys and values are prefetched that many keys before they are read */
+  ROWS_AT_ONCE = 3,                  /* rows whose weighted sums stay in registers */
   VALUE_VECTORS = TILE_ROWS * TILE_VECTORS / ROWS_AT_ONCE, /* and vectors of features of each */
 };
 
-/* Loads a LANES x LANES block of dot-product groups of K and transposes it, so that keys run along the lanes. */
+/* Runs a statement for ROWS rows from r on until there are no more; ROWS, at most `most`, is a constant. */
+#define FOR_ROWS_AT_ONCE(rows, most, statement)                 \
+  for (ptrdiff_t r = 0; r < rows; r += most) {                  \
+    WITH_CONSTANT(ROWS, least(rows - r, most), most, statement) \
+  }
+
+/* Loads features of LANES keys and transposes them, so that keys run along the lanes; int8 lies four in a lane. */
 INLINE void load_keys_along_lanes(vec x[LANES], const char *const *key, ptrdiff_t offset, ptrdiff_t step,
                                   ptrdiff_t columns) {
-  if (step == ELEMENT_BYTES && columns == LANES * GROUP) {
-    UNROLL for (int i = 0; i < LANES; i++) x[i] = load_groups(key[i] + offset, ELEMENT_BYTES, LANES * GROUP);
+  if (step == KEY_BYTES && columns == COLUMNS) {
+    UNROLL for (int i = 0; i < LANES; i++) x[i] = load_key_lanes(key[i] + offset, KEY_BYTES, COLUMNS);
   } else {
-    UNROLL for (int i = 0; i < LANES; i++) x[i] = load_groups(key[i] + offset, step, columns);
+    UNROLL for (int i = 0; i < LANES; i++) x[i] = load_key_lanes(key[i] + offset, step, columns);
   }
   transpose(x);
 }
 
-/* Scores of `groups` groups of keys, whose rows are given, into p. After the last key, that is repeated. */
-INLINE void score_groups(const struct pyattn_query_block *block, const char *const *key, int groups,
+/* sums[r] += the products of `rows` queries and loaded keys, of `lanes` lanes each; scale: of int8 keys. */
+INLINE void multiply_keys(vec *sums, const vec *q, ptrdiff_t first_row, const vec *x, vec scale, int rows, int lanes) {
+  vec sum[KEY_ROWS];
+  UNROLL for (int r = 0; r < rows; r++) sum[r] = sums[first_row + r];
+  UNROLL for (int i = 0; i < lanes; i++) {
+    UNROLL for (int s = 0; s < KEY_GROUPS; s++) {
+      const vec key = scale_values(key_group(x[i], s), scale);
+      UNROLL for (int r = 0; r < rows; r++) {
+        const real *feature = (const real *)(q + i * KEY_GROUPS + s) + first_row + r;
+        sum[r] = multiply_add(splat(load_real(feature)), key, sum[r]);
+      }
+    }
+  }
+  UNROLL for (int r = 0; r < rows; r++) sums[first_row + r] = sum[r];
+}
+
+/* Scores of `groups` groups of keys, whose rows and, of int8, scales are given, into p. After the last key, that is
+ * repeated. */
+INLINE void score_groups(const struct pyattn_query_block *block, const char *const *key, const real *scales, int groups,
                          ptrdiff_t bytes_ahead, vec *p) {
   const struct pyattn_attention *call = block->call;
   const ptrdiff_t rows = block->rows, row = call->operands[PYATTN_KEY].row, step = call->operands[PYATTN_KEY].column;
@@ -49,17 +74,17 @@ INLINE void score_groups(const struct pyattn_query_block *block, const char *con
     for (int group = 0; group < groups; group++) {
       for (ptrdiff_t r = 0; r < rows; r++) acc[group][r] = (vec){0};
     }
-    for (ptrdiff_t column = d; column < end; column += LANES * GROUP, q += LANES) {
-      const ptrdiff_t columns = least(end - column, LANES * GROUP);
+    for (ptrdiff_t column = d; column < end; column += COLUMNS, q += LANES * KEY_GROUPS) {
+      const ptrdiff_t columns = least(end - column, COLUMNS);
       for (int group = 0; group < groups; group++) {
         vec x[LANES];
         load_keys_along_lanes(x, key + group * LANES, column * step, step, columns);
-        for (ptrdiff_t r = 0; r < rows; r++) {
-          vec sum = acc[group][r];
-          UNROLL for (int i = 0; i < LANES; i++) {
-            sum = multiply_add(splat(load_real((const real *)(q + i) + r)), x[i], sum);
-          }
-          acc[group][r] = sum;
+        const vec scale = scales ? load(scales + group * LANES) : (vec){0};
+        if (KEY_GROUPS == 1 || columns == COLUMNS) {
+          FOR_ROWS_AT_ONCE(rows, KEY_ROWS, multiply_keys(acc[group], q, r, x, scale, ROWS, LANES))
+        } else {
+          const int lanes = (int)(columns + KEY_GROUPS - 1) / KEY_GROUPS;
+          FOR_ROWS_AT_ONCE(rows, KEY_ROWS, multiply_keys(acc[group], q, r, x, scale, ROWS, lanes))
         }
       }
       /* whole rows, one after the other: the machine follows */
@@ -81,14 +106,17 @@ static void score_rows(const struct pyattn_query_block *block, const struct pyat
                        ptrdiff_t count) {
   const struct pyattn_attention *call = block->call;
   const struct pyattn_array *array = &call->operands[PYATTN_KEY];
-  const ptrdiff_t bytes = keys->index || array->column != ELEMENT_BYTES ? 0 : call->width * ELEMENT_BYTES;
+  const ptrdiff_t bytes = keys->index || array->column != KEY_BYTES ? 0 : call->width * KEY_BYTES;
   for (ptrdiff_t j = 0; j < count; j += SCORE_GROUPS * LANES) {
     const int groups = count - j <= LANES ? 1 : SCORE_GROUPS;
     const char *key[SCORE_GROUPS * LANES];
+    real scales[SCORE_GROUPS * LANES];
     for (int i = 0; i < groups * LANES; i++) {
-      key[i] = keys->key + key_index(keys, first + least(j + i, count - 1)) * array->row;
+      const ptrdiff_t number = key_index(keys, first + least(j + i, count - 1));
+      key[i] = keys->key + number * array->row;
+      if (KEY_BYTES == 1) scales[i] = load_real(keys->key_scale + number * call->operands[PYATTN_KEY_SCALES].row);
     }
-    score_groups(block, key, groups, bytes, state_of(block)->p + j);
+    score_groups(block, key, KEY_BYTES == 1 ? scales : NULL, groups, bytes, state_of(block)->p + j);
   }
 }
 
@@ -126,12 +154,6 @@ INLINE void sum_weights(struct attention_state *state, ptrdiff_t first_row, ptrd
   UNROLL for (int r = 0; r < rows; r++) sums[r] = sum[r];
 }
 
-/* Runs a statement for ROWS rows from r on until there are no more; ROWS, at most ROWS_AT_ONCE, is a constant. */
-#define FOR_ROWS_AT_ONCE(rows, statement)                                       \
-  for (ptrdiff_t r = 0; r < rows; r += ROWS_AT_ONCE) {                          \
-    WITH_CONSTANT(ROWS, least(rows - r, ROWS_AT_ONCE), ROWS_AT_ONCE, statement) \
-  }
-
 /* Logits to weights, relative to the new maximum. */
 static void softmax_rows(const struct pyattn_query_block *block, ptrdiff_t count, int masked) {
   struct attention_state *state = state_of(block);
@@ -151,7 +173,7 @@ static void softmax_rows(const struct pyattn_query_block *block, ptrdiff_t count
     }
   }
   real sums[LANES];
-  FOR_ROWS_AT_ONCE(rows, sum_weights(state, r, count, ROWS, sums + r))
+  FOR_ROWS_AT_ONCE(rows, ROWS_AT_ONCE, sum_weights(state, r, count, ROWS, sums + r))
   for (ptrdiff_t r = 0; r < rows; r++) sum[r] = sums[r];
   state->split.sum[0] = state->split.sum[0] * state->rescale[0] + sum;
   for (ptrdiff_t r = 0; count % GROUP != 0 && r < rows; r++) *weight_at(state, count, r) = 0;
@@ -175,18 +197,21 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
   vec acc[ROWS_AT_ONCE][VALUE_VECTORS];
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
   for (ptrdiff_t j = 0; j < count; j += GROUP) {
-    const char *low = keys->value + key_index(keys, first + j) * value_row + column, *high = NULL;
+    const ptrdiff_t number = key_index(keys, first + j);
+    const vec scale = row_scale(keys->value_scale, number * call->operands[PYATTN_VALUE_SCALES].row);
+    const char *low = keys->value + number * value_row + column, *high = NULL;
     if (GROUP == 2 && j + 1 < count) high = keys->value + key_index(keys, first + j + 1) * value_row + column;
     vec x[VALUE_VECTORS];
     if (vectors > 1) {
-      UNROLL for (int n = 0; n < vectors; n += GROUP) join_rows_wide(low, high, n * LANES * ELEMENT_BYTES, x + n);
-      UNROLL for (int line = 0; line < vectors * LANES * ELEMENT_BYTES; line += 64) {
+      UNROLL for (int n = 0; n < vectors; n += GROUP) join_rows_wide(low, high, n * LANES * KEY_BYTES, x + n);
+      UNROLL for (int line = 0; line < vectors * LANES * KEY_BYTES; line += 64) {
         prefetch_far(low + ahead + line);
         if (GROUP == 2) prefetch_far(low + ahead + value_row + line);
       }
     } else {
       x[0] = join_rows(low, high, step, call->value_width - d);
     }
+    UNROLL for (int n = 0; n < vectors; n++) x[n] = scale_values(x[n], scale);
     UNROLL for (int r = 0; r < rows; r++) {
       const vec weight = splat(*weight_at(state, j / GROUP, first_row + r));
       UNROLL for (int n = 0; n < vectors; n++) {
@@ -206,7 +231,7 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
 INLINE ptrdiff_t accumulate_vectors(const struct pyattn_query_block *block, const struct pyattn_keys *keys,
                                     ptrdiff_t first, ptrdiff_t count, int masked, ptrdiff_t d, int vectors) {
   for (; block->call->value_width - d >= (vectors > 1 ? vectors * LANES : 1); d += vectors * LANES) {
-    FOR_ROWS_AT_ONCE(block->rows, accumulate_part(block, keys, first, count, masked, d, r, ROWS, vectors))
+    FOR_ROWS_AT_ONCE(block->rows, ROWS_AT_ONCE, accumulate_part(block, keys, first, count, masked, d, r, ROWS, vectors))
   }
   return d;
 }
@@ -214,7 +239,7 @@ INLINE ptrdiff_t accumulate_vectors(const struct pyattn_query_block *block, cons
 INLINE void accumulate_rows(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                             ptrdiff_t count, int masked) {
   ptrdiff_t d = 0;
-  if (block->call->operands[PYATTN_VALUE].column == ELEMENT_BYTES) {
+  if (block->call->operands[PYATTN_VALUE].column == KEY_BYTES) {
     d = accumulate_vectors(block, keys, first, count, masked, d, VALUE_VECTORS);
     d = accumulate_vectors(block, keys, first, count, masked, d, VALUE_VECTORS / 2);
   }

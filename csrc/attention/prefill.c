@@ -25,52 +25,65 @@
 
 enum { KEYS_AHEAD = 16 }; /* values are prefetched that many keys before they are added */
 
-/* Keys and values of 16-bit elements are converted once for all blocks of a task to what tiles read: float32, or
+/* Keys and values of 16 or 8 bits are converted once for all blocks of a task to what tiles read: float32, or
  * dot-product groups of bfloat16. Those of float32 and float64 are read in place; decode reads all as they lie. */
 KERNEL ptrdiff_t load_bytes(const struct pyattn_attention *call) {
-  if (ELEMENT_BYTES == sizeof(real) || call->path->by_row) return 0;
+  if (KEY_BYTES == sizeof(real) || call->path->by_row) return 0;
   const ptrdiff_t keys = round_up(call->width, LANES * GROUP), values = round_up(call->value_width, LANES);
   return (keys / GROUP + values / GROUP) * PYATTN_KEY_BLOCK * (ptrdiff_t)sizeof(real);
 }
 
-/* Rows of keys to [key][group of features], or of values, joined, to [group of keys][feature]. */
-INLINE void load_rows(const char *data, struct pyattn_array from, ptrdiff_t width, ptrdiff_t count, real *target,
-                      int joined) {
+/* Rows of keys to [key][group of features], or of values, joined, to [group of keys][feature]: alike for groups of one.
+ * scales: of int8 rows. */
+INLINE void load_rows(struct pyattn_array from, struct pyattn_array scales, ptrdiff_t width, ptrdiff_t count,
+                      real *target, int joined) {
+  const char *data = from.data;
   const ptrdiff_t rows = joined ? GROUP : 1, step = LANES * GROUP / rows, row = from.row, column = from.column;
   for (ptrdiff_t j = 0; j < count; j += rows, data += rows * row) {
     const char *low = data;
+    const vec scale = row_scale(scales.data, j * scales.row);
     ptrdiff_t left = width;
-    for (; column == ELEMENT_BYTES && j + rows <= count && left >= step; left -= step, target += LANES) {
-      store(target, joined ? join_rows(low, low + row, ELEMENT_BYTES, LANES) : load_groups(low, ELEMENT_BYTES, step));
+    for (; column == KEY_BYTES && j + rows <= count && left >= step; left -= step, target += LANES) {
+      const vec x = joined ? join_rows(low, low + row, KEY_BYTES, LANES) : load_groups(low, KEY_BYTES, step);
+      store(target, scale_values(x, scale));
       UNROLL for (int i = 0; i < rows; i++) __builtin_prefetch(low + (PYATTN_KEY_BLOCK + i) * row, 0, 3);
-      low += step * ELEMENT_BYTES;
+      low += step * KEY_BYTES;
     }
     for (; left > 0; left -= step, low += step * column, target += LANES) {
       const char *high = j + 1 < count ? low + row : NULL;
-      store(target, joined ? join_rows(low, high, column, left) : load_groups(low, column, left));
+      const vec x = joined ? join_rows(low, high, column, left) : load_groups(low, column, left);
+      store(target, scale_values(x, scale));
     }
   }
 }
 
+/* An operand of keys from a key on; data: at key 0, or NULL. */
+INLINE struct pyattn_array from_key(const struct pyattn_attention *call, int which, char *data, ptrdiff_t first) {
+  struct pyattn_array array = call->operands[which];
+  array.data = data ? data + first * array.row : NULL;
+  return array;
+}
+
 KERNEL void load_range(const struct pyattn_attention *call, struct pyattn_keys *keys, char *scratch) {
   if (call->path->by_row) return;
-  const struct pyattn_array *key = &call->operands[PYATTN_KEY], *value = &call->operands[PYATTN_VALUE];
-  const int in_place = ELEMENT_BYTES == sizeof(real);
-  const int keys_are_groups = GROUP == 2 && key->column == ELEMENT_BYTES && call->width % GROUP == 0;
-  char *first_key = keys->key + keys->first * key->row;
-  char *first_value = keys->value ? keys->value + keys->first * value->row : NULL;
+  const int in_place = KEY_BYTES == sizeof(real);
+  const struct pyattn_array key = from_key(call, PYATTN_KEY, keys->key, keys->first);
+  const struct pyattn_array value = from_key(call, PYATTN_VALUE, keys->value, keys->first);
+  const int keys_are_groups = GROUP == 2 && key.column == KEY_BYTES && call->width % GROUP == 0;
   keys->finite = -1;
-  keys->tile_key = (struct pyattn_array){first_key, key->row, GROUP * key->column, 0};
-  keys->tile_value = (struct pyattn_array){first_value, value->row, value->column, 0};
+  keys->tile_key = (struct pyattn_array){key.data, key.row, GROUP * key.column, 0};
+  keys->tile_value = (struct pyattn_array){value.data, value.row, value.column, 0};
   if (!in_place && !keys_are_groups) {
     const ptrdiff_t row = round_up(call->width, LANES * GROUP) / GROUP * (ptrdiff_t)sizeof(real);
-    load_rows(first_key, *key, call->width, keys->count, (real *)scratch, 0);
+    const struct pyattn_array scales = from_key(call, PYATTN_KEY_SCALES, keys->key_scale, keys->first);
+    load_rows(key, scales, call->width, keys->count, (real *)scratch, GROUP == 1);
     keys->tile_key = (struct pyattn_array){scratch, row, sizeof(real), 0};
     scratch += row * PYATTN_KEY_BLOCK;
   }
-  if (!in_place && first_value) {
+  if (!in_place && value.data) {
     const ptrdiff_t row = round_up(call->value_width, LANES) * (ptrdiff_t)sizeof(real);
-    load_rows(first_value, *value, call->value_width, keys->count, (real *)scratch, 1);
+    const struct pyattn_array scales = from_key(call, PYATTN_VALUE_SCALES, keys->value_scale, keys->first);
+    load_rows(value, scales, call->value_width, keys->count, (real *)scratch, 1);
     keys->tile_value = (struct pyattn_array){scratch, row, sizeof(real), 0};
   }
 }
@@ -204,12 +217,13 @@ static void accumulate_live(const struct pyattn_query_block *block, const struct
 /* Whether all loaded values are finite, which the first block to ask finds out for all. */
 static int all_finite(const struct pyattn_attention *call, struct pyattn_keys *keys) {
   if (keys->finite >= 0) return keys->finite;
-  const struct pyattn_array *value = &call->operands[PYATTN_VALUE];
+  const struct pyattn_array lying = from_key(call, PYATTN_VALUE, keys->value, keys->first);
+  const struct pyattn_array value = KEY_BYTES == ELEMENT_BYTES ? lying : keys->tile_value;
   vec zeros = {0}; /* x * 0 is NaN for NaN and inf */
-  for (ptrdiff_t j = keys->first; j < keys->first + keys->count; j++) {
+  for (ptrdiff_t j = 0; j < keys->count; j++) {
     for (ptrdiff_t d = 0; d < call->value_width; d += LANES) {
-      const char *p = keys->value + j * value->row + d * value->column;
-      zeros += load_strided(p, value->column, call->value_width - d) * 0;
+      const char *p = value.data + j * value.row + d * value.column;
+      zeros += load_strided(p, value.column, call->value_width - d) * 0;
     }
   }
   keys->finite = sum_lanes(zeros) == 0;

@@ -25,6 +25,8 @@
 #define load_first(p, n) ((vec)MM_REALS(maskz_loadu)(FIRST_LANES(n), p))
 #define store_first(p, x, n) MM_REALS(mask_storeu)(p, FIRST_LANES(n), x)
 
+#define load_bytes_first(p, n) ((vec)_mm512_maskz_loadu_epi8((__mmask64)((1ull << (n)) - 1), p))
+
 #if REAL_BITS == 32
 #define larger(a, b) ((ivec)_mm512_max_epi32((__m512i)(a), (__m512i)(b)))
 

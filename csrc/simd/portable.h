@@ -21,6 +21,14 @@ INLINE vec load_first(const void *p, ptrdiff_t n) {
 INLINE void store_first(void *p, vec x, ptrdiff_t n) { memcpy(p, &x, (size_t)n * sizeof(real)); }
 #endif
 
+#ifndef load_bytes_first
+INLINE vec load_bytes_first(const void *p, ptrdiff_t n) {
+  vec x = {0};
+  memcpy(&x, p, (size_t)n);
+  return x;
+}
+#endif
+
 #ifndef vmax
 INLINE vec vmax(vec a, vec b) { return choose(a > b, a, b); }
 

@@ -5,6 +5,7 @@ from pyattn._checks.arrays import (
     array,
     attention_arrays,
     below,
+    cache_dtype,
     integers,
     is_bfloat16,
     is_real,

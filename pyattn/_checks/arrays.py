@@ -83,6 +83,22 @@ def weight_dtype(function: str, dtype: Any) -> np.dtype[Any]:
     raise TypeError(f'{function}: dtype must be "float32", "float64", "bfloat16" or "int8", not {named!r}')
 
 
+def cache_dtype(function: str, dtype: Any, compute_type: np.dtype[Any]) -> str | None:
+    """ "int8", which layers of that compute type must be able to read, or None."""
+    if dtype is None:
+        return None
+    try:
+        known = np.dtype(dtype) == np.int8
+    except TypeError:  # not a dtype at all
+        known = False
+    if not known:
+        named = getattr(dtype, "__name__", dtype)
+        raise TypeError(f'{function}: cache_dtype must be "int8" or None, for the layers\' own, not {named!r}')
+    if compute_type != FLOAT32:
+        raise ValueError(f'{function}: cache_dtype="int8" is for layers that compute in float32, not {compute_type}')
+    return "int8"
+
+
 def weight_dtype_name(function: str, dtype: Any) -> str:
     """The name of what weight_dtype accepts, as a user would write it."""
     seen = weight_dtype(function, dtype).name

@@ -29,7 +29,7 @@ cdef class Binding:
 
 cdef class Memory:
     cdef Binding binding
-    cdef cnp.ndarray cache
+    cdef cnp.ndarray cache, scales
     cdef tuple rows, query_rotation, key_rotation
 
 

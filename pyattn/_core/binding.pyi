@@ -26,6 +26,7 @@ class Memory:
         binding: Binding,
         rows: tuple[Array, Array] | None,
         cache: Array | None,
+        scales: Array | None,
         query_rotation: Rotation,
         key_rotation: Rotation,
     ) -> None: ...

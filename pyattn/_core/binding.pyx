@@ -49,11 +49,13 @@ cdef class Binding:
 
 
 cdef class Memory:
-    """What cross-attention attends to, in one call: rows of keys and of values, or a cache that has them; which rows
-    attend to which of these keys; and the rotary positions of the queries and of the keys' rows, or None."""
+    """What cross-attention attends to, in one call: rows of keys and of values, or a cache that has them, with the
+    scales of one of int8; which rows attend to which of these keys; and the rotary positions of the queries and of the
+    keys' rows, or None."""
 
     def __init__(
-        self, Binding binding not None, tuple rows, cnp.ndarray cache, tuple query_rotation, tuple key_rotation
+        self, Binding binding not None, tuple rows, cnp.ndarray cache, cnp.ndarray scales, tuple query_rotation,
+        tuple key_rotation,
     ):
-        self.binding, self.rows, self.cache = binding, rows, cache
+        self.binding, self.rows, self.cache, self.scales = binding, rows, cache, scales
         self.query_rotation, self.key_rotation = query_rotation, key_rotation

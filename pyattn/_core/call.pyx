@@ -5,12 +5,12 @@ from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 
 from pyattn._core.attention cimport operations, run_attention
-from pyattn._core.runtime cimport kernels_of
+from pyattn._core.runtime cimport kernels_of, kernels_of_int8_keys
 from pyattn._core.kernels cimport (
-    PYATTN_ALIBI_SLOPES, PYATTN_BIAS, PYATTN_COLUMN_SUMS, PYATTN_ENTROPY, PYATTN_KEY, PYATTN_KV_LENGTHS, PYATTN_LSE,
-    PYATTN_MASK, PYATTN_MASK_BOOL, PYATTN_MASK_NONE, PYATTN_MASK_REAL, PYATTN_MAX, PYATTN_MOMENTS, PYATTN_OPERANDS,
-    PYATTN_OUT, PYATTN_QUERY, PYATTN_QUERY_OFFSET, PYATTN_SINKS, PYATTN_TOP_KEYS, PYATTN_TOP_WEIGHTS, PYATTN_VALUE,
-    PYATTN_WEIGHTS,
+    PYATTN_ALIBI_SLOPES, PYATTN_BIAS, PYATTN_COLUMN_SUMS, PYATTN_ENTROPY, PYATTN_KEY, PYATTN_KEY_SCALES,
+    PYATTN_KV_LENGTHS, PYATTN_LSE, PYATTN_MASK, PYATTN_MASK_BOOL, PYATTN_MASK_NONE, PYATTN_MASK_REAL, PYATTN_MAX,
+    PYATTN_MOMENTS, PYATTN_OPERANDS, PYATTN_OUT, PYATTN_QUERY, PYATTN_QUERY_OFFSET, PYATTN_SINKS, PYATTN_TOP_KEYS,
+    PYATTN_TOP_WEIGHTS, PYATTN_VALUE, PYATTN_VALUE_SCALES, PYATTN_WEIGHTS,
 )
 from pyattn._core.rows cimport data_of
 from pyattn._core.tasks cimport KEY_ROWS, QUERY_ROWS, SEQUENCE_ROWS
@@ -22,7 +22,8 @@ cdef enum:
 
 # Operands by name, and how many of their axes follow those of batch and heads: see bind_array.
 NAMES = {
-    "query": (PYATTN_QUERY, 2), "key": (PYATTN_KEY, 2), "value": (PYATTN_VALUE, 2), "mask": (PYATTN_MASK, 2),
+    "query": (PYATTN_QUERY, 2), "key": (PYATTN_KEY, 2), "value": (PYATTN_VALUE, 2),
+    "key_scales": (PYATTN_KEY_SCALES, 1), "value_scales": (PYATTN_VALUE_SCALES, 1), "mask": (PYATTN_MASK, 2),
     "bias": (PYATTN_BIAS, 2), "alibi_slopes": (PYATTN_ALIBI_SLOPES, 0), "sinks": (PYATTN_SINKS, 0),
     "kv_lengths": (PYATTN_KV_LENGTHS, -1), "query_offset": (PYATTN_QUERY_OFFSET, -1),
     "out": (PYATTN_OUT, 2), "lse": (PYATTN_LSE, 1), "max": (PYATTN_MAX, 1), "entropy": (PYATTN_ENTROPY, 1),
@@ -38,6 +39,7 @@ cdef void begin_call_of(Call *call, const pyattn_kernels *kernels, Py_ssize_t he
     call.heads, call.key_heads = heads, key_heads
     call.shared.mask_kind = PYATTN_MASK_NONE
     call.rows[PYATTN_KEY] = call.rows[PYATTN_VALUE] = call.rows[PYATTN_COLUMN_SUMS] = KEY_ROWS
+    call.rows[PYATTN_KEY_SCALES] = call.rows[PYATTN_VALUE_SCALES] = KEY_ROWS
     call.rows[PYATTN_KV_LENGTHS] = call.rows[PYATTN_QUERY_OFFSET] = SEQUENCE_ROWS
 
 
@@ -76,8 +78,9 @@ cdef class AttentionCall:
     """Attention of query (..., H, L, D) to key (..., Hkv, S, D) and value (..., Hkv, S, Dv), or (L, D) without heads.
 
     Arrays are of any strides, and are trusted: pyattn._checks.attention_call makes calls of what users give. value may
-    be None: only statistics are computed. With cu_seqlens_q and cu_seqlens_k, contiguous int64 (sequences + 1,), query
-    is (H, total L, D) and sequence i is rows cu_seqlens_q[i] ... cu_seqlens_q[i + 1] of it against those rows of keys.
+    be None: only statistics are computed. To float32 queries, keys and values may be int8, whose scales are bound then.
+    With cu_seqlens_q and cu_seqlens_k, contiguous int64 (sequences + 1,), query is (H, total L, D) and sequence i is
+    rows cu_seqlens_q[i] ... cu_seqlens_q[i + 1] of it against those rows of keys.
     """
 
     def __init__(
@@ -87,9 +90,11 @@ cdef class AttentionCall:
         cdef int ndim = query.ndim, dtype = cnp.PyArray_TYPE(query)
         cdef const cnp.npy_intp *shape = cnp.PyArray_DIMS(query)
         cdef bint has_heads = ndim > 2
+        cdef const pyattn_kernels *kernels
         if cnp.PyArray_ITEMSIZE(query) == 2 and dtype != cnp.NPY_FLOAT16:
             dtype = cnp.NPY_UINT16  # the bits of bfloat16, which NumPy does not know
-        begin_call_of(&self.call, kernels_of(dtype), shape[ndim - 3] if has_heads else 1,
+        kernels = kernels_of_int8_keys() if cnp.PyArray_TYPE(key) == cnp.NPY_INT8 else kernels_of(dtype)
+        begin_call_of(&self.call, kernels, shape[ndim - 3] if has_heads else 1,
                       cnp.PyArray_DIMS(key)[ndim - 3] if has_heads else 1)
         self.operands = {}
         self.call.batch_axes = ndim - 3 if has_heads else 0
@@ -114,9 +119,9 @@ cdef class AttentionCall:
     def bind(self, str name not None, cnp.ndarray array not None):
         """Gives the call an operand, whose leading axes are the query's.
 
-        Read: mask (..., H, L, S), boolean or of query's dtype; bias (..., H, L, S); alibi_slopes and sinks (..., H) of
-        the compute type, which is float64 for float64 and otherwise float32; kv_lengths and query_offset, int64, (...)
-        or, packed, (sequences,).
+        Read: key_scales and value_scales (..., Hkv, S), float32; mask (..., H, L, S), boolean or of query's dtype; bias
+        (..., H, L, S); alibi_slopes and sinks (..., H) of the compute type, which is float64 for float64 and otherwise
+        float32; kv_lengths and query_offset, int64, (...) or, packed, (sequences,).
 
         Written: out (..., H, L, Dv); lse, max and entropy (..., H, L) of the compute type; weights (..., H, L, S),
         which are zeros before; top_keys int64 and top_weights (..., H, L, k); column_sums (..., H, S) of the compute

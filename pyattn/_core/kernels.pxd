@@ -8,7 +8,8 @@ cdef extern from "kernels.h" nogil:
         PYATTN_KEY_BLOCK, PYATTN_SPLIT, PYATTN_WIDTH_BLOCK, PYATTN_DECODE_ROWS, PYATTN_ALIGNMENT
         PYATTN_FLOAT32, PYATTN_FLOAT64, PYATTN_FLOAT16, PYATTN_BFLOAT16, PYATTN_INT8
         PYATTN_IDENTITY, PYATTN_RELU, PYATTN_GELU, PYATTN_GELU_TANH, PYATTN_SILU
-        PYATTN_QUERY, PYATTN_KEY, PYATTN_VALUE, PYATTN_MASK, PYATTN_BIAS, PYATTN_ALIBI_SLOPES, PYATTN_SINKS
+        PYATTN_QUERY, PYATTN_KEY, PYATTN_VALUE, PYATTN_KEY_SCALES, PYATTN_VALUE_SCALES
+        PYATTN_MASK, PYATTN_BIAS, PYATTN_ALIBI_SLOPES, PYATTN_SINKS
         PYATTN_KV_LENGTHS, PYATTN_QUERY_OFFSET, PYATTN_OUT, PYATTN_LSE, PYATTN_MAX, PYATTN_ENTROPY, PYATTN_MOMENTS
         PYATTN_WEIGHTS, PYATTN_TOP_KEYS, PYATTN_TOP_WEIGHTS, PYATTN_COLUMN_SUMS, PYATTN_OPERANDS
 
@@ -34,6 +35,8 @@ cdef extern from "kernels.h" nogil:
     struct pyattn_keys:
         char *key
         char *value
+        char *key_scale
+        char *value_scale
         const int32_t *index
         const char *index_bias
         Py_ssize_t first, count
@@ -73,6 +76,7 @@ cdef extern from "kernels.h" nogil:
     struct pyattn_kernels:
         int lanes, tile_rows, tile_vectors, real_bytes, group
         pyattn_attention_path prefill, decode
+        void (*round_row)(const char *features, Py_ssize_t width, char *rounded, float *scale) noexcept nogil
         void (*weights_begin)(const pyattn_query_block *) noexcept nogil
         void (*weights_update)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,
                                Py_ssize_t count) noexcept nogil
@@ -108,5 +112,6 @@ cdef extern from "kernels.h" nogil:
         const pyattn_kernels *float16
         const pyattn_kernels *bfloat16
         const pyattn_kernels *int8
+        const pyattn_kernels *int8_keys
 
     const pyattn_isa *pyattn_isas()

@@ -12,7 +12,9 @@ class AttentionPlan:
     head_dim: int
     def __init__(self, layer: Any, revision: object) -> None: ...
     def run(self, x: Array, own: Binding, rotation: Rotation, memory: Memory | None) -> Array: ...
-    def precompute(self, x: Array, binding: Binding, rotation: Rotation, cache: Array) -> None: ...
+    def precompute(
+        self, x: Array, binding: Binding, rotation: Rotation, cache: Array, scales: Array | None
+    ) -> None: ...
 
 class LayerPlan:
     revision: object
@@ -27,5 +29,12 @@ class LayerPlan:
         revision: object,
     ) -> None: ...
     def run(
-        self, x: Array, out: Array, own: Binding, rotation: Rotation, memory: Memory | None, cache: Array | None
+        self,
+        x: Array,
+        out: Array,
+        own: Binding,
+        rotation: Rotation,
+        memory: Memory | None,
+        cache: Array | None,
+        scales: Array | None,
     ) -> None: ...

@@ -5,7 +5,8 @@ of a layer's attributes, and refuses those that do not fit each other. A Binding
 one call share. `run` takes a binding and rows, a contiguous array (n, E).
 
 A rotation is None, or the rows' positions, int64 (n,), and tables (positions, half) of cosines and sines. A cache is an
-array (2, batch, key heads, capacity, head_dim), of keys and of values.
+array (2, batch, key heads, capacity, head_dim), of keys and of values; one of int8 has scales (2, batch, key heads,
+capacity), float32, else these are None.
 """
 
 cimport numpy as cnp
@@ -17,10 +18,10 @@ from pyattn._core.binding cimport (
     ATTENDED, BRANCH, GATES, HIDDEN, KEYS, NORMED, PROJECTED, VALUES, Binding, Memory, threads_for,
 )
 from pyattn._core.call cimport begin_call_of, bind, bind_array, set_window
-from pyattn._core.runtime cimport kernels_of
+from pyattn._core.runtime cimport kernels_of, kernels_of_int8_keys
 from pyattn._core.kernels cimport (
-    PYATTN_ALIBI_SLOPES, PYATTN_BIAS, PYATTN_KEY, PYATTN_KV_LENGTHS, PYATTN_MASK, PYATTN_OUT, PYATTN_QUERY,
-    PYATTN_QUERY_OFFSET, PYATTN_SINKS, PYATTN_VALUE,
+    PYATTN_ALIBI_SLOPES, PYATTN_BIAS, PYATTN_KEY, PYATTN_KEY_SCALES, PYATTN_KV_LENGTHS, PYATTN_MASK, PYATTN_OUT,
+    PYATTN_QUERY, PYATTN_QUERY_OFFSET, PYATTN_SINKS, PYATTN_VALUE, PYATTN_VALUE_SCALES,
 )
 from pyattn._core.linear cimport Packed, Weights, join, multiply
 from pyattn._core.rows cimport Rows, bytes_of, data_of, part_of, rows_of
@@ -46,28 +47,35 @@ cdef inline Heads heads_of(const Rows *rows, Py_ssize_t batch, Py_ssize_t width)
 
 
 cdef inline Heads cached(cnp.ndarray cache, int which) noexcept:
-    """Those of keys, 0, or values, 1, in a cache."""
+    """Those of keys, 0, or values, 1, in a cache or in its scales."""
     cdef const cnp.npy_intp *strides = cnp.PyArray_STRIDES(cache)
     return Heads(data_of(cache) + which * strides[0], strides[1], strides[2], strides[3])
 
 
 cdef struct Store:
-    Heads rows, cache
+    Heads rows, cache, scales  # scales: of int8, else nowhere
     const int64_t *past_len
     const int64_t *new_len
     Py_ssize_t heads  # of a sequence
 
 
 cdef void store_head(const RowTask *task, Py_ssize_t number) noexcept nogil:
-    """Appends the rows of one head of one sequence, side by side in each row, to its cache."""
+    """Appends the rows of one head of one sequence, side by side in each row, to its cache, which may be int8."""
     cdef const Store *store = <const Store *> task.parameters
     cdef const Heads *rows = &store.rows
     cdef const Heads *cache = &store.cache
     cdef Py_ssize_t sequence = number // store.heads, head = number % store.heads, past = store.past_len[sequence], j
     cdef const char *source = rows.data + sequence * rows.batch + head * rows.head
     cdef char *target = cache.data + sequence * cache.batch + head * cache.head + past * cache.row
+    cdef char *scale = store.scales.data
+    if scale == NULL:
+        for j in range(store.new_len[sequence] - past):
+            memcpy(target + j * cache.row, source + j * rows.row, rows.head)
+        return
+    scale += sequence * store.scales.batch + head * store.scales.head + past * store.scales.row
     for j in range(store.new_len[sequence] - past):
-        memcpy(target + j * cache.row, source + j * rows.row, rows.head)
+        task.kernels.round_row(source + j * rows.row, rows.head // <Py_ssize_t> sizeof(float), target + j * cache.row,
+                               <float *> (scale + j * store.scales.row))
 
 
 cdef class NormPlan:
@@ -106,12 +114,12 @@ cdef class AttentionPlan:
     """What multi-head attention is in every call. `layer` is a MultiHeadAttention, whose attributes are read once."""
     cdef readonly object revision
     cdef readonly object rotary, compute_dtype
-    cdef readonly bint bf16  # whether attention's operands, and caches, are of bfloat16
+    cdef readonly bint bf16  # whether attention's operands, and caches that are not int8, are of bfloat16
     cdef readonly Py_ssize_t head_dim
     cdef int heads, key_heads
     cdef WeightsPlan query, key, value, every, output  # every: query, key and value, if of one width
     cdef Py_ssize_t inner, shared  # features of all heads of queries, and of keys
-    cdef int dtype  # of attention's operands
+    cdef int dtype  # of attention's operands; of the compute type where keys and values are int8
     cdef Call call  # without what is bound at each call
     cdef Py_ssize_t left
     cdef cnp.ndarray slopes, sinks  # (1, heads), alive for call
@@ -162,13 +170,20 @@ cdef class AttentionPlan:
             raise ValueError(f"MultiHeadAttention: sinks of {self.sinks.dtype} do not fit attention in "
                              f"{cnp.PyArray_DescrFromType(dtype)}; layers were replaced")
 
-    cdef int check_cache(self, cnp.ndarray cache, Py_ssize_t batch) except -1:
-        """Refuses a cache that was made for another layer."""
-        if cache.ndim != 5 or cache.shape[1] != batch or cache.shape[2] != self.key_heads \
-                or cache.shape[4] != self.head_dim or cnp.PyArray_TYPE(cache) != self.dtype:
+    cdef int check_cache(self, cnp.ndarray cache, cnp.ndarray scales, Py_ssize_t batch) except -1:
+        """Refuses a cache that was made for another layer; returns the type of queries, and of keys before they are
+        stored."""
+        cdef int dtype = self.dtype if scales is None else self.output.weights.compute_dtype
+        cdef bint fits = cnp.PyArray_TYPE(cache) == (self.dtype if scales is None else cnp.NPY_INT8)
+        if scales is not None:
+            fits = fits and dtype == cnp.NPY_FLOAT32 and cnp.PyArray_TYPE(scales) == dtype \
+                and (<object> scales).shape == (<object> cache).shape[:4]
+        if not fits or cache.ndim != 5 or cache.shape[1] != batch or cache.shape[2] != self.key_heads \
+                or cache.shape[4] != self.head_dim:
             raise ValueError(f"MultiHeadAttention: a cache of {cache.dtype} {list((<object> cache).shape)} does not "
                              f"fit a layer that needs (2, {batch}, {self.key_heads}, capacity, {self.head_dim}), of "
                              "the kind that its own caches are")
+        return dtype
 
     cdef int check_option(self, str name, cnp.ndarray option, Py_ssize_t batch) except -1:
         """Refuses a mask or bias that a stack made for the heads of its first layer, where this one has others."""
@@ -176,13 +191,14 @@ cdef class AttentionPlan:
             raise ValueError(f"MultiHeadAttention: {name} is for {option.shape[0]} sequences and {option.shape[1]} "
                              f"heads, the layer's are {batch} and {self.heads}; layers were replaced")
 
-    cdef Rows project(self, WeightsPlan weights, const Rows *rows, int buffer, Binding binding):
-        """Rows through projections, side by side; None where these read rows of unlike widths, and are refused."""
+    cdef Rows project(self, WeightsPlan weights, const Rows *rows, int buffer, int dtype, Binding binding):
+        """Rows through projections, side by side, of self.dtype or the compute type; weights are None where these read
+        rows of unlike widths, and are refused."""
         if weights is None:
             widths = self.query.weights.inputs, self.key.weights.inputs, self.value.weights.inputs
             raise ValueError(f"MultiHeadAttention: projections from {list(widths)} features do not read the same rows; "
                              "layers were replaced")
-        cdef Rows out = binding.workspace.rows(buffer, self.dtype, rows.count, weights.weights.outputs)
+        cdef Rows out = binding.workspace.rows(buffer, dtype, rows.count, weights.weights.outputs)
         weights.apply(rows, NULL, &out, 0, binding)
         return out
 
@@ -194,7 +210,9 @@ cdef class AttentionPlan:
             rotate_rows(rows, rotation[0], rotation[1], rotation[2], self.head_dim, False,
                         threads_for(binding, 4.0 * rows.count * rows.width))
 
-    cdef int store(self, const Rows *rows, cnp.ndarray cache, int which, Binding binding) except -1:
+    cdef int store(
+        self, const Rows *rows, cnp.ndarray cache, cnp.ndarray scales, int which, Binding binding
+    ) except -1:
         """Appends projected keys, 0, or values, 1, to a cache."""
         cdef Py_ssize_t width = rows.count // max(<Py_ssize_t> 1, binding.batch) * self.head_dim
         cdef Store store
@@ -202,19 +220,29 @@ cdef class AttentionPlan:
         store.rows, store.cache = heads_of(rows, binding.batch, self.head_dim), cached(cache, which)
         store.heads = self.key_heads
         store.past_len, store.new_len = <int64_t *> data_of(binding.past_len), <int64_t *> data_of(binding.new_len)
+        store.scales.data = NULL
+        if scales is not None:
+            store.scales, task.kernels = cached(scales, which), kernels_of_int8_keys()
         task.parameters = &store
         each_row(store_head, &task, binding.batch * self.key_heads, width,
                  threads_for(binding, 1.0 * rows.count * rows.width))
 
-    cdef Rows attend(self, const Rows *rows, Binding own, tuple rotation, Memory memory, cnp.ndarray cache):
+    cdef Rows attend(
+        self, const Rows *rows, Binding own, tuple rotation, Memory memory, cnp.ndarray cache, cnp.ndarray scales
+    ):
         """Attention of rows to themselves, to what their cache holds, or to a memory: the heads side by side, which the
         output projection reads."""
         cdef Rows query, key, value, query_and_key
         cdef Binding binding = own if memory is None else memory.binding
         cdef Py_ssize_t both = self.inner + self.shared
         cdef bint appends = memory is None and cache is not None
+        cdef int dtype = self.dtype
+        if memory is not None:
+            cache, scales = memory.cache, memory.scales
+        if cache is not None:
+            dtype = self.check_cache(cache, scales, binding.batch)
         if memory is None:
-            query_and_key = self.project(self.every, rows, PROJECTED, own)
+            query_and_key = self.project(self.every, rows, PROJECTED, dtype, own)
             query = part_of(&query_and_key, 0, rows.count, 0, self.inner)
             key = part_of(&query_and_key, 0, rows.count, self.inner, self.shared)
             value = part_of(&query_and_key, 0, rows.count, both, self.shared)
@@ -225,33 +253,32 @@ cdef class AttentionPlan:
                 self.encode(&query, self.q_norm, rotation, own)
                 self.encode(&key, self.k_norm, rotation, own)
         else:
-            query = self.project(self.query, rows, PROJECTED, own)
+            query = self.project(self.query, rows, PROJECTED, dtype, own)
             self.encode(&query, self.q_norm, memory.query_rotation, own)
-            cache = memory.cache
             if cache is None:
                 key, value = rows_of(memory.rows[0]), rows_of(memory.rows[1])
-                key = self.project(self.key, &key, KEYS, own)
-                value = self.project(self.value, &value, VALUES, own)
+                key = self.project(self.key, &key, KEYS, dtype, own)
+                value = self.project(self.value, &value, VALUES, dtype, own)
                 self.encode(&key, self.k_norm, memory.key_rotation, own)
-        if cache is not None:
-            self.check_cache(cache, binding.batch)
         if appends:
-            self.store(&key, cache, 0, own)
-            self.store(&value, cache, 1, own)
-        cdef Rows out = own.workspace.rows(ATTENDED, self.dtype, rows.count, self.inner)
+            self.store(&key, cache, scales, 0, own)
+            self.store(&value, cache, scales, 1, own)
+        cdef Rows out = own.workspace.rows(ATTENDED, dtype, rows.count, self.inner)
         cdef Heads all_keys = heads_of(&key, binding.batch, self.head_dim) if cache is None else cached(cache, 0)
         cdef Heads all_values = heads_of(&value, binding.batch, self.head_dim) if cache is None else cached(cache, 1)
-        self.weigh(&query, &all_keys, &all_values, &out, binding)
+        self.weigh(&query, &all_keys, &all_values, scales, &out, binding)
         return out
 
     cdef int weigh(
-        self, const Rows *query, const Heads *keys, const Heads *values, const Rows *out, Binding binding
+        self, const Rows *query, const Heads *keys, const Heads *values, cnp.ndarray scales, const Rows *out,
+        Binding binding,
     ) except -1:
         """out = softmax(query keys^T) values, by the driver of attention."""
         cdef Call call = self.call
         cdef Heads queries = heads_of(query, binding.batch, self.head_dim)
         cdef Heads results = heads_of(out, binding.batch, self.head_dim)
-        cdef Py_ssize_t size = bytes_of(self.dtype)
+        cdef Heads key_scales, value_scales
+        cdef Py_ssize_t size = bytes_of(query.dtype), key_size = size
         self.check_option("mask", binding.mask, binding.batch)
         self.check_option("bias", binding.bias, binding.batch)
         call.batch_shape = &binding.batch
@@ -259,8 +286,14 @@ cdef class AttentionPlan:
         call.cu_seqlens_q = <const int64_t *> data_of(binding.query_starts)
         call.cu_seqlens_k = <const int64_t *> data_of(binding.key_starts)
         bind(&call, PYATTN_QUERY, queries.data, queries.head, queries.row, size, &queries.batch)
-        bind(&call, PYATTN_KEY, keys.data, keys.head, keys.row, size, &keys.batch)
-        bind(&call, PYATTN_VALUE, values.data, values.head, values.row, size, &values.batch)
+        if scales is not None:
+            call.kernels, key_size = kernels_of_int8_keys(), 1
+            key_scales, value_scales = cached(scales, 0), cached(scales, 1)
+            bind(&call, PYATTN_KEY_SCALES, key_scales.data, key_scales.head, key_scales.row, 0, &key_scales.batch)
+            bind(&call, PYATTN_VALUE_SCALES, value_scales.data, value_scales.head, value_scales.row, 0,
+                 &value_scales.batch)
+        bind(&call, PYATTN_KEY, keys.data, keys.head, keys.row, key_size, &keys.batch)
+        bind(&call, PYATTN_VALUE, values.data, values.head, values.row, key_size, &values.batch)
         bind(&call, PYATTN_OUT, results.data, results.head, results.row, size, &results.batch)
         if binding.is_causal:
             set_window(&call, self.left, 0)
@@ -283,22 +316,24 @@ cdef class AttentionPlan:
         shape[0], shape[1] = rows.count, self.output.weights.outputs
         cdef cnp.ndarray result = cnp.PyArray_EMPTY(2, shape, cnp.PyArray_TYPE(x), 0)
         out = rows_of(result)
-        attended = self.attend(&rows, own, rotation, memory, None)
+        attended = self.attend(&rows, own, rotation, memory, None, None)
         self.output.apply(&attended, NULL, &out, 0, own)
         return result
 
     def precompute(
-        self, cnp.ndarray x not None, Binding binding not None, tuple rotation, cnp.ndarray cache not None
+        self, cnp.ndarray x not None, Binding binding not None, tuple rotation, cnp.ndarray cache not None,
+        cnp.ndarray scales,
     ):
         """Stores keys and values of a memory's rows in a cache, for cross-attention."""
         cdef bint alike = self.key.weights.inputs == self.value.weights.inputs
         # One after the other, though they read the same rows: together they leave the nearer caches (a fifth slower).
-        cdef Rows rows = rows_of(x), key = self.project(self.key if alike else None, &rows, PROJECTED, binding), value
-        self.check_cache(cache, binding.batch)
+        cdef int dtype = self.check_cache(cache, scales, binding.batch)
+        cdef Rows rows = rows_of(x), value
+        cdef Rows key = self.project(self.key if alike else None, &rows, PROJECTED, dtype, binding)
         self.encode(&key, self.k_norm, rotation, binding)
-        self.store(&key, cache, 0, binding)
-        value = self.project(self.value, &rows, PROJECTED, binding)
-        self.store(&value, cache, 1, binding)
+        self.store(&key, cache, scales, 0, binding)
+        value = self.project(self.value, &rows, PROJECTED, dtype, binding)
+        self.store(&value, cache, scales, 1, binding)
 
 
 cdef class BlockPlan:
@@ -362,17 +397,17 @@ cdef class LayerPlan:
 
     def run(
         self, cnp.ndarray x not None, cnp.ndarray out not None, Binding own not None, tuple rotation,
-        Memory memory, cnp.ndarray cache,
+        Memory memory, cnp.ndarray cache, cnp.ndarray scales,
     ):
-        """Rows x through the layer into out, another array like x. cache: that of the rows' sequences, or None. memory:
+        """Rows x through the layer into out, another array like x. cache, scales: of the rows, or None. memory:
         what cross-attention attends to; without it there is none."""
         cdef Rows read = rows_of(x), written = rows_of(out), fed, attended
         fed = self.around_self.enter(&read, own)
-        attended = self.self_attention.attend(&fed, own, rotation, None, cache)
+        attended = self.self_attention.attend(&fed, own, rotation, None, cache, scales)
         self.around_self.leave(self.self_attention.output, &attended, &read, &written, own)
         if memory is not None:
             fed = self.around_cross.enter(&written, own)
-            attended = self.cross_attention.attend(&fed, own, None, memory, None)
+            attended = self.cross_attention.attend(&fed, own, None, memory, None, None)
             self.around_cross.leave(self.cross_attention.output, &attended, &written, &written, own)
         self.feed_forward(&written, own)
 

@@ -4,6 +4,8 @@ from pyattn._core.kernels cimport pyattn_kernels
 
 # The kernels for elements of NumPy's type number; NPY_UINT16 stands for the bits of bfloat16.
 cdef const pyattn_kernels *kernels_of(int dtype) except NULL
+# Those of attention of float32 whose keys and values are int8, with scales.
+cdef const pyattn_kernels *kernels_of_int8_keys() except NULL
 
 # Begins a call that may use so many threads; returns how many it takes.
 cdef int begin_call(int threads) noexcept

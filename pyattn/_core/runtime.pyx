@@ -78,6 +78,14 @@ cdef const pyattn_kernels *kernels_of(int dtype) except NULL:
     if dtype != cnp.NPY_FLOAT32:
         kernels = chosen.float64 if dtype == cnp.NPY_FLOAT64 else chosen.float16 if dtype == cnp.NPY_FLOAT16 else \
             chosen.int8 if dtype == cnp.NPY_INT8 else chosen.bfloat16
+    return built(kernels)
+
+
+cdef const pyattn_kernels *kernels_of_int8_keys() except NULL:
+    return built(chosen.int8_keys)
+
+
+cdef const pyattn_kernels *built(const pyattn_kernels *kernels) except NULL:
     if kernels == NULL:
         raise NotImplementedError("pyattn: built by `make dev`, for float32 alone; `pip install .` builds every dtype")
     return kernels

@@ -8,8 +8,9 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from pyattn._core.kernels cimport (
-    PYATTN_COLUMN_SUMS, PYATTN_KEY, PYATTN_KEY_BLOCK, PYATTN_KV_LENGTHS, PYATTN_OPERANDS, PYATTN_QUERY_OFFSET,
-    PYATTN_SPLIT, PYATTN_VALUE, pyattn_array, pyattn_attention_path, pyattn_keys, pyattn_query_block,
+    PYATTN_COLUMN_SUMS, PYATTN_KEY, PYATTN_KEY_BLOCK, PYATTN_KEY_SCALES, PYATTN_KV_LENGTHS, PYATTN_OPERANDS,
+    PYATTN_QUERY_OFFSET, PYATTN_SPLIT, PYATTN_VALUE, PYATTN_VALUE_SCALES, pyattn_array, pyattn_attention_path,
+    pyattn_keys, pyattn_query_block,
 )
 
 
@@ -58,7 +59,7 @@ cdef Py_ssize_t place_head(
         operand = &call.shared.operands[i]
         block.data[i] = operand.data
         if operand.data != NULL:
-            place = key_head if i == PYATTN_KEY or i == PYATTN_VALUE else head
+            place = key_head if PYATTN_KEY <= i <= PYATTN_VALUE_SCALES else head
             block.data[i] += place * operand.head + start[call.rows[i]] * operand.row
     for axis in range(call.batch_axes - 1, -1, -1):
         place = unit % call.batch_shape[axis]
@@ -67,6 +68,7 @@ cdef Py_ssize_t place_head(
             if block.data[i] != NULL:
                 block.data[i] += place * call.batch_strides[i][axis]
     keys.key, keys.value = block.data[PYATTN_KEY], block.data[PYATTN_VALUE]
+    keys.key_scale, keys.value_scale = block.data[PYATTN_KEY_SCALES], block.data[PYATTN_VALUE_SCALES]
     keys.index = NULL
     keys.index_bias = NULL
     block.call = &call.shared

@@ -32,7 +32,8 @@ def add_arguments(command: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     prompt = standard_input() if arguments.prompt is None else arguments.prompt
-    generator = TextGenerator.from_pretrained(arguments.model, dtype=arguments.dtype)
+    dtypes = {"dtype": arguments.dtype, "cache_dtype": arguments.cache_dtype}
+    generator = TextGenerator.from_pretrained(arguments.model, **dtypes)
     options = writing_options(arguments)
     if arguments.sample or options.keys() & {"temperature", "top_p", "seed"}:
         options |= {"do_sample": True, "num_beams": 1}

@@ -38,6 +38,11 @@ def add_model(command: Parser, **options: Any) -> None:
     )
 
 
+def add_cache(command: Parser) -> None:
+    told = "hold keys and values in int8: less memory, and faster after thousands of tokens, to 2 digits"
+    command.add_argument("--cache-dtype", choices=("int8",), help=told)
+
+
 def add_beams(command: Parser) -> None:
     told = "beams of the search (default: the model's; 1 is greedy)"
     command.add_argument("--beams", metavar="N", type=positive, dest="num_beams", help=told)
@@ -47,6 +52,7 @@ def add_writing(command: Parser) -> None:
     command.add_argument("--tokens", metavar="N", type=positive, dest="max_new_tokens", help="write at most N tokens")
     add_beams(command)
     add_model(command, required=True)
+    add_cache(command)
 
 
 def writing_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from dataclasses import asdict
 
-from pyattn.cli.shared import Parser, add_beams, add_model, printable, safe
+from pyattn.cli.shared import Parser, add_beams, add_cache, add_model, printable, safe
 from pyattn.tasks.audio import RATE, read_wave, resample
 from pyattn.tasks.speech import SpeechRecognizer
 
@@ -35,12 +35,14 @@ def add_arguments(command: Parser) -> None:
     form.add_argument("--json", action="store_true", help="print JSON, with the times of each segment")
     form.add_argument("--srt", action="store_true", help="print subtitles")
     add_model(command, default="openai/whisper-tiny", help="a Whisper (default: %(default)s)")
+    add_cache(command)
 
 
 def run(arguments: Namespace) -> None:
     # The sounds are read before the model, which may have to be fetched: an error in a file comes at once.
     sounds = [(resample(*read_wave(file)), RATE) for file in arguments.files]
-    recognizer = SpeechRecognizer.from_pretrained(arguments.model, dtype=arguments.dtype)
+    dtypes = {"dtype": arguments.dtype, "cache_dtype": arguments.cache_dtype}
+    recognizer = SpeechRecognizer.from_pretrained(arguments.model, **dtypes)
     transcripts = recognizer.transcribe(
         sounds,
         language=arguments.language,

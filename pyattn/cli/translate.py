@@ -35,7 +35,8 @@ def run(arguments: Namespace) -> None:
     if not texts:
         whole = Path(arguments.file).read_text(encoding="utf-8") if arguments.file else standard_input()
         texts = whole.splitlines()
-    generator = TextGenerator.from_pretrained(arguments.model, dtype=arguments.dtype)
+    dtypes = {"dtype": arguments.dtype, "cache_dtype": arguments.cache_dtype}
+    generator = TextGenerator.from_pretrained(arguments.model, **dtypes)
     if generator.model.encoder is None:
         raise ValueError(f"{arguments.model} has no encoder: `pyattn generate` continues texts with it")
     options = writing_options(arguments)

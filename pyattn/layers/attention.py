@@ -184,19 +184,23 @@ class MultiHeadAttention(Layer):
         of_keys = None if norm is None else (type(norm), norm.eps, norm.unit_offset)
         return *shape, self.scale, self.left, self.right, self.rotary, of_keys, self._attends_in_bf16()
 
-    def _cache(self, batch_size: int, capacity: int, of_steps: bool = False) -> KVCache:
-        """An empty cache of the element type that attention reads; of steps, with a window, for twice its keys."""
+    def _cache(self, batch_size: int, capacity: int, dtype: str | None, of_steps: bool = False) -> KVCache:
+        """An empty cache of int8 or, for None, the element type of attention; of steps, with a window, for twice its
+        keys."""
         held = 2 * (self.left + 1)
         window = self.left + 1 if of_steps and 0 < held < capacity else None
-        dtype: Any = "bfloat16" if self._attends_in_bf16() else self.out_proj.dtype
+        own: Any = "bfloat16" if self._attends_in_bf16() else self.out_proj.dtype
         capacity = capacity if window is None else held
-        return KVCache(batch_size, self.num_key_value_heads, capacity, self.head_dim, dtype=dtype, window=window)
+        sizes = batch_size, self.num_key_value_heads, capacity, self.head_dim
+        return KVCache(*sizes, dtype=dtype or own, window=window)
 
-    def _cache_of_memory(self, rows: Array, memory: Sequences) -> KVCache:
+    def _cache_of_memory(self, rows: Array, memory: Sequences, dtype: str | None) -> KVCache:
         """The keys and values of a memory's rows (batch S, E), of which memory.new_len are real."""
         plan = self._planned()
-        cache = self._cache(memory.batch, max(1, int(memory.cu_seqlens[-1])))
-        plan.precompute(rows, memory.binding(plan.bf16), memory.rotation_of(plan), cache._held)
+        cache = self._cache(memory.batch, max(1, int(memory.cu_seqlens[-1])), dtype)
+        held, scales = cache._held, cache._held_scales
+        binding = memory.binding(plan.bf16 and scales is None)
+        plan.precompute(rows, binding, memory.rotation_of(plan), held, scales)
         assert memory.new_len is not None
         cache.lengths = memory.new_len
         return cache

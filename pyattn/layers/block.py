@@ -125,5 +125,7 @@ class Block(Layer):
         if memory is not None and plan.cross_attention is not None:
             bound = sequences.memory_of(plan.cross_attention, memory, memory_cache)
         rotation = None if attention.rotary is None else sequences.rotation_of(attention)
-        plan.run(x, out, sequences.binding(attention.bf16), rotation, bound, None if cache is None else cache._held)
+        held, scales = (None, None) if cache is None else (cache._held, cache._held_scales)
+        own = sequences.binding(attention.bf16 and scales is None)
+        plan.run(x, out, own, rotation, bound, held, scales)
         return out

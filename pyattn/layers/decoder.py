@@ -164,6 +164,7 @@ class TransformerDecoder(Decodes, Stack):
         capacity: int,
         batch_size: int | None = None,
         memory_lengths: ArrayLike | None = None,
+        cache_dtype: DTypeLike | None = None,
     ) -> DecoderState:
         """A state without tokens; keys and values of memory are computed here, once.
 
@@ -172,26 +173,32 @@ class TransformerDecoder(Decodes, Stack):
             capacity: the most tokens that a sequence will have.
             batch_size: the most sequences that there will be, those beyond B by reorder. None: B; without memory, 1.
             memory_lengths: (B,) integers: how many rows of each sample are real, followed by padding; None: all.
+            cache_dtype: "int8": keys and values, those of memory too, are held as KVCache holds them in int8: half the
+                memory of bfloat16, and about half the time where reading them is most of a step. Queries are float32
+                then. None: the dtype in which the layers attend, bfloat16 where weights are bfloat16 or int8.
 
         Raises:
-            TypeError, ValueError: as a call; a size is not a positive integer.
+            TypeError: as a call; cache_dtype is neither.
+            ValueError: as a call; a size is not a positive integer; cache_dtype is "int8", and the layers are float64.
         """
         name = "TransformerDecoder.start"
         check_memory(name, self._first(), memory)
+        dtype = _checks.cache_dtype(name, cache_dtype, self._first().self_attn.out_proj.dtype)
         batch = most = 1 if batch_size is None else _checks.size(name, "batch_size", batch_size)
         keys, cross_caches = None, list[KVCache]()
         if memory is not None:
-            keys, cross_caches = self._cached_memory(name, memory, memory_lengths)
+            keys, cross_caches = self._cached_memory(name, memory, memory_lengths, dtype)
             batch, most = keys.batch, max(most, keys.batch)
         capacity = _checks.size(name, "capacity", capacity)
-        caches = [layer.self_attn._cache(most, capacity, of_steps=True) for _, layer in self._planned().in_order]
+        attentions = [layer.self_attn for _, layer in self._planned().in_order]
+        caches = [attention._cache(most, capacity, dtype, of_steps=True) for attention in attentions]
         for cache in caches:
             cache.reorder(np.arange(batch))
         bias = None if self.position_bias is None else self.position_bias.by_distance
         return DecoderState(caches, keys, cross_caches, self._layout(), bias)
 
     def _cached_memory(
-        self, function: str, memory: Array, memory_lengths: ArrayLike | None
+        self, function: str, memory: Array, memory_lengths: ArrayLike | None, dtype: str | None
     ) -> tuple[Sequences, list[KVCache]]:
         """A memory's sequences, and each layer's keys and values of its rows."""
         rows, shape = self._first()._rows(function, memory)
@@ -201,7 +208,8 @@ class TransformerDecoder(Decodes, Stack):
         if self.check_finite:
             self._check_numbers("memory", rows)
         keys = Sequences.padded(batch, length, past_len=np.zeros(batch, np.int64), new_len=lengths)
-        caches = [layer.multihead_attn._cache_of_memory(rows, keys) for layer in self.layers if layer.multihead_attn]
+        attentions = [layer.multihead_attn for layer in self.layers if layer.multihead_attn]
+        caches = [attention._cache_of_memory(rows, keys, dtype) for attention in attentions]
         return Sequences.padded(batch, length, new_len=lengths), caches  # without what the caches' computation needed
 
     def step(self, x: Array, state: DecoderState, lengths: ArrayLike | None = None) -> Array:

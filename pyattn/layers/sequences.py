@@ -137,6 +137,7 @@ class Sequences:
 
     def memory_of(self, plan: AttentionPlan, memory: "Sequences", cache: KVCache | None = None) -> Memory:
         """A memory as these rows attend to it in a layer: its rows, or the layer's cache of its keys and values."""
-        held = None if cache is None else cache._held
+        held, scales = (None, None) if cache is None else (cache._held, cache._held_scales)
         of_keys = None if memory.rows is None else memory.rotation_of(plan)
-        return Memory(self.binding(plan.bf16, memory), memory.rows, held, self.rotation_of(plan), of_keys)
+        binding = self.binding(plan.bf16 and scales is None, memory)
+        return Memory(binding, memory.rows, held, scales, self.rotation_of(plan), of_keys)

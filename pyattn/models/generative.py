@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
@@ -50,6 +50,8 @@ class GenerativeModel(Pretrained):
             then they are those of generation_config.json, and a ValueError names what in it is not supported.
         start_token: that which a text begins with after an encoder; None if the files name none, ValueError if they
             name none of the vocabulary.
+        cache_dtype: "int8", or None for the layers' own: how start, and with it generate and stream, hold keys and
+            values, as TransformerDecoder.start has it; None until it is set.
         encoder, decoder: the stacks of layers; their check_finite, set to True, finds the layer that makes NaN.
     """
 
@@ -69,6 +71,7 @@ class GenerativeModel(Pretrained):
     ) -> None:
         self.generation = generation
         self._options: GenerationOptions | None = None  # those that were set
+        self._cache_dtype: str | None = None
         self._said = dict(config.source if generation is None else generation)
         if generation is None and self._said.get("force_bos_token_to_be_generated"):  # as the first BARTs say it
             self._said.setdefault("forced_bos_token_id", self._said.get("bos_token_id"))
@@ -82,6 +85,14 @@ class GenerativeModel(Pretrained):
     @options.setter
     def options(self, options: GenerationOptions) -> None:
         self._options = changed_options(f"{type(self).__name__}.options", options, {})
+
+    @property
+    def cache_dtype(self) -> str | None:
+        return self._cache_dtype
+
+    @cache_dtype.setter
+    def cache_dtype(self, dtype: DTypeLike | None) -> None:
+        self._cache_dtype = _checks.cache_dtype(f"{type(self).__name__}.cache_dtype", dtype, np.dtype(np.float32))
 
     @property
     def start_token(self) -> int | None:
@@ -205,7 +216,8 @@ class GenerativeModel(Pretrained):
         """
         self._check_memory(f"{type(self).__name__}.start", memory)
         hidden, lengths = (None, None) if memory is None else (memory.hidden, memory.lengths)
-        state = self.decoder.start(hidden, capacity=capacity, batch_size=batch_size, memory_lengths=lengths)
+        sizes: dict[str, Any] = {"capacity": capacity, "batch_size": batch_size, "memory_lengths": lengths}
+        state = self.decoder.start(hidden, **sizes, cache_dtype=self._cache_dtype)
         return CachedSequences(self, state)
 
     def generate(

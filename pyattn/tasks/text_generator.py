@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from pyattn import _checks
 from pyattn.generation import GenerationOptions
@@ -59,7 +60,12 @@ class TextGenerator:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32", strict: bool = True
+        cls,
+        path_or_hub_id: str | os.PathLike[str],
+        *,
+        dtype: WeightDtypes = "float32",
+        strict: bool = True,
+        cache_dtype: DTypeLike | None = None,
     ) -> "TextGenerator":
         """The model and the tokenizer of a directory, or of a repository on the Hugging Face hub.
 
@@ -67,12 +73,14 @@ class TextGenerator:
             path_or_hub_id: holds config.json, model.safetensors, perhaps generation_config.json, and tokenizer.json
                 with tokenizer_config.json, or else source.spm, target.spm and vocab.json, as Marian's do.
             dtype, strict: as in `pyattn.models.load`.
+            cache_dtype: "int8" or None: how keys and values are held, the attribute of `GenerativeModel`.
 
         Raises:
             TypeError, OSError, ValueError, ImportError: as `pyattn.models.load`.
         """
         directory = find_directory(path_or_hub_id)
         model = GenerativeModel.from_directory(directory, dtype, strict)
+        model.cache_dtype = cache_dtype
         file, size = directory / "tokenizer.json", model.config.vocab_size
         if not file.exists() and (directory / "source.spm").exists():
             return cls(model, MarianTokenizer(directory, size), directory / "source.spm")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from pyattn import _checks
 from pyattn.models.files import find_directory
@@ -54,7 +54,12 @@ class SpeechRecognizer:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | os.PathLike[str], *, dtype: WeightDtypes = "float32", strict: bool = True
+        cls,
+        path_or_hub_id: str | os.PathLike[str],
+        *,
+        dtype: WeightDtypes = "float32",
+        strict: bool = True,
+        cache_dtype: DTypeLike | None = None,
     ) -> "SpeechRecognizer":
         """The recognizer of a directory, or of a repository on the Hugging Face hub such as "openai/whisper-tiny".
 
@@ -62,12 +67,14 @@ class SpeechRecognizer:
             path_or_hub_id: holds config.json, model.safetensors, tokenizer.json and generation_config.json. If it has
                 preprocessor_config.json or processor_config.json, that must ask for Whisper's spectrograms.
             dtype, strict: as in `pyattn.models.load`.
+            cache_dtype: "int8" or None: how keys and values are held, the attribute of `GenerativeModel`.
 
         Raises:
             TypeError, OSError, ValueError, ImportError: as `pyattn.models.load`.
         """
         directory = find_directory(path_or_hub_id)
         model = GenerativeModel.from_directory(directory, dtype, strict)
+        model.cache_dtype = cache_dtype
         config = model.config
         if config.encoder_input == "frames":
             check_extractor(directory, config.num_mel_bins, model.encoder_embeddings.frames)
