@@ -21,6 +21,7 @@
  *   transpose(x)                 x[i][j] <-> x[j][i] of LANES vectors
  *   load_bytes_first(p, n)       the first n bytes from p, zeros after them, in the order of memory
  *   ZIP_BYTES(lo or hi, a, b)    bytes of a and b in turn, of one half of each 16 bytes
+ *   widen_int8(p)                int8, LANES from p, to float32
  *   WIDENS_FLOAT16               whether an instruction does the next line
  *   widen_float16(x)             float16 to float32
  *   narrow_float16(x)            and back, rounded to the nearest, ties to even

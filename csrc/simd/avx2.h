@@ -14,3 +14,4 @@
 #endif
 #define widen_float16(x) ((vec)_mm256_cvtph_ps((__m128i)(x)))
 #define narrow_float16(x) ((vec16)_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
+#define widen_int8(p) ((vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p)))))

@@ -14,12 +14,6 @@ INLINE vec key_group(vec lanes, int s) {
   return __builtin_convertvector((ivec)((uvec)lanes << (24 - 8 * s)) >> 24, vec);
 }
 
-INLINE vec widen_int8(const char *p) {
-  int8_t x __attribute__((vector_size(LANES)));
-  memcpy(&x, p, sizeof x);
-  return __builtin_convertvector(__builtin_convertvector(x, ivec), vec);
-}
-
 INLINE vec join_rows(const char *low, const char *high, ptrdiff_t step, ptrdiff_t n) {
   (void)high;
   if (step == 1 && n >= LANES) return widen_int8(low);

@@ -108,6 +108,14 @@ INLINE vec16 narrow_float16(vec x) {
 }
 #endif
 
+#if REAL_BITS == 32 && !defined(widen_int8)
+INLINE vec widen_int8(const char *p) { /* compilers take the conversion of bytes apart */
+  ivec x;
+  UNROLL for (int i = 0; i < LANES; i++) x[i] = *(const int8_t *)(p + i);
+  return __builtin_convertvector(x, vec);
+}
+#endif
+
 #ifndef round_bfloat16
 #define round_bfloat16 narrow_bfloat16
 #endif
