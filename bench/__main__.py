@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
-from bench.report import add_options
+from bench.report import add_options, results_folder
+from bench.summary import all_rows, compared, read, recorded
 
 BENCHMARKS = {
     "attention": "bench.bench_attention",
@@ -64,16 +67,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser)
     parser.add_argument("--only", action="append", choices=BENCHMARKS, help="run this benchmark (may be repeated)")
     given = parser.parse_args(argv)
-    options = ["--threads", str(given.threads)]
-    options += ["--quick"] * given.quick
-    options += ["--out", str(given.out)] if given.out else []
-
-    failed = []
     chosen = [name for name in BENCHMARKS if given.only is None or name in given.only]
-    for number, name in enumerate(chosen, 1):
-        print(f"\n[{number}/{len(chosen)}] {name}", flush=True)
-        if subprocess.run([sys.executable, "-m", BENCHMARKS[name], *options]).returncode:
-            failed.append(name)
+    folder = results_folder(given.isa)
+    before, failed = recorded(folder), []
+    with tempfile.TemporaryDirectory() as unkept:
+        out = given.out or (Path(unkept) if given.quick else folder)
+        options = ["--threads", str(given.threads), "--out", str(out), *["--quick"] * given.quick]
+        options += ["--isa", given.isa] if given.isa else []
+        for number, name in enumerate(chosen, 1):
+            print(f"\n[{number}/{len(chosen)}] {name}", flush=True)
+            if subprocess.run([sys.executable, "-m", BENCHMARKS[name], *options]).returncode:
+                failed.append(name)
+        found = read(out)
+    now = {name: found[name] for name in chosen if name in found and name not in failed}
+    print(f"\n{all_rows(now)}\n\n{compared(now, before)}")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return bool(failed)

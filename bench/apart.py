@@ -6,16 +6,15 @@ import contextlib
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bench.models import Key
-from bench.peers import Peer, limit_threads
-from bench.timing import Timed, seconds
+from bench.peers import limit_threads
+from bench.timing import Name, seconds
 
 Calls = Mapping[str, Callable[[], Any]]
 
@@ -61,21 +60,10 @@ class Apart:
             raise SystemExit("a contender failed; its error stands above") from None
 
 
-class AllApart(dict[Key, Apart]):
+class AllApart(dict[Name, Apart]):
     """Contenders whose processes end with the block."""
 
-    def start(self, peers: Mapping[Peer, Sequence[str]], make: Callable[..., Calls], model: Path, threads: int) -> None:
-        """Each peer in each of its precisions: ``make(peer.prepare, model, threads, precision)``."""
-        for peer, precisions in peers.items():
-            for precision in precisions:
-                self[peer.name, precision] = contender = Apart(threads)
-                contender.make(make, peer.prepare, model, threads, precision)
-
-    def calls(self, names: Iterable[str]) -> dict[str, dict[Key, Timed]]:
-        """The calls of each of the names, to be timed."""
-        return {name: {key: partial(contender.seconds, name) for key, contender in self.items()} for name in names}
-
-    def __enter__(self) -> AllApart:
+    def __enter__(self) -> AllApart[Name]:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -87,6 +75,7 @@ def _serve(pipe: Connection, threads: int, checkout: Path | None) -> None:
     if checkout is not None:
         sys.path.insert(0, str(checkout))
     limit_threads(threads)
+    warnings.simplefilter("ignore")  # of runtimes, about their own ways
     if checkout is not None:
         import pyattn
 

@@ -109,6 +109,64 @@ def _torch_folded(case: Case, arrays: Arrays, threads: int) -> Call | None:
     return lambda: call().reshape(case.batch, case.heads, case.L, case.D)
 
 
+def _sparse_mask(case: Case) -> tuple[Any, Any] | None:
+    """Starts of rows and the keys of a sparse mask, where there is nothing but that."""
+    if case.dtype != "float32" or case.batch > 1 or case.grouped or case.keywords.keys() != {"mask"}:
+        return None
+    mask = case.keywords["mask"]
+    if not hasattr(mask, "tocsr"):
+        return None
+    return tuple(torch_tensor(x.astype(np.int64)) for x in (mask.tocsr().indptr, mask.tocsr().indices))
+
+
+def _torch_sparse(case: Case, arrays: Arrays, threads: int) -> Call | None:
+    """Head by head by products of a sparse matrix in CSR, and the softmax over its rows' values."""
+    if (mask := _sparse_mask(case)) is None:
+        return None
+    import torch
+
+    starts, keys = mask
+    row = torch.repeat_interleave(torch.arange(case.L), starts.diff())
+    query, key, value = (torch_tensor(array)[0] for array in arrays)
+
+    def matrix(values: Any) -> Any:
+        return torch.sparse_csr_tensor(starts, keys, values, (case.L, case.S), check_invariants=False)
+
+    sampled, scale = matrix(torch.ones(len(keys))), 1 / math.sqrt(case.D)
+
+    def head(q: Any, k: Any, v: Any) -> Any:
+        scores = torch.sparse.sampled_addmm(sampled, q, k.T, beta=0.0, alpha=scale).values()
+        weights = (scores - torch.segment_reduce(scores, "max", offsets=starts)[row]).exp_()
+        total = torch.segment_reduce(weights, "sum", offsets=starts)
+        return torch.sparse.mm(matrix(weights), v) / total[:, None]
+
+    return torch_call(lambda: torch.stack([head(*each) for each in zip(query, key, value, strict=True)])[None], threads)
+
+
+def _torch_gather(case: Case, arrays: Arrays, threads: int) -> Call | None:
+    """As PyTorch Geometric's TransformerConv does it: gathered for each pair, scattered to softmax and to sums."""
+    if (mask := _sparse_mask(case)) is None:
+        return None
+    import torch
+
+    starts, keys = mask
+    row = torch.repeat_interleave(torch.arange(case.L), starts.diff())
+    of_heads = row[:, None].expand(-1, case.heads)
+    of_features = row[:, None, None].expand(-1, case.heads, case.D)
+    query, key, value = (torch_tensor(array)[0].transpose(0, 1).contiguous() for array in arrays)
+
+    def call() -> Any:
+        scores = (query.index_select(0, row) * key.index_select(0, keys)).sum(-1) / math.sqrt(case.D)
+        most = torch.full((case.L, case.heads), -math.inf).scatter_reduce_(0, of_heads, scores, "amax")
+        weights = (scores - most.index_select(0, row)).exp()
+        weights /= torch.zeros(case.L, case.heads).scatter_add_(0, of_heads, weights).index_select(0, row)
+        messages = value.index_select(0, keys) * weights[:, :, None]
+        out = torch.zeros(case.L, case.heads, case.D).scatter_add_(0, of_features, messages)
+        return out.transpose(0, 1)[None]
+
+    return torch_call(call, threads)
+
+
 def _jax(case: Case, arrays: Arrays, threads: int) -> Call | None:
     if case.dtype == "float16" or not _can(case) or not _fits(case, copies=2):
         return None
@@ -228,6 +286,8 @@ PYATTN = Peer("pyattn", ("pyattn",), _pyattn)
 NUMPY = Peer("numpy", ("numpy",), _numpy)
 TORCH = Peer("torch", ("torch",), _torch)
 TORCH_FOLDED = Peer("torch folded", ("torch",), _torch_folded)
+TORCH_SPARSE = Peer("torch.sparse", ("torch",), _torch_sparse)
+TORCH_GATHER = Peer("torch gather", ("torch",), _torch_gather)
 ORT_ATTENTION = Peer("ort Attention", ("onnxruntime", "onnx"), _onnxruntime)
 ORT_MHA = Peer("ort MHA", ("onnxruntime", "onnx"), _onnxruntime_mha)
 ORT_GQA = Peer("ort GQA", ("onnxruntime", "onnx"), _onnxruntime_gqa)

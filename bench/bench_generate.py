@@ -9,16 +9,28 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.apart import AllApart, Calls
-from bench.compare import measured_peaks
-from bench.models import OURS, Key, described, timings
+from bench.models import (
+    BYTES_IN_CACHE,
+    JUDGED,
+    OURS,
+    Key,
+    described,
+    encoder_work,
+    judged,
+    judged_cells,
+    start,
+    timings,
+)
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
+from bench.roofline import Gauge, Work, peaks_line
 from bench.runtimes import transformers_model
 
 CONFIG: dict[str, Any] = {
@@ -35,11 +47,10 @@ PROMPT, STEPS = 512, 16
 ROUNDS, QUICK_ROUNDS = 5, 2
 # Error of the logits, root mean square, relative to their spread.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2, "int8": 6e-2}
-BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 # What a contender gives: prefill() -> logits (vocabulary,); then steps(), which feeds STEPS tokens -> the last logits.
 Pair = tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]
-PARTS = ("prefill", "steps")
+PARTS = (f"prompt of {PROMPT}", f"{STEPS} steps")
 
 
 def tokens() -> np.ndarray:
@@ -118,17 +129,16 @@ PEERS = {
 }
 
 
-def prefill_flops() -> float:
+def work(part: str, precision: str) -> Work | list[Work]:
+    """Of the prompt, whose last token alone has logits; of steps, which each read all weights and the cache."""
     width, layers = CONFIG["n_embd"], CONFIG["n_layer"]
-    attention = 2.0 * PROMPT * (PROMPT + 1) * width  # causal: half of the pairs
-    return layers * (2.0 * PROMPT * 12 * width**2 + attention) + 2.0 * width * CONFIG["vocab_size"]
-
-
-def step_bytes(precision: str) -> float:
-    width, layers = CONFIG["n_embd"], CONFIG["n_layer"]
-    weights = layers * 12 * width**2 + width * CONFIG["vocab_size"]
-    cache = 2.0 * layers * width * (PROMPT + STEPS / 2)
-    return weights * BYTES[precision] + cache * max(2, BYTES[precision])
+    logits = width * CONFIG["vocab_size"]
+    tokens, pairs = (PROMPT, PROMPT * (PROMPT + 1) / 2) if part == PARTS[0] else (1, PROMPT + STEPS / 2)
+    once = encoder_work(tokens, pairs, width, layers, precision, 2.0 * logits, logits)
+    if part == PARTS[0]:
+        return once
+    cache = 2.0 * layers * width * pairs * BYTES_IN_CACHE[precision]
+    return [replace(once, read_bytes=once.read_bytes + cache)] * STEPS
 
 
 def calls(prepare: Callable[[Path, int, str], Pair], model: Path, threads: int, precision: str) -> Calls:
@@ -140,27 +150,18 @@ def run(options: Options) -> None:
     limit_threads(options.threads)
     peers = installed(list(PEERS))
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
-    before = measured_peaks()
+    gauge = Gauge(options.threads)
     with tempfile.TemporaryDirectory() as folder, AllApart() as contenders:
         write_model(Path(folder))
-        contenders.start({peer: PEERS[peer] for peer in peers}, calls, Path(folder), options.threads)
+        start(contenders, {peer: PEERS[peer] for peer in peers}, calls, Path(folder), options.threads)
         errors = check(contenders)
-        timed = timings(contenders.calls(PARTS), rounds, "generate")
-        peaks = measured_peaks(before)
-    figures = {}
-    for key, error in errors.items():
-        prefill, step = timed["prefill"][key].best, timed["steps"][key].best / STEPS
-        figures[key] = {
-            "error": error,
-            "prefill_s": prefill,
-            "prefill_of_peak": prefill_flops() / prefill / 1e9 / peaks.get(f"fma_gflops_{key[1]}", float("nan")),
-            "step_s": step,
-            "step_gbytes_per_s": step_bytes(key[1]) / step / 1e9,
-            "step_of_read": step_bytes(key[1]) / step / 1e9 / peaks["read_gbytes_per_s"],
-        }
-    results = described(figures)
+        timed = timings(contenders, PARTS, rounds, "generate")
+    peaks = gauge.peaks()
+    judgements, rows = judged(timed, work, peaks)
+    results = described({key: {"error": errors[key], "calls": call} for key, call in judgements.items()})
     print(generate_table(results))
-    found = {"environment": environment(options.threads, peers), "peaks": peaks, "contenders": results}
+    print(peaks_line(peaks))
+    found = {"environment": environment(options, peers), "peaks": peaks, "contenders": results, "rows": rows}
     write(options, "generate", found)
 
 
@@ -178,19 +179,13 @@ def check(contenders: AllApart) -> dict[Key, float]:
 
 
 def generate_table(results: dict[str, Any]) -> str:
-    rows = [
-        [
-            label,
-            f"{x['prefill_s'] * 1e3:.0f}",
-            f"{x['prefill_of_peak']:.0%}",
-            f"{x['step_s'] * 1e3:.2f}",
-            f"{x['step_gbytes_per_s']:.0f}",
-            f"{x['step_of_read']:.0%}",
-            f"{x['error']:.0e}",
-        ]
-        for label, x in results.items()
-    ]
-    return table(["", "512 tokens, ms", "of peak", "a step, ms", "GB/s", "of read bandwidth", "error"], rows)
+    rows = []
+    for label, x in results.items():
+        prefill, steps = (x["calls"][part] for part in PARTS)
+        row = [label, f"{prefill['best_s'] * 1e3:.0f}", *judged_cells(x["calls"], PARTS[0])]
+        row += [f"{steps['best_s'] / STEPS * 1e3:.2f}", *judged_cells(x["calls"], PARTS[1])]
+        rows.append([*row, f"{x['error']:.0e}"])
+    return table(["", "512 tokens, ms", *JUDGED, "a step, ms", *JUDGED, "error"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

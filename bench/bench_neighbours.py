@@ -140,7 +140,7 @@ def run(options: Options, checkouts: Sequence[Path]) -> None:
         }
         for call, found in results.items()
     }
-    write(options, "neighbours", {"environment": environment(options.threads, chosen), "results": described})
+    write(options, "neighbours", {"environment": environment(options, chosen), "results": described})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,13 +13,14 @@ from typing import Any
 from bench import oracle
 from bench.attention_peers import JAX, OPENVINO, OPENVINO_FLOAT32_INPUTS, ORT_ATTENTION, PYATTN, TORCH
 from bench.cases import Case
-from bench.compare import QUICK_FLOPS, compare_all, fma_peak, names_of_contenders, peer_cells
-from bench.report import Goal, goals_as_results, goals_table, parse_options, table, write
+from bench.compare import QUICK_FLOPS, compare_all, names_of_contenders, peer_cells
+from bench.report import Goal, goals_as_results, goals_table, of_roofline, parse_options, table, write
+from bench.roofline import peaks_line
 
 PEERS = [PYATTN, TORCH, ORT_ATTENTION, OPENVINO, OPENVINO_FLOAT32_INPUTS, JAX]
 DTYPES = ("bfloat16", "float16")
 
-# The shapes, and which part of the machine's multiply-add peak in bfloat16 each should reach there.
+# The shapes, and which part of its roofline in bfloat16 each should reach, where the machine multiplies in it.
 SHAPES: dict[Case, float | None] = {
     Case(8, 2048, 2048, 64): 0.76,
     Case(8, 2048, 2048, 128): 0.79,
@@ -45,11 +46,11 @@ def over_float32(result: dict[str, Any]) -> float:
 
 
 def goals(case: Case, result: dict[str, Any], part: float | None, peaks: dict[str, float]) -> list[Goal]:
-    """Of one case: ``part`` of the peak counts only where the machine multiplies in bfloat16."""
+    """Of one case: ``part`` of the roofline counts only where the machine multiplies in bfloat16."""
     contenders = result["contenders"]
     found = []
     if case.dtype == "bfloat16" and part is not None and "fma_gflops_bfloat16" in peaks:
-        found.append(Goal(case.name, "of the FMA peak", contenders[PYATTN.name]["of_fma_peak"], part))
+        found.append(Goal(case.name, "of the roofline", contenders[PYATTN.name]["of_roofline"], part))
     for peer, bound in OVER_PEERS.get(case.dtype, {}).items():
         found.append(Goal(case.name, f"times as fast as {peer.name}", over_peer(contenders, peer.name), bound))
     if case.dtype == "float16":
@@ -63,9 +64,10 @@ def precision_table(results: Sequence[dict[str, Any]]) -> str:
     for result in results:
         contender = result["contenders"][ours]
         median = result["gflop"] / contender["median_s"]
-        row = [result["case"], f"{contender['gflops']:.0f}", f"{median:.0f}", f"{contender['of_fma_peak']:.0%}"]
+        fraction = of_roofline(contender["of_roofline"], result["bound"])
+        row = [result["case"], f"{contender['gflops']:.0f}", f"{median:.0f}", fraction]
         rows.append([*row, f"{over_float32(result):.2f}x", *peer_cells(result, others)])
-    return table(["case", ours, "median", "of peak", "over float32", *others], rows)
+    return table(["case", ours, "median", "of roofline", "over float32", *others], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -80,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for goal in goals(case, result, part, peaks)
     ]
     print(precision_table(compared["results"]))
-    peak = ", ".join(f"{dtype} {fma_peak(dtype, peaks):.0f}" for dtype in DTYPES)
-    print(f"GFLOP/s of useful work in the best round, and how many times faster pyattn is. FMA peak: {peak}")
+    print("GFLOP/s of useful work in the best round, and how many times faster pyattn is.")
+    print(peaks_line(peaks))
     print(goals_table(found))
     write(options, "precision", {**compared, "goals": goals_as_results(found)})
 

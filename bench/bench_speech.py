@@ -11,6 +11,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,22 @@ from typing import Any
 import numpy as np
 
 from bench.apart import AllApart, Calls
-from bench.compare import measured_peaks
 from bench.convert import package
 from bench.convert_seq2seq import whisper_tiny_en
-from bench.models import OURS, described, of_best_peer, timings
+from bench.models import (
+    BYTES_IN_CACHE,
+    JUDGED,
+    OURS,
+    described,
+    encoder_work,
+    judged,
+    judged_cells,
+    start,
+    timings,
+)
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, environment, parse_options, table, write
+from bench.roofline import Gauge, Work, peaks_line
 from bench.runtimes import transformers_model
 from bench.whisper_onnx import Whisper
 
@@ -161,17 +172,35 @@ PEERS = {
 }
 
 
+def work(tokens: Sequence[int], precision: str) -> list[Work]:
+    """Of Whisper tiny's encoder over a window for each text, and of a step for each of its tokens."""
+    width, layers, keys, vocabulary, filters = 384, 4, 1500, 51864, 80
+    convolutions = 2.0 * 3 * width * (2 * keys * filters + keys * width)
+    memory = 4.0 * layers * keys * width**2  # its keys and values, for all layers of the decoder
+    window = encoder_work(keys, keys**2, width, layers, precision, convolutions + memory)
+    cross, logits = 2 * layers * width**2, width * vocabulary
+    step = encoder_work(1, keys, width, layers, precision, 2.0 * (cross + logits), cross + logits)
+    cache = 2.0 * layers * width * keys * BYTES_IN_CACHE[precision]
+    return [window] * len(tokens) + [replace(step, read_bytes=step.read_bytes + cache)] * sum(tokens)
+
+
 def run(options: Options) -> None:
+    from tokenizers import Tokenizer
+
     limit_threads(options.threads)
     peers = installed(list(PEERS))
     works, expected = workloads(), [words(text) for text in clips()[1]]
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
-    before = measured_peaks()
+    gauge = Gauge(options.threads)
     with tempfile.TemporaryDirectory() as folder, AllApart() as contenders:
         whisper_tiny_en(Path(folder))
-        contenders.start({peer: PEERS[peer] for peer in peers}, calls, Path(folder), options.threads)
+        start(contenders, {peer: PEERS[peer] for peer in peers}, calls, Path(folder), options.threads)
         heard = {key: {name: contender.result(name) for name in works} for key, contender in contenders.items()}
-        timed = timings(contenders.calls(works), rounds, "speech")
+        timed = timings(contenders, works, rounds, "speech")
+        tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
+    peaks = gauge.peaks()
+    tokens = {name: [len(tokenizer.encode(text).ids) + 1 for text in heard[OURS, "float32"][name]] for name in works}
+    judgements, rows = judged(timed, lambda name, precision: work(tokens[name], precision), peaks)
     ours = heard[OURS, "float32"]
     seconds = {name: sum(map(len, work)) / 16000 for name, work in works.items()}
     figures = {}
@@ -180,27 +209,25 @@ def run(options: Options) -> None:
         figures[key] = {
             "word_error_rate": wrong / sum(map(len, expected)),
             "same_words": {name: [words(x) for x in texts[name]] == [words(x) for x in ours[name]] for name in works},
-            "seconds": {name: timed[name][key].best for name in works},
-            "times_real_time": {name: seconds[name] / timed[name][key].best for name in works},
+            "times_real_time": {name: seconds[name] / timed[name][key].best_s for name in works},
+            "calls": judgements[key],
         }
     results = described(figures)
     for name, work in works.items():
         print(f"\n{name}: {seconds[name]:.1f} s of sound in {len(work)} windows of 30 s")
         print(speech_table(results, name))
-    found = {"environment": environment(options.threads, peers), "peaks": measured_peaks(before), "contenders": results}
+    print(peaks_line(peaks))
+    found = {"environment": environment(options, peers), "peaks": peaks, "contenders": results, "rows": rows}
     write(options, "speech", found)
 
 
 def speech_table(results: dict[str, Any], name: str) -> str:
     rows = []
     for label, x in results.items():
-        ratio = of_best_peer(results, x, lambda y: y["times_real_time"][name])
         same = "yes" if x["same_words"][name] else "no"
-        rows.append([label, f"{x['seconds'][name]:.2f}", f"{x['times_real_time'][name]:.1f}", ratio, same])
-        rows[-1].append(f"{x['word_error_rate']:.1%}")
-    return table(
-        ["", "seconds", "times real time", "of the best peer", "our float32's words", "word errors (clips)"], rows
-    )
+        row = [label, f"{x['calls'][name]['best_s']:.2f}", f"{x['times_real_time'][name]:.1f}"]
+        rows.append([*row, *judged_cells(x["calls"], name), same, f"{x['word_error_rate']:.1%}"])
+    return table(["", "seconds", "times real time", *JUDGED, "our float32's words", "word errors (clips)"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

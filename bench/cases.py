@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from bench.options import STATISTICS, Keywords, keywords, live_fraction, title
+from bench.roofline import Work
 
 Arrays = tuple[np.ndarray, ...]
+BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
 def as_numpy_dtype(name: str) -> np.dtype[Any]:
@@ -78,6 +80,10 @@ class Case:
         return 4 * self.batch * self.heads * self.L * self.S * self.D * self.live_fraction
 
     @property
+    def work(self) -> Work:
+        return Work({self.dtype: self.flops}, self.key_value_bytes)
+
+    @property
     def score_bytes(self) -> int:
         """Size of the L x S score matrices, for those who store them."""
         return self.batch * self.heads * self.L * self.S * self.numpy_dtype.itemsize
@@ -126,6 +132,10 @@ class RaggedCase(Case):
         return 4 * self.heads * self.D * sum(length * length for length in self.lengths)
 
     @property
+    def key_value_bytes(self) -> int:
+        return 2 * self.rows * (self.key_heads or self.heads) * self.D * self.numpy_dtype.itemsize
+
+    @property
     def cu_seqlens(self) -> np.ndarray:
         """Where each sequence starts among the packed tokens, and where the last one ends."""
         return np.cumsum([0, *self.lengths])
@@ -161,26 +171,32 @@ class RaggedCase(Case):
 
 @dataclass(frozen=True)
 class LinearCase:
-    """One linear layer: ``rows`` inputs of ``in_features`` to ``out_features``, with bias."""
+    """One linear layer: ``rows`` inputs of ``in_features`` to ``out_features``, with bias; dtype is the weight's."""
 
     rows: int
     in_features: int
     out_features: int
     dtype: str = "float32"
+    gelu: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.rows} x {self.in_features} x {self.out_features}"
+        size = f"{self.rows} x {self.in_features} x {self.out_features}"
+        return " ".join([size, *[self.dtype] * (self.dtype != "float32"), *["GELU"] * self.gelu])
 
     @property
     def flops(self) -> int:
         return 2 * self.rows * self.in_features * self.out_features
 
+    @property
+    def work(self) -> Work:
+        return Work({self.dtype: self.flops}, self.in_features * self.out_features * BYTES[self.dtype])
+
     def arrays(self, seed: int = 0) -> Arrays:
-        """Input (rows, in), weight (out, in) and bias (out,), standard normal."""
+        """Input (rows, in), weight (out, in) and bias (out,), standard normal, in float32."""
         rng = np.random.default_rng(seed)
         shapes = (self.rows, self.in_features), (self.out_features, self.in_features), (self.out_features,)
-        return tuple(rng.standard_normal(shape, dtype=self.dtype) for shape in shapes)
+        return tuple(rng.standard_normal(shape, np.float32) for shape in shapes)
 
     def answer(self, result: np.ndarray) -> np.ndarray:
         return result
@@ -205,11 +221,13 @@ ATTENTION = [
     Case(8, 8192, 8192, 64),
 ]
 
-# The three products of a 384-wide encoder layer, over a batch and over one sentence.
+# The three products of a 384-wide encoder layer, over a batch and over one sentence; the first also with its GELU.
 LINEAR = [
-    LinearCase(rows, in_features, out_features)
+    LinearCase(rows, in_features, out_features, dtype, gelu)
+    for dtype in ("float32", "bfloat16", "int8")
     for rows in (2048, 13)
     for in_features, out_features in ((384, 1536), (384, 384), (1536, 384))
+    for gelu in ((False, True) if out_features == 1536 and rows > 13 else (False,))
 ]
 
 # Time and memory against the sequence length. Four heads, so that 8192 x 8192 scores are 1 GiB.

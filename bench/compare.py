@@ -1,4 +1,4 @@
-"""Check every contender's answer on a case, then time them against one another."""
+"""Check every contender's answer on a case, then time them against one another, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from bench.apart import AllApart, Apart, Calls
 from bench.cases import Arrays, Case, LinearCase
-from bench.peers import Call, Peer, installed, limit_threads
-from bench.report import Options, environment, table, write
-from bench.timing import ROUNDS, Timing, interleave, seconds
+from bench.peers import Peer, installed, limit_threads
+from bench.report import Options, Row, environment, of_roofline, row_of, table, write
+from bench.roofline import Gauge, peaks_line, roof
+from bench.timing import ROUNDS, Timed, Timing, interleave
 
 AnyCase = Case | LinearCase
 # (case, arrays, rows) to the float64 truth of those rows; the case is of the benchmark's own kind.
 Oracle = Callable[[Any, Arrays, np.ndarray], np.ndarray]
 
 # Largest error allowed, over the largest magnitude of the answer. Who rounds float32 to bfloat16 is at 1e-2.
-TOLERANCE = {"float32": 1e-5, "float64": 1e-13, "float16": 4e-3, "bfloat16": 2e-2}
+TOLERANCE = {"float32": 1e-5, "float64": 1e-13, "float16": 4e-3, "bfloat16": 2e-2, "int8": 4e-2}
 CHECKED_ROWS = 32
 
 QUICK_ROUNDS = 3
@@ -28,6 +30,7 @@ QUICK_FLOPS = 2.5e9
 
 # Seconds that one contender may take of a case.
 BUDGET = 10.0
+THIS = ""  # the name of a case beside those that its result is compared with
 
 
 def sample_rows(rows: int) -> np.ndarray:
@@ -47,13 +50,12 @@ class Checker:
     """Knows the truth of some rows of a case, and why an answer is not it."""
 
     def __init__(self, case: AnyCase, oracle: Oracle) -> None:
-        self.case, self.arrays = case, case.arrays()
-        self.rows = sample_rows(case.rows)
-        self.truth = oracle(case, self.arrays, self.rows)
+        self.case, self.rows = case, sample_rows(case.rows)
+        self.truth = oracle(case, case.arrays(), self.rows)
 
-    def error(self, result: Any) -> float:
-        """The relative error of what a contender's call returned."""
-        return relative_error(self.case.answer(result)[..., self.rows, :], self.truth)
+    def error(self, answer: np.ndarray) -> float:
+        """The relative error of these rows of an answer."""
+        return relative_error(answer, self.truth)
 
     def complaint(self, error: float) -> str:
         """Empty if the error is allowed."""
@@ -61,51 +63,62 @@ class Checker:
         return "" if error <= allowed else f"relative error {error:.1e}, allowed {allowed:.0e}"
 
 
+def answer(case: AnyCase, call: Callable[[], Any], rows: np.ndarray) -> np.ndarray:
+    """Rows of what the call gives."""
+    return case.answer(call())[..., rows, :]
+
+
+def calls(peer: Peer, cases: Mapping[str, AnyCase], threads: int) -> Calls:
+    """A contender's, by name, of the cases that it can do; and for each, rows of the answer."""
+    made: dict[str, Callable[[], Any]] = {}
+    for name, case in cases.items():
+        call = peer.prepare(case, case.arrays(), threads)
+        if call is not None:
+            made |= {name: call, f"{name} answer": partial(answer, case, call, sample_rows(case.rows))}
+    return made
+
+
 def compare(
     case: AnyCase,
-    peers: Sequence[Peer],
+    contenders: Mapping[Peer, Apart],
     oracle: Oracle,
-    threads: int,
+    options: Options,
     rounds: int,
     progress: tqdm,
     beside: Mapping[str, AnyCase] | None = None,
 ) -> dict[str, Any]:
     """One case's result: seconds and GFLOP/s of every contender, and why the others were left out.
 
-    ``peers`` starts with pyattn, without whose right answer there is nothing to compare. It takes its turns at the
-    cases ``beside`` as well, for ratios to those.
+    The first is pyattn, without whose right answer there is nothing to compare. It takes its turns at the cases
+    ``beside`` as well, for ratios to those.
     """
-    ours = peers[0]
-    beside = beside or {}
-    calls: dict[str, Call] = {}
+    ours = next(iter(contenders))
+    cases = {THIS: case, **(beside or {})}
+    checkers = {name: Checker(each, oracle) for name, each in cases.items()}
+    timed: dict[str, Timed] = {}
     errors: dict[str, float] = {}
     left_out: dict[str, str] = {}
-
-    def admit(name: str, peer: Peer, checker: Checker) -> None:
-        progress.set_postfix_str(f"checking {name}")
-        call = peer.prepare(checker.case, checker.arrays, threads)
-        if call is None:
-            left_out[name] = "cannot do this case"
-            return
-        error = checker.error(call())
-        if complaint := checker.complaint(error):
-            left_out[name] = complaint
-            progress.write(f"{case.name}: {name} is left out: {complaint}")
-        else:
-            calls[name], errors[name] = call, error
-
     progress.set_description(case.name)
-    checker = Checker(case, oracle)
-    for peer in peers:
-        admit(peer.name, peer, checker)
-    for name, other in beside.items():
-        admit(name, ours, Checker(other, oracle))
-    if wrong := left_out.keys() & {ours.name, *beside}:
+    for peer, contender in contenders.items():
+        progress.set_postfix_str(f"checking {peer.name}")
+        # new cases, as made: what is kept in these need not travel
+        fresh = {name: dataclasses.replace(each) for name, each in cases.items() if peer == ours or name == THIS}
+        made = contender.make(calls, peer, fresh, options.threads)
+        for name in fresh:
+            label = name or peer.name
+            if name not in made:
+                left_out[label] = "cannot do this case"
+                continue
+            error = checkers[name].error(contender.result(f"{name} answer"))
+            if complaint := checkers[name].complaint(error):
+                left_out[label] = complaint
+                progress.write(f"{case.name}: {label} is left out: {complaint}")
+            else:
+                timed[label], errors[label] = partial(contender.seconds, name), error
+    if wrong := left_out.keys() & {ours.name, *cases}:
         raise SystemExit(f"{case.name}: no right answer to time: {', '.join(f'{x}: {left_out[x]}' for x in wrong)}")
 
-    timings = interleave(
-        {name: partial(seconds, call) for name, call in calls.items()}, progress, rounds=rounds, budget=BUDGET
-    )
+    timings = interleave(timed, progress, rounds=rounds, budget=BUDGET)
 
     def described(name: str, measured: AnyCase) -> dict[str, float]:
         return {**speed(timings[name], measured.flops), "relative_error": errors[name]}
@@ -114,27 +127,14 @@ def compare(
         "case": case.name,
         **dataclasses.asdict(case),
         "gflop": case.flops / 1e9,
-        "contenders": {peer.name: described(peer.name, case) for peer in peers if peer.name in timings},
-        "beside": {name: described(name, other) for name, other in beside.items()},
+        "contenders": {peer.name: described(peer.name, case) for peer in contenders if peer.name in timings},
+        "beside": {name: described(name, other) for name, other in cases.items() if name != THIS},
         "left_out": left_out,
     }
 
 
 def speed(timing: Timing, flops: float) -> dict[str, float]:
-    return {"best_s": timing.best, "median_s": timing.median, "gflops": flops / timing.best / 1e9}
-
-
-def measured_peaks(*others: dict[str, float]) -> dict[str, float]:
-    """The machine's peaks as seen by this process: the larger of now and the ``others``."""
-    import pyattn
-
-    now = pyattn.measure()
-    return {key: max([value, *(other[key] for other in others)]) for key, value in now.items()}
-
-
-def fma_peak(dtype: str, peaks: dict[str, float]) -> float:
-    """Of the arithmetic that the machine has for the dtype: float32 where it has none for one of 16 bits."""
-    return peaks.get(f"fma_gflops_{dtype}", peaks["fma_gflops_float32"])
+    return {**dataclasses.asdict(timing), "gflops": flops / timing.best_s / 1e9}
 
 
 def compare_all(
@@ -144,18 +144,35 @@ def compare_all(
     options: Options,
     beside: Callable[[Any], Mapping[str, AnyCase]] = lambda case: {},
 ) -> dict[str, Any]:
-    """What a result file holds: the environment, the machine's peaks and the results of all cases."""
+    """What a result file holds: the environment, the machine's peaks, the results of all cases, and our rows."""
     limit_threads(options.threads)
     peers = installed(peers)
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
-    before = measured_peaks()
-    with tqdm(total=len(cases) * rounds, unit="round", disable=None) as progress:
-        results = [compare(case, peers, oracle, options.threads, rounds, progress, beside(case)) for case in cases]
-    peaks = measured_peaks(before)
-    for result in results:
-        for contender in result["contenders"].values():
-            contender["of_fma_peak"] = contender["gflops"] / fma_peak(result["dtype"], peaks)
-    return {"environment": environment(options.threads, peers), "peaks": peaks, "results": results}
+    gauge = Gauge(options.threads)
+    with AllApart() as contenders, tqdm(total=len(cases) * rounds, unit="round", disable=None) as progress:
+        contenders |= {peer: Apart(options.threads) for peer in peers}
+        results = [compare(case, contenders, oracle, options, rounds, progress, beside(case)) for case in cases]
+    peaks = gauge.peaks()
+    rows: list[Row] = []
+    for case, result in zip(cases, results, strict=True):
+        limit = roof(case.work, peaks)
+        for found in result["contenders"].values():
+            found["of_roofline"] = limit.fraction(found["best_s"])
+        result["bound"] = limit.bound
+        rows += case_rows(result, peers, limit)
+    return {"environment": environment(options, peers), "peaks": peaks, "results": results, "rows": rows}
+
+
+def case_rows(result: dict[str, Any], peers: Sequence[Peer], limit: Any) -> list[Row]:
+    """Of each contender that is pyattn, in one way or another."""
+    found = result["contenders"]
+    others = {peer.name: found[peer.name]["best_s"] for peer in peers if not peer.ours and peer.name in found}
+    ours = [peer.name for peer in peers if peer.ours and peer.name in found]
+    names = {name: result["case"] if name == ours[0] else f"{result['case']}, {name}" for name in ours}
+    return [
+        row_of(title, Timing(**{key: found[name][key] for key in Timing.__dataclass_fields__}), limit, others)
+        for name, title in names.items()
+    ]
 
 
 def benchmark(name: str, cases: Sequence[AnyCase], peers: Sequence[Peer], oracle: Oracle, options: Options) -> None:
@@ -164,8 +181,8 @@ def benchmark(name: str, cases: Sequence[AnyCase], peers: Sequence[Peer], oracle
         cases = [case for case in cases if case.flops <= QUICK_FLOPS]
     compared = compare_all(cases, peers, oracle, options)
     print(comparison_table(peers, compared["results"]))
-    peak = ", ".join(f"{case} {fma_peak(case, compared['peaks']):.0f}" for case in sorted({x.dtype for x in cases}))
-    print(f"GFLOP/s of useful work in the best round, and how many times faster pyattn is. FMA peak: {peak}")
+    print("GFLOP/s of useful work in the best round, and how many times faster pyattn is.")
+    print(peaks_line(compared["peaks"]))
     write(options, name, compared)
 
 
@@ -183,12 +200,12 @@ def peer_cells(result: dict[str, Any], others: Sequence[str]) -> list[str]:
 
 
 def comparison_table(peers: Sequence[Peer], results: Sequence[dict[str, Any]]) -> str:
-    """pyattn's speed in the best and the median round and its share of the peak, then the peers' and their ratios."""
+    """pyattn's speed in the best and the median round and its fraction of the roofline, then the peers' and ratios."""
     ours, *others = names_of_contenders(peers, results)
     rows = []
     for result in results:
         contender = result["contenders"][ours]
         median = result["gflop"] / contender["median_s"]
-        row = [result["case"], f"{contender['gflops']:.0f}", f"{median:.0f}", f"{contender['of_fma_peak']:.0%}"]
-        rows.append(row + peer_cells(result, others))
-    return table(["case", ours, "median", "of peak", *others], rows)
+        cells = [f"{contender['gflops']:.0f}", f"{median:.0f}", of_roofline(contender["of_roofline"], result["bound"])]
+        rows.append([result["case"], *cells, *peer_cells(result, others)])
+    return table(["case", ours, "median", "of roofline", *others], rows)

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     medians = {module: statistics.median(times) for module, times in samples.items()}
     over = medians["pyattn"] - medians["numpy"]
     print(f"import numpy {medians['numpy']:.1f} ms, import pyattn {medians['pyattn']:.1f} ms: {over:.1f} ms over NumPy")
-    result = {"environment": environment(options.threads, [NUMPY, PYATTN]), "processes": processes}
+    result = {"environment": environment(options, [NUMPY, PYATTN]), "processes": processes}
     write(options, "import_time", {**result, "median_ms": medians, "over_numpy_ms": over})
 
 

@@ -47,6 +47,16 @@ def _sparse_band(case: Case) -> Any:
     return sparse.dia_array((ones, diagonals), shape=(case.L, case.S)).tocsr()
 
 
+def _random_keys(case: Case, rng: np.random.Generator, count: int) -> Any:
+    """A sparse mask that lets each query see so many keys, drawn by chance."""
+    from scipy import sparse
+
+    count = min(count, case.S)
+    chosen = np.argpartition(rng.random((case.L, case.S), np.float32), count - 1, axis=1)[:, :count]
+    ones, starts = np.ones(chosen.size, np.float32), np.arange(case.L + 1) * count
+    return sparse.csr_array((ones, np.sort(chosen, axis=1).ravel(), starts), shape=(case.L, case.S))
+
+
 def _slopes(case: Case) -> np.ndarray:
     """The slopes of the article on ALiBi (arXiv:2108.12409), section 3."""
     return np.exp2(-8 * np.arange(1, case.heads + 1) / case.heads).astype(np.float32)
@@ -60,6 +70,9 @@ OPTIONS: dict[str, Callable[[Case, np.random.Generator], Keywords]] = {
     "band mask": lambda case, rng: {"mask": _band(case)},
     "sparse mask": lambda case, rng: {"mask": _sparse_band(case)},
     "sparse bias": lambda case, rng: {"mask": (mask := _sparse_band(case)), "bias": 0.5 * mask},
+    "16 keys": lambda case, rng: {"mask": _random_keys(case, rng, 16)},
+    "64 keys": lambda case, rng: {"mask": _random_keys(case, rng, 64)},
+    "512 keys": lambda case, rng: {"mask": _random_keys(case, rng, 512)},
     "mask": lambda case, rng: {"mask": _random_mask(case.L, case.S, rng=rng)},
     "key mask": lambda case, rng: {"mask": _random_mask(1, 1, 1, case.S, rng=rng)},
     "bias": lambda case, rng: {"bias": _normal(case, rng, case.L, case.S)},

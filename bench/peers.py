@@ -26,6 +26,10 @@ class Peer:
     prepare: Callable[..., Any]
 
     @property
+    def ours(self) -> bool:
+        return self.modules == ("pyattn",)
+
+    @property
     def missing(self) -> list[str]:
         return [module for module in self.modules if importlib.util.find_spec(module) is None]
 

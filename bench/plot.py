@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bench import oracle
+from bench.apart import AllApart, Apart
 from bench.attention_peers import ATTENTION
 from bench.cases import SCALING
 from bench.compare import QUICK_FLOPS, QUICK_ROUNDS, compare
@@ -46,9 +47,10 @@ def measure(options: Options) -> list[dict[str, Any]]:
     cases = [case for case in SCALING if not options.quick or case.flops <= QUICK_FLOPS]
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
     results = []
-    with tqdm(total=len(cases) * (rounds + 1), unit="round", disable=None) as progress:
+    with AllApart() as contenders, tqdm(total=len(cases) * (rounds + 1), unit="round", disable=None) as progress:
+        contenders |= {peer: Apart(options.threads) for peer in peers.values()}
         for case in cases:
-            result = compare(case, list(peers.values()), oracle.attention, options.threads, rounds, progress)
+            result = compare(case, contenders, oracle.attention, options, rounds, progress)
             for name, contender in result["contenders"].items():
                 progress.set_postfix_str(f"memory of {name}")
                 contender["extra_bytes"] = in_fresh_process(extra_bytes, peers[name], case, options.threads)
@@ -137,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if (found := result["contenders"].get(peer.name))
     ]
     print(table(["contender", "length", "ms", "extra MiB"], rows))
-    write(options, "scaling", {"environment": environment(options.threads, contenders), "results": results})
+    write(options, "scaling", {"environment": environment(options, contenders), "results": results})
     if options.out is not None:
         draw(results, options.threads, options.out / "attention.png")
 

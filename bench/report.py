@@ -7,12 +7,15 @@ import json
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.held import hold, not_held
 from bench.peers import Peer
+from bench.roofline import Roof
+from bench.timing import Timing
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -23,6 +26,7 @@ class Options:
 
     threads: int
     quick: bool
+    isa: str | None  # that the contenders are held to, None for the machine's best
     out: Path | None  # the folder of the result files, None to write none
 
 
@@ -33,6 +37,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="small cases, few rounds; a look, not a result")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (bench/results; --quick: none)")
+    parser.add_argument(
+        "--isa",
+        default=os.environ.get("PYATTN_ISA") or None,
+        help="hold all who can be to this instruction set, such as avx2; results in a folder of that name (PYATTN_ISA)",
+    )
+
+
+def results_folder(isa: str | None) -> Path:
+    return RESULTS / isa if isa else RESULTS
 
 
 def positive(text: str) -> int:
@@ -50,7 +63,11 @@ def parse_options(description: str | None, argv: Sequence[str] | None = None) ->
 
 
 def options_of(given: argparse.Namespace) -> Options:
-    return Options(given.threads, given.quick, given.out or (None if given.quick else RESULTS))
+    """The benchmark's process is held to the instruction set from here on."""
+    if given.isa:
+        hold(given.isa)
+    folder = None if given.quick else results_folder(given.isa)
+    return Options(given.threads, given.quick, given.isa, given.out or folder)
 
 
 def available_cpus() -> int:
@@ -58,17 +75,22 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def environment(threads: int, peers: Sequence[Peer] = ()) -> dict[str, Any]:
+def environment(options: Options, peers: Sequence[Peer] = ()) -> dict[str, Any]:
     """The circumstances that a result depends on."""
     import pyattn
 
-    return {
+    versions = {peer.modules[0]: peer.version for peer in peers}
+    found = {
         "cpu": _cpu_name(),
         "isa": pyattn.info()["isa"],
-        "threads": threads,
+        "threads": options.threads,
         "python": platform.python_version(),
-        "versions": {peer.modules[0]: peer.version for peer in peers},
+        "versions": versions,
     }
+    if free := not_held(options.isa, list(versions)):
+        print(f"Not held to {options.isa}: {', '.join(free)}")
+        found["not_held"] = free
+    return found
 
 
 def _cpu_name() -> str:
@@ -122,11 +144,39 @@ def goals_as_results(goals: Sequence[Goal]) -> list[dict[str, Any]]:
     return [{**asdict(goal), "met": goal.met} for goal in goals]
 
 
+@dataclass(frozen=True)
+class Row:
+    """One of ours, as the table of all rows and the comparison with earlier results read it; seconds of a call."""
+
+    name: str
+    best_s: float
+    median_s: float
+    slowest_s: float
+    bound: str
+    of_roofline: float
+    best_peer: str  # "" for none
+    over_best_peer: float | None  # how many times as fast
+
+
+def row_of(name: str, timing: Timing, limit: Roof, peers: Mapping[str, float]) -> Row:
+    """Beside the best seconds of peers that do the same."""
+    best = min(peers, key=peers.__getitem__, default="")
+    bound = f"{limit.bound}, cached" if limit.cached else limit.bound
+    over = peers[best] / timing.best_s if best else None
+    times = timing.best_s, timing.median_s, timing.slowest_s
+    return Row(name, *times, bound, limit.fraction(timing.best_s), best, over)
+
+
+def of_roofline(fraction: float, bound: str) -> str:
+    """The column of that name: the one figure that all rows of all benchmarks have."""
+    return f"{fraction:.0%} {bound}"
+
+
 def write(options: Options, name: str, result: dict[str, Any]) -> None:
     """Write ``result`` as the JSON file ``name`` of the results folder, if there is to be one."""
     if options.out is None:
         return
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{name}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    path.write_text(json.dumps(result, indent=2, default=asdict) + "\n")
     print(f"wrote {os.path.relpath(path)}")

@@ -120,12 +120,15 @@ def onnx_call(
     inputs: Mapping[str, np.ndarray],
     threads: int,
     constants: Mapping[str, np.ndarray] | None = None,
+    *,
+    int8: bool = False,
 ) -> Callable[[], np.ndarray]:
     """A call that runs ``nodes`` on fixed ``inputs``; "output" has the first input's dtype and rank."""
     first = next(iter(inputs.values()))
     kinds = {name: (array.dtype, array.shape) for name, array in inputs.items()}
     output = first.dtype, [f"axis{axis}" for axis in range(first.ndim)]
-    session = onnx_session(onnx_model(nodes, kinds, {"output": output}, constants), threads)
+    model = onnx_model(nodes, kinds, {"output": output}, constants)
+    session = onnx_session(quantized(model) if int8 else model, threads)
     return lambda: session.run(None, inputs)[0]
 
 
@@ -179,4 +182,4 @@ def _openvino_tensor(array: np.ndarray) -> Any:
 
     if array.dtype.name == "bfloat16":
         return openvino.Tensor(array.view(np.int16), openvino.Shape(array.shape), openvino.Type.bf16)
-    return openvino.Tensor(array, shared_memory=True)
+    return openvino.Tensor(np.require(array, requirements="W"), shared_memory=True)

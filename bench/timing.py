@@ -22,10 +22,11 @@ SETTLE_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call over all rounds."""
+    """Of a call, over all rounds."""
 
-    best: float
-    median: float
+    best_s: float
+    median_s: float
+    slowest_s: float
 
 
 def seconds(call: Callable[[], object], repeats: int = 1) -> float:
@@ -60,4 +61,4 @@ def interleave(
             call(1)  # wakes the threads and fills the caches that another contender has emptied
             done.append(call(repeats[name]))
         progress.update()
-    return {name: Timing(min(done), statistics.median(done)) for name, done in samples.items()}
+    return {name: Timing(min(done), statistics.median(done), max(done)) for name, done in samples.items()}
