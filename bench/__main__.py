@@ -24,6 +24,7 @@ BENCHMARKS = {
     "images": "bench.bench_images",
     "speech": "bench.bench_speech",
     "generate": "bench.bench_generate",
+    "threads": "bench.bench_threads",
     "neighbours": "bench.bench_neighbours",
     "import": "bench.import_time",
     "picture": "bench.plot",
@@ -42,6 +43,7 @@ benchmarks:
   images      a vision Transformer, ViT-S/14, over batches of 8 and one alone, images/s
   speech      Whisper tiny.en over short clips and over a minute, seconds of sound a second
   generate    GPT-2's sizes: a prompt against the arithmetic peak, a step against the memory's
+  threads     pyattn on one thread and on all: speedups, and what a parallel region costs
   neighbours  all-MiniLM-L6-v2 beside other processes that are busy on the cores: slowdowns, beside the fair share
   import      what `import pyattn` costs over `import numpy`, ms
   picture     time and memory against the sequence length

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -19,6 +20,10 @@ from bench.timing import Name, seconds
 Calls = Mapping[str, Callable[[], Any]]
 
 
+class FailedError(SystemExit):
+    """Of a contender: what it says of its exception, or that its process ended."""
+
+
 class Apart:
     """A process that makes calls by name and runs them, until `close`. They are timed there, answers travel.
 
@@ -26,9 +31,13 @@ class Apart:
     """
 
     def __init__(self, threads: int, checkout: Path | None = None) -> None:
+        self._arguments = threads, checkout
+        self._start()
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, threads, checkout), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -55,9 +64,14 @@ class Apart:
         with contextlib.suppress(BrokenPipeError):  # which receiving explains
             self._pipe.send(question)
         try:
-            return self._pipe.recv()
+            found = self._pipe.recv()
         except EOFError:
-            raise SystemExit("a contender failed; its error stands above") from None
+            self._process.join()
+            found = FailedError(f"the process ended with {self._process.exitcode}")
+            self._start()
+        if isinstance(found, FailedError):
+            raise found
+        return found
 
 
 class AllApart(dict[Name, Apart]):
@@ -86,7 +100,12 @@ def _serve(pipe: Connection, threads: int, checkout: Path | None) -> None:
             method, *arguments = pipe.recv()
         except EOFError:  # closed
             return
-        pipe.send(getattr(server, method)(*arguments))
+        try:
+            found = getattr(server, method)(*arguments)
+        except Exception as error:
+            traceback.print_exc()
+            found = FailedError(f"{type(error).__name__}: {error}".partition("\n")[0])
+        pipe.send(found)
 
 
 class _Server:

@@ -16,11 +16,7 @@ import contextlib
 import hashlib
 import json
 import math
-import os
-import pickle
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,9 +28,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from bench.apart import Apart, Calls, FailedError
 from bench.convert import package
 from bench.report import available_cpus, positive, table
-from bench.timing import ROUND_SECONDS, SETTLE_SECONDS, seconds
+from bench.timing import ROUND_SECONDS, SETTLE_SECONDS
 
 HERE = Path(__file__).resolve().parents[1]
 ROUNDS = 5
@@ -126,7 +123,7 @@ def all_rows(given: dict[str, Any]) -> dict[str, Make]:
     return dict([*attention_rows(), *layer_rows(), *model_rows(**given)])
 
 
-# --- a checkout's process ---------------------------------------------------------------------------
+# --- two contenders, in processes of their own --------------------------------------------------------
 
 
 def digest(result: Any) -> str:
@@ -138,83 +135,56 @@ def digest(result: Any) -> str:
     return hashlib.sha256(b"" if result is None else np.ascontiguousarray(result).tobytes()).hexdigest()
 
 
-def serve() -> None:
-    """Answers on standard output: asked for a row, its answer's digest; then for each round, the seconds of a call.
-
-    Where that fails, why. The first answer is that it can be asked.
-    """
-    rows = all_rows(pickle.load(sys.stdin.buffer))
-    answers, sys.stdout = sys.stdout, sys.stderr
-    call, repeats = None, 1
-    print("true", file=answers, flush=True)
-    for line in sys.stdin:
-        found: Any
-        try:
-            if name := line.rstrip("\n"):
-                call = rows[name]()
-                found = digest(call())
-                repeats = max(1, math.ceil(ROUND_SECONDS / seconds(call)))
-            else:
-                call()  # wakes the threads, and fills the caches that the other process has emptied
-                found = seconds(call, repeats)
-        except Exception as error:
-            found = {"failed": f"{type(error).__name__}: {error}".partition("\n")[0]}
-        print(json.dumps(found), file=answers, flush=True)
+def row_calls(given: dict[str, Any], name: str) -> Calls:
+    call = all_rows(given)[name]()
+    return {"call": call, "digest": lambda: digest(call())}
 
 
-class Checkout:
-    def __init__(self, name: str, folder: Path, threads: int, given: dict[str, Any]) -> None:
-        self.name, self.start = name, partial(self._start, folder, threads, given)
-        self.start()
-
-    def _start(self, folder: Path, threads: int, given: dict[str, Any]) -> None:
-        # pyattn is that of the folder, bench is ours.
-        code = f"import sys; sys.path[:0] = [{str(folder)!r}]; import pyattn; sys.path[0] = {str(HERE)!r}; "
-        code += f"assert pyattn.__path__ == [{str(folder / 'pyattn')!r}], pyattn; "
-        code += "from bench.beside import serve; serve()"
-        numbers = dict.fromkeys(("PYATTN_NUM_THREADS", "OMP_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=tempfile.gettempdir(),
-            env={**os.environ, **numbers},
-        )
-        with contextlib.suppress(BrokenPipeError):  # which the answer explains
-            pickle.dump(given, self.process.stdin)
-            self.process.stdin.flush()
-        if not self.process.stdout.readline():
-            raise SystemExit("a checkout failed; its error stands above")
-
-    def ask(self, line: str = "") -> Any:
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(f"{line}\n".encode())
-            self.process.stdin.flush()
-        found = json.loads(self.process.stdout.readline() or "null")
-        if found is None:
-            found = {"failed": f"the process ended with {self.process.wait()}"}
-            self.start()
-        if isinstance(found, dict):
-            raise FailedError(f"{self.name}: {found['failed']}")
-        return found
-
-
-class FailedError(Exception):
-    """Of a checkout, at a row."""
-
-
-def measured(name: str, before: Checkout, now: Checkout, rounds: int) -> Measured:
-    samples: dict[Checkout, list[float]] = {before: [], now: []}
+def measured(name: str, given: dict[str, Any], before: Apart, now: Apart, rounds: int) -> Measured:
+    samples: dict[Apart, list[float]] = {before: [], now: []}
+    repeats, answers = {}, []
     try:
-        answers = [checkout.ask(name) for checkout in (before, now)]
+        for contender in samples:
+            contender.make(row_calls, given, name)
+            answers.append(contender.result("digest"))
+            repeats[contender] = math.ceil(ROUND_SECONDS / contender.seconds("call"))
         for number in range(rounds):
-            for checkout in (before, now) if number % 2 else (now, before):
+            for contender in (before, now) if number % 2 else (now, before):
                 time.sleep(SETTLE_SECONDS)
-                samples[checkout].append(checkout.ask())
+                contender.seconds("call")  # wakes the threads, and fills the caches that the other has emptied
+                samples[contender].append(contender.seconds("call", repeats[contender]))
     except FailedError as error:
-        return Measured(name, None, None, False, str(error))
-    medians = [statistics.median(samples[checkout]) for checkout in (before, now)]
+        return Measured(name, None, None, False, f"{'now' if answers else 'before'}: {error}")
+    medians = [statistics.median(done) for done in samples.values()]
     return Measured(name, *medians, answers[0] == answers[1])
+
+
+@contextlib.contextmanager
+def rows_given() -> Iterator[dict[str, Any]]:
+    """What all_rows needs, and says what is not installed."""
+    from bench.bench_encoder import MODEL_PACKAGE, TEXT_PACKAGE, paragraphs
+    from bench.bench_generate import CONFIG, write_model
+
+    model, library = package(MODEL_PACKAGE), package(TEXT_PACKAGE)
+    if model is None or library is None:
+        print(f"MiniLM's rows are left out: {MODEL_PACKAGE if model is None else TEXT_PACKAGE} is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder), {**CONFIG, "n_positions": 4096})
+        yield {
+            "texts": paragraphs(library, MAX_TEXTS) if library else [],
+            "sentence_model": model / "model" if model and library else None,
+            "generator": Path(folder),
+        }
+
+
+def all_measured(before: Apart, now: Apart, only: str, rounds: int) -> list[Measured]:
+    """Of the rows whose names contain ``only``; the processes end."""
+    with rows_given() as given:
+        names = [name for name in all_rows(given) if only in name]
+        found = [measured(name, given, before, now, rounds) for name in tqdm(names, unit="row", disable=None)]
+    before.close()
+    now.close()
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -227,23 +197,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=positive, default=available_cpus(), help="of each process (%(default)s)")
     parser.add_argument("--out", type=Path, help="a JSON file for the results")
     options = parser.parse_args(argv)
-    from bench.bench_encoder import MODEL_PACKAGE, TEXT_PACKAGE, paragraphs
-    from bench.bench_generate import CONFIG, write_model
-
-    model, library = package(MODEL_PACKAGE), package(TEXT_PACKAGE)
-    with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder), {**CONFIG, "n_positions": 4096})
-        given = {
-            "texts": paragraphs(library, MAX_TEXTS) if library else [],
-            "sentence_model": model / "model" if model and library else None,
-            "generator": Path(folder),
-        }
-        names = [name for name in all_rows(given) if options.only in name]
-        if model is None or library is None:
-            print(f"MiniLM's rows are left out: {MODEL_PACKAGE if model is None else TEXT_PACKAGE} is not installed")
-        folders = {"before": options.checkout.resolve(), "now": HERE}
-        before, now = (Checkout(*checkout, options.threads, given) for checkout in folders.items())
-        found = [measured(name, before, now, options.rounds) for name in tqdm(names, unit="row", disable=None)]
+    before, now = Apart(options.threads, options.checkout.resolve()), Apart(options.threads, HERE)
+    found = all_measured(before, now, options.only, options.rounds)
     print(table(["", "before, ms", "now, ms", "times as fast", "same bits"], [cells(row) for row in found]))
     if options.out:
         options.out.write_text(json.dumps([asdict(row) for row in found], indent=2) + "\n")
