@@ -23,6 +23,7 @@ cdef enum:
     MAX_TILE_ROWS = 16
     TASK_ROWS = 96
     PACKED_ROWS = 4  # at once, by a thread
+    FEW_INPUTS = 16384  # are packed sooner than another thread has come
     MAX_PANEL = 256  # outputs that packing may add, of padding
     MAX_GROUP = 4  # and inputs
     FEW_TILES = 2
@@ -188,7 +189,7 @@ cdef int multiply(
     with nogil:
         if shared:
             job.scales = <float *> (job.packed + scratch)
-            run(team, job.rows, PACKED_ROWS, pack_row, &job)
+            run(team if job.rows * weights.inputs > FEW_INPUTS else 1, job.rows, PACKED_ROWS, pack_row, &job)
             job.input = job.packed
             job.input_row = job.row_bytes
         run(team, tasks, 1, run_task, &job)
@@ -253,7 +254,7 @@ cdef void run_task(const void *context, Py_ssize_t number, int thread) noexcept 
     cdef Py_ssize_t tile = job.weights.kernels.tile_rows, group = number // job.blocks, part, panel, first
     cdef Py_ssize_t panels = job.first_panel[job.weights.count]
     cdef Py_ssize_t start = group * panels // job.groups, stop = (group + 1) * panels // job.groups
-    cdef Py_ssize_t row = number % job.blocks * TASK_ROWS, last = min(job.rows, row + TASK_ROWS), end
+    cdef Py_ssize_t row = number % job.blocks * TASK_ROWS, last = min(job.rows, row + TASK_ROWS), end, rows
     cdef char *scratch = job.packed + thread * job.row_bytes * tile
     cdef float scales[MAX_TILE_ROWS]
     while row < last:
@@ -267,10 +268,11 @@ cdef void run_task(const void *context, Py_ssize_t number, int thread) noexcept 
         for panel in range(start, stop):
             while job.first_panel[part + 1] <= panel:
                 part += 1
-            first = row
+            # The smallest tile comes first: it leaves most time for what it fetches ahead.
+            first, rows = row, (end - row - 1) % tile + 1
             while first < end:
-                run_tile(job, part, panel, first, min(end - first, tile), scratch, scales)
-                first += tile
+                run_tile(job, part, panel, first, rows, scratch, scales)
+                first, rows = first + rows, tile
         row = end
 
 
