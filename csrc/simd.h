@@ -3,8 +3,8 @@
  *
  * Elements are what the caller's arrays hold: -DELEMENT=F32, F64, F16, BF16 or, of weights alone, I8; KV8 is F32 whose
  * keys and values are int8, each row of which a scale multiplies. Arithmetic is on vectors of `real`, the compute type:
- * double for F64, float for all others. The vector extensions of GCC and Clang
- * express most of it; -ffp-contract=fast turns a * b + c into one fused instruction where the machine has it.
+ * double for F64, float for all others. The vector extensions of GCC and Clang express most of it;
+ * -ffp-contract=fast turns a * b + c into one fused instruction where the machine has it.
  *
  * What they do not express well is a primitive, which a file of simd/ defines for one instruction set; portable.h has
  * those that it leaves out, but for the first two lines. All are in this order:
@@ -16,15 +16,16 @@
  *   HIDE(x)                      the compiler must believe that x changed: keeps loops that measure
  *   load_first(p, n)             the first n lanes from p, zeros after them; reads nothing else
  *   store_first(p, x, n)         the first n lanes to p; writes nothing else
+ *   load_bytes_first(p, n)       the first n bytes from p, zeros after them, in the order of memory
  *   vmax(a, b), vmin(a, b)       the larger, the smaller; b where a is NaN
+ *   larger(a, b)                 the larger of integers
  *   choose_by_bytes(p, yes, no)  yes where the lane's byte of p is not 0
  *   transpose(x)                 x[i][j] <-> x[j][i] of LANES vectors
- *   load_bytes_first(p, n)       the first n bytes from p, zeros after them, in the order of memory
  *   ZIP_BYTES(lo or hi, a, b)    bytes of a and b in turn, of one half of each 16 bytes
- *   widen_int8(p)                int8, LANES from p, to float32
  *   WIDENS_FLOAT16               whether an instruction does the next line
  *   widen_float16(x)             float16 to float32
  *   narrow_float16(x)            and back, rounded to the nearest, ties to even
+ *   widen_int8(p)                int8, LANES from p, to float32
  *   round_bfloat16(x)            to bfloat16 likewise; the machine's own rounding takes denormals for 0
  *   exp2_of_negative(x)          2^x for x <= 0, from exp2_polynomial on the range of EXP2_REDUCTION
  *   multiply_add(a, b, c)        c + the products of a and b, summed in each lane; int8: of integers
@@ -48,7 +49,8 @@
 #define KERNEL static
 #endif
 #define INLINE static inline __attribute__((always_inline))
-/* Full unrolling keeps the accumulators of a tile in registers. Clang before 15 unrolls by a count too late for that. */
+/* Full unrolling keeps the accumulators of a tile in registers. Clang before 15 unrolls by a count too late for that.
+ */
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else

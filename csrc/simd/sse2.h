@@ -6,9 +6,8 @@
 
 #define MM(name) _mm_##name
 #define INTEGERS __m128i
-#include "x86.h"
-
 #include "vectors.h"
+#include "x86.h"
 
 #define widen_int8 widen_int8
 INLINE vec widen_int8(const char *p) {
