@@ -83,6 +83,7 @@ struct pyattn_keys {
   char *key, *value;             /* key 0; value may be NULL */
   char *key_scale, *value_scale; /* of key 0, where they are int8 */
   const int32_t *index;          /* NULL, or the true number of each key, ascending: keys are gathered (decode alone) */
+  ptrdiff_t known;               /* how many of them there are: those of the next queries follow */
   const char *index_bias;        /* NULL, or a bias of compute type for each element of index */
   ptrdiff_t first, count;
   struct pyattn_array tile_key, tile_value; /* as tiles read them, from key `first`, columns in groups: set by load */

@@ -83,8 +83,9 @@
 #else
 #define GROUP (ELEMENT == I8 || PAIRS_OF_BFLOAT16 ? 2 : 1)
 #endif
-#define KEY_GROUPS (ELEMENT == KV8 ? 4 : 1) /* dot-product groups of a key that a lane holds as they lie in memory */
-#define INPUT_ZERO (GROUP == 4 ? 128 : 0)   /* added to int8 inputs, for dot products that want them without a sign */
+/* Dot-product groups of a key that a lane holds as they lie in memory. */
+#define KEY_GROUPS (ELEMENT == KV8 ? 4 : ELEMENT == BF16 && !PAIRS_OF_BFLOAT16 ? 2 : 1)
+#define INPUT_ZERO (GROUP == 4 ? 128 : 0) /* added to int8 inputs, for dot products that want them without a sign */
 
 #if defined(__AVX512F__)
 #include "simd/avx512.h"
@@ -107,6 +108,9 @@ INLINE ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t unit) { return (n + unit - 1) /
 
 /* Into the second-level cache: streams from memory overtake the first one's few requests. */
 INLINE void prefetch_far(const char *p) { __builtin_prefetch(p, 0, 2); }
+
+/* Into the first one, for what is read soon. */
+INLINE void prefetch_near(const char *p) { __builtin_prefetch(p, 0, 3); }
 
 /* The compiler must believe that array x was written: an array that is filled as far as it will be read. */
 #define WRITTEN(x) __asm__("" : "=m"(x))
@@ -243,9 +247,20 @@ INLINE vec row_scale(const char *scales, ptrdiff_t offset) { return (void)scales
 
 INLINE vec scale_values(vec x, vec scale) { return (void)scale, x; }
 
+#if KEY_GROUPS == 2 /* transposed as they lie, half as often, and widened by a shift or a mask */
+INLINE vec load_key_lanes(const char *p, ptrdiff_t step, ptrdiff_t n) {
+  if (step == ELEMENT_BYTES && n >= 2 * LANES) return load(p);
+  char x[VECTOR_BYTES] = {0};
+  for (ptrdiff_t i = 0; i < least(n, 2 * LANES); i++) memcpy(x + i * ELEMENT_BYTES, p + i * step, ELEMENT_BYTES);
+  return load(x);
+}
+
+INLINE vec key_group(vec lanes, int s) { return (vec)(s ? (uvec)lanes & 0xffff0000 : (uvec)lanes << 16); }
+#else
 INLINE vec load_key_lanes(const char *p, ptrdiff_t step, ptrdiff_t n) { return load_groups(p, step, n); }
 
 INLINE vec key_group(vec lanes, int s) { return (void)s, lanes; }
+#endif
 #endif
 
 /* Boolean masks: bytes of 16 rows, transposed 16 x 16 within each 16 bytes of a vector. */

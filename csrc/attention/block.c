@@ -4,12 +4,8 @@
  * 2^(max' - joint max). */
 #include "state.h"
 
-INLINE ptrdiff_t query_vectors(const struct pyattn_attention *call, int vectors) {
-  return round_up(least(call->width, PYATTN_WIDTH_BLOCK), LANES * GROUP) / GROUP * vectors;
-}
-
 static ptrdiff_t state_bytes(const struct pyattn_attention *call, int vectors) {
-  const ptrdiff_t arrays = query_vectors(call, vectors) + 2 * (output_vectors(call, vectors) + call->top_k * vectors);
+  const ptrdiff_t arrays = query_groups(call) * vectors + 2 * (output_vectors(call, vectors) + call->top_k * vectors);
   return round_up(sizeof(struct attention_state), PYATTN_ALIGNMENT) + arrays * (ptrdiff_t)sizeof(vec);
 }
 
@@ -51,7 +47,7 @@ static void begin(const struct pyattn_query_block *block) {
   const struct pyattn_attention *call = block->call;
   struct attention_state *state = state_of(block);
   state->q = (vec *)(block->scratch + round_up(sizeof *state, PYATTN_ALIGNMENT));
-  state->split.o = state->q + query_vectors(call, block->vectors);
+  state->split.o = state->q + query_groups(call) * block->vectors;
   state->total.o = state->split.o + output_vectors(call, block->vectors);
   state->best = state->total.o + output_vectors(call, block->vectors);
   state->best_key = (ivec *)(state->best + call->top_k * block->vectors);
@@ -67,7 +63,11 @@ static void begin(const struct pyattn_query_block *block) {
     state->position[n] = position + row;
   }
   begin_split(block);
-  if (call->width <= PYATTN_WIDTH_BLOCK) load_queries(block, 0);
+  if (call->width > PYATTN_WIDTH_BLOCK) return;
+  if (call->path->by_row)
+    load_query_rows(block, 0);
+  else
+    load_queries(block, 0);
 }
 
 /* (max, sum) of vector n of the total and another result, merged; returns the factors of their weighted sums. */

@@ -10,7 +10,7 @@
  *     plain              no option, all rows see all keys                scores are logits as they stand
  *     with options       otherwise                                       p is transposed to [key] with rows along the
  *                                                                        lanes, for options.h, and back
- *     gathered keys      a sparse mask                                   rows of K and V by index, nothing prefetched
+ *     gathered keys      a sparse mask                                   rows of K and V by index
  *     masked             a logit is MASKED                               masked values count as 0: 0 * NaN is NaN
  *
  * R rows against S keys read S (D + Dv) elements of K and V once, in order, and R D of Q; they write R Dv. Weights are
@@ -20,11 +20,17 @@
 
 enum {
   COLUMNS = LANES * GROUP * KEY_GROUPS, /* features of a key that are loaded at a time */
-  SCORE_GROUPS = 2,                  /* of LANES keys scored at a time: their chains of sums fill each other's waits */
-  KEY_ROWS = KEY_BYTES == 1 ? 4 : 1, /* rows that share a key which is widened in registers */
-  ROWS_AHEAD = 32,                   /* keys and values are prefetched that many keys before they are read */
-  ROWS_AT_ONCE = 3,                  /* rows whose weighted sums stay in registers */
-  VALUE_VECTORS = TILE_ROWS * TILE_VECTORS / ROWS_AT_ONCE, /* and vectors of features of each */
+  STEP_BYTES = COLUMNS * KEY_BYTES,
+  /* loaded for one that is prefetched */
+  ROWS_A_LINE = STEP_BYTES >= 64 ? 1 : 64 / (STEP_BYTES * LANES < 64 ? 64 / LANES : STEP_BYTES),
+  ROWS_AHEAD = 16,  /* rows are prefetched that many, or SCORE_GROUPS groups, before they are read */
+  SCORE_GROUPS = 2, /* of LANES keys scored at a time, or one: chains of sums that fill each other's waits */
+  KEY_ROWS = 4,     /* rows of queries whose chains do so, too */
+  /* Weighted sums in registers: of few rows so many vectors; of more rows half as many, in several passes over the
+   * values, of which all but the first find these in the first-level cache. */
+  FEW_ROWS = 3,
+  VALUE_VECTORS = TILE_ROWS * TILE_VECTORS / FEW_ROWS,
+  MORE_ROWS = 4,
 };
 
 /* Runs a statement for ROWS rows from r on until there are no more; ROWS, at most `most`, is a constant. */
@@ -32,6 +38,25 @@ enum {
   for (ptrdiff_t r = 0; r < rows; r += most) {                  \
     WITH_CONSTANT(ROWS, least(rows - r, most), most, statement) \
   }
+
+/* Which row to prefetch while row j of the values first ... first + count is added: that of `ahead` rows later, and
+ * after the last value keys of the next block or, where they are gathered, of the next query. */
+INLINE const char *value_ahead(const struct pyattn_attention *call, const struct pyattn_keys *keys, ptrdiff_t first,
+                               ptrdiff_t count, ptrdiff_t j, ptrdiff_t ahead) {
+  const ptrdiff_t next = first + j + ahead;
+  const ptrdiff_t number = keys->index == NULL || next < keys->known ? key_index(keys, next) : 0;
+  if (j + ahead < count) return keys->value + number * call->operands[PYATTN_VALUE].row;
+  return keys->key + number * call->operands[PYATTN_KEY].row;
+}
+
+/* The same of gathered keys, after the last of which come their values. */
+INLINE const char *key_ahead(const struct pyattn_attention *call, const struct pyattn_keys *keys, ptrdiff_t first,
+                             ptrdiff_t count, ptrdiff_t j, ptrdiff_t ahead) {
+  const ptrdiff_t next = j + ahead;
+  if (next < count) return keys->key + keys->index[first + next] * call->operands[PYATTN_KEY].row;
+  if (!keys->value) return keys->key;
+  return keys->value + keys->index[first + next - count] * call->operands[PYATTN_VALUE].row;
+}
 
 /* Loads features of LANES keys and transposes them, so that keys run along the lanes; int8 lies four in a lane. */
 INLINE void load_keys_along_lanes(vec x[LANES], const char *const *key, ptrdiff_t offset, ptrdiff_t step,
@@ -44,53 +69,61 @@ INLINE void load_keys_along_lanes(vec x[LANES], const char *const *key, ptrdiff_
   transpose(x);
 }
 
-/* sums[r] += the products of `rows` queries and loaded keys, of `lanes` lanes each; scale: of int8 keys. */
-INLINE void multiply_keys(vec *sums, const vec *q, ptrdiff_t first_row, const vec *x, vec scale, int rows, int lanes) {
+/* sums[r] += the products of `rows` queries and loaded keys, of `lanes` lanes each, or begins with them; scale: of int8
+ * keys. */
+INLINE void multiply_keys(vec *sums, int begin, const real *q, ptrdiff_t query_row, const vec *x, vec scale, int rows,
+                          int lanes) {
   vec sum[KEY_ROWS];
-  UNROLL for (int r = 0; r < rows; r++) sum[r] = sums[first_row + r];
+  UNROLL for (int r = 0; r < rows; r++) sum[r] = begin ? (vec){0} : sums[r];
   UNROLL for (int i = 0; i < lanes; i++) {
     UNROLL for (int s = 0; s < KEY_GROUPS; s++) {
       const vec key = scale_values(key_group(x[i], s), scale);
       UNROLL for (int r = 0; r < rows; r++) {
-        const real *feature = (const real *)(q + i * KEY_GROUPS + s) + first_row + r;
-        sum[r] = multiply_add(splat(load_real(feature)), key, sum[r]);
+        sum[r] = multiply_add(splat(load_real(q + r * query_row + i * KEY_GROUPS + s)), key, sum[r]);
       }
     }
   }
-  UNROLL for (int r = 0; r < rows; r++) sums[first_row + r] = sum[r];
+  UNROLL for (int r = 0; r < rows; r++) sums[r] = sum[r];
 }
 
-/* Scores of `groups` groups of keys, whose rows and, of int8, scales are given, into p. After the last key, that is
- * repeated. */
-INLINE void score_groups(const struct pyattn_query_block *block, const char *const *key, const real *scales, int groups,
-                         ptrdiff_t bytes_ahead, vec *p) {
+/* Keys that are scored at a time. */
+struct key_groups {
+  const char *key[SCORE_GROUPS * LANES];  /* their rows */
+  const char *next[SCORE_GROUPS * LANES]; /* the rows to prefetch if gathered */
+  real scale[SCORE_GROUPS * LANES];       /* of int8 */
+  ptrdiff_t ahead;                        /* else rows so many bytes later are prefetched */
+  int groups;
+};
+
+/* Their scores, into p. Prefetching is into the first-level cache and evenly over the arithmetic: the machine drops
+ * prefetches that come in bursts. */
+INLINE void score_groups(const struct pyattn_query_block *block, const struct key_groups *keys, int gathered, vec *p) {
   const struct pyattn_attention *call = block->call;
-  const ptrdiff_t rows = block->rows, row = call->operands[PYATTN_KEY].row, step = call->operands[PYATTN_KEY].column;
-  ptrdiff_t ahead = 0;
+  const int groups = keys->groups;
+  const ptrdiff_t rows = block->rows, step = call->operands[PYATTN_KEY].column, query_row = query_groups(call);
   for (ptrdiff_t d = 0; d == 0 || d < call->width; d += SUM_BLOCK) {
     const ptrdiff_t end = least(call->width, d + SUM_BLOCK);
-    const vec *q = queries_from(block, d);
+    const real *q = query_rows_from(block, d);
     vec acc[SCORE_GROUPS][LANES];
-    for (int group = 0; group < groups; group++) {
-      for (ptrdiff_t r = 0; r < rows; r++) acc[group][r] = (vec){0};
-    }
+    if (end == 0) memset(acc, 0, sizeof acc);
     for (ptrdiff_t column = d; column < end; column += COLUMNS, q += LANES * KEY_GROUPS) {
-      const ptrdiff_t columns = least(end - column, COLUMNS);
+      const ptrdiff_t columns = least(end - column, COLUMNS), offset = column * step;
       for (int group = 0; group < groups; group++) {
         vec x[LANES];
-        load_keys_along_lanes(x, key + group * LANES, column * step, step, columns);
-        const vec scale = scales ? load(scales + group * LANES) : (vec){0};
+        load_keys_along_lanes(x, keys->key + group * LANES, offset, step, columns);
+        const char *const *next = (gathered ? keys->next : keys->key) + group * LANES;
+        const ptrdiff_t line = gathered ? offset : offset + keys->ahead, turn = offset / STEP_BYTES % ROWS_A_LINE;
+        UNROLL for (int i = 0; i < LANES; i += ROWS_A_LINE) prefetch_near(next[i + turn] + line);
+        const vec scale = KEY_BYTES == 1 ? load(keys->scale + group * LANES) : (vec){0};
         if (KEY_GROUPS == 1 || columns == COLUMNS) {
-          FOR_ROWS_AT_ONCE(rows, KEY_ROWS, multiply_keys(acc[group], q, r, x, scale, ROWS, LANES))
+          FOR_ROWS_AT_ONCE(
+              rows, KEY_ROWS,
+              multiply_keys(acc[group] + r, column == d, q + r * query_row, query_row, x, scale, ROWS, LANES))
         } else {
           const int lanes = (int)(columns + KEY_GROUPS - 1) / KEY_GROUPS;
-          FOR_ROWS_AT_ONCE(rows, KEY_ROWS, multiply_keys(acc[group], q, r, x, scale, ROWS, lanes))
-        }
-      }
-      /* whole rows, one after the other: the machine follows */
-      for (; ahead < (column + columns) * groups * LANES / call->width; ahead++) {
-        for (ptrdiff_t line = 0; line < bytes_ahead; line += 64) {
-          prefetch_far(key[0] + (ROWS_AHEAD + ahead) * row + line);
+          FOR_ROWS_AT_ONCE(
+              rows, KEY_ROWS,
+              multiply_keys(acc[group] + r, column == d, q + r * query_row, query_row, x, scale, ROWS, lanes))
         }
       }
     }
@@ -102,21 +135,28 @@ INLINE void score_groups(const struct pyattn_query_block *block, const char *con
   }
 }
 
+/* After the last key, that is repeated. */
 static void score_rows(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                        ptrdiff_t count) {
   const struct pyattn_attention *call = block->call;
-  const struct pyattn_array *array = &call->operands[PYATTN_KEY];
-  const ptrdiff_t bytes = keys->index || array->column != KEY_BYTES ? 0 : call->width * KEY_BYTES;
-  for (ptrdiff_t j = 0; j < count; j += SCORE_GROUPS * LANES) {
-    const int groups = count - j <= LANES ? 1 : SCORE_GROUPS;
-    const char *key[SCORE_GROUPS * LANES];
-    real scales[SCORE_GROUPS * LANES];
-    for (int i = 0; i < groups * LANES; i++) {
-      const ptrdiff_t number = key_index(keys, first + least(j + i, count - 1));
-      key[i] = keys->key + number * array->row;
-      if (KEY_BYTES == 1) scales[i] = load_real(keys->key_scale + number * call->operands[PYATTN_KEY_SCALES].row);
+  const ptrdiff_t row = call->operands[PYATTN_KEY].row;
+  const int streamed = LANES == ROWS_AHEAD && KEY_GROUPS == 1 && block->rows == 1 && !keys->index;
+  const ptrdiff_t most = streamed ? 1 : SCORE_GROUPS; /* one alone leaves more of the cache to what is prefetched */
+  const ptrdiff_t ahead = least(count, most * LANES > ROWS_AHEAD ? most * LANES : ROWS_AHEAD);
+  for (ptrdiff_t j = 0; j < count; j += most * LANES) {
+    struct key_groups now;
+    now.ahead = ahead * row;
+    now.groups = (int)least((count - j + LANES - 1) / LANES, most);
+    for (int i = 0; i < now.groups * LANES; i++) {
+      const ptrdiff_t place = least(j + i, count - 1), number = key_index(keys, first + place);
+      now.key[i] = keys->key + number * row;
+      if (keys->index) now.next[i] = key_ahead(call, keys, first, count, place, ahead);
+      if (KEY_BYTES == 1) now.scale[i] = load_real(keys->key_scale + number * call->operands[PYATTN_KEY_SCALES].row);
     }
-    score_groups(block, key, KEY_BYTES == 1 ? scales : NULL, groups, bytes, state_of(block)->p + j);
+    if (keys->index)
+      score_groups(block, &now, 1, state_of(block)->p + j);
+    else
+      score_groups(block, &now, 0, state_of(block)->p + j);
   }
 }
 
@@ -146,7 +186,7 @@ INLINE real *weight_at(struct attention_state *state, ptrdiff_t j, ptrdiff_t r) 
 
 /* The sums of `rows` rows' weights: chains that wait for each other's additions but not for those of other rows. */
 INLINE void sum_weights(struct attention_state *state, ptrdiff_t first_row, ptrdiff_t count, int rows, real *sums) {
-  real sum[ROWS_AT_ONCE];
+  real sum[MORE_ROWS];
   UNROLL for (int r = 0; r < rows; r++) sum[r] = (real)-0.0;
   for (ptrdiff_t j = 0; j < count; j++) {
     UNROLL for (int r = 0; r < rows; r++) sum[r] += *weight_at(state, j, first_row + r);
@@ -173,7 +213,7 @@ static void softmax_rows(const struct pyattn_query_block *block, ptrdiff_t count
     }
   }
   real sums[LANES];
-  FOR_ROWS_AT_ONCE(rows, ROWS_AT_ONCE, sum_weights(state, r, count, ROWS, sums + r))
+  FOR_ROWS_AT_ONCE(rows, MORE_ROWS, sum_weights(state, r, count, ROWS, sums + r))
   for (ptrdiff_t r = 0; r < rows; r++) sum[r] = sums[r];
   state->split.sum[0] = state->split.sum[0] * state->rescale[0] + sum;
   for (ptrdiff_t r = 0; count % GROUP != 0 && r < rows; r++) *weight_at(state, count, r) = 0;
@@ -193,8 +233,8 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
   const struct pyattn_array *array = &call->operands[PYATTN_VALUE];
   struct attention_state *state = state_of(block);
   const ptrdiff_t value_row = array->row, step = array->column;
-  const ptrdiff_t column = d * step, ahead = keys->index ? 0 : ROWS_AHEAD * value_row;
-  vec acc[ROWS_AT_ONCE][VALUE_VECTORS];
+  const ptrdiff_t column = d * step, ahead = least(count, ROWS_AHEAD);
+  vec acc[MORE_ROWS][VALUE_VECTORS];
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
   for (ptrdiff_t j = 0; j < count; j += GROUP) {
     const ptrdiff_t number = key_index(keys, first + j);
@@ -204,9 +244,9 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
     vec x[VALUE_VECTORS];
     if (vectors > 1) {
       UNROLL for (int n = 0; n < vectors; n += GROUP) join_rows_wide(low, high, n * LANES * KEY_BYTES, x + n);
-      UNROLL for (int line = 0; line < vectors * LANES * KEY_BYTES; line += 64) {
-        prefetch_far(low + ahead + line);
-        if (GROUP == 2) prefetch_far(low + ahead + value_row + line);
+      UNROLL for (int i = 0; i < GROUP && first_row == 0; i++) {
+        const char *next = value_ahead(call, keys, first, count, j + i, ahead) + column;
+        UNROLL for (int line = 0; line < vectors * LANES * KEY_BYTES; line += 64) prefetch_near(next + line);
       }
     } else {
       x[0] = join_rows(low, high, step, call->value_width - d);
@@ -231,7 +271,11 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
 INLINE ptrdiff_t accumulate_vectors(const struct pyattn_query_block *block, const struct pyattn_keys *keys,
                                     ptrdiff_t first, ptrdiff_t count, int masked, ptrdiff_t d, int vectors) {
   for (; block->call->value_width - d >= (vectors > 1 ? vectors * LANES : 1); d += vectors * LANES) {
-    FOR_ROWS_AT_ONCE(block->rows, ROWS_AT_ONCE, accumulate_part(block, keys, first, count, masked, d, r, ROWS, vectors))
+    if (vectors == VALUE_VECTORS) {
+      FOR_ROWS_AT_ONCE(block->rows, FEW_ROWS, accumulate_part(block, keys, first, count, masked, d, r, ROWS, vectors))
+    } else {
+      FOR_ROWS_AT_ONCE(block->rows, MORE_ROWS, accumulate_part(block, keys, first, count, masked, d, r, ROWS, vectors))
+    }
   }
   return d;
 }
@@ -240,7 +284,9 @@ INLINE void accumulate_rows(const struct pyattn_query_block *block, const struct
                             ptrdiff_t count, int masked) {
   ptrdiff_t d = 0;
   if (block->call->operands[PYATTN_VALUE].column == KEY_BYTES) {
-    d = accumulate_vectors(block, keys, first, count, masked, d, VALUE_VECTORS);
+    if (block->rows <= FEW_ROWS) {
+      d = accumulate_vectors(block, keys, first, count, masked, d, VALUE_VECTORS);
+    }
     d = accumulate_vectors(block, keys, first, count, masked, d, VALUE_VECTORS / 2);
   }
   accumulate_vectors(block, keys, first, count, masked, d, 1);

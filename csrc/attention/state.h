@@ -52,7 +52,7 @@ struct attention_state {
   double to_nats;   /* a logit times this is in units of ln */
   int exponential;  /* EXP_BASE_2, ... */
   int has_total;
-  vec *q;                                 /* [group of features][N] */
+  vec *q;                                 /* [group of features][N]; decode: [row][group of features] */
   vec *best;                              /* [top_k][N] weights, largest first */
   ivec *best_key;                         /* [top_k][N] */
   vec p[PYATTN_KEY_BLOCK * TILE_VECTORS]; /* [key][N] logits, then [group of keys][N] weights; decode: see there */
@@ -102,11 +102,33 @@ INLINE ptrdiff_t output_vectors(const struct pyattn_attention *call, int vectors
 }
 
 static void clear_output(const struct pyattn_query_block *block, struct partial *part) {
-  memset(part->o, 0, (size_t)output_vectors(block->call, block->vectors) * sizeof(vec));
+  const struct pyattn_attention *call = block->call;
+  const ptrdiff_t by_row = block->rows * value_vectors(call), vectors = output_vectors(call, block->vectors);
+  memset(part->o, 0, (size_t)(call->path->by_row ? by_row : vectors) * sizeof(vec));
   part->empty = 0;
 }
 
-/* q[group][N] = query[first + feature], transposed, scaled; after the width come zeros to a whole vector. */
+/* Dot-product groups of a query in q, to whole vectors. */
+INLINE ptrdiff_t query_groups(const struct pyattn_attention *call) {
+  return round_up(least(call->width, PYATTN_WIDTH_BLOCK), LANES * GROUP) / GROUP;
+}
+
+/* q of decode, of the features from `first` on, scaled; after the width come zeros to a whole vector. */
+static void load_query_rows(const struct pyattn_query_block *block, ptrdiff_t first) {
+  const struct pyattn_array query = operand(block, PYATTN_QUERY);
+  struct attention_state *state = state_of(block);
+  const ptrdiff_t width = least(block->call->width - first, PYATTN_WIDTH_BLOCK), row = query_groups(block->call);
+  for (ptrdiff_t r = 0; r < block->rows; r++) {
+    const char *from = operand_row(block, &query, r) + first * query.column;
+    for (ptrdiff_t d = 0; d < width; d += LANES * GROUP) {
+      vec x = load_groups(from + d * query.column, query.column, width - d);
+      if (GROUP == 1) x *= state->query_scale;
+      state->q[(r * row + d / GROUP) / LANES] = x;
+    }
+  }
+}
+
+/* q of prefill, which is transposed. */
 static void load_queries(const struct pyattn_query_block *block, ptrdiff_t first) {
   const struct pyattn_array query = operand(block, PYATTN_QUERY);
   struct attention_state *state = state_of(block);
@@ -129,11 +151,18 @@ static void load_queries(const struct pyattn_query_block *block, ptrdiff_t first
   }
 }
 
-/* The queries from feature `first` on; heads wider than a block are transposed once more for each range of keys. */
+/* The queries from feature `first` on; those of heads wider than a block are loaded once more for each range of keys.
+ */
 INLINE const vec *queries_from(const struct pyattn_query_block *block, ptrdiff_t first) {
   const ptrdiff_t place = first % PYATTN_WIDTH_BLOCK;
   if (place == 0 && block->call->width > PYATTN_WIDTH_BLOCK) load_queries(block, first);
   return state_of(block)->q + place / GROUP * block->vectors;
+}
+
+INLINE const real *query_rows_from(const struct pyattn_query_block *block, ptrdiff_t first) {
+  const ptrdiff_t place = first % PYATTN_WIDTH_BLOCK;
+  if (place == 0 && block->call->width > PYATTN_WIDTH_BLOCK) load_query_rows(block, first);
+  return (const real *)state_of(block)->q + place / GROUP;
 }
 
 /* The maximum of lanes from here on, 0 where nothing was seen yet (-inf - 0, not -inf - -inf); sets rescale. */

@@ -7,6 +7,7 @@
 
 #define MM(name) _mm256_##name
 #define INTEGERS __m256i
+#include "vectors.h"
 #include "x86.h"
 
 #if REAL_BITS == 32
@@ -15,3 +16,22 @@
 #define widen_float16(x) ((vec)_mm256_cvtph_ps((__m128i)(x)))
 #define narrow_float16(x) ((vec16)_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
 #define widen_int8(p) ((vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p)))))
+
+#if REAL_BITS == 32
+#define transpose transpose
+/* Within halves first: half of the instructions of the portable passes. */
+INLINE void transpose(vec x[8]) {
+  vec y[8];
+  UNROLL for (int i = 0; i < 8; i += 4) { /* y[i + j]: columns j and 4 + j of rows i ... i + 3 */
+    const vec a = _mm256_unpacklo_ps(x[i], x[i + 1]), b = _mm256_unpackhi_ps(x[i], x[i + 1]);
+    const vec c = _mm256_unpacklo_ps(x[i + 2], x[i + 3]), d = _mm256_unpackhi_ps(x[i + 2], x[i + 3]);
+    y[i] = (vec)_mm256_unpacklo_pd((__m256d)a, (__m256d)c), y[i + 1] = (vec)_mm256_unpackhi_pd((__m256d)a, (__m256d)c);
+    y[i + 2] = (vec)_mm256_unpacklo_pd((__m256d)b, (__m256d)d),
+          y[i + 3] = (vec)_mm256_unpackhi_pd((__m256d)b, (__m256d)d);
+  }
+  UNROLL for (int i = 0; i < 4; i++) {
+    x[i] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x20);
+    x[i + 4] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x31);
+  }
+}
+#endif

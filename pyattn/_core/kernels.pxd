@@ -39,7 +39,7 @@ cdef extern from "kernels.h" nogil:
         char *value_scale
         const int32_t *index
         const char *index_bias
-        Py_ssize_t first, count
+        Py_ssize_t known, first, count
         pyattn_array tile_key, tile_value
         int finite
 

@@ -187,6 +187,7 @@ cdef Range gather_keys(const Call *call, pyattn_keys *keys, Py_ssize_t query) no
     """Points keys at those that a sparse mask lets a query see."""
     cdef Range every
     keys.index = call.indices + call.indptr[query]
+    keys.known = call.indptr[call.cu_seqlens_q[1]] - call.indptr[query]
     if call.index_bias != NULL:
         keys.index_bias = call.index_bias + call.indptr[query] * call.kernels.real_bytes
     every.first = 0
