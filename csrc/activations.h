@@ -9,8 +9,7 @@ INLINE vec sigmoid(vec x) { return 1 / (1 + exp_any(-x)); }
 /* x Phi(x) = max(x, 0) - |x| erfc(|x| / sqrt(2)) / 2, Hendrycks & Gimpel 2016 (arXiv:1606.08415), equation 1. */
 INLINE vec gelu(vec x) {
 #if REAL_BITS == 32
-  const vec size = vmin(magnitude(x), splat(12)), q = erfc_exponent(size);
-  return vmax((vec){0}, x) - size * exp2_of_negative(-size * q - 1);
+  return vmax((vec){0}, x) - gelu_tail(magnitude(x));
 #else
   vec y;
   UNROLL for (int i = 0; i < LANES; i++) y[i] = x[i] < -40 ? -0.0 : 0.5 * x[i] * erfc(-0.70710678118654752440 * x[i]);

@@ -60,6 +60,20 @@ def rational(function, weight, high, degree, rounds=20):
     return max(errors), s[::-1], p[::-1], q[::-1]
 
 
+def pieces(function, slope, width, count):
+    """Coefficients of r^0, r^1 and r^2, each (count,), of parabolas near a function, at (n + r) width for |r| <= 1/2.
+
+    Through its three Chebyshev nodes; the first through 0, with the function's slope there; the last is 0.
+    """
+    nodes = np.cos(np.pi * np.array([1, 3, 5]) / 6) / 2
+    powers = nodes[:, None] ** np.arange(3)
+    values = function((np.arange(count)[:, None] + nodes) * width)
+    c = np.linalg.solve(powers, values.T)
+    c[:2, 0], c[:, -1] = (0, slope * width), 0
+    c[2, 0] = (function(width * 0.4) - c[1, 0] * 0.4) / 0.4**2
+    return c
+
+
 def tanh_ratio(t):
     """tanh(x) / x, t = x^2."""
     return mp.tanh(mp.sqrt(t)) / mp.sqrt(t) if t else mp.mpf(1)
@@ -90,6 +104,9 @@ def main():
             lambda x: -np.log2(erfc(x / np.sqrt(2))), lambda x: x * erfc(x / np.sqrt(2)) + 1e-5, 0, 7, terms
         )
         show(f"erfc float32, error {error * np.log(2):.2g}", np.float32(c), "f")
+    # x erfc(x / sqrt(2)) / 2 on [0, 5] in 31 steps
+    for power, row in enumerate(pieces(lambda x: x * erfc(x / np.sqrt(2)) / 2, 0.5, 5 / 31, 32)):
+        show(f"tail of gelu, r^{power}", reversed(np.float32(row)), "f")
     # tanh(x) / x = S + P / Q in t = x^2 (7.9, and 18.5 below, are the ends whose rounded coefficients measure best) and
     # 2 tanh(x / 2) / x likewise, its relative error weighted by what remains of it in z / (1 + z^2 / 4) = tanh(x)
     single = np.float32, "f", tanh_ratio, lambda t: 1, 7.9**2, 3

@@ -19,6 +19,8 @@
  *   load_bytes_first(p, n)       the first n bytes from p, zeros after them, in the order of memory
  *   vmax(a, b), vmin(a, b)       the larger, the smaller; b where a is NaN
  *   larger(a, b)                 the larger of integers
+ *   LOOKS_UP                     whether there is the next line
+ *   look_up(p, i)                of 32 reals at p, the one that the last 5 bits of a lane count
  *   choose_by_bytes(p, yes, no)  yes where the lane's byte of p is not 0
  *   transpose(x)                 x[i][j] <-> x[j][i] of LANES vectors
  *   ZIP_BYTES(lo or hi, a, b)    bytes of a and b in turn, of one half of each 16 bytes

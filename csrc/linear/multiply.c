@@ -53,24 +53,27 @@ INLINE vec dequantised(const struct panel *panel, vec sum, float row_scale, int 
   return __builtin_convertvector((ivec)sum, vec) * (panel->scale[n] * row_scale) + panel->bias[n];
 }
 
-/* Writes a tile. quantised: its sums are of int8 products; whole: none of its vectors is cut by the last feature. */
+/* Writes a tile. whole: none of its vectors is cut by the last feature. */
 INLINE void write_tile(const struct pyattn_linear *job, const struct pyattn_packed_rows *input,
                        const struct panel *panel, ptrdiff_t first, const vec *result, int rows, int vectors,
-                       int is_bf16, int quantised, int whole) {
+                       int is_bf16, int whole) {
   const ptrdiff_t feature = panel->feature, width = is_bf16 ? 2 : (ptrdiff_t)sizeof(real);
-  for (int r = 0; r < rows; r++) {
+  for (int r = 0; r < rows; r++, result += vectors) {
     char *out = job->out + (first + r) * job->out_row + feature * width;
     const char *residual = job->residual;
     if (residual) residual += (first + r) * job->residual_row + feature * (ptrdiff_t)sizeof(real);
+    vec x[TILE_VECTORS];
+    UNROLL for (int n = 0; n < vectors; n++) {
+      x[n] = ELEMENT == I8 ? dequantised(panel, result[n], input->scales[r], n) : result[n];
+    }
+    activate_all(x, vectors, job->activation);
     UNROLL for (int n = 0; n < vectors; n++) {
       const ptrdiff_t columns = whole ? LANES : job->weight->outputs - feature - n * LANES;
-      vec x = result[r * vectors + n];
-      if (quantised) x = dequantised(panel, x, input->scales[r], n);
-      if (residual) x += load_reals(residual + n * VECTOR_BYTES, columns);
+      if (residual) x[n] += load_reals(residual + n * VECTOR_BYTES, columns);
       if (is_bf16)
-        store_bf16(out + n * LANES * width, x, columns);
+        store_bf16(out + n * LANES * width, x[n], columns);
       else
-        store_reals(out + n * LANES * width, x, columns);
+        store_reals(out + n * LANES * width, x[n], columns);
     }
   }
 }
@@ -79,7 +82,7 @@ INLINE void linear_vectors(const struct pyattn_linear *job, const struct pyattn_
                            int rows, ptrdiff_t number, int vectors) {
   const struct pyattn_weight *weight = job->weight;
   const ptrdiff_t feature = number * PANEL;
-  const int format = format_of(weight), is_bf16 = job->out_is_bf16;
+  const int format = format_of(weight), whole = weight->outputs - feature >= vectors * LANES;
   vec result[TILE_ROWS * TILE_VECTORS];
   struct panel panel;
   WRITTEN(result);
@@ -93,22 +96,12 @@ INLINE void linear_vectors(const struct pyattn_linear *job, const struct pyattn_
     MULTIPLY(PYATTN_BFLOAT16)
   else
     MULTIPLY(ELEMENT_FORMAT)
-  const int whole = weight->outputs - feature >= vectors * LANES, activates = job->activation != PYATTN_IDENTITY;
-  const int quantised = ELEMENT == I8 && !activates;
-  if (activates) {
-    for (int r = 0; ELEMENT == I8 && r < rows; r++) {
-      UNROLL for (int n = 0; n < vectors; n++) {
-        result[r * vectors + n] = dequantised(&panel, result[r * vectors + n], input->scales[r], n);
-      }
-    }
-    activate_all(result, rows * vectors, job->activation);
-  }
-  if (whole && is_bf16)
-    write_tile(job, input, &panel, first, result, rows, vectors, 1, quantised, 1);
-  else if (whole)
-    write_tile(job, input, &panel, first, result, rows, vectors, 0, quantised, 1);
+  if (!whole)
+    write_tile(job, input, &panel, first, result, rows, vectors, job->out_is_bf16, 0);
+  else if (job->out_is_bf16)
+    write_tile(job, input, &panel, first, result, rows, vectors, 1, 1);
   else
-    write_tile(job, input, &panel, first, result, rows, vectors, is_bf16, quantised, 0);
+    write_tile(job, input, &panel, first, result, rows, vectors, 0, 1);
 }
 
 KERNEL void linear_tile(const struct pyattn_linear *job, const struct pyattn_packed_rows *input, ptrdiff_t first,

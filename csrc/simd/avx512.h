@@ -30,6 +30,9 @@
 #if REAL_BITS == 32
 #define larger(a, b) ((ivec)_mm512_max_epi32((__m512i)(a), (__m512i)(b)))
 
+#define LOOKS_UP 1
+#define look_up(p, i) ((vec)_mm512_permutex2var_ps(_mm512_loadu_ps(p), (__m512i)(i), _mm512_loadu_ps((p) + 16)))
+
 #define choose_by_bytes choose_by_bytes
 INLINE vec choose_by_bytes(const uint8_t *p, vec yes, vec no) {
   const __m128i lanes = _mm_loadu_si128((const __m128i *)p);

@@ -21,7 +21,7 @@ cnp.import_array()
 
 cdef enum:
     MAX_TILE_ROWS = 16
-    TASK_ROWS = 96
+    TASK_ROWS = 48
     PACKED_ROWS = 4  # at once, by a thread
     FEW_INPUTS = 16384  # are packed sooner than another thread has come
     MAX_PANEL = 256  # outputs that packing may add, of padding
@@ -135,7 +135,8 @@ cdef struct Job:
     const Weights *weights
     pyattn_linear parts[MAX_PARTS]
     Py_ssize_t first_panel[MAX_PARTS + 1]
-    Py_ssize_t groups, blocks  # tasks: groups of panels x blocks of rows
+    Py_ssize_t groups, blocks  # tasks: groups of panels x blocks of rows, which are so many tiles of rows
+    Py_ssize_t tiles
     const char *input
     Py_ssize_t rows, input_row
     Py_ssize_t row_bytes  # of packed rows; 0 where the input is multiplied in place
@@ -233,7 +234,10 @@ cdef Py_ssize_t plan(Job *job, int team) noexcept:
     for i in range(job.weights.count):
         bytes = max(bytes, kernels.linear_packed_bytes(kernels.lanes * kernels.tile_vectors, job.weights.inputs,
                                                        job.weights.parts[i].format))
+    job.tiles = (job.rows + kernels.tile_rows - 1) // kernels.tile_rows
     job.blocks = (job.rows + TASK_ROWS - 1) // TASK_ROWS
+    if job.blocks > 1:  # as much for each thread
+        job.blocks = min(job.tiles, (job.blocks + team - 1) // team * team)
     size = max(<Py_ssize_t> 1, min(CACHED // max(<Py_ssize_t> 1, bytes), panels * job.blocks // (4 * team)))
     job.groups = (panels + size - 1) // size
     job.few = job.rows <= FEW_TILES * kernels.tile_rows
@@ -254,7 +258,8 @@ cdef void run_task(const void *context, Py_ssize_t number, int thread) noexcept 
     cdef Py_ssize_t tile = job.weights.kernels.tile_rows, group = number // job.blocks, part, panel, first
     cdef Py_ssize_t panels = job.first_panel[job.weights.count]
     cdef Py_ssize_t start = group * panels // job.groups, stop = (group + 1) * panels // job.groups
-    cdef Py_ssize_t row = number % job.blocks * TASK_ROWS, last = min(job.rows, row + TASK_ROWS), end, rows
+    cdef Py_ssize_t block = number % job.blocks, row = block * job.tiles // job.blocks * tile, end, rows
+    cdef Py_ssize_t last = min(job.rows, (block + 1) * job.tiles // job.blocks * tile)
     cdef char *scratch = job.packed + thread * job.row_bytes * tile
     cdef float scales[MAX_TILE_ROWS]
     while row < last:
