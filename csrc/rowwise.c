@@ -34,9 +34,9 @@ static void rotate(char *row, const char *cosines, const char *sines, ptrdiff_t 
 /* The first n lanes from p, then the value fill. */
 INLINE vec load_filled(const char *p, ptrdiff_t n, real fill) {
   if (n >= LANES) return load(p);
-  vec x = splat(fill);
-  memcpy(&x, p, (size_t)n * sizeof(real));
-  return x;
+  ivec lanes;
+  UNROLL for (int i = 0; i < LANES; i++) lanes[i] = i;
+  return choose(lanes < (word)n, load_first(p, n), splat(fill));
 }
 
 /* (x - mean) / sqrt(variance + eps) * weight + bias: Ba, Kiros & Hinton 2016 (arXiv:1607.06450), equation 4. The

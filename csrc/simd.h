@@ -51,8 +51,7 @@
 #define KERNEL static
 #endif
 #define INLINE static inline __attribute__((always_inline))
-/* Full unrolling keeps the accumulators of a tile in registers. Clang before 15 unrolls by a count too late for that.
- */
+/* Full unrolling keeps the accumulators of a tile in registers; by a count, Clang 14 unrolls too late for that. */
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else

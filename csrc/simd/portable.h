@@ -12,13 +12,20 @@
 #endif
 
 #ifndef load_first
+/* Lane by lane: a copy of n bytes is a call, before which Clang empties the registers of the loops around. */
 INLINE vec load_first(const void *p, ptrdiff_t n) {
   vec x = {0};
-  memcpy(&x, p, (size_t)n * sizeof(real));
+  UNROLL for (int i = 0; i < LANES; i++) {
+    if (i < n) x[i] = load_real((const real_unaligned *)p + i);
+  }
   return x;
 }
 
-INLINE void store_first(void *p, vec x, ptrdiff_t n) { memcpy(p, &x, (size_t)n * sizeof(real)); }
+INLINE void store_first(void *p, vec x, ptrdiff_t n) {
+  UNROLL for (int i = 0; i < LANES; i++) {
+    if (i < n) store_real((real_unaligned *)p + i, x[i]);
+  }
+}
 #endif
 
 #ifndef load_bytes_first
