@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from bench.apart import AllApart, Apart, Calls
+from bench.apart import AllApart, Apart, Calls, FailedError
 from bench.cases import Arrays, Case, LinearCase
 from bench.peers import Peer, installed, limit_threads
 from bench.report import Options, Row, environment, of_roofline, row_of, table, write
@@ -30,6 +30,7 @@ QUICK_FLOPS = 2.5e9
 
 # Seconds that one contender may take of a case.
 BUDGET = 10.0
+CANNOT = "cannot do this case"
 THIS = ""  # the name of a case beside those that its result is compared with
 
 
@@ -78,6 +79,21 @@ def calls(peer: Peer, cases: Mapping[str, AnyCase], threads: int) -> Calls:
     return made
 
 
+def examined(
+    peer: Peer, contender: Apart, checkers: Mapping[str, Checker], threads: int
+) -> Iterator[tuple[str, float, str]]:
+    """Of each case by name, the error of the contender's answer, and a complaint if that cannot be timed."""
+    # new cases, as made: what is kept in these need not travel
+    cases = {name: dataclasses.replace(checker.case) for name, checker in checkers.items()}
+    try:
+        made = contender.make(calls, peer, cases, threads)
+        for name, checker in checkers.items():
+            error = checker.error(contender.result(f"{name} answer")) if name in made else float("nan")
+            yield name, error, checker.complaint(error) if name in made else CANNOT
+    except FailedError as failure:
+        yield THIS, float("nan"), str(failure)
+
+
 def compare(
     case: AnyCase,
     contenders: Mapping[Peer, Apart],
@@ -101,18 +117,13 @@ def compare(
     progress.set_description(case.name)
     for peer, contender in contenders.items():
         progress.set_postfix_str(f"checking {peer.name}")
-        # new cases, as made: what is kept in these need not travel
-        fresh = {name: dataclasses.replace(each) for name, each in cases.items() if peer == ours or name == THIS}
-        made = contender.make(calls, peer, fresh, options.threads)
-        for name in fresh:
+        asked = checkers if peer == ours else {THIS: checkers[THIS]}
+        for name, error, complaint in examined(peer, contender, asked, options.threads):
             label = name or peer.name
-            if name not in made:
-                left_out[label] = "cannot do this case"
-                continue
-            error = checkers[name].error(contender.result(f"{name} answer"))
-            if complaint := checkers[name].complaint(error):
+            if complaint:
                 left_out[label] = complaint
-                progress.write(f"{case.name}: {label} is left out: {complaint}")
+                if complaint != CANNOT:
+                    progress.write(f"{case.name}: {label} is left out: {complaint}")
             else:
                 timed[label], errors[label] = partial(contender.seconds, name), error
     if wrong := left_out.keys() & {ours.name, *cases}:

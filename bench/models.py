@@ -29,8 +29,13 @@ def start(
     threads: int,
 ) -> None:
     """Each peer in each of its precisions: ``make(peer.prepare, model, threads, precision)``."""
+    import pyattn
+
     for peer, precisions in peers.items():
         for precision in precisions:
+            if precision == "bfloat16" and not peer.ours and precision not in pyattn.info()["dot_products"]:
+                print(f"{peer.name} bfloat16 is left out: some take minutes without instructions for it")
+                continue
             contenders[peer.name, precision] = Apart(threads)
             contenders[peer.name, precision].make(make, peer.prepare, model, threads, precision)
 

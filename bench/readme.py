@@ -1,20 +1,20 @@
-"""Writes the tables of README.md and docs/benchmarks.md from bench/results: python -m bench.readme, after make bench.
+"""Writes the tables of README.md and docs from bench/results: python -m bench.readme, after make bench.
 
 A table stands between `<!-- name -->` and `<!-- end -->`; what the results do not hold stays as it is.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 from bench.options import title
-from bench.report import RESULTS
+from bench.report import RESULTS, results_folder
+from bench.summary import Results, files, read, rows_of
 
 ROOT = RESULTS.parents[1]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "benchmarks.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "scaling.md"]
 
 
 def _rows(header: str, rows: list[list[str]]) -> str:
@@ -44,9 +44,9 @@ def _compared(found: dict[str, Any], title: str, others: dict[str, str]) -> str:
     rows = []
     for result in found["results"]:
         contenders = result["contenders"]
-        row = [result["case"], f"{contenders['pyattn']['gflops']:.0f}", _percent(contenders["pyattn"]["of_fma_peak"])]
+        row = [result["case"], f"{contenders['pyattn']['gflops']:.0f}", _percent(contenders["pyattn"]["of_roofline"])]
         rows.append(row + [_times(contenders, name) if name else _best(contenders) for name in others])
-    return _rows(f"| {title} | GFLOP/s | of peak | {' | '.join(f'than {x}' for x in others.values())} |", rows)
+    return _rows(f"| {title} | GFLOP/s | of roofline | {' | '.join(f'than {x}' for x in others.values())} |", rows)
 
 
 def attention(found: dict[str, Any]) -> str:
@@ -67,86 +67,121 @@ def options(found: dict[str, Any]) -> str:
     rows = []
     for result in found["results"]:
         contenders = result["contenders"]
-        over = contenders["pyattn"]["best_s"] / result["beside"]["plain"]["best_s"]
-        rows.append([title(result["options"]), f"{over:.2f}", _percent(result["live"]), _best(contenders)])
-    return _rows("| option | time over the plain call's | pairs that attend | than the best peer |", rows)
+        ours, live = contenders["pyattn"], result["live"]
+        over = ours["best_s"] / result["beside"]["plain"]["best_s"]
+        figures = [f"{over:.2f}", _percent(live, 1 if live < 0.02 else 0), f"{over / live:.2f}"]
+        rows.append([title(result["options"]), *figures, _percent(ours["of_roofline"]), _best(contenders)])
+    return _rows(
+        "| option | time over the plain call's | pairs that attend | a pair's | of roofline | than the best peer |",
+        rows,
+    )
 
 
 def padding(found: dict[str, Any]) -> str:
     (result,) = found["results"]
     fastest = result["contenders"]["pyattn varlen"]["best_s"]
     rows = [
-        [name, f"{x['gflops']:.0f}", _percent(x["of_fma_peak"]), f"{x['best_s'] / fastest:.2f}"]
+        [name, f"{x['gflops']:.0f}", _percent(x["of_roofline"]), f"{x['best_s'] / fastest:.2f}"]
         for name, x in result["contenders"].items()
     ]
-    return _rows(f"| {result['case']} | GFLOP/s on tokens | of peak | time over varlen's |", rows)
+    return _rows(f"| {result['case']} | GFLOP/s on tokens | of roofline | time over varlen's |", rows)
 
 
 def decode(found: dict[str, Any]) -> str:
-    read, rows = found["peaks"]["read_gbytes_per_s"], []
+    rows = []
     for result in found["results"]:
         contenders = result["contenders"]
         speed = result["key_value_bytes"] / contenders["pyattn"]["best_s"] / 1e9
         others = [_times(contenders, name) for name in ("torch", "ort GQA")]
-        rows.append([result["case"], f"{speed:.0f}", _percent(speed / read), *others])
-    return _rows("| decoding | GB/s of K and V | of read bandwidth | than torch | than ONNX Runtime's GQA |", rows)
+        fraction = f"{_percent(contenders['pyattn']['of_roofline'])} {result['bound']}"
+        rows.append([result["case"], f"{speed:.0f}", fraction, *others])
+    return _rows("| decoding | GB/s of K and V | of roofline | than torch | than ONNX Runtime's GQA |", rows)
+
+
+def _judged(found: dict[str, Any], figure: Callable[[dict[str, Any], str], str]) -> tuple[list[str], list[list[str]]]:
+    """The names of all calls; and of each contender, a figure of each call, and in brackets its fraction."""
+    names = list(next(iter(found["contenders"].values()))["calls"])
+    rows = []
+    for label, x in found["contenders"].items():
+        fractions = [f"({_percent(x['calls'][name]['of_roofline'])})" for name in names]
+        rows.append([label, *(f"{figure(x, name)} {part}" for name, part in zip(names, fractions, strict=True))])
+    return names, rows
 
 
 def encoder(found: dict[str, Any]) -> str:
-    rows = []
-    for name, x in found["contenders"].items():
-        peak = found["peaks"].get(f"fma_gflops_{x['precision']}", float("nan"))
-        figures = []
-        for workload, speed in x["documents_per_s"].items():
-            share = speed * found["gflop_per_document"][workload] / peak
-            figures.append(f"{speed:.0f} ({_percent(share)})")
-        rows.append([name, *figures, f"{x['single_s'] * 1e3:.2f}", f"{x['least_cosine']:.4f}"])
-    workloads = " | ".join(found["gflop_per_document"])
-    return _rows(f"| all-MiniLM-L6-v2 (of peak) | {workloads} | one sentence, ms | least cosine |", rows)
+    def figure(x: dict[str, Any], name: str) -> str:
+        speed = x["documents_per_s"][name]
+        return f"{1e3 / speed:.2f} ms" if name == "one sentence" else f"{speed:.0f}"
+
+    names, rows = _judged(found, figure)
+    rows = [[*row, f"{x['least_cosine']:.4f}"] for row, x in zip(rows, found["contenders"].values(), strict=True)]
+    return _rows(f"| all-MiniLM-L6-v2 (of roofline) | {' | '.join(names)} | least cosine |", rows)
 
 
 def images(found: dict[str, Any]) -> str:
-    rows = [
-        [name, *(f"{speed:.1f}" for speed in x["images_per_s"].values()), f"{x['error']:.0e}"]
-        for name, x in found["contenders"].items()
-    ]
-    batches = " | ".join(next(iter(found["contenders"].values()))["images_per_s"])
-    return _rows(f"| ViT-S/14, images a second | {batches} | 1 - cosine |", rows)
+    names, rows = _judged(found, lambda x, name: f"{x['images_per_s'][name]:.1f}")
+    rows = [[*row, f"{x['error']:.0e}"] for row, x in zip(rows, found["contenders"].values(), strict=True)]
+    return _rows(f"| ViT-S/14, images a second (of roofline) | {' | '.join(names)} | 1 - cosine |", rows)
 
 
 def speech(found: dict[str, Any]) -> str:
-    workloads = list(next(iter(found["contenders"].values()))["times_real_time"])
-    rows = []
-    for name, x in found["contenders"].items():
-        speeds = [f"{x['times_real_time'][workload]:.1f}" for workload in workloads]
-        rows.append([name, *speeds, _percent(x["word_error_rate"], 1)])
-    return _rows(f"| Whisper tiny.en, times real time | {' | '.join(workloads)} | word errors |", rows)
+    names, rows = _judged(found, lambda x, name: f"{x['times_real_time'][name]:.1f}")
+    rows = [
+        [*row, _percent(x["word_error_rate"], 1)] for row, x in zip(rows, found["contenders"].values(), strict=True)
+    ]
+    return _rows(f"| Whisper tiny.en, times real time (of roofline) | {' | '.join(names)} | word errors |", rows)
 
 
 def generate(found: dict[str, Any]) -> str:
+    names, rows = _judged(found, lambda x, name: f"{x['calls'][name]['best_s'] * 1e3:.1f} ms")
+    return _rows(f"| GPT-2, 124M (of roofline) | {' | '.join(names)} |", rows)
+
+
+def neighbours(found: dict[str, Any]) -> str:
+    loads = [f"{x['neighbours']}{', niced' * (x['nice'] > 0)}" for x in found["fair"]]
+    rows = [["fair share", "", "", *(f"{x['slowdown']:.2f}" for x in found["fair"])]]
+    for call, contenders in found["results"].items():
+        for name, measured in contenders.items():
+            alone, *beside = measured
+            slower = [f"{x['mean_s'] / alone['mean_s']:.2f}" for x in beside]
+            rows.append([call, name, f"{alone['mean_s'] * 1e3:.2f} ms", *slower])
+    return _rows(f"| times as slow beside so many neighbours | | alone | {' | '.join(loads)} |", rows)
+
+
+def threads(found: dict[str, Any]) -> str:
+    rows = [
+        [row["name"], f"{row['before_s'] * 1e3:.4g} ms", f"{row['now_s'] * 1e3:.4g} ms", f"{row['speedup']:.2f}"]
+        for row in found["results"]
+    ]
+    return _rows(f"| | 1 thread | {found['environment']['threads']} threads | speedup |", rows)
+
+
+def avx2(results: Results) -> str:
     rows = []
-    for name, x in found["contenders"].items():
-        figures = [f"{x['prefill_s'] * 1e3:.0f} ms", _percent(x["prefill_of_peak"])]
-        figures += [f"{x['step_s'] * 1e3:.2f} ms", _percent(x["step_of_read"])]
-        rows.append([name, *figures])
-    return _rows("| GPT-2, 124M | 512 tokens | of peak | a step | of read bandwidth |", rows)
+    for name, row in rows_of(results).items():
+        over = f"{row['over_best_peer']:.2f} ({row['best_peer']})" if row["best_peer"] else "-"
+        rows.append([name, f"{_percent(row['of_roofline'])} {row['bound']}", over])
+    return _rows("| AVX2 | of roofline | than the best peer |", rows)
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     make.__name__: make
-    for make in (attention, precision, linear, options, padding, decode, encoder, images, speech, generate)
+    for make in (
+        *(attention, precision, linear, options, padding, decode, encoder, images, speech, generate),
+        *(neighbours, threads),
+    )
 }
 
 
 def main() -> None:
+    made = {name: TABLES[name](found) for name, found in files(RESULTS).items() if name in TABLES}
+    if lesser := read(results_folder("avx2")):
+        made["avx2"] = avx2(lesser)
     for page in PAGES:
         text = page.read_text()
-        for name, make in TABLES.items():
-            path = RESULTS / f"{name}.json"
+        for name, table in made.items():
             pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-            if path.exists() and pattern.search(text):
-                made = make(json.loads(path.read_text()))
-                text = pattern.sub(lambda match, made=made: match[1] + made + "\n" + match[2], text)
+            text = pattern.sub(lambda match, table=table: match[1] + table + "\n" + match[2], text)
         page.write_text(text)
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.held import hold, not_held
+from bench.held import hold, is_held
 from bench.peers import Peer
 from bench.roofline import Roof
 from bench.timing import Timing
@@ -80,17 +80,14 @@ def environment(options: Options, peers: Sequence[Peer] = ()) -> dict[str, Any]:
     import pyattn
 
     versions = {peer.modules[0]: peer.version for peer in peers}
-    found = {
+    return {
         "cpu": _cpu_name(),
         "isa": pyattn.info()["isa"],
         "threads": options.threads,
         "python": platform.python_version(),
         "versions": versions,
+        "not_held": [name for name in versions if not is_held(name)],
     }
-    if free := not_held(options.isa, list(versions)):
-        print(f"Not held to {options.isa}: {', '.join(free)}")
-        found["not_held"] = free
-    return found
 
 
 def _cpu_name() -> str:
@@ -160,6 +157,7 @@ class Row:
 
 def row_of(name: str, timing: Timing, limit: Roof, peers: Mapping[str, float]) -> Row:
     """Beside the best seconds of peers that do the same."""
+    peers = {name: seconds for name, seconds in peers.items() if is_held(name)}
     best = min(peers, key=peers.__getitem__, default="")
     bound = f"{limit.bound}, cached" if limit.cached else limit.bound
     over = peers[best] / timing.best_s if best else None

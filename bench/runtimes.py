@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -141,12 +142,14 @@ def openvino_request(model: Any, threads: int, precision: str = "f32") -> Any:
 
 
 def openvino_precision(dtype: str) -> str:
-    """The hint to compute in ``dtype``; without float16 arithmetic that hint would mean bfloat16, so float32 there."""
+    """The hint to compute in ``dtype``, or in float32 where there is no arithmetic in it."""
     import openvino
 
-    if dtype == "float16" and "FP16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        return "f32"
-    return {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[dtype]
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if dtype == "float16" and "FP16" in able:
+        return "f16"
+    # The capabilities are the processor's, even where OpenVINO is held to less and fails.
+    return "bf16" if dtype == "bfloat16" and "BF16" in able and os.environ.get("PYATTN_ISA") != "avx2" else "f32"
 
 
 def openvino_parameter(array: np.ndarray) -> Any:

@@ -19,23 +19,32 @@ slower than every round of the recorded one. What differs from process to proces
 not tell: run it again."""
 
 
+def files(folder: Path) -> Results:
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
 def read(folder: Path) -> Results:
     """Those that have rows."""
-    files = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
-    return {name: found for name, found in files.items() if "rows" in found}
+    return {name: found for name, found in files(folder).items() if "rows" in found}
 
 
 def recorded(folder: Path) -> Results:
     """The same as last committed, or as they are where there is no repository."""
-    files = {}
+    found = {}
     for path in folder.glob("*.json"):
         shown = subprocess.run(["git", "show", f"HEAD:./{path.name}"], cwd=folder, capture_output=True, text=True)
-        files[path.stem] = json.loads(shown.stdout if shown.returncode == 0 else path.read_text())
-    return {name: found for name, found in files.items() if "rows" in found}
+        found[path.stem] = json.loads(shown.stdout if shown.returncode == 0 else path.read_text())
+    return {name: each for name, each in found.items() if "rows" in each}
 
 
 def rows_of(results: Results) -> dict[str, dict[str, Any]]:
     return {f"{name}: {row['name']}": row for name, found in results.items() for row in found["rows"]}
+
+
+def not_held(results: Results) -> str:
+    """Which peers ran on more than the instruction set that the others were held to."""
+    names = {name for found in results.values() for name in found["environment"]["not_held"]}
+    return f"Not held to the instruction set, and not counted: {', '.join(sorted(names))}." if names else ""
 
 
 def all_rows(results: Results) -> str:
@@ -44,7 +53,7 @@ def all_rows(results: Results) -> str:
     for name, row in rows_of(results).items():
         over = f"{row['over_best_peer']:.2f}x {row['best_peer']}" if row["best_peer"] else "-"
         cells.append([name, f"{row['median_s'] * 1e3:.4g}", of_roofline(row["of_roofline"], row["bound"]), over])
-    return table(["row", "ms", "of roofline", "of the best peer"], cells)
+    return "\n".join([table(["row", "ms", "of roofline", "of the best peer"], cells), not_held(results)])
 
 
 def compared(now: Results, before: Results) -> str:
