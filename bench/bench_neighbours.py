@@ -36,6 +36,7 @@ from bench.bench_encoder import PEERS as ENCODERS
 from bench.cases import Case
 from bench.compare import relative_error
 from bench.convert import package
+from bench.models import OURS
 from bench.peers import Peer, installed
 from bench.report import (
     Goal,
@@ -56,7 +57,7 @@ QUICK_LOADS: list[Load] = [(1, 0), (2, 0)]
 ALONE: Load = (0, 0)
 WEIGHTS = {0: 1.0, 19: 15 / 1024}  # of the kernel's scheduler
 SECONDS, QUICK_SECONDS = 4.0, 1.5
-QUICK_CONTENDERS = ("pyattn", "onnxruntime")
+QUICK_CONTENDERS = (OURS, "onnxruntime")
 TEXTS, QUICK_TEXTS = 128, 64
 CASES = [Case(12, 512, 512, 64), Case(32, 1, 4096, 128)]
 WAKE_SECONDS = 0.3  # until a neighbour burns
@@ -141,11 +142,10 @@ def result_table(name: str, results: dict[str, Found], fair: dict[Load, float]) 
 def goals(call: str, results: dict[str, Found], fair: dict[Load, float]) -> Iterator[Goal]:
     for load, least in fair.items():
         case = f"{call}, beside {load[0]}{', niced' * (load[1] > 0)}"
-        ours, *others = (slowdown(found, load) for found in results.values())
-        yield Goal(case, "slowdown over the fair share's", ours / least, OVER_FAIR, at_most=True)
-        yield Goal(
-            case, "slowdown over the least of a peer", ours / min(others, default=float("nan")), 1.0, at_most=True
-        )
+        ours = slowdown(results[OURS], load)
+        peers = [slowdown(found, load) for name, found in results.items() if not name.startswith(OURS)]
+        yield Goal(case, "over the fair share's", ours / least, OVER_FAIR, at_most=True)
+        yield Goal(case, "over the least of a peer", ours / min(peers, default=float("nan")), 1.0, at_most=True)
 
 
 def run(options: Options, checkouts: Sequence[Path]) -> None:

@@ -163,13 +163,13 @@ def measured(name: str, given: dict[str, Any], before: Apart, now: Apart, rounds
 def rows_given() -> Iterator[dict[str, Any]]:
     """What all_rows needs, and says what is not installed."""
     from bench.bench_encoder import MODEL_PACKAGE, TEXT_PACKAGE, paragraphs
-    from bench.bench_generate import CONFIG, write_model
+    from bench.bench_generate import write_model
 
     model, library = package(MODEL_PACKAGE), package(TEXT_PACKAGE)
     if model is None or library is None:
         print(f"MiniLM's rows are left out: {MODEL_PACKAGE if model is None else TEXT_PACKAGE} is not installed")
     with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder), {**CONFIG, "n_positions": 4096})
+        write_model(Path(folder))
         yield {
             "texts": paragraphs(library, MAX_TEXTS) if library else [],
             "sentence_model": model / "model" if model and library else None,

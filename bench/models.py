@@ -69,7 +69,8 @@ def judged(
 
 def _others(key: Key, timings: Mapping[Key, Timing]) -> dict[str, float]:
     """For one of ours, the peers of the same precision, beside our bfloat16 those of float32 too."""
-    precisions = {"bfloat16": ("bfloat16", "float32")}.get(key[1], (key[1],))
+    weights = key[1].partition(" ")[0]
+    precisions = {"bfloat16": ("bfloat16", "float32")}.get(weights, (weights,))
     peers = {x: timing.best_s for x, timing in timings.items() if x[0] != OURS and x[1] in precisions}
     return {" ".join(x): best for x, best in peers.items()} if key[0] == OURS else {}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.options import title
 from bench.report import RESULTS, results_folder
+from bench.scaling import HEADER, MODELS, model_rows
 from bench.summary import Results, files, read, rows_of
 
 ROOT = RESULTS.parents[1]
@@ -152,8 +153,13 @@ def threads(found: dict[str, Any]) -> str:
     rows = [
         [row["name"], f"{row['before_s'] * 1e3:.4g} ms", f"{row['now_s'] * 1e3:.4g} ms", f"{row['speedup']:.2f}"]
         for row in found["results"]
+        if row["name"] in {model.name for model in MODELS}
     ]
     return _rows(f"| | 1 thread | {found['environment']['threads']} threads | speedup |", rows)
+
+
+def scaling_model(found: dict[str, Any]) -> str:
+    return _rows(f"| {' | '.join(HEADER)} |", [[cell.replace("%", " %") for cell in row] for row in model_rows(found)])
 
 
 def avx2(results: Results) -> str:
@@ -175,6 +181,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def main() -> None:
     made = {name: TABLES[name](found) for name, found in files(RESULTS).items() if name in TABLES}
+    if "threads" in made:
+        made["model"] = scaling_model(files(RESULTS)["threads"])
     if lesser := read(results_folder("avx2")):
         made["avx2"] = avx2(lesser)
     for page in PAGES:
