@@ -20,7 +20,8 @@ ALONE = tests/test_fuzz.py tests/test_processes.py tests/test_server.py tests/te
 # Tests of what no instruction set changes, which run under the best one alone
 PORTABLE = $(ALONE) tests/kernels tests/cli tests/generation tests/tasks/test_audio.py tests/tasks/test_passages.py \
   tests/tasks/test_search_index.py tests/tasks/test_sentence_directories.py tests/tasks/test_speech.py \
-  tests/tasks/test_text_generator.py tests/test_architecture.py tests/test_arrays.py tests/test_checks.py \
+  tests/tasks/test_text_generator.py tests/test_architecture.py tests/test_arrays.py tests/test_bench.py \
+  tests/test_checks.py \
   tests/test_coefficients.py tests/test_declarations.py tests/test_docs.py tests/test_oracle.py \
   tests/test_replaced.py tests/test_states.py tests/models/test_encoders.py tests/models/test_files.py \
   tests/models/test_generation_keys.py tests/models/test_generative.py tests/models/test_hub.py \
@@ -64,7 +65,7 @@ help:
 	@echo "make coverage  which lines of Python, Cython and C the tests run (minutes)"
 	@echo "make lint    check the style of Python, Cython and C, and the types"
 	@echo "make format  put the style right"
-	@echo "make bench   compare with NumPy and the peers, draw the picture (minutes; installs torch and others)"
+	@echo "make bench   compare with NumPy and the peers, and with the last results (an hour; installs torch and others)"
 	@echo "make clean   remove everything that was built"
 
 .venv/made:
@@ -208,7 +209,7 @@ format: .venv/linters
 	$(BIN)/clang-format -i $(KERNELS) $(wildcard tests/*/*.c)
 
 bench: .venv/peers
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(if $(ISA),--isa $(ISA))
 
 clean:
 	rm -rf .venv build dist *.egg-info pyattn/_core/*.c pyattn/_core/*.so

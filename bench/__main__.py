@@ -30,32 +30,37 @@ BENCHMARKS = {
     "picture": "bench.plot",
 }
 
+WITHOUT_ROWS = ("memory", "threads", "neighbours", "import", "picture")  # which lesser instruction sets leave out
+
 EXPLANATION = """\
 benchmarks:
   attention   scaled_dot_product_attention over the shapes of bench/cases.py, GFLOP/s
-  options     what each option costs over the plain call, 8 x 2048 x 2048 x 64
+  options     what each option costs over the plain call, 8 x 2048 x 2048 x 64, and sparse masks of random keys
   padding     sequences of different lengths: padded, packed and one by one, GFLOP/s on real tokens
   precision   bfloat16 and float16 beside float32, GFLOP/s
   decode      one and a few queries over 4096 keys, GB/s of keys and values
   memory      what a call needs beyond its inputs and results, MiB a thread; fails above 2
-  linear      Linear layers of an encoder, over a batch and over one sentence, GFLOP/s
-  encoder     all-MiniLM-L6-v2 over 1,000 paragraphs, documents/s
+  linear      Linear layers of an encoder in float32, bfloat16 and int8, over a batch and over one sentence, GFLOP/s
+  encoder     all-MiniLM-L6-v2 over 1,000 paragraphs, documents/s, and over one sentence
   images      a vision Transformer, ViT-S/14, over batches of 8 and one alone, images/s
   speech      Whisper tiny.en over short clips and over a minute, seconds of sound a second
-  generate    GPT-2's sizes: a prompt against the arithmetic peak, a step against the memory's
+  generate    GPT-2's sizes: a prompt, and steps after 512 and 8,192 tokens
   threads     pyattn on one thread and on all: speedups, and what a parallel region costs
-  neighbours  all-MiniLM-L6-v2 beside other processes that are busy on the cores: slowdowns, beside the fair share
+  neighbours  all-MiniLM-L6-v2 and attention beside other processes that are busy on the cores: slowdowns
   import      what `import pyattn` costs over `import numpy`, ms
   picture     time and memory against the sequence length
 
 Every peer that is installed takes part (pip install --group bench brings them); all run with the same number of
-threads, take turns within one run, and are timed only after their answers have been checked. options, padding,
-precision, decode and memory have goals, which stand beside what was measured.
+threads, each in a process of its own, take turns within one run, and are timed only after their answers have been
+checked. All rows have their fraction of the roofline (bench/roofline.py); a table of all of them ends the run, and a
+list of those that are slower than the committed results. options, padding, precision, decode, memory and neighbours
+have goals, which stand beside what was measured.
 
 examples:
   python -m bench                       everything, results in bench/results
   python -m bench --only attention      one of them (may be repeated)
   python -m bench --quick --threads 1   a short look that writes no results
+  python -m bench --isa avx2            all that have rows, all held to AVX2, results in bench/results/avx2
 """
 
 
@@ -69,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser)
     parser.add_argument("--only", action="append", choices=BENCHMARKS, help="run this benchmark (may be repeated)")
     given = parser.parse_args(argv)
-    chosen = [name for name in BENCHMARKS if given.only is None or name in given.only]
+    chosen = given.only or [name for name in BENCHMARKS if not given.isa or name not in WITHOUT_ROWS]
     folder = results_folder(given.isa)
     before, failed = recorded(folder), []
     with tempfile.TemporaryDirectory() as unkept:
