@@ -1,6 +1,7 @@
 """Writes the tables of README.md and docs from bench/results: python -m bench.readme, after make bench.
 
-A table stands between `<!-- name -->` and `<!-- end -->`; what the results do not hold stays as it is.
+A table stands between `<!-- name -->` and `<!-- end -->`; what the results do not hold, or older ones do, stays as it
+is.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from bench.__main__ import WITHOUT_ROWS
 from bench.options import title
 from bench.report import RESULTS, results_folder
 from bench.scaling import HEADER, MODELS, model_rows
@@ -48,6 +50,15 @@ def _compared(found: dict[str, Any], title: str, others: dict[str, str]) -> str:
         row = [result["case"], f"{contenders['pyattn']['gflops']:.0f}", _percent(contenders["pyattn"]["of_roofline"])]
         rows.append(row + [_times(contenders, name) if name else _best(contenders) for name in others])
     return _rows(f"| {title} | GFLOP/s | of roofline | {' | '.join(f'than {x}' for x in others.values())} |", rows)
+
+
+def machine(found: dict[str, Any]) -> str:
+    told, peaks = found["environment"], found["peaks"]
+    products = ", ".join(f"{x:.0f} in {key.rpartition('_')[2]}" for key, x in peaks.items() if key.startswith("fma"))
+    return (
+        f"{told['threads']} threads on an {told['cpu']} with {told['isa']}; peaks of all threads: multiply-adds, "
+        f"GFLOP/s,\n{products}; reading memory, {peaks['read_gbytes_per_s']:.0f} GB/s."
+    )
 
 
 def attention(found: dict[str, Any]) -> str:
@@ -180,9 +191,13 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def main() -> None:
-    made = {name: TABLES[name](found) for name, found in files(RESULTS).items() if name in TABLES}
+    found = files(RESULTS)
+    current = [name for name in TABLES if name in found and ("rows" in found[name] or name in WITHOUT_ROWS)]
+    made = {name: TABLES[name](found[name]) for name in current}
+    if "attention" in made:
+        made["machine"] = machine(found["attention"])
     if "threads" in made:
-        made["model"] = scaling_model(files(RESULTS)["threads"])
+        made["model"] = scaling_model(found["threads"])
     if lesser := read(results_folder("avx2")):
         made["avx2"] = avx2(lesser)
     for page in PAGES:
