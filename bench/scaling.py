@@ -60,14 +60,14 @@ def products(width: int, layers: int, rows: int, dtype: str, logits: int = 0) ->
     return [Part(a * b / total, blocks * math.ceil(a / PANEL), a * b * BYTES[dtype]) for a, b in sizes]
 
 
-def steps(count: int, dtype: str, regions: int) -> Model:
+def steps(count: int, dtype: str) -> Model:
     once = products(768, 12, 1, dtype, 50257)
     parts = [Part(part.share / count, part.turns, part.read_bytes) for part in once * count]
-    return Model(f"GPT-2's sizes, {count} steps, {dtype}", parts, count * regions)
+    return Model(f"GPT-2's sizes, {count} steps, {dtype}", parts, count * (12 * 5 + 1))
 
 
-# Regions of a layer over few rows, whose norms stay on the caller's thread: three or four products and attention, and
-# where weights are of fewer bits, one before each product, in which its rows are rounded.
+# Regions of a layer: four products and attention, and two norms unless rows are few; of weights of fewer bits, one more
+# before each product whose rows are not rounded by the caller, few as they are.
 MODELS = [
     Model("attention 8 x 2048 x 2048 x 64", [Part(1.0, 8 * math.ceil(2048 / BLOCK))], 1),
     Model("attention 32 x 1 x 4096 x 128", [Part(1.0, 32 * 4096 // SPLIT, 2 * 32 * 4096 * 128 * 4)], 2),
@@ -76,9 +76,9 @@ MODELS = [
     Model("linear 13 x 384 x 1536", [Part(1.0, 1536 // PANEL)], 1),
     Model("MiniLM, 128 paragraphs, float32", products(384, 6, 3500, "float32"), 6 * 7),
     Model("MiniLM, one sentence, float32", products(384, 6, 14, "float32"), 6 * 5),
-    Model("MiniLM, one sentence, int8", products(384, 6, 14, "int8"), 6 * 9),
-    steps(16, "float32", 12 * 5 + 1),
-    steps(16, "bfloat16", 12 * 9 + 2),
+    Model("MiniLM, one sentence, int8", products(384, 6, 14, "int8"), 6 * 6),
+    steps(16, "float32"),
+    steps(16, "bfloat16"),
 ]
 
 
