@@ -12,18 +12,15 @@
 
 #if REAL_BITS == 32
 #define FIRST_LANES(n) ((__m256i)((ivec){0, 1, 2, 3, 4, 5, 6, 7} < (word)(n)))
-#define larger(a, b) ((ivec)_mm256_max_epi32((__m256i)(a), (__m256i)(b)))
 #else
 #define FIRST_LANES(n) ((__m256i)((ivec){0, 1, 2, 3} < (word)(n)))
 #endif
 #define load_first(p, n) ((vec)MM_REALS(maskload)((const real *)(p), FIRST_LANES(n)))
 #define store_first(p, x, n) MM_REALS(maskstore)((real *)(p), FIRST_LANES(n), x)
 
-#define widen_float16(x) ((vec)_mm256_cvtph_ps((__m128i)(x)))
-#define narrow_float16(x) ((vec16)_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
-#define widen_int8(p) ((vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p)))))
-
 #if REAL_BITS == 32
+#define larger(a, b) ((ivec)_mm256_max_epi32((__m256i)(a), (__m256i)(b)))
+
 #define transpose transpose
 /* Within halves first: half of the instructions of the portable passes. */
 INLINE void transpose(vec x[8]) {
@@ -41,3 +38,7 @@ INLINE void transpose(vec x[8]) {
   }
 }
 #endif
+
+#define widen_float16(x) ((vec)_mm256_cvtph_ps((__m128i)(x)))
+#define narrow_float16(x) ((vec16)_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
+#define widen_int8(p) ((vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p)))))

@@ -42,12 +42,12 @@ INLINE vec vmax(vec a, vec b) { return choose(a > b, a, b); }
 INLINE vec vmin(vec a, vec b) { return choose(a < b, a, b); }
 #endif
 
-#ifndef LOOKS_UP
-#define LOOKS_UP 0
-#endif
-
 #ifndef larger
 INLINE ivec larger(ivec a, ivec b) { return (ivec)choose(a > b, (vec)a, (vec)b); }
+#endif
+
+#ifndef LOOKS_UP
+#define LOOKS_UP 0
 #endif
 
 #ifndef choose_by_bytes
