@@ -28,4 +28,4 @@ def test_sizes_beyond_64_bits_are_no_memory(rows):
     own = bound(np.array([0, rows]))
     own.past_len, own.new_len = np.zeros(1, np.int64), np.ones(1, np.int64)
     with pytest.raises(MemoryError, match=f"^pyattn: no memory holds {rows} rows of 4 features"):
-        plan.precompute(x, own, None, np.zeros((2, 1, 1, 4, 4), np.float32))
+        plan.precompute(x, own, None, np.zeros((2, 1, 1, 4, 4), np.float32), None)
