@@ -107,6 +107,11 @@ def main():
     # x erfc(x / sqrt(2)) / 2 on [0, 5] in 31 steps
     for power, row in enumerate(pieces(lambda x: x * erfc(x / np.sqrt(2)) / 2, 0.5, 5 / 31, 32)):
         show(f"tail of gelu, r^{power}", reversed(np.float32(row)), "f")
+    # tanh(x) / x = 1 + t q(t) in t = x^2 up to 1/4
+    error, c = minimax(
+        lambda t: np.tanh(np.sqrt(t)) / np.sqrt(t) - 1, lambda t: np.sqrt(t) / np.tanh(np.sqrt(t)), 0, 0.25, 4
+    )
+    show(f"tanh float32 near 0, error {error:.2g}", np.float32(c), "f")
     # tanh(x) / x = S + P / Q in t = x^2 (7.9, and 18.5 below, are the ends whose rounded coefficients measure best) and
     # 2 tanh(x / 2) / x likewise, its relative error weighted by what remains of it in z / (1 + z^2 / 4) = tanh(x)
     single = np.float32, "f", tanh_ratio, lambda t: 1, 7.9**2, 3

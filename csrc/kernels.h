@@ -76,6 +76,7 @@ struct pyattn_query_block {
   ptrdiff_t query_offset;        /* position of query 0 */
   ptrdiff_t kv_length;           /* keys at or after this are masked */
   char *scratch;                 /* aligned, state_bytes; the block's state, from begin to finish */
+  const char *next_query;        /* row 0 of the block that takes this one's place later on, of as many rows, or NULL */
 };
 
 /* Keys first ... first + count of one head: at most PYATTN_KEY_BLOCK, within one block of them. */

@@ -17,6 +17,7 @@
  *   load_first(p, n)             the first n lanes from p, zeros after them; reads nothing else
  *   store_first(p, x, n)         the first n lanes to p; writes nothing else
  *   load_bytes_first(p, n)       the first n bytes from p, zeros after them, in the order of memory
+ *   any_lane(x)                  whether a lane of integers is not 0
  *   vmax(a, b), vmin(a, b)       the larger, the smaller; b where a is NaN
  *   larger(a, b)                 the larger of integers
  *   LOOKS_UP                     whether there is the next line

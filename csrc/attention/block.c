@@ -43,6 +43,21 @@ static void choose_scales(const struct pyattn_query_block *block) {
   }
 }
 
+/* What lies apart from all that short sequences have touched so far: the rows of the output, and of the next queries.
+ */
+static void expect_rows(const struct pyattn_query_block *block) {
+  const struct pyattn_attention *call = block->call;
+  struct attention_state *state = state_of(block);
+  const struct pyattn_array *query = &call->operands[PYATTN_QUERY], *out = &call->operands[PYATTN_OUT];
+  const int soon = block->kv_length <= PYATTN_SPLIT && block->rows <= block->length;
+  const int reads = soon && block->next_query && query->column == ELEMENT_BYTES;
+  const int writes = soon && out->column == ELEMENT_BYTES;
+  state->read_ahead =
+      (struct strip){block->next_query, query->row, call->width * ELEMENT_BYTES, reads ? block->rows : 0};
+  state->written_ahead =
+      (struct strip){block->data[PYATTN_OUT], out->row, call->value_width * ELEMENT_BYTES, writes ? block->rows : 0};
+}
+
 static void begin(const struct pyattn_query_block *block) {
   const struct pyattn_attention *call = block->call;
   struct attention_state *state = state_of(block);
@@ -52,6 +67,7 @@ static void begin(const struct pyattn_query_block *block) {
   state->best = state->total.o + output_vectors(call, block->vectors);
   state->best_key = (ivec *)(state->best + call->top_k * block->vectors);
   state->has_total = 0;
+  expect_rows(block);
   choose_scales(block);
   const word position = (word)(block->query_offset + block->first), last = (word)block->rows - 1;
   for (int n = 0; n < block->vectors; n++) {

@@ -1,5 +1,6 @@
 /* What comes between scores and logits: soft cap, biases, masks. Each visits all logits, [key][N], and finds the
- * largest of each row anew, while it has them in registers. */
+ * largest of each row anew, while it has them in registers; but a bias or mask alone waits in p, transposed, for
+ * prefill's tiles, which join it to the scores that they have in registers. */
 #pragma once
 
 #include "state.h"
@@ -20,10 +21,47 @@ static void find_range_max(struct attention_state *state, ptrdiff_t count, int v
   EACH_LOGIT(state, count, vectors, (void)0)
 }
 
-/* Soft cap, Gemma 2 (arXiv:2408.00118), section 2: cap tanh(score / cap). */
+#if REAL_BITS == 32
+enum { CAPPED_AT_ONCE = 4 };
+
+/* Caps logits of `size` keys; returns the largest. near: the coefficients of tanh_near times the cap. */
+INLINE vec cap_near(const struct attention_state *state, const real *near, vec *p, int vectors, int size) {
+  vec x[CAPPED_AT_ONCE], y[CAPPED_AT_ONCE], farthest = {0}, max = splat(-INFINITY);
+  UNROLL for (int i = 0; i < size; i++) {
+    x[i] = GROUP == 1 ? p[i * vectors] : state->score_scale * p[i * vectors];
+    const vec t = x[i] * x[i];
+    y[i] = x[i] * polynomial(near, TANH_NEAR_TERMS, t);
+    farthest = vmax(t, farthest);
+  }
+  if (any_lane(farthest > TANH_NEAR * TANH_NEAR)) {
+    UNROLL for (int i = 0; i < size; i++) {
+      y[i] = choose(x[i] * x[i] > TANH_NEAR * TANH_NEAR, state->cap_scale * vtanh(x[i]), y[i]);
+    }
+  }
+  UNROLL for (int i = 0; i < size; i++) max = vmax(p[i * vectors] = y[i], max);
+  return max;
+}
+#endif
+
+/* Soft cap, Gemma 2 (arXiv:2408.00118), section 2: cap tanh(score / cap). Most scores are small beside the cap, and a
+ * short polynomial does for them. */
 static void cap_logits(struct attention_state *state, ptrdiff_t count, int vectors) {
-  const real score_scale = state->score_scale, cap_scale = state->cap_scale;
-  EACH_LOGIT(state, count, vectors, *p = cap_scale * vtanh(GROUP == 1 ? *p : score_scale * *p))
+#if REAL_BITS == 32
+  real near[TANH_NEAR_TERMS];
+  for (int i = 0; i < TANH_NEAR_TERMS; i++) near[i] = state->cap_scale * tanh_near[i];
+  for (int n = 0; n < vectors; n++) {
+    vec max = splat(-INFINITY), *p = state->p + n;
+    ptrdiff_t j = 0;
+    for (; j + CAPPED_AT_ONCE <= count; j += CAPPED_AT_ONCE) {
+      max = vmax(cap_near(state, near, p + j * vectors, vectors, CAPPED_AT_ONCE), max);
+    }
+    for (; j < count; j++) max = vmax(cap_near(state, near, p + j * vectors, vectors, 1), max);
+    state->range_max[n] = max;
+  }
+#else
+  const real cap_scale = state->cap_scale;
+  EACH_LOGIT(state, count, vectors, *p = cap_scale * vtanh(*p))
+#endif
 }
 
 /* ALiBi, Press et al. 2021 (arXiv:2108.12409), section 3: -slope |position of the query - position of the key|. */
@@ -35,33 +73,39 @@ static void add_alibi(struct attention_state *state, const struct pyattn_keys *k
              *p -= state->slope[n] * magnitude(distance))
 }
 
+/* The columns of LANES keys from the j-th on of an operand with an element for each pair, for the rows of a vector:
+ * x[key] with rows along the lanes. */
+INLINE void load_columns(vec x[LANES], char *const rows[LANES], const struct pyattn_array *dense,
+                         const struct pyattn_keys *keys, ptrdiff_t first, ptrdiff_t j, ptrdiff_t count, int prefetch) {
+  const ptrdiff_t column = dense->column, columns = least(count - j, LANES), offset = (first + j) * column;
+  if (keys->index) {
+    for (int i = 0; i < LANES; i++) x[i] = load_gathered(rows[i], column, keys->index + first + j, columns);
+  } else if (column == ELEMENT_BYTES && columns == LANES) {
+    UNROLL for (int i = 0; i < LANES; i++) {
+      x[i] = load_elements(rows[i] + offset, LANES);
+      if (prefetch) __builtin_prefetch(rows[i] + offset + PYATTN_KEY_BLOCK * ELEMENT_BYTES, 0, 3);
+    }
+  } else {
+    for (int i = 0; i < LANES; i++) x[i] = load_strided(rows[i] + offset, column, columns);
+  }
+  transpose(x);
+}
+
 /* Adds an operand with an element for each pair, PYATTN_BIAS or PYATTN_MASK; -inf masks. Returns whether it did. */
 static int add_dense(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                      ptrdiff_t count, int which) {
   const struct pyattn_array dense = operand(block, which);
-  const ptrdiff_t column = dense.column;
   const int vectors = block->vectors;
   struct attention_state *state = state_of(block);
   ivec masked = {0};
   for (int n = 0; n < vectors; n++) {
     vec max = splat(-INFINITY);
-    const char *source[LANES];
-    for (int i = 0; i < LANES; i++) {
-      source[i] = operand_row(block, &dense, lane_row(block, n, i)) + (keys->index ? 0 : first * column);
-    }
+    char *rows[LANES];
+    find_rows(block, &dense, n, rows);
     for (ptrdiff_t j = 0; j < count; j += LANES) {
-      const ptrdiff_t columns = least(count - j, LANES);
       vec x[LANES];
-      if (keys->index) {
-        for (int i = 0; i < LANES; i++) x[i] = load_gathered(source[i], column, keys->index + first + j, columns);
-      } else {
-        UNROLL for (int i = 0; i < LANES; i++) {
-          x[i] = load_strided(source[i] + j * column, column, columns);
-          __builtin_prefetch(source[i] + (j + PYATTN_KEY_BLOCK) * column, 0, 3);
-        }
-      }
-      transpose(x);
-      for (ptrdiff_t i = 0; i < columns; i++) {
+      load_columns(x, rows, &dense, keys, first, j, count, 1);
+      for (ptrdiff_t i = 0; i < least(count - j, LANES); i++) {
         vec *p = state->p + (j + i) * vectors + n;
         const ivec out = (x[i] == -(real)INFINITY) | is_masked(*p);
         masked |= out;
@@ -94,16 +138,24 @@ static int narrow_range(const struct pyattn_query_block *block, ptrdiff_t *first
   if (block->call->mask_kind != PYATTN_MASK_BOOL) return 0;
   const struct pyattn_array mask = operand(block, PYATTN_MASK);
   const ptrdiff_t column = mask.column, wanted = *count;
-  uint8_t seen[PYATTN_KEY_BLOCK] = {0}, hidden[PYATTN_KEY_BLOCK] = {0}; /* from some row */
-  for (ptrdiff_t r = 0; r < block->rows; r++) {
-    const uint8_t *row = (const uint8_t *)operand_row(block, &mask, r) + *first * column;
-    for (ptrdiff_t j = 0; j < wanted; j++) {
-      const uint8_t sees = row[column == 1 ? j : j * column]; /* one loop of vectors, one without */
-      seen[j] |= sees;
-      hidden[j] |= sees == 0;
+  const ptrdiff_t rows = is_same_for_rows(block, &mask) ? 1 : block->rows;
+  uint8_t seen[PYATTN_KEY_BLOCK], hidden[PYATTN_KEY_BLOCK]; /* from some row */
+  for (ptrdiff_t j = 0; j < wanted; j += VECTOR_BYTES) {
+    const ptrdiff_t columns = least(wanted - j, VECTOR_BYTES);
+    bytes some = {0}, all = some + 1, x = {0};
+    for (ptrdiff_t r = 0; r < rows; r++) {
+      const uint8_t *row = (const uint8_t *)operand_row(block, &mask, r) + (*first + j) * column;
+      if (column == 1 && columns == VECTOR_BYTES)
+        memcpy(&x, row, sizeof x);
+      else
+        for (ptrdiff_t k = 0; k < columns; k++) x[k] = row[k * column];
+      some |= x;
+      all &= x;
+      __builtin_prefetch(row + PYATTN_KEY_BLOCK, 0, 3);
     }
-    for (ptrdiff_t j = 0; j < PYATTN_KEY_BLOCK; j += 64) __builtin_prefetch(row + PYATTN_KEY_BLOCK + j, 0, 3);
-    if (is_same_for_rows(block, &mask)) break;
+    memcpy(seen + j, &some, sizeof some);
+    all ^= 1;
+    memcpy(hidden + j, &all, sizeof all);
   }
   ptrdiff_t start = 0, end = wanted;
   while (start < end && !seen[start]) start++;
@@ -116,35 +168,32 @@ static int narrow_range(const struct pyattn_query_block *block, ptrdiff_t *first
   return hides;
 }
 
-/* Masks of 16 rows, from key `first` on, over their logits; n: the first of their vectors. */
-static void mask_rows(const struct pyattn_query_block *block, const struct pyattn_array *mask, ptrdiff_t first,
-                      ptrdiff_t count, int n) {
-  const ptrdiff_t column = mask->column;
-  const int vectors = block->vectors;
-  struct attention_state *state = state_of(block);
-  const char *source[16];
-  for (int i = 0; i < 16; i++) source[i] = operand_row(block, mask, lane_row(block, n, i)) + first * column;
-  for (ptrdiff_t j = 0; j < count; j += VECTOR_BYTES) {
-    const ptrdiff_t columns = least(count - j, VECTOR_BYTES);
-    bytes x[16];
-    if (column == 1 && columns == VECTOR_BYTES) {
-      UNROLL for (int i = 0; i < 16; i++) memcpy(&x[i], source[i] + j, sizeof x[i]);
-    } else {
-      memset(x, 0, sizeof x);
-      for (int i = 0; i < 16; i++) {
-        for (ptrdiff_t k = 0; k < columns; k++) x[i][k] = (uint8_t)source[i][(j + k) * column];
-      }
+enum { ROWS_OF_BYTES = (TILE_VECTORS * LANES + 15) / 16 * 16 };
+
+/* A boolean mask of the block's rows, transposed: seen[key][ROWS_OF_BYTES]. */
+static void rows_of_mask(const struct pyattn_query_block *block, ptrdiff_t first, ptrdiff_t count, uint8_t *seen) {
+  const struct pyattn_array mask = operand(block, PYATTN_MASK);
+  const ptrdiff_t column = mask.column;
+  for (int row = 0; row < block->vectors * LANES; row += 16) {
+    const char *source[16];
+    for (int i = 0; i < 16; i++) {
+      source[i] = operand_row(block, &mask, least(row + i, block->rows - 1)) + first * column;
     }
-    transpose_bytes(x);
-    for (int part = 0; part < 16 / LANES && n + part < vectors; part++) {
-      vec max = state->range_max[n + part];
-      for (ptrdiff_t i = 0; i < columns; i++) { /* key i stands in 16 bytes of vector i % 16 */
-        vec *p = state->p + (j + i) * vectors + n + part;
-        const uint8_t *seen = (const uint8_t *)&x[i % 16] + i / 16 * 16 + part * LANES;
-        *p = choose_by_bytes(seen, *p, MASKED);
-        max = vmax(*p, max);
+    for (ptrdiff_t j = 0; j < count; j += VECTOR_BYTES) {
+      const ptrdiff_t columns = least(count - j, VECTOR_BYTES);
+      bytes x[16];
+      if (column == 1 && columns == VECTOR_BYTES) {
+        UNROLL for (int i = 0; i < 16; i++) memcpy(&x[i], source[i] + j, sizeof x[i]);
+      } else {
+        memset(x, 0, sizeof x);
+        for (int i = 0; i < 16; i++) {
+          for (ptrdiff_t k = 0; k < columns; k++) x[i][k] = (uint8_t)source[i][(j + k) * column];
+        }
       }
-      state->range_max[n + part] = max;
+      transpose_bytes(x);
+      for (ptrdiff_t i = 0; i < columns; i++) { /* key i stands in 16 bytes of vector i % 16 */
+        memcpy(seen + (j + i) * ROWS_OF_BYTES + row, (const uint8_t *)&x[i % 16] + i / 16 * 16, 16);
+      }
     }
   }
 }
@@ -157,8 +206,67 @@ static void mask_bool(const struct pyattn_query_block *block, ptrdiff_t first, p
     EACH_LOGIT(state, count, vectors, if (!mask.data[(first + j) * mask.column]) *p = MASKED)
     return;
   }
-  for (int n = 0; n < vectors; n++) state->range_max[n] = splat(-INFINITY);
-  for (int n = 0; n < vectors; n += 16 / LANES) mask_rows(block, &mask, first, count, n);
+  uint8_t seen[PYATTN_KEY_BLOCK * ROWS_OF_BYTES];
+  rows_of_mask(block, first, count, seen);
+  EACH_LOGIT(state, count, vectors, *p = choose_by_bytes(seen + j * ROWS_OF_BYTES + n * LANES, *p, MASKED))
+}
+
+/* Transposes an operand with an element for each pair into p, -inf as MASKED. Returns whether there was any. */
+static int place_dense(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                       ptrdiff_t count, int which) {
+  const struct pyattn_array dense = operand(block, which);
+  const int vectors = block->vectors;
+  const int ahead = dense.column == ELEMENT_BYTES && dense.row != 0 && block->rows <= block->length;
+  struct attention_state *state = state_of(block);
+  vec *p = state->p, lowest = splat(INFINITY);
+  state->read_ahead = (struct strip){dense.data + (first + PYATTN_KEY_BLOCK) * ELEMENT_BYTES, dense.row,
+                                     count * ELEMENT_BYTES, ahead ? block->rows : 0};
+  for (int n = 0; n < vectors; n++) {
+    char *rows[LANES];
+    find_rows(block, &dense, n, rows);
+    for (ptrdiff_t j = 0; j < count; j += LANES) {
+      vec x[LANES];
+      load_columns(x, rows, &dense, keys, first, j, count, !ahead);
+      if (count - j < LANES) { /* else without a count, in registers */
+        for (ptrdiff_t i = 0; i < count - j; i++) {
+          p[(j + i) * vectors + n] = x[i];
+          lowest = vmin(x[i], lowest);
+        }
+        break;
+      }
+      UNROLL for (int i = 0; i < LANES; i++) {
+        p[(j + i) * vectors + n] = x[i];
+        lowest = vmin(x[i], lowest);
+      }
+    }
+  }
+  if (!any_lane(lowest == -(real)INFINITY)) return 0;
+  for (ptrdiff_t i = 0; i < count * vectors; i++) { /* a NaN of the caller's may have the bits of MASKED */
+    p[i] = choose(p[i] == -(real)INFINITY, MASKED, choose(is_masked(p[i]), splat(NAN), p[i]));
+  }
+  return 1;
+}
+
+/* What prefill's tiles join to scores: nothing; what lies in their place in p, where some of it may be MASKED; or the
+ * bytes of a boolean mask. */
+enum { JOIN_NOTHING, JOIN_ADDENDS, JOIN_ADDENDS_OR_MASKED, JOIN_BYTES };
+
+/* Prepares p, or seen, where all that comes between scores and logits but for positions is one such operand. */
+static int prepare_joined(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                          ptrdiff_t count, int hides, uint8_t *seen) {
+  const struct pyattn_attention *call = block->call;
+  const struct pyattn_array mask = operand(block, PYATTN_MASK);
+  const int biased = block->data[PYATTN_BIAS] != NULL, masked = call->mask_kind == PYATTN_MASK_REAL;
+  if (call->softcap > 0 || state_of(block)->score_scale != 1 || block->data[PYATTN_ALIBI_SLOPES] ||
+      call->width > SUM_BLOCK || biased + masked + hides != 1)
+    return JOIN_NOTHING;
+  if (!hides) {
+    const int some = place_dense(block, keys, first, count, biased ? PYATTN_BIAS : PYATTN_MASK);
+    return some ? JOIN_ADDENDS_OR_MASKED : JOIN_ADDENDS;
+  }
+  if (is_same_for_rows(block, &mask)) return JOIN_NOTHING;
+  rows_of_mask(block, first, count, seen);
+  return JOIN_BYTES;
 }
 
 /* Whether the positions of all rows let them see keys from the first-th to before the end-th. */
@@ -170,7 +278,8 @@ INLINE int seen_by_all(const struct pyattn_query_block *block, const struct pyat
          last < block->kv_length;
 }
 
-/* Masks what the positions rule out: causal masks, windows, and of gathered keys those after the last. */
+/* Masks what the positions rule out: causal masks, windows, and of gathered keys those after the last. Returns whether
+ * they do. */
 static int mask_positions(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                           ptrdiff_t count) {
   struct attention_state *state = state_of(block);
@@ -191,6 +300,7 @@ static int mask_positions(const struct pyattn_query_block *block, const struct p
       *logit = choose(seen, *logit, MASKED);
     }
   }
+  if (masked) find_range_max(state, count, block->vectors);
   return masked;
 }
 
@@ -218,9 +328,5 @@ static int apply_options(const struct pyattn_query_block *block, const struct py
   if (block->data[PYATTN_BIAS]) masked |= add_dense(block, keys, first, count, PYATTN_BIAS);
   if (call->mask_kind == PYATTN_MASK_REAL) masked |= add_dense(block, keys, first, count, PYATTN_MASK);
   if (hides) mask_bool(block, first, count);
-  if (mask_positions(block, keys, first, count)) {
-    find_range_max(state, count, vectors);
-    masked = 1;
-  }
-  return masked;
+  return masked | mask_positions(block, keys, first, count);
 }

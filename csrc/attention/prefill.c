@@ -88,41 +88,55 @@ KERNEL void load_range(const struct pyattn_attention *call, struct pyattn_keys *
   }
 }
 
-/* Also takes the largest scores of the tile into `max`, while they are in registers. */
-INLINE void score_tile(const char *key, ptrdiff_t row, ptrdiff_t step, const vec *q, ptrdiff_t steps, vec *p, int rows,
-                       int vectors, int add, vec *max) {
-  tile acc;
-  UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
-  const struct tile_a a = {key, row, step, key + TILE_ROWS * row, TILE_ROWS * step};
-  const struct tile_b b = {(const char *)q, PLAIN_FORMAT, ATTENTION_UNROLL, 0};
-  tile_multiply(acc, rows, vectors, a, b, steps);
+/* p = scores, joined with what lies there or in seen; raises max to the largest, while they are in registers. */
+INLINE void join_scores(const tile scores, vec *p, const uint8_t *seen, int rows, int vectors, int join, vec *max) {
   UNROLL for (int n = 0; n < vectors; n++) {
     vec most = max[n];
     UNROLL for (int r = 0; r < rows; r++) {
-      if (add) acc[r][n] += p[r * vectors + n];
-      p[r * vectors + n] = acc[r][n];
-      most = vmax(acc[r][n], most);
+      vec *place = p + r * vectors + n, x = scores[r][n];
+      if (join == JOIN_ADDENDS) x += *place;
+      if (join == JOIN_ADDENDS_OR_MASKED) x = choose(is_masked(*place), MASKED, x + *place);
+      if (join == JOIN_BYTES) x = choose_by_bytes(seen + r * ROWS_OF_BYTES + n * LANES, x, MASKED);
+      *place = x;
+      most = vmax(x, most);
     }
     max[n] = most;
   }
 }
 
+INLINE void score_tile(struct tile_a key, const vec *q, ptrdiff_t steps, vec *p, const uint8_t *seen, int rows,
+                       int vectors, int join, vec *max) {
+  tile acc;
+  UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
+  const struct tile_b b = {(const char *)q, PLAIN_FORMAT, ATTENTION_UNROLL, 0};
+  tile_multiply(acc, rows, vectors, key, b, steps);
+  switch (join) {
+    case JOIN_NOTHING: join_scores(acc, p, seen, rows, vectors, JOIN_NOTHING, max); break;
+    case JOIN_ADDENDS: join_scores(acc, p, seen, rows, vectors, JOIN_ADDENDS, max); break;
+    case JOIN_BYTES: join_scores(acc, p, seen, rows, vectors, JOIN_BYTES, max); break;
+    default: join_scores(acc, p, seen, rows, vectors, JOIN_ADDENDS_OR_MASKED, max);
+  }
+}
+
 INLINE void score(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t offset,
-                  ptrdiff_t count, int vectors) {
+                  ptrdiff_t count, int vectors, int join, const uint8_t *seen) {
   struct attention_state *state = state_of(block);
   const ptrdiff_t row = keys->tile_key.row, step = keys->tile_key.column;
   for (ptrdiff_t d = 0; d == 0 || d < block->call->width; d += SUM_BLOCK) {
     const ptrdiff_t steps = (least(block->call->width - d, SUM_BLOCK) + GROUP - 1) / GROUP;
     const vec *q = queries_from(block, d);
+    const int here = d > 0 ? JOIN_ADDENDS : join; /* the sums before */
     UNROLL for (int n = 0; n < vectors; n++) state->range_max[n] = splat(-INFINITY);
     for (ptrdiff_t j = 0; j < count; j += TILE_ROWS) {
       const char *source = keys->tile_key.data + (offset + j) * row + d / GROUP * step;
+      const struct tile_a key = {source, row, step, source + TILE_ROWS * row, TILE_ROWS * step};
+      const uint8_t *bytes_of_keys = seen + j * ROWS_OF_BYTES;
       vec *p = state->p + j * vectors, *max = state->range_max;
       if (count - j >= TILE_ROWS)
-        score_tile(source, row, step, q, steps, p, TILE_ROWS, vectors, d > 0, max);
+        score_tile(key, q, steps, p, bytes_of_keys, TILE_ROWS, vectors, here, max);
       else
         WITH_CONSTANT(ROWS, count - j, TILE_ROWS - 1,
-                      score_tile(source, row, step, q, steps, p, ROWS, vectors, d > 0, max))
+                      score_tile(key, q, steps, p, bytes_of_keys, ROWS, vectors, here, max))
     }
   }
 }
@@ -131,8 +145,21 @@ KERNEL int prefill_logits(const struct pyattn_query_block *block, const struct p
                           ptrdiff_t *count) {
   const int hides = narrow_range(block, first, count);
   if (*count <= 0) return 0;
-  WITH_CONSTANT(VECTORS, block->vectors, TILE_VECTORS, score(block, keys, *first - keys->first, *count, VECTORS))
-  return apply_options(block, keys, *first, *count, hides);
+  uint8_t seen[PYATTN_KEY_BLOCK * ROWS_OF_BYTES];
+  const int join = prepare_joined(block, keys, *first, *count, hides, seen);
+  WITH_CONSTANT(VECTORS, block->vectors, TILE_VECTORS,
+                score(block, keys, *first - keys->first, *count, VECTORS, join, seen))
+  if (join == JOIN_NOTHING) return apply_options(block, keys, *first, *count, hides);
+  return mask_positions(block, keys, *first, *count) | (join != JOIN_ADDENDS);
+}
+
+INLINE void fetch_row(const struct strip *strip, ptrdiff_t r, int writes) {
+  for (ptrdiff_t line = 0; r < strip->rows && line < strip->bytes; line += 64) {
+    if (writes)
+      __builtin_prefetch(strip->data + r * strip->row + line, 1, 3);
+    else
+      __builtin_prefetch(strip->data + r * strip->row + line, 0, 3);
+  }
 }
 
 /* Logits to weights, relative to the new maximum. */
@@ -146,6 +173,10 @@ INLINE void softmax(struct attention_state *state, ptrdiff_t keys, int vectors, 
     sum[n] = NOTHING;
   }
   for (ptrdiff_t j = 0; j < keys; j += GROUP) {
+    UNROLL for (int s = 0; s < GROUP; s++) {
+      fetch_row(&state->read_ahead, j + s, 0);
+      fetch_row(&state->written_ahead, j + s, 1);
+    }
     UNROLL for (int n = 0; n < vectors; n++) {
       vec weight[2] = {{0}, {0}};
       UNROLL for (int s = 0; s < GROUP; s++) {
@@ -156,6 +187,7 @@ INLINE void softmax(struct attention_state *state, ptrdiff_t keys, int vectors, 
       p[j / GROUP * vectors + n] = join_groups(weight[0], weight[1]);
     }
   }
+  state->read_ahead.rows = state->written_ahead.rows = 0; /* once */
   vec *total = state->split.sum;
   UNROLL for (int n = 0; n < vectors; n++) total[n] = total[n] * state->rescale[n] + sum[n];
 }

@@ -33,6 +33,12 @@ struct partial {
   int empty;             /* whether o is yet to be written; what it holds then is nothing */
 };
 
+/* Rows that will be needed soon. */
+struct strip {
+  const char *data;
+  ptrdiff_t row, bytes, rows;
+};
+
 /* N = block->vectors vectors a line; the lanes of all but q, o and p of decode are rows. The arrays that follow the
  * struct in the scratch memory are only as long as the call's widths ask for.
  *
@@ -52,6 +58,7 @@ struct attention_state {
   double to_nats;   /* a logit times this is in units of ln */
   int exponential;  /* EXP_BASE_2, ... */
   int has_total;
+  struct strip read_ahead, written_ahead; /* softmax fetches them into the cache: it leaves loads idle */
   vec *q;                                 /* [group of features][N]; decode: [row][group of features] */
   vec *best;                              /* [top_k][N] weights, largest first */
   ivec *best_key;                         /* [top_k][N] */

@@ -17,6 +17,7 @@
 #endif
 #define load_first(p, n) ((vec)MM_REALS(maskload)((const real *)(p), FIRST_LANES(n)))
 #define store_first(p, x, n) MM_REALS(maskstore)((real *)(p), FIRST_LANES(n), x)
+#define any_lane(x) (!_mm256_testz_si256((__m256i)(x), (__m256i)(x)))
 
 #if REAL_BITS == 32
 #define larger(a, b) ((ivec)_mm256_max_epi32((__m256i)(a), (__m256i)(b)))

@@ -26,6 +26,7 @@
 #define store_first(p, x, n) MM_REALS(mask_storeu)(p, FIRST_LANES(n), x)
 
 #define load_bytes_first(p, n) ((vec)_mm512_maskz_loadu_epi8((__mmask64)((1ull << (n)) - 1), p))
+#define any_lane(x) (_mm512_test_epi32_mask((__m512i)(x), (__m512i)(x)) != 0)
 
 #if REAL_BITS == 32
 #define larger(a, b) ((ivec)_mm512_max_epi32((__m512i)(a), (__m512i)(b)))

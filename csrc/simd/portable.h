@@ -36,6 +36,14 @@ INLINE vec load_bytes_first(const void *p, ptrdiff_t n) {
 }
 #endif
 
+#ifndef any_lane
+INLINE int any_lane(ivec x) {
+  word any = 0;
+  UNROLL for (int i = 0; i < LANES; i++) any |= x[i];
+  return any != 0;
+}
+#endif
+
 #ifndef vmax
 INLINE vec vmax(vec a, vec b) { return choose(a > b, a, b); }
 

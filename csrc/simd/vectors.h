@@ -52,12 +52,6 @@ INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) 
 
 INLINE vec magnitude(vec x) { return (vec)((ivec)x & ~(SIGN_BIT - (ivec){0})); }
 
-INLINE int any_lane(ivec x) {
-  word any = 0;
-  UNROLL for (int i = 0; i < LANES; i++) any |= x[i];
-  return any != 0;
-}
-
 INLINE real sum_lanes(vec x) {
   real sum = 0;
   UNROLL for (int i = 0; i < LANES; i++) sum += x[i];

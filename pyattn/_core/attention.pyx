@@ -18,6 +18,7 @@ from pyattn._core.tasks cimport (
 
 cdef enum:
     THREAD_BYTES = 1_900_000  # of scratch memory, if it can be
+    MAX_UNITS = 8  # of a task
 
 
 cdef double operations(const Call *call) noexcept nogil:
@@ -59,7 +60,7 @@ cdef void plan_tasks(Call *call, Py_ssize_t blocks, Py_ssize_t splits, Py_ssize_
     call.state_bytes = call.shared.path.state_bytes(&call.shared, 1 if decode else call.kernels.tile_vectors)
     call.load_bytes = call.shared.path.load_bytes(&call.shared)
     cdef Py_ssize_t room = THREAD_BYTES - call.load_bytes
-    call.splits = 0
+    call.splits, call.run = 0, 1
     if call.indptr != NULL:
         call.group = SPARSE_QUERIES
         call.thread_bytes = call.load_bytes + call.state_bytes
@@ -71,6 +72,9 @@ cdef void plan_tasks(Call *call, Py_ssize_t blocks, Py_ssize_t splits, Py_ssize_
         call.splits = min(splits, team * room // (blocks * call.state_bytes) - 1)
         call.splits = call.splits if call.splits > 1 else 0
     call.group = 1 if call.splits else call.group
+    # Few queries leave a unit little to do: a task takes several, and each fetches what the next will read.
+    if not decode and not call.splits and blocks <= call.units * call.sequences * call.group:
+        call.run = max(<Py_ssize_t> 1, min(<Py_ssize_t> MAX_UNITS, call.units * call.sequences // (16 * team)))
     call.thread_bytes = call.load_bytes + (0 if call.splits else call.group * call.state_bytes)
 
 
@@ -172,7 +176,7 @@ cdef int run_columns(Call *call, int threads) except -1:
     shared.states = shared.scratch + team * call.thread_bytes
     task_starts[0] = 0
     for i in range(call.sequences):
-        task_starts[i + 1] = task_starts[i] + call.units * ceil_divide(block_count(call, i), call.group)
+        task_starts[i + 1] = task_starts[i] + ceil_divide(call.units, call.run) * ceil_divide(block_count(call, i), call.group)
     call.task_starts = task_starts
     try:
         with nogil:

@@ -31,6 +31,7 @@ cdef extern from "kernels.h" nogil:
         int vectors
         Py_ssize_t rows, first, length, query_offset, kv_length
         char *scratch
+        const char *next_query
 
     struct pyattn_keys:
         char *key

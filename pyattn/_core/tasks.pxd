@@ -37,7 +37,8 @@ cdef struct Call:
     Py_ssize_t pack  # query heads of one key head that stand in one block, each with all of its queries
     Py_ssize_t chunks  # of `pack` heads, for each key head
     Py_ssize_t units  # batch elements x key heads x chunks
-    Py_ssize_t group  # blocks of queries in a task, at most
+    Py_ssize_t group  # blocks of queries of a unit in a task, at most
+    Py_ssize_t run  # units in a task, at most
     Py_ssize_t splits  # of a block's keys that are computed apart at a time; 0 where one task takes all keys in turn
     Py_ssize_t state_bytes, load_bytes, thread_bytes  # scratch memory of a block, of loaded keys, of a thread
     const int64_t *task_starts  # the first task of each sequence

@@ -9,8 +9,8 @@ from libc.string cimport memset
 
 from pyattn._core.kernels cimport (
     PYATTN_COLUMN_SUMS, PYATTN_KEY, PYATTN_KEY_BLOCK, PYATTN_KEY_SCALES, PYATTN_KV_LENGTHS, PYATTN_OPERANDS,
-    PYATTN_QUERY_OFFSET, PYATTN_SPLIT, PYATTN_VALUE, PYATTN_VALUE_SCALES, pyattn_array, pyattn_attention_path,
-    pyattn_keys, pyattn_query_block,
+    PYATTN_QUERY, PYATTN_QUERY_OFFSET, PYATTN_SPLIT, PYATTN_VALUE, PYATTN_VALUE_SCALES, pyattn_array,
+    pyattn_attention_path, pyattn_keys, pyattn_query_block,
 )
 
 
@@ -72,6 +72,7 @@ cdef Py_ssize_t place_head(
     keys.index = NULL
     keys.index_bias = NULL
     block.call = &call.shared
+    block.next_query = NULL
     block.length = call.cu_seqlens_q[sequence + 1] - start[QUERY_ROWS]
     block.kv_length = call.cu_seqlens_k[sequence + 1] - start[KEY_ROWS]
     if block.data[PYATTN_KV_LENGTHS] != NULL:
@@ -196,7 +197,7 @@ cdef Range gather_keys(const Call *call, pyattn_keys *keys, Py_ssize_t query) no
 
 
 cdef Py_ssize_t find_task(const Call *call, Py_ssize_t task, Py_ssize_t *sequence, Py_ssize_t *unit) noexcept nogil:
-    """The sequence and unit of a task, and its number among theirs."""
+    """The sequence and first unit of a task, and its number among theirs."""
     cdef Py_ssize_t low = 0, high = call.sequences, middle, each
     while high - low > 1:  # the last sequence that starts at or before the task
         middle = (low + high) // 2
@@ -204,22 +205,25 @@ cdef Py_ssize_t find_task(const Call *call, Py_ssize_t task, Py_ssize_t *sequenc
             low = middle
         else:
             high = middle
-    each = (call.task_starts[low + 1] - call.task_starts[low]) // call.units
+    each = (call.task_starts[low + 1] - call.task_starts[low]) // ceil_divide(call.units, call.run)
     task -= call.task_starts[low]
     sequence[0] = low
-    unit[0] = task // each
+    unit[0] = task // each * call.run
     return task % each
 
 
 cdef void run_task(const Call *call, Py_ssize_t task, char *scratch) noexcept nogil:
-    """A group of adjacent blocks of queries of one sequence and unit, over all keys they may see."""
+    """A group of adjacent blocks of queries of one sequence, over all keys they may see, for a run of units."""
     cdef pyattn_query_block head
+    cdef pyattn_query_block next_head
     cdef pyattn_query_block block[MAX_BLOCKS]
     cdef Range seen[MAX_BLOCKS]
     cdef pyattn_keys keys
-    cdef Py_ssize_t sequence, unit, heads, blocks, groups, group, number, end
+    cdef pyattn_keys next_keys
+    cdef Py_ssize_t sequence, unit, last, heads, next_heads = 0, blocks, groups, group, first, number, end
     cdef int count
 
+    memset(&keys, 0, sizeof(pyattn_keys))
     group = find_task(call, task, &sequence, &unit)
     heads = place_head(call, &head, &keys, sequence, unit)
     head.scratch = scratch
@@ -236,16 +240,26 @@ cdef void run_task(const Call *call, Py_ssize_t task, char *scratch) noexcept no
     # about as long as any other.
     groups = ceil_divide(blocks, call.group)
     group = groups - 1 - group // 2 if group % 2 == 0 else group // 2
-    number = group * blocks // groups
+    first = group * blocks // groups
     end = (group + 1) * blocks // groups
-    count = 0
-    while number < end:
-        block[count] = head
-        seen[count] = place_block(call, &block[count], heads, number, blocks)
-        block[count].scratch = scratch + count * call.state_bytes
-        number += 1
-        count += 1
-    run_blocks(call, block, seen, count, &keys, scratch + call.group * call.state_bytes)
+    last = min(call.units, unit + call.run) - 1
+    next_head, next_keys = head, keys
+    while unit <= last:
+        if unit < last:
+            next_heads = place_head(call, &next_head, &next_keys, sequence, unit + 1)
+        count = 0
+        for number in range(first, end):
+            block[count] = head
+            seen[count] = place_block(call, &block[count], heads, number, blocks)
+            block[count].scratch = scratch + count * call.state_bytes
+            if unit < last:
+                block[count].next_query = next_head.data[PYATTN_QUERY]
+                block[count].next_query += block[count].data[PYATTN_QUERY] - head.data[PYATTN_QUERY]
+            count += 1
+        run_blocks(call, block, seen, count, &keys, scratch + call.group * call.state_bytes)
+        head, keys, heads = next_head, next_keys, next_heads
+        head.scratch = scratch
+        unit += 1
 
 
 cdef Range place_split(

@@ -56,9 +56,10 @@ EXPORT void score_keys(const char *key, const char *q, char *p, char *max, ptrdi
   const size_t bytes = (size_t)rows * TILE_VECTORS * sizeof(vec);
   memcpy(logits, p, bytes);
   memcpy(most, max, sizeof most);
+  const struct tile_a left = {key, count * (ptrdiff_t)sizeof(real), sizeof(real), key, 0};
+  const int join = add ? JOIN_ADDENDS : JOIN_NOTHING;
   WITH_CONSTANT(ROWS, rows, TILE_ROWS,
-                score_tile(key, count * (ptrdiff_t)sizeof(real), sizeof(real), (const vec *)q, count, logits, ROWS,
-                           TILE_VECTORS, add, most))
+                score_tile(left, (const vec *)q, count, logits, NULL, ROWS, TILE_VECTORS, join, most))
   memcpy(p, logits, bytes);
   memcpy(max, most, sizeof most);
 }
