@@ -211,64 +211,6 @@ static void mask_bool(const struct pyattn_query_block *block, ptrdiff_t first, p
   EACH_LOGIT(state, count, vectors, *p = choose_by_bytes(seen + j * ROWS_OF_BYTES + n * LANES, *p, MASKED))
 }
 
-/* Transposes an operand with an element for each pair into p, -inf as MASKED. Returns whether there was any. */
-static int place_dense(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                       ptrdiff_t count, int which) {
-  const struct pyattn_array dense = operand(block, which);
-  const int vectors = block->vectors;
-  const int ahead = dense.column == ELEMENT_BYTES && dense.row != 0 && block->rows <= block->length;
-  struct attention_state *state = state_of(block);
-  vec *p = state->p, lowest = splat(INFINITY);
-  state->read_ahead = (struct strip){dense.data + (first + PYATTN_KEY_BLOCK) * ELEMENT_BYTES, dense.row,
-                                     count * ELEMENT_BYTES, ahead ? block->rows : 0};
-  for (int n = 0; n < vectors; n++) {
-    char *rows[LANES];
-    find_rows(block, &dense, n, rows);
-    for (ptrdiff_t j = 0; j < count; j += LANES) {
-      vec x[LANES];
-      load_columns(x, rows, &dense, keys, first, j, count, !ahead);
-      if (count - j < LANES) { /* else without a count, in registers */
-        for (ptrdiff_t i = 0; i < count - j; i++) {
-          p[(j + i) * vectors + n] = x[i];
-          lowest = vmin(x[i], lowest);
-        }
-        break;
-      }
-      UNROLL for (int i = 0; i < LANES; i++) {
-        p[(j + i) * vectors + n] = x[i];
-        lowest = vmin(x[i], lowest);
-      }
-    }
-  }
-  if (!any_lane(lowest == -(real)INFINITY)) return 0;
-  for (ptrdiff_t i = 0; i < count * vectors; i++) { /* a NaN of the caller's may have the bits of MASKED */
-    p[i] = choose(p[i] == -(real)INFINITY, MASKED, choose(is_masked(p[i]), splat(NAN), p[i]));
-  }
-  return 1;
-}
-
-/* What prefill's tiles join to scores: nothing; what lies in their place in p, where some of it may be MASKED; or the
- * bytes of a boolean mask. */
-enum { JOIN_NOTHING, JOIN_ADDENDS, JOIN_ADDENDS_OR_MASKED, JOIN_BYTES };
-
-/* Prepares p, or seen, where all that comes between scores and logits but for positions is one such operand. */
-static int prepare_joined(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                          ptrdiff_t count, int hides, uint8_t *seen) {
-  const struct pyattn_attention *call = block->call;
-  const struct pyattn_array mask = operand(block, PYATTN_MASK);
-  const int biased = block->data[PYATTN_BIAS] != NULL, masked = call->mask_kind == PYATTN_MASK_REAL;
-  if (call->softcap > 0 || state_of(block)->score_scale != 1 || block->data[PYATTN_ALIBI_SLOPES] ||
-      call->width > SUM_BLOCK || biased + masked + hides != 1)
-    return JOIN_NOTHING;
-  if (!hides) {
-    const int some = place_dense(block, keys, first, count, biased ? PYATTN_BIAS : PYATTN_MASK);
-    return some ? JOIN_ADDENDS_OR_MASKED : JOIN_ADDENDS;
-  }
-  if (is_same_for_rows(block, &mask)) return JOIN_NOTHING;
-  rows_of_mask(block, first, count, seen);
-  return JOIN_BYTES;
-}
-
 /* Whether the positions of all rows let them see keys from the first-th to before the end-th. */
 INLINE int seen_by_all(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                        ptrdiff_t end) {
