@@ -9,9 +9,10 @@
 #include "vectors.h"
 #include "x86.h"
 
+#define any_lane(x) (_mm_movemask_epi8(_mm_cmpeq_epi8((__m128i)(x), _mm_setzero_si128())) != 0xffff)
+
 #define widen_int8 widen_int8
 INLINE vec widen_int8(const char *p) {
   const __m128i twice = _mm_unpacklo_epi8(_mm_setzero_si128(), _mm_loadu_si32(p));
   return (vec)_mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpacklo_epi16(_mm_setzero_si128(), twice), 24));
 }
-#define any_lane(x) (_mm_movemask_epi8((__m128i)(x)) != 0)

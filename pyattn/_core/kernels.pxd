@@ -39,8 +39,9 @@ cdef extern from "kernels.h" nogil:
         char *key_scale
         char *value_scale
         const int32_t *index
+        Py_ssize_t known
         const char *index_bias
-        Py_ssize_t known, first, count
+        Py_ssize_t first, count
         pyattn_array tile_key, tile_value
         int finite
 
