@@ -85,6 +85,8 @@ struct pyattn_keys {
   char *key_scale, *value_scale; /* of key 0, where they are int8 */
   const int32_t *index;          /* NULL, or the true number of each key, ascending: keys are gathered (decode alone) */
   ptrdiff_t known;               /* how many of them there are: those of the next queries follow */
+  const int64_t *starts;         /* NULL, or where in index the keys of each row of the block begin, and the last end:
+                                    rows with at most PYATTN_KEY_BLOCK keys each, all of which they see, no options */
   const char *index_bias;        /* NULL, or a bias of compute type for each element of index */
   ptrdiff_t first, count;
   struct pyattn_array tile_key, tile_value; /* as tiles read them, from key `first`, columns in groups: set by load */

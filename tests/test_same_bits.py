@@ -249,6 +249,23 @@ def test_few_queries_are_rows_of_many(dtype, group, form):
 
 
 @each_dtype
+@pytest.mark.parametrize("width", [24, 70])
+def test_rows_of_a_sparse_mask_do_not_depend_on_their_neighbours(dtype, width):
+    """Queries of few keys are computed several at a time, each with its own keys, from which nothing else leaks."""
+    counts = [0, 1, 17, 128, 3, 0, 16, 64, 129, 5, 31, 2, 2, 0, 33, 15, 90, 250, 4, 1, 0]
+    live = np.zeros((len(counts), 300), bool)
+    for row, count in zip(live, counts, strict=True):
+        row[np.random.default_rng(count).choice(299, count, replace=False)] = True
+    query, key, value = qkv(2, len(counts), 300, width, dtype=dtype)
+    key[:, 299] = value[:, 299] = np.nan
+    many = sdpa(query, key, value, mask=sparse.csr_array(live), return_lse=True)
+    for row in range(len(counts)):
+        one = slice(row, row + 1)
+        alone = sdpa(query[:, one], key, value, mask=sparse.csr_array(live[one]), return_lse=True)
+        assert_same(alone, tuple(x[:, one] for x in many))
+
+
+@each_dtype
 @pytest.mark.parametrize("length", [1, 3, 60])
 @pytest.mark.parametrize("form", ["none", "everything", "sparse"])
 def test_many_keys_are_shared_among_threads(dtype, length, form):

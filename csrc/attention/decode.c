@@ -10,7 +10,9 @@
  *     plain              no option, all rows see all keys                scores are logits as they stand
  *     with options       otherwise                                       p is transposed to [key] with rows along the
  *                                                                        lanes, for options.h, and back
- *     gathered keys      a sparse mask                                   rows of K and V by index
+ *     gathered keys      a sparse mask                                   rows of K and V by index, nothing prefetched
+ *     own keys           a sparse mask, few keys a row, no option        each row has a list of its own; those of some
+ *                                                                        rows are scored at a time
  *     masked             a logit is MASKED                               masked values count as 0: 0 * NaN is NaN
  *
  * R rows against S keys read S (D + Dv) elements of K and V once, in order, and R D of Q; they write R Dv. Weights are
@@ -25,12 +27,14 @@ enum {
   ROWS_A_LINE = STEP_BYTES >= 64 ? 1 : 64 / (STEP_BYTES * LANES < 64 ? 64 / LANES : STEP_BYTES),
   ROWS_AHEAD = 16,  /* rows are prefetched that many, or SCORE_GROUPS groups, before they are read */
   SCORE_GROUPS = 2, /* of LANES keys scored at a time, or one: chains of sums that fill each other's waits */
+  MOST_GROUPS = 4,  /* of rows with keys of their own, whose groups are few */
   KEY_ROWS = 4,     /* rows of queries whose chains do so, too */
   /* Weighted sums in registers: of few rows so many vectors; of more rows half as many, in several passes over the
    * values, of which all but the first find these in the first-level cache. */
   FEW_ROWS = 3,
   VALUE_VECTORS = TILE_ROWS * TILE_VECTORS / FEW_ROWS,
   MORE_ROWS = 4,
+  NARROW_PASSES = VALUE_VECTORS * VECTOR_BYTES / 2 >= 256, /* else too narrow: lines would be read by several */
 };
 
 /* Runs a statement for ROWS rows from r on until there are no more; ROWS, at most `most`, is a constant. */
@@ -40,7 +44,7 @@ enum {
   }
 
 /* Which row to prefetch while row j of the values first ... first + count is added: that of `ahead` rows later, and
- * after the last value keys of the next block or, where they are gathered, of the next query. */
+ * after the last value keys of the next block. */
 INLINE const char *value_ahead(const struct pyattn_attention *call, const struct pyattn_keys *keys, ptrdiff_t first,
                                ptrdiff_t count, ptrdiff_t j, ptrdiff_t ahead) {
   const ptrdiff_t next = first + j + ahead;
@@ -49,14 +53,8 @@ INLINE const char *value_ahead(const struct pyattn_attention *call, const struct
   return keys->key + number * call->operands[PYATTN_KEY].row;
 }
 
-/* The same of gathered keys, after the last of which come their values. */
-INLINE const char *key_ahead(const struct pyattn_attention *call, const struct pyattn_keys *keys, ptrdiff_t first,
-                             ptrdiff_t count, ptrdiff_t j, ptrdiff_t ahead) {
-  const ptrdiff_t next = j + ahead;
-  if (next < count) return keys->key + keys->index[first + next] * call->operands[PYATTN_KEY].row;
-  if (!keys->value) return keys->key;
-  return keys->value + keys->index[first + next - count] * call->operands[PYATTN_VALUE].row;
-}
+/* Where in index the own keys of row r begin. */
+INLINE ptrdiff_t own_first(const struct pyattn_keys *keys, ptrdiff_t r) { return keys->starts[r] - keys->starts[0]; }
 
 /* Loads features of LANES keys and transposes them, so that keys run along the lanes; int8 lies four in a lane. */
 INLINE void load_keys_along_lanes(vec x[LANES], const char *const *key, ptrdiff_t offset, ptrdiff_t step,
@@ -86,51 +84,54 @@ INLINE void multiply_keys(vec *sums, int begin, const real *q, ptrdiff_t query_r
   UNROLL for (int r = 0; r < rows; r++) sums[r] = sum[r];
 }
 
-/* Keys that are scored at a time. */
+/* Groups of LANES keys that are scored at a time. */
 struct key_groups {
-  const char *key[SCORE_GROUPS * LANES];  /* their rows */
-  const char *next[SCORE_GROUPS * LANES]; /* the rows to prefetch if gathered */
-  real scale[SCORE_GROUPS * LANES];       /* of int8 */
-  ptrdiff_t ahead;                        /* else rows so many bytes later are prefetched */
+  const char *key[MOST_GROUPS * LANES];  /* their rows */
+  const char *next[MOST_GROUPS * LANES]; /* of rows with keys of their own: the rows to prefetch */
+  ptrdiff_t ahead;                       /* of others: how many bytes after theirs these lie; 0 if gathered */
+  real scale[MOST_GROUPS * LANES];       /* of int8 */
+  vec *p[MOST_GROUPS];                   /* scores of a group and the block's rows from first_row on */
+  ptrdiff_t first_row[MOST_GROUPS], rows;
   int groups;
 };
 
-/* Their scores, into p. Prefetching is into the first-level cache and evenly over the arithmetic: the machine drops
- * prefetches that come in bursts. */
-INLINE void score_groups(const struct pyattn_query_block *block, const struct key_groups *keys, int gathered, vec *p) {
+/* Prefetching is into the first-level cache and evenly over the arithmetic: the machine drops what comes in bursts. */
+INLINE void score_groups(const struct pyattn_query_block *block, const struct key_groups *keys, int own) {
   const struct pyattn_attention *call = block->call;
   const int groups = keys->groups;
-  const ptrdiff_t rows = block->rows, step = call->operands[PYATTN_KEY].column, query_row = query_groups(call);
+  const ptrdiff_t rows = keys->rows, step = call->operands[PYATTN_KEY].column, query_row = query_groups(call);
   for (ptrdiff_t d = 0; d == 0 || d < call->width; d += SUM_BLOCK) {
     const ptrdiff_t end = least(call->width, d + SUM_BLOCK);
     const real *q = query_rows_from(block, d);
-    vec acc[SCORE_GROUPS][LANES];
+    vec acc[MOST_GROUPS][LANES];
     if (end == 0) memset(acc, 0, sizeof acc);
     for (ptrdiff_t column = d; column < end; column += COLUMNS, q += LANES * KEY_GROUPS) {
       const ptrdiff_t columns = least(end - column, COLUMNS), offset = column * step;
       for (int group = 0; group < groups; group++) {
         vec x[LANES];
         load_keys_along_lanes(x, keys->key + group * LANES, offset, step, columns);
-        const char *const *next = (gathered ? keys->next : keys->key) + group * LANES;
-        const ptrdiff_t line = gathered ? offset : offset + keys->ahead, turn = offset / STEP_BYTES % ROWS_A_LINE;
-        UNROLL for (int i = 0; i < LANES; i += ROWS_A_LINE) prefetch_near(next[i + turn] + line);
+        const char *const *next = (own ? keys->next : keys->key) + group * LANES;
+        const ptrdiff_t line = own ? offset : offset + keys->ahead, turn = offset / STEP_BYTES % ROWS_A_LINE;
+        if (own || keys->ahead != 0) {
+          UNROLL for (int i = 0; i < LANES; i += ROWS_A_LINE) prefetch_near(next[i + turn] + line);
+        }
+        const real *query = q + keys->first_row[group] * query_row;
         const vec scale = KEY_BYTES == 1 ? load(keys->scale + group * LANES) : (vec){0};
         if (KEY_GROUPS == 1 || columns == COLUMNS) {
           FOR_ROWS_AT_ONCE(
               rows, KEY_ROWS,
-              multiply_keys(acc[group] + r, column == d, q + r * query_row, query_row, x, scale, ROWS, LANES))
+              multiply_keys(acc[group] + r, column == d, query + r * query_row, query_row, x, scale, ROWS, LANES))
         } else {
           const int lanes = (int)(columns + KEY_GROUPS - 1) / KEY_GROUPS;
           FOR_ROWS_AT_ONCE(
               rows, KEY_ROWS,
-              multiply_keys(acc[group] + r, column == d, q + r * query_row, query_row, x, scale, ROWS, lanes))
+              multiply_keys(acc[group] + r, column == d, query + r * query_row, query_row, x, scale, ROWS, lanes))
         }
       }
     }
     for (int group = 0; group < groups; group++) {
-      for (ptrdiff_t r = 0; r < rows; r++) {
-        p[group * LANES + r] = d > 0 ? p[group * LANES + r] + acc[group][r] : acc[group][r];
-      }
+      vec *p = keys->p[group];
+      for (ptrdiff_t r = 0; r < rows; r++) p[r] = d > 0 ? p[r] + acc[group][r] : acc[group][r];
     }
   }
 }
@@ -145,19 +146,55 @@ static void score_rows(const struct pyattn_query_block *block, const struct pyat
   const ptrdiff_t ahead = least(count, most * LANES > ROWS_AHEAD ? most * LANES : ROWS_AHEAD);
   for (ptrdiff_t j = 0; j < count; j += most * LANES) {
     struct key_groups now;
-    now.ahead = ahead * row;
+    now.ahead = keys->index ? 0 : ahead * row;
+    now.rows = block->rows;
     now.groups = (int)least((count - j + LANES - 1) / LANES, most);
+    for (int group = 0; group < now.groups; group++) {
+      now.p[group] = state_of(block)->p + j + group * LANES;
+      now.first_row[group] = 0;
+    }
     for (int i = 0; i < now.groups * LANES; i++) {
       const ptrdiff_t place = least(j + i, count - 1), number = key_index(keys, first + place);
       now.key[i] = keys->key + number * row;
-      if (keys->index) now.next[i] = key_ahead(call, keys, first, count, place, ahead);
       if (KEY_BYTES == 1) now.scale[i] = load_real(keys->key_scale + number * call->operands[PYATTN_KEY_SCALES].row);
     }
-    if (keys->index)
-      score_groups(block, &now, 1, state_of(block)->p + j);
-    else
-      score_groups(block, &now, 0, state_of(block)->p + j);
+    score_groups(block, &now, 0);
   }
+}
+
+/* The same of rows with keys of their own, at most `count`: groups of several rows at a time. */
+static void score_own_keys(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t count) {
+  const struct pyattn_attention *call = block->call;
+  struct key_groups now;
+  now.groups = 0;
+  now.rows = 1;
+  for (ptrdiff_t r = 0; r < block->rows; r++) {
+    const ptrdiff_t first = own_first(keys, r), own = own_first(keys, r + 1) - first;
+    for (ptrdiff_t j = 0; j < count; j += LANES) {
+      vec *p = state_of(block)->p + j + r;
+      if (j >= own) {
+        *p = splat(-INFINITY);
+        continue;
+      }
+      for (int i = 0; i < LANES; i++) {
+        const ptrdiff_t number = keys->index[first + least(j + i, own - 1)];
+        now.key[now.groups * LANES + i] = keys->key + number * call->operands[PYATTN_KEY].row;
+        now.next[now.groups * LANES + i] =
+            keys->value ? keys->value + number * call->operands[PYATTN_VALUE].row : keys->key;
+        if (KEY_BYTES == 1) {
+          now.scale[now.groups * LANES + i] =
+              load_real(keys->key_scale + number * call->operands[PYATTN_KEY_SCALES].row);
+        }
+      }
+      now.p[now.groups] = p;
+      now.first_row[now.groups++] = r;
+      if (now.groups == MOST_GROUPS) {
+        score_groups(block, &now, 1);
+        now.groups = 0;
+      }
+    }
+  }
+  if (now.groups > 0) score_groups(block, &now, 1);
 }
 
 /* p[group of LANES keys][row] with keys along the lanes, to [key] with rows along them, or back. */
@@ -195,7 +232,8 @@ INLINE void sum_weights(struct attention_state *state, ptrdiff_t first_row, ptrd
 }
 
 /* Logits to weights, relative to the new maximum. */
-static void softmax_rows(const struct pyattn_query_block *block, ptrdiff_t count, int masked) {
+static void softmax_rows(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t count,
+                         int masked) {
   struct attention_state *state = state_of(block);
   const ptrdiff_t groups = (count + LANES - 1) / LANES, rows = block->rows;
   const int exponential = state->exponential;
@@ -212,11 +250,19 @@ static void softmax_rows(const struct pyattn_query_block *block, ptrdiff_t count
       p[g * LANES + r] = weight_of(p[g * LANES + r], row_max, row_base, state->to_log2, masked, exponential);
     }
   }
+  for (ptrdiff_t r = 0; keys->starts && r < rows; r++) { /* after own keys come zeros that leave a sum as it is */
+    for (ptrdiff_t j = own_first(keys, r + 1) - own_first(keys, r); j < count; j++) {
+      *weight_at(state, j, r) = (real)-0.0;
+    }
+  }
   real sums[LANES];
   FOR_ROWS_AT_ONCE(rows, MORE_ROWS, sum_weights(state, r, count, ROWS, sums + r))
   for (ptrdiff_t r = 0; r < rows; r++) sum[r] = sums[r];
   state->split.sum[0] = state->split.sum[0] * state->rescale[0] + sum;
-  for (ptrdiff_t r = 0; count % GROUP != 0 && r < rows; r++) *weight_at(state, count, r) = 0;
+  for (ptrdiff_t r = 0; GROUP == 2 && r < rows; r++) {
+    const ptrdiff_t own = keys->starts ? own_first(keys, r + 1) - own_first(keys, r) : count;
+    if (own % 2 != 0) *weight_at(state, own, r) = 0;
+  }
   for (ptrdiff_t g = 0; GROUP == 2 && g < groups; g += 2) {
     for (ptrdiff_t r = 0; r < rows; r++) {
       const vec high = g + 1 < groups ? p[(g + 1) * LANES + r] : (vec){0};
@@ -228,12 +274,15 @@ static void softmax_rows(const struct pyattn_query_block *block, ptrdiff_t count
 /* Part of the weighted sums: `rows` rows from first_row on, `vectors` of features from feature d on, which are whole
  * and contiguous if there are several. */
 INLINE void accumulate_part(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                            ptrdiff_t count, int masked, ptrdiff_t d, ptrdiff_t first_row, int rows, int vectors) {
+                            ptrdiff_t count, ptrdiff_t ahead, int masked, ptrdiff_t d, ptrdiff_t first_row, int rows,
+                            int vectors) {
   const struct pyattn_attention *call = block->call;
   const struct pyattn_array *array = &call->operands[PYATTN_VALUE];
   struct attention_state *state = state_of(block);
   const ptrdiff_t value_row = array->row, step = array->column;
-  const ptrdiff_t column = d * step, ahead = least(count, ROWS_AHEAD);
+  const ptrdiff_t column = d * step;
+  const int prefetches = ahead > 0 && d / LANES % VALUE_VECTORS == 0; /* for the passes until the next that does */
+  const ptrdiff_t bytes = prefetches ? least(VALUE_VECTORS * LANES, call->value_width - d) * KEY_BYTES : 0;
   vec acc[MORE_ROWS][VALUE_VECTORS];
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
   for (ptrdiff_t j = 0; j < count; j += GROUP) {
@@ -244,9 +293,9 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
     vec x[VALUE_VECTORS];
     if (vectors > 1) {
       UNROLL for (int n = 0; n < vectors; n += GROUP) join_rows_wide(low, high, n * LANES * KEY_BYTES, x + n);
-      UNROLL for (int i = 0; i < GROUP && first_row == 0; i++) {
+      UNROLL for (int i = 0; i < GROUP && bytes > 0; i++) {
         const char *next = value_ahead(call, keys, first, count, j + i, ahead) + column;
-        UNROLL for (int line = 0; line < vectors * LANES * KEY_BYTES; line += 64) prefetch_near(next + line);
+        for (ptrdiff_t line = 0; line < bytes; line += 64) prefetch_near(next + line);
       }
     } else {
       x[0] = join_rows(low, high, step, call->value_width - d);
@@ -267,35 +316,58 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
   }
 }
 
+/* Rows whose values are added together; ahead: of values or keys that are prefetched. */
+struct value_rows {
+  ptrdiff_t first_row, rows, ahead;
+};
+
 /* As many features from d on as fill so many vectors, time and again; returns where the rest begins. */
 INLINE ptrdiff_t accumulate_vectors(const struct pyattn_query_block *block, const struct pyattn_keys *keys,
-                                    ptrdiff_t first, ptrdiff_t count, int masked, ptrdiff_t d, int vectors) {
+                                    ptrdiff_t first, ptrdiff_t count, struct value_rows of, int masked, ptrdiff_t d,
+                                    int vectors) {
   for (; block->call->value_width - d >= (vectors > 1 ? vectors * LANES : 1); d += vectors * LANES) {
-    if (vectors == VALUE_VECTORS) {
-      FOR_ROWS_AT_ONCE(block->rows, FEW_ROWS, accumulate_part(block, keys, first, count, masked, d, r, ROWS, vectors))
+    if (vectors == VALUE_VECTORS || !NARROW_PASSES) {
+      FOR_ROWS_AT_ONCE(
+          of.rows, FEW_ROWS,
+          accumulate_part(block, keys, first, count, r > 0 ? 0 : of.ahead, masked, d, of.first_row + r, ROWS, vectors))
     } else {
-      FOR_ROWS_AT_ONCE(block->rows, MORE_ROWS, accumulate_part(block, keys, first, count, masked, d, r, ROWS, vectors))
+      FOR_ROWS_AT_ONCE(
+          of.rows, MORE_ROWS,
+          accumulate_part(block, keys, first, count, r > 0 ? 0 : of.ahead, masked, d, of.first_row + r, ROWS, vectors))
     }
   }
   return d;
 }
 
 INLINE void accumulate_rows(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                            ptrdiff_t count, int masked) {
+                            ptrdiff_t count, struct value_rows of, int masked) {
   ptrdiff_t d = 0;
   if (block->call->operands[PYATTN_VALUE].column == KEY_BYTES) {
-    if (block->rows <= FEW_ROWS) {
-      d = accumulate_vectors(block, keys, first, count, masked, d, VALUE_VECTORS);
-    }
-    d = accumulate_vectors(block, keys, first, count, masked, d, VALUE_VECTORS / 2);
+    if (of.rows <= FEW_ROWS || !NARROW_PASSES)
+      d = accumulate_vectors(block, keys, first, count, of, masked, d, VALUE_VECTORS);
+    d = accumulate_vectors(block, keys, first, count, of, masked, d, VALUE_VECTORS / 2);
   }
-  accumulate_vectors(block, keys, first, count, masked, d, 1);
+  accumulate_vectors(block, keys, first, count, of, masked, d, 1);
+}
+
+static void update_own_keys(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t count) {
+  score_own_keys(block, keys, count);
+  softmax_rows(block, keys, count, 0);
+  for (ptrdiff_t r = 0; r < block->rows; r++) {
+    const ptrdiff_t first = own_first(keys, r), own = own_first(keys, r + 1) - first;
+    const struct value_rows of = {r, 1, own_first(keys, block->rows)}; /* keys of the next block are prefetched */
+    if (own > 0) accumulate_rows(block, keys, first, own, of, 0);
+  }
 }
 
 static void decode_update(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first,
                           ptrdiff_t count) {
   struct attention_state *state = state_of(block);
   int masked = 0;
+  if (keys->starts) {
+    update_own_keys(block, keys, count);
+    return;
+  }
   if (has_no_options(block, keys) && seen_by_all(block, keys, first, first + count)) {
     score_rows(block, keys, first, count);
   } else { /* options see rows along the lanes */
@@ -304,9 +376,11 @@ static void decode_update(const struct pyattn_query_block *block, struct pyattn_
     for (ptrdiff_t j = count; j < round_up(count, LANES); j++) state->p[j] = MASKED;
     transpose_groups(block, count);
   }
-  softmax_rows(block, count, masked);
+  softmax_rows(block, keys, count, masked);
+  const ptrdiff_t ahead = block->rows > 1 ? SCORE_GROUPS * ROWS_AHEAD : ROWS_AHEAD;
+  const struct value_rows of = {0, block->rows, keys->index ? 0 : least(count, ahead)};
   if (masked)
-    accumulate_rows(block, keys, first, count, 1);
+    accumulate_rows(block, keys, first, count, of, 1);
   else
-    accumulate_rows(block, keys, first, count, 0);
+    accumulate_rows(block, keys, first, count, of, 0);
 }

@@ -1,6 +1,6 @@
 """csrc/kernels.h, as the drivers see it."""
 
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, int64_t
 
 cdef extern from "kernels.h" nogil:
     enum:
@@ -40,6 +40,7 @@ cdef extern from "kernels.h" nogil:
         char *value_scale
         const int32_t *index
         Py_ssize_t known
+        const int64_t *starts
         const char *index_bias
         Py_ssize_t first, count
         pyattn_array tile_key, tile_value

@@ -8,9 +8,9 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from pyattn._core.kernels cimport (
-    PYATTN_COLUMN_SUMS, PYATTN_KEY, PYATTN_KEY_BLOCK, PYATTN_KEY_SCALES, PYATTN_KV_LENGTHS, PYATTN_OPERANDS,
-    PYATTN_QUERY, PYATTN_QUERY_OFFSET, PYATTN_SPLIT, PYATTN_VALUE, PYATTN_VALUE_SCALES, pyattn_array,
-    pyattn_attention_path, pyattn_keys, pyattn_query_block,
+    PYATTN_ALIBI_SLOPES, PYATTN_BIAS, PYATTN_COLUMN_SUMS, PYATTN_DECODE_ROWS, PYATTN_KEY, PYATTN_KEY_BLOCK,
+    PYATTN_KEY_SCALES, PYATTN_KV_LENGTHS, PYATTN_MASK, PYATTN_OPERANDS, PYATTN_QUERY, PYATTN_QUERY_OFFSET, PYATTN_SPLIT,
+    PYATTN_VALUE, PYATTN_VALUE_SCALES, pyattn_array, pyattn_attention_path, pyattn_keys, pyattn_query_block,
 )
 
 
@@ -70,6 +70,7 @@ cdef Py_ssize_t place_head(
     keys.key, keys.value = block.data[PYATTN_KEY], block.data[PYATTN_VALUE]
     keys.key_scale, keys.value_scale = block.data[PYATTN_KEY_SCALES], block.data[PYATTN_VALUE_SCALES]
     keys.index = NULL
+    keys.starts = NULL
     keys.index_bias = NULL
     block.call = &call.shared
     block.next_query = NULL
@@ -109,10 +110,7 @@ cdef Range place_block(
 ) noexcept nogil:
     """Makes a block at the first query of its heads block `number` of `blocks`; returns the keys that it may see."""
     cdef Py_ssize_t lanes = call.kernels.lanes, vectors, first = 0, queries = block.length
-    if call.indptr != NULL:
-        place_queries(call, block, number, heads)
-        block.length = queries = 1
-    elif call.pack > 1:
+    if call.pack > 1:
         place_queries(call, block, 0, heads * queries)
     else:  # vectors of queries are spread evenly over the blocks
         vectors = ceil_divide(block.length, lanes)
@@ -196,6 +194,45 @@ cdef Range gather_keys(const Call *call, pyattn_keys *keys, Py_ssize_t query) no
     return every
 
 
+cdef bint has_options(const Call *call) noexcept nogil:
+    """Whether something but scores decides what a row of a sparse mask gets."""
+    cdef const pyattn_array *operands = call.shared.operands
+    if operands[PYATTN_MASK].data != NULL or operands[PYATTN_BIAS].data != NULL or call.index_bias != NULL:
+        return True
+    if operands[PYATTN_ALIBI_SLOPES].data != NULL or call.shared.softcap > 0 or call.shared.scale <= 0:
+        return True
+    if operands[PYATTN_KV_LENGTHS].data != NULL or operands[PYATTN_QUERY_OFFSET].data != NULL:
+        return True
+    return min(call.shared.left, call.shared.right) < call.cu_seqlens_q[1] + call.cu_seqlens_k[1]
+
+
+cdef void run_sparse_rows(
+    const Call *call, pyattn_query_block *head, pyattn_keys *keys, Py_ssize_t heads, Py_ssize_t query, Py_ssize_t end,
+) noexcept nogil:
+    """Queries of a sparse mask, each of which gathers its own keys: several of few keys at a time, or one by one."""
+    cdef pyattn_query_block block
+    cdef Range seen
+    cdef Py_ssize_t rows, most = 1
+    if heads == 1 and not call.second_pass and not has_options(call):
+        most = min(<Py_ssize_t> PYATTN_DECODE_ROWS, <Py_ssize_t> call.kernels.lanes)
+    while query < end:
+        block = head[0]
+        seen = gather_keys(call, keys, query)
+        keys.starts = NULL
+        rows = 1
+        while rows < most and query + rows < end:
+            if call.indptr[query + rows + 1] - call.indptr[query] > PYATTN_KEY_BLOCK:
+                break
+            seen.end = max(seen.end, call.indptr[query + rows + 1] - call.indptr[query + rows])
+            rows += 1
+        place_queries(call, &block, query, rows if heads == 1 else heads)
+        block.length = rows
+        if rows > 1:
+            keys.starts = call.indptr + query
+        run_blocks(call, &block, &seen, 1, keys, NULL)
+        query += rows
+
+
 cdef Py_ssize_t find_task(const Call *call, Py_ssize_t task, Py_ssize_t *sequence, Py_ssize_t *unit) noexcept nogil:
     """The sequence and first unit of a task, and its number among theirs."""
     cdef Py_ssize_t low = 0, high = call.sequences, middle, each
@@ -228,13 +265,9 @@ cdef void run_task(const Call *call, Py_ssize_t task, char *scratch) noexcept no
     heads = place_head(call, &head, &keys, sequence, unit)
     head.scratch = scratch
     blocks = block_count(call, sequence)
-    if call.indptr != NULL:  # rows of a sparse mask, one by one: each gathers other keys
+    if call.indptr != NULL:
         end = min(blocks, (group + 1) * SPARSE_QUERIES)
-        for number in range(group * SPARSE_QUERIES, end):
-            block[0] = head
-            place_block(call, &block[0], heads, number, blocks)
-            seen[0] = gather_keys(call, &keys, number)
-            run_blocks(call, block, seen, 1, &keys, NULL)
+        run_sparse_rows(call, &head, &keys, heads, group * SPARSE_QUERIES, end)
         return
     # Groups are taken from both ends in turn: under a causal mask later ones take longer, and so any run of tasks takes
     # about as long as any other.
