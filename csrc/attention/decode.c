@@ -43,18 +43,12 @@ enum {
     WITH_CONSTANT(ROWS, least(rows - r, most), most, statement) \
   }
 
-/* Which row to prefetch while row j of the values first ... first + count is added: that of `ahead` rows later, and
- * after the last value keys of the next block. */
-INLINE const char *value_ahead(const struct pyattn_attention *call, const struct pyattn_keys *keys, ptrdiff_t first,
-                               ptrdiff_t count, ptrdiff_t j, ptrdiff_t ahead) {
-  const ptrdiff_t next = first + j + ahead;
-  const ptrdiff_t number = keys->index == NULL || next < keys->known ? key_index(keys, next) : 0;
-  if (j + ahead < count) return keys->value + number * call->operands[PYATTN_VALUE].row;
-  return keys->key + number * call->operands[PYATTN_KEY].row;
-}
-
 /* Where in index the own keys of row r begin. */
 INLINE ptrdiff_t own_first(const struct pyattn_keys *keys, ptrdiff_t r) { return keys->starts[r] - keys->starts[0]; }
+
+INLINE const char *own_key(const struct pyattn_attention *call, const struct pyattn_keys *keys, ptrdiff_t j) {
+  return j < keys->known ? keys->key + keys->index[j] * call->operands[PYATTN_KEY].row : keys->key;
+}
 
 /* Loads features of LANES keys and transposes them, so that keys run along the lanes; int8 lies four in a lane. */
 INLINE void load_keys_along_lanes(vec x[LANES], const char *const *key, ptrdiff_t offset, ptrdiff_t step,
@@ -281,8 +275,8 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
   struct attention_state *state = state_of(block);
   const ptrdiff_t value_row = array->row, step = array->column;
   const ptrdiff_t column = d * step;
-  const int prefetches = ahead > 0 && d / LANES % VALUE_VECTORS == 0; /* for the passes until the next that does */
-  const ptrdiff_t bytes = prefetches ? least(VALUE_VECTORS * LANES, call->value_width - d) * KEY_BYTES : 0;
+  const int narrow = NARROW_PASSES && vectors < VALUE_VECTORS, second = narrow && d / LANES % VALUE_VECTORS != 0;
+  const int for_second = narrow && call->value_width - d >= 2 * vectors * LANES;
   vec acc[MORE_ROWS][VALUE_VECTORS];
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
   for (ptrdiff_t j = 0; j < count; j += GROUP) {
@@ -293,9 +287,12 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
     vec x[VALUE_VECTORS];
     if (vectors > 1) {
       UNROLL for (int n = 0; n < vectors; n += GROUP) join_rows_wide(low, high, n * LANES * KEY_BYTES, x + n);
-      UNROLL for (int i = 0; i < GROUP && bytes > 0; i++) {
-        const char *next = value_ahead(call, keys, first, count, j + i, ahead) + column;
-        for (ptrdiff_t line = 0; line < bytes; line += 64) prefetch_near(next + line);
+      UNROLL for (int i = 0; i < GROUP && ahead > 0 && !second; i++) {
+        const char *next = keys->starts ? own_key(call, keys, first + j + i + ahead) : low + (ahead + i) * value_row;
+        const int bytes = vectors * LANES * KEY_BYTES;
+        UNROLL for (int line = 0; line < bytes; line += 64) prefetch_near(next + line);
+        if (!for_second) continue;
+        UNROLL for (int line = bytes; line < 2 * bytes; line += 64) prefetch_near(next + line);
       }
     } else {
       x[0] = join_rows(low, high, step, call->value_width - d);
@@ -377,8 +374,7 @@ static void decode_update(const struct pyattn_query_block *block, struct pyattn_
     transpose_groups(block, count);
   }
   softmax_rows(block, keys, count, masked);
-  const ptrdiff_t ahead = block->rows > 1 ? SCORE_GROUPS * ROWS_AHEAD : ROWS_AHEAD;
-  const struct value_rows of = {0, block->rows, keys->index ? 0 : least(count, ahead)};
+  const struct value_rows of = {0, block->rows, keys->index ? 0 : ROWS_AHEAD};
   if (masked)
     accumulate_rows(block, keys, first, count, of, 1);
   else
