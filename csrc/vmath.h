@@ -98,59 +98,26 @@ INLINE vec erfc_exponent(vec x) {
 /* To 2e-5, and 0 from 5 on: parabolas on 31 steps, whose coefficients are looked up in two registers. The time of an
  * int8 tile of 384 inputs with GELU is 4 % less than by the exponent. */
 INLINE vec gelu_tail(vec x) {
-  static const real c[3][32] = {
-      {0,
-       0x1.1fff22p-4f,
-       0x1.ed82acp-4f,
-       0x1.376684p-3f,
-       0x1.56c1f8p-3f,
-       0x1.5ad302p-3f,
-       0x1.4a29fap-3f,
-       0x1.2b4db6p-3f,
-       0x1.043692p-3f,
-       0x1.b3daecp-4f,
-       0x1.60abb0p-4f,
-       0x1.144348p-4f,
-       0x1.a39f76p-5f,
-       0x1.354c68p-5f,
-       0x1.badfbcp-6f,
-       0x1.342712p-6f,
-       0x1.a0f5f0p-7f,
-       0x1.126336p-7f,
-       0x1.5f5d34p-8f,
-       0x1.b5de28p-9f,
-       0x1.0990acp-9f,
-       0x1.3997d6p-10f,
-       0x1.688a0ep-11f,
-       0x1.939ee0p-12f,
-       0x1.b80348p-13f,
-       0x1.d32730p-14f,
-       0x1.e30996p-15f,
-       0x1.e6771cp-16f,
-       0x1.dd3088p-17f,
-       0x1.c7f252p-18f,
-       0x1.a85c2ap-19f,
-       0},
-      {0x1.4a5294p-4f,   0x1.ec57f8p-5f,   0x1.4c9a86p-5f,   0x1.7a0736p-6f,
-       0x1.0d8664p-7f,   -0x1.ccad6ep-9f,  -0x1.89e498p-7f,  -0x1.1dd354p-6f,
-       -0x1.4a5d02p-6f,  -0x1.531250p-6f,  -0x1.4179ccp-6f,  -0x1.1ee574p-6f,
-       -0x1.e70be2p-7f,  -0x1.8bb740p-7f,  -0x1.350764p-7f,  -0x1.d14130p-8f,
-       -0x1.524a6cp-8f,  -0x1.dbe6eap-9f,  -0x1.4433a6p-9f,  -0x1.ac3000p-10f,
-       -0x1.124c52p-10f, -0x1.551b80p-11f, -0x1.9beb6ep-12f, -0x1.e33b46p-13f,
-       -0x1.13712ap-13f, -0x1.3138f2p-14f, -0x1.48d726p-15f, -0x1.5886fcp-16f,
-       -0x1.5f14b0p-17f, -0x1.5c0484p-18f, -0x1.4fa1dcp-19f, 0},
-      {-0x1.53d73ap-7f,  -0x1.4b0e16p-7f, -0x1.31d2aep-7f, -0x1.0af210p-7f,
-       -0x1.b5438cp-8f,  -0x1.4b93dep-8f, -0x1.c52826p-9f, -0x1.054946p-9f,
-       -0x1.8edd7ap-11f, 0x1.8cf8f2p-13f, 0x1.bb631ap-11f, 0x1.42a230p-10f,
-       0x1.6c44bep-10f,  0x1.696458p-10f, 0x1.491644p-10f, 0x1.18bfe2p-10f,
-       0x1.c5e3d2p-11f,  0x1.5e129ap-11f, 0x1.02cbc6p-11f, 0x1.6fecf2p-12f,
-       0x1.f81fcep-13f,  0x1.4d6f7ep-13f, 0x1.aa67a6p-14f, 0x1.07dadcp-14f,
-       0x1.3c46f4p-15f,  0x1.6f738ep-16f, 0x1.9e0246p-17f, 0x1.c49722p-18f,
-       0x1.e03edap-19f,  0x1.eece4ap-20f, 0x1.ef2a48p-21f, 0},
-  };
+  static const real c[] = {
+      0x0.000000p-0f,   0x1.1fff22p-4f,   0x1.ed82acp-4f,   0x1.376684p-3f,   0x1.56c1f8p-3f,   0x1.5ad302p-3f,
+      0x1.4a29fap-3f,   0x1.2b4db6p-3f,   0x1.043692p-3f,   0x1.b3daecp-4f,   0x1.60abb0p-4f,   0x1.144348p-4f,
+      0x1.a39f76p-5f,   0x1.354c68p-5f,   0x1.badfbcp-6f,   0x1.342712p-6f,   0x1.a0f5f0p-7f,   0x1.126336p-7f,
+      0x1.5f5d34p-8f,   0x1.b5de28p-9f,   0x1.0990acp-9f,   0x1.3997d6p-10f,  0x1.688a0ep-11f,  0x1.939ee0p-12f,
+      0x1.b80348p-13f,  0x1.d32730p-14f,  0x1.e30996p-15f,  0x1.e6771cp-16f,  0x1.dd3088p-17f,  0x1.c7f252p-18f,
+      0x1.a85c2ap-19f,  0x0.000000p-0f,   0x1.4a5294p-4f,   0x1.ec57f8p-5f,   0x1.4c9a86p-5f,   0x1.7a0736p-6f,
+      0x1.0d8664p-7f,   -0x1.ccad6ep-9f,  -0x1.89e498p-7f,  -0x1.1dd354p-6f,  -0x1.4a5d02p-6f,  -0x1.531250p-6f,
+      -0x1.4179ccp-6f,  -0x1.1ee574p-6f,  -0x1.e70be2p-7f,  -0x1.8bb740p-7f,  -0x1.350764p-7f,  -0x1.d14130p-8f,
+      -0x1.524a6cp-8f,  -0x1.dbe6eap-9f,  -0x1.4433a6p-9f,  -0x1.ac3000p-10f, -0x1.124c52p-10f, -0x1.551b80p-11f,
+      -0x1.9beb6ep-12f, -0x1.e33b46p-13f, -0x1.13712ap-13f, -0x1.3138f2p-14f, -0x1.48d726p-15f, -0x1.5886fcp-16f,
+      -0x1.5f14b0p-17f, -0x1.5c0484p-18f, -0x1.4fa1dcp-19f, 0x0.000000p-0f,   -0x1.53d73ap-7f,  -0x1.4b0e16p-7f,
+      -0x1.31d2aep-7f,  -0x1.0af210p-7f,  -0x1.b5438cp-8f,  -0x1.4b93dep-8f,  -0x1.c52826p-9f,  -0x1.054946p-9f,
+      -0x1.8edd7ap-11f, 0x1.8cf8f2p-13f,  0x1.bb631ap-11f,  0x1.42a230p-10f,  0x1.6c44bep-10f,  0x1.696458p-10f,
+      0x1.491644p-10f,  0x1.18bfe2p-10f,  0x1.c5e3d2p-11f,  0x1.5e129ap-11f,  0x1.02cbc6p-11f,  0x1.6fecf2p-12f,
+      0x1.f81fcep-13f,  0x1.4d6f7ep-13f,  0x1.aa67a6p-14f,  0x1.07dadcp-14f,  0x1.3c46f4p-15f,  0x1.6f738ep-16f,
+      0x1.9e0246p-17f,  0x1.c49722p-18f,  0x1.e03edap-19f,  0x1.eece4ap-20f,  0x1.ef2a48p-21f,  0x0.000000p-0f};
   const vec place = vmin(x * (real)6.2, splat(31)), nearest = place + (real)0x1.8p23; /* its last bits count steps */
   const vec r = place - (nearest - (real)0x1.8p23);
-  return (look_up(c[2], nearest) * r + look_up(c[1], nearest)) * r + look_up(c[0], nearest);
+  return (look_up(c + 64, nearest) * r + look_up(c + 32, nearest)) * r + look_up(c, nearest);
 }
 #else
 INLINE vec gelu_tail(vec x) {

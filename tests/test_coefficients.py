@@ -33,3 +33,12 @@ def test_exp2_of_float32(derive):
     written = [float.fromhex(c) for c in re.findall(r"0x[\da-f.]+p-\d+", row)]
     _, coefficients = derive.minimax(lambda t: 2.0**t - 1, lambda t: 2.0**-t, -0.5, 0.5, 5, points=1000, rounds=1500)
     np.testing.assert_allclose(coefficients[::-1], written, rtol=1e-5)
+
+
+def test_tail_of_gelu(derive):
+    erfc = pytest.importorskip("scipy.special").erfc
+    function = (CSRC / "vmath.h").read_text().partition("vec gelu_tail(vec x) {")[2]
+    table = function.partition("c[] = {")[2].partition("}")[0]
+    written = [float.fromhex(c.strip().removesuffix("f")) for c in table.split(",")]
+    expected = derive.pieces(lambda x: x * erfc(x / np.sqrt(2)) / 2, 0.5, 5 / 31, 32)
+    np.testing.assert_allclose(written, np.float32(expected).ravel(), rtol=1e-5)
