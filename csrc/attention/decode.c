@@ -265,6 +265,10 @@ static void softmax_rows(const struct pyattn_query_block *block, const struct py
   }
 }
 
+INLINE void prefetch_lines(const char *p, int bytes) {
+  UNROLL for (int line = 0; line < bytes; line += 64) prefetch_near(p + line);
+}
+
 /* Part of the weighted sums: `rows` rows from first_row on, `vectors` of features from feature d on, which are whole
  * and contiguous if there are several. */
 INLINE void accumulate_part(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
@@ -287,12 +291,10 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
     vec x[VALUE_VECTORS];
     if (vectors > 1) {
       UNROLL for (int n = 0; n < vectors; n += GROUP) join_rows_wide(low, high, n * LANES * KEY_BYTES, x + n);
-      UNROLL for (int i = 0; i < GROUP && ahead > 0 && !second; i++) {
+      for (int i = 0; i < GROUP && ahead > 0 && !second; i++) {
         const char *next = keys->starts ? own_key(call, keys, first + j + i + ahead) : low + (ahead + i) * value_row;
-        const int bytes = vectors * LANES * KEY_BYTES;
-        UNROLL for (int line = 0; line < bytes; line += 64) prefetch_near(next + line);
-        if (!for_second) continue;
-        UNROLL for (int line = bytes; line < 2 * bytes; line += 64) prefetch_near(next + line);
+        prefetch_lines(next, vectors * LANES * KEY_BYTES);
+        if (for_second) prefetch_lines(next + vectors * LANES * KEY_BYTES, vectors * LANES * KEY_BYTES);
       }
     } else {
       x[0] = join_rows(low, high, step, call->value_width - d);
