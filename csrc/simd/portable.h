@@ -163,10 +163,15 @@ INLINE vec multiply_add(vec a, vec b, vec c) {
 #endif
 
 #if ELEMENT == I8 && !defined(round_groups)
-/* Adding a number so large that its last bit counts ones rounds; they are pairs here. */
+/* Adding a number so large that its last bit counts ones rounds, if it is no part of a fused multiply-add that made x;
+ * they are pairs here. */
 INLINE vec round_groups(const vec x[2]) {
   vec16 y[2];
-  UNROLL for (int s = 0; s < 2; s++) y[s] = __builtin_convertvector((ivec)(x[s] + 0x1.8p23f), vec16);
+  UNROLL for (int s = 0; s < 2; s++) {
+    vec rounded = x[s];
+    HIDE(rounded);
+    y[s] = __builtin_convertvector((ivec)(rounded + 0x1.8p23f), vec16);
+  }
   return load(y);
 }
 #endif
