@@ -166,7 +166,8 @@ def scaled_dot_product_attention(
     given = locals().copy()  # the arguments by name: the options, and what out must not overlap
     function = "scaled_dot_product_attention"
     query, key, value = _checks.attention_arrays(function, query=query, key=key, value=value)
-    return attend(function, query, key, value, given)
+    results: Array | tuple[Array, ...] = attend(function, query, key, value, given)
+    return results
 
 
 def attend(

@@ -176,7 +176,8 @@ cdef int run_columns(Call *call, int threads) except -1:
     shared.states = shared.scratch + team * call.thread_bytes
     task_starts[0] = 0
     for i in range(call.sequences):
-        task_starts[i + 1] = task_starts[i] + ceil_divide(call.units, call.run) * ceil_divide(block_count(call, i), call.group)
+        task_starts[i + 1] = task_starts[i]
+        task_starts[i + 1] += ceil_divide(call.units, call.run) * ceil_divide(block_count(call, i), call.group)
     call.task_starts = task_starts
     try:
         with nogil:
