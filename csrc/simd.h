@@ -28,6 +28,7 @@
  *   WIDENS_FLOAT16               whether an instruction does the next line
  *   widen_float16(x)             float16 to float32
  *   narrow_float16(x)            and back, rounded to the nearest, ties to even
+ *   raise_byte(x, s)             byte s of each 32 bits as the highest of them, with zeros below
  *   widen_int8(p)                int8, LANES from p, to float32
  *   round_bfloat16(x)            to bfloat16 likewise; the machine's own rounding takes denormals for 0
  *   exp2_of_negative(x)          2^x for x <= 0, from exp2_polynomial on the range of EXP2_REDUCTION
@@ -87,6 +88,7 @@
 #endif
 /* Dot-product groups of a key that a lane holds as they lie in memory. */
 #define KEY_GROUPS (ELEMENT == KV8 ? 4 : ELEMENT == BF16 && !PAIRS_OF_BFLOAT16 ? 2 : 1)
+#define KEY_UNIT (ELEMENT == KV8 ? 0x1p24f : 1) /* what key_group multiplies keys by */
 #define INPUT_ZERO (GROUP == 4 ? 128 : 0) /* added to int8 inputs, for dot products that want them without a sign */
 
 #if defined(__AVX512F__)
@@ -241,14 +243,9 @@ INLINE void join_rows_wide(const char *low, const char *high, ptrdiff_t offset, 
 #endif
 #endif
 
-/* Rows of keys and values as they lie; row_scale, that of a row of int8, by which scale_values multiplies them. */
 #if ELEMENT == KV8
 #include "simd/int8_keys.h"
 #else
-INLINE vec row_scale(const char *scales, ptrdiff_t offset) { return (void)scales, (void)offset, (vec){0}; }
-
-INLINE vec scale_values(vec x, vec scale) { return (void)scale, x; }
-
 #if KEY_GROUPS == 2 /* transposed as they lie, half as often, and widened by a shift or a mask */
 INLINE vec load_key_lanes(const char *p, ptrdiff_t step, ptrdiff_t n) {
   if (step == ELEMENT_BYTES && n >= 2 * LANES) return load(p);

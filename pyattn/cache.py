@@ -23,8 +23,8 @@ class KVCache:
 
     int8 has a scale for each key and each value of a head, as KIVI has for values (Liu et al. 2024, arXiv:2402.02750,
     section 3): a 127th of the largest magnitude, by which elements, rounded to the nearest, are multiplied as they are
-    read. An element moves by at most half of it, one of a normal distribution by 0.7 % of its size on average, and a
-    result by about as much: see `attend`. A row with an element that is not finite is NaN as a whole.
+    read. An element moves by at most half of it; of a normal distribution, keys and values move by 0.6 to 0.7 % of
+    their length, and results of `attend` by 0.9 % of theirs. A row with an element that is not finite is NaN.
 
     Args:
         batch_size: B, sequences; each has a length of its own.
@@ -129,8 +129,8 @@ class KVCache:
 
         The last query stands at the last key; options and results are the function's but for kv_lengths, which are the
         cache's. Masks and biases are for (B, Hq, L, longest). Where bfloat16 or int8 are stored, query is float32; of
-        bfloat16, a sparse mask or return_weights has all keys widened at once. int8 gives the bits that `keys` and
-        `values` would.
+        bfloat16, a sparse mask or return_weights has all keys widened at once. Scales of int8 multiply logits and
+        weights, not keys and values.
 
         Raises:
             TypeError, ValueError: as scaled_dot_product_attention; kv_lengths are given.

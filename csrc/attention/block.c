@@ -19,7 +19,7 @@ static void begin_split(const struct pyattn_query_block *block) {
   if (block->call->path->by_row) clear_output(block, split); /* which decode adds to */
 }
 
-/* Which multiplication takes on the scale, and log2(e) where it can. */
+/* Which multiplication takes on the scale, and log2(e) where it can; int8 keys are in units of their own. */
 static void choose_scales(const struct pyattn_query_block *block) {
   const struct pyattn_attention *call = block->call;
   struct attention_state *state = state_of(block);
@@ -28,7 +28,7 @@ static void choose_scales(const struct pyattn_query_block *block) {
   const double units = biased ? 1 : LOG2_E;
   const double scale = call->softcap > 0 ? call->scale / call->softcap : call->scale * units;
   const int plain = !biased && !block->data[PYATTN_ALIBI_SLOPES] && call->softcap <= 0 && scale > 0;
-  state->query_scale = (real)scale;
+  state->query_scale = (real)(scale / KEY_UNIT);
   state->score_scale = GROUP == 1 || plain ? 1 : (real)scale;
   state->cap_scale = (real)(call->softcap * units);
   state->to_log2 = GROUP == 1 || !plain ? (real)(LOG2_E / units) : (real)scale;

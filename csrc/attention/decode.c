@@ -14,6 +14,8 @@
  *     own keys           a sparse mask, few keys a row, no option        each row has a list of its own; those of some
  *                                                                        rows are scored at a time
  *     masked             a logit is MASKED                               masked values count as 0: 0 * NaN is NaN
+ *     int8 (KV8)         keys and values are int8                        scales multiply scores and, after their sum,
+ *                                                                        weights; integers are finite, masked or not
  *
  * R rows against S keys read S (D + Dv) elements of K and V once, in order, and R D of Q; they write R Dv. Weights are
  * p[group of LANES dot-product groups][row], LANES vectors a group; a block has one vector of lanes for its rows. */
@@ -25,10 +27,12 @@ enum {
   STEP_BYTES = COLUMNS * KEY_BYTES,
   /* loaded for one that is prefetched */
   ROWS_A_LINE = STEP_BYTES >= 64 ? 1 : 64 / (STEP_BYTES * LANES < 64 ? 64 / LANES : STEP_BYTES),
-  ROWS_AHEAD = 16,  /* rows are prefetched that many, or SCORE_GROUPS groups, before they are read */
-  SCORE_GROUPS = 2, /* of LANES keys scored at a time, or one: chains of sums that fill each other's waits */
-  MOST_GROUPS = 4,  /* of rows with keys of their own, whose groups are few */
-  KEY_ROWS = 4,     /* rows of queries whose chains do so, too */
+  ROWS_AHEAD = 16, /* rows are prefetched that many, or SCORE_GROUPS groups, before they are read */
+  SCORE_GROUPS = KEY_BYTES == 1
+      ? 4
+      : 2,         /* of LANES keys scored at a time, or one: chains of sums that fill each other's waits */
+  MOST_GROUPS = 4, /* of rows with keys of their own, whose groups are few */
+  KEY_ROWS = 4,    /* rows of queries whose chains do so, too */
   /* Weighted sums in registers: of few rows so many vectors; of more rows half as many, in several passes over the
    * values, of which all but the first find these in the first-level cache. */
   FEW_ROWS = 3,
@@ -63,13 +67,12 @@ INLINE void load_keys_along_lanes(vec x[LANES], const char *const *key, ptrdiff_
 
 /* sums[r] += the products of `rows` queries and loaded keys, of `lanes` lanes each, or begins with them; scale: of int8
  * keys. */
-INLINE void multiply_keys(vec *sums, int begin, const real *q, ptrdiff_t query_row, const vec *x, vec scale, int rows,
-                          int lanes) {
+INLINE void multiply_keys(vec *sums, int begin, const real *q, ptrdiff_t query_row, const vec *x, int rows, int lanes) {
   vec sum[KEY_ROWS];
   UNROLL for (int r = 0; r < rows; r++) sum[r] = begin ? (vec){0} : sums[r];
   UNROLL for (int i = 0; i < lanes; i++) {
     UNROLL for (int s = 0; s < KEY_GROUPS; s++) {
-      const vec key = scale_values(key_group(x[i], s), scale);
+      const vec key = key_group(x[i], s);
       UNROLL for (int r = 0; r < rows; r++) {
         sum[r] = multiply_add(splat(load_real(q + r * query_row + i * KEY_GROUPS + s)), key, sum[r]);
       }
@@ -89,6 +92,9 @@ struct key_groups {
   int groups;
 };
 
+#if KEY_BYTES == 1
+#include "decode_int8.h"
+#else
 /* Prefetching is into the first-level cache and evenly over the arithmetic: the machine drops what comes in bursts. */
 INLINE void score_groups(const struct pyattn_query_block *block, const struct key_groups *keys, int own) {
   const struct pyattn_attention *call = block->call;
@@ -110,22 +116,37 @@ INLINE void score_groups(const struct pyattn_query_block *block, const struct ke
           UNROLL for (int i = 0; i < LANES; i += ROWS_A_LINE) prefetch_near(next[i + turn] + line);
         }
         const real *query = q + keys->first_row[group] * query_row;
-        const vec scale = KEY_BYTES == 1 ? load(keys->scale + group * LANES) : (vec){0};
         if (KEY_GROUPS == 1 || columns == COLUMNS) {
-          FOR_ROWS_AT_ONCE(
-              rows, KEY_ROWS,
-              multiply_keys(acc[group] + r, column == d, query + r * query_row, query_row, x, scale, ROWS, LANES))
+          FOR_ROWS_AT_ONCE(rows, KEY_ROWS,
+                           multiply_keys(acc[group] + r, column == d, query + r * query_row, query_row, x, ROWS, LANES))
         } else {
           const int lanes = (int)(columns + KEY_GROUPS - 1) / KEY_GROUPS;
-          FOR_ROWS_AT_ONCE(
-              rows, KEY_ROWS,
-              multiply_keys(acc[group] + r, column == d, query + r * query_row, query_row, x, scale, ROWS, lanes))
+          FOR_ROWS_AT_ONCE(rows, KEY_ROWS,
+                           multiply_keys(acc[group] + r, column == d, query + r * query_row, query_row, x, ROWS, lanes))
         }
       }
     }
     for (int group = 0; group < groups; group++) {
       vec *p = keys->p[group];
       for (ptrdiff_t r = 0; r < rows; r++) p[r] = d > 0 ? p[r] + acc[group][r] : acc[group][r];
+    }
+  }
+}
+
+#endif
+
+/* Of int8, 8 KB of rows are prefetched before they are read: how many those are. */
+INLINE ptrdiff_t int8_ahead(ptrdiff_t width) { return 8192 / round_up(width > 0 ? width : 1, 64); }
+
+/* Weights of int8 values times their scales, of some rows. */
+static void scale_groups(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                         ptrdiff_t count, ptrdiff_t first_row, ptrdiff_t rows) {
+  real scales[PYATTN_KEY_BLOCK];
+  load_scales(scales, block->call, keys, PYATTN_VALUE_SCALES, first, count);
+  for (ptrdiff_t j = 0; j < count; j += LANES) {
+    for (ptrdiff_t r = first_row; r < first_row + rows; r++) {
+      vec *p = state_of(block)->p + j + r;
+      *p = scaled_weight(*p, load(scales + j));
     }
   }
 }
@@ -140,9 +161,10 @@ static void score_rows(const struct pyattn_query_block *block, const struct pyat
   const ptrdiff_t ahead = least(count, most * LANES > ROWS_AHEAD ? most * LANES : ROWS_AHEAD);
   for (ptrdiff_t j = 0; j < count; j += most * LANES) {
     struct key_groups now;
-    now.ahead = keys->index ? 0 : ahead * row;
+    now.ahead = keys->index ? 0 : (KEY_BYTES == 1 ? int8_ahead(call->width) : ahead) * row;
     now.rows = block->rows;
     now.groups = (int)least((count - j + LANES - 1) / LANES, most);
+    if (KEY_BYTES == 1 && now.groups > 1) now.groups = SCORE_GROUPS;
     for (int group = 0; group < now.groups; group++) {
       now.p[group] = state_of(block)->p + j + group * LANES;
       now.first_row[group] = 0;
@@ -150,7 +172,9 @@ static void score_rows(const struct pyattn_query_block *block, const struct pyat
     for (int i = 0; i < now.groups * LANES; i++) {
       const ptrdiff_t place = least(j + i, count - 1), number = key_index(keys, first + place);
       now.key[i] = keys->key + number * row;
-      if (KEY_BYTES == 1) now.scale[i] = load_real(keys->key_scale + number * call->operands[PYATTN_KEY_SCALES].row);
+    }
+    if (KEY_BYTES == 1) {
+      load_scales(now.scale, call, keys, PYATTN_KEY_SCALES, first + j, least(count - j, SCORE_GROUPS * LANES));
     }
     score_groups(block, &now, 0);
   }
@@ -285,7 +309,6 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
   for (ptrdiff_t j = 0; j < count; j += GROUP) {
     const ptrdiff_t number = key_index(keys, first + j);
-    const vec scale = row_scale(keys->value_scale, number * call->operands[PYATTN_VALUE_SCALES].row);
     const char *low = keys->value + number * value_row + column, *high = NULL;
     if (GROUP == 2 && j + 1 < count) high = keys->value + key_index(keys, first + j + 1) * value_row + column;
     vec x[VALUE_VECTORS];
@@ -299,7 +322,6 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
     } else {
       x[0] = join_rows(low, high, step, call->value_width - d);
     }
-    UNROLL for (int n = 0; n < vectors; n++) x[n] = scale_values(x[n], scale);
     UNROLL for (int r = 0; r < rows; r++) {
       const vec weight = splat(*weight_at(state, j / GROUP, first_row + r));
       UNROLL for (int n = 0; n < vectors; n++) {
@@ -355,6 +377,7 @@ static void update_own_keys(const struct pyattn_query_block *block, const struct
   for (ptrdiff_t r = 0; r < block->rows; r++) {
     const ptrdiff_t first = own_first(keys, r), own = own_first(keys, r + 1) - first;
     const struct value_rows of = {r, 1, own_first(keys, block->rows)}; /* keys of the next block are prefetched */
+    if (KEY_BYTES == 1 && own > 0) scale_groups(block, keys, first, own, r, 1);
     if (own > 0) accumulate_rows(block, keys, first, own, of, 0);
   }
 }
@@ -376,8 +399,10 @@ static void decode_update(const struct pyattn_query_block *block, struct pyattn_
     transpose_groups(block, count);
   }
   softmax_rows(block, keys, count, masked);
-  const struct value_rows of = {0, block->rows, keys->index ? 0 : ROWS_AHEAD};
-  if (masked)
+  if (KEY_BYTES == 1) scale_groups(block, keys, first, count, 0, block->rows);
+  const ptrdiff_t ahead = KEY_BYTES == 1 ? int8_ahead(block->call->value_width) : ROWS_AHEAD;
+  const struct value_rows of = {0, block->rows, keys->index ? 0 : ahead};
+  if (masked && KEY_BYTES > 1)
     accumulate_rows(block, keys, first, count, of, 1);
   else
     accumulate_rows(block, keys, first, count, of, 0);

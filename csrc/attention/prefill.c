@@ -34,25 +34,23 @@ KERNEL ptrdiff_t load_bytes(const struct pyattn_attention *call) {
 }
 
 /* Rows of keys to [key][group of features], or of values, joined, to [group of keys][feature]: alike for groups of one.
- * scales: of int8 rows. */
-INLINE void load_rows(struct pyattn_array from, struct pyattn_array scales, ptrdiff_t width, ptrdiff_t count,
-                      real *target, int joined) {
+ * unit: what int8 is multiplied by. */
+INLINE void load_rows(struct pyattn_array from, real unit, ptrdiff_t width, ptrdiff_t count, real *target, int joined) {
   const char *data = from.data;
   const ptrdiff_t rows = joined ? GROUP : 1, step = LANES * GROUP / rows, row = from.row, column = from.column;
   for (ptrdiff_t j = 0; j < count; j += rows, data += rows * row) {
     const char *low = data;
-    const vec scale = row_scale(scales.data, j * scales.row);
     ptrdiff_t left = width;
     for (; column == KEY_BYTES && j + rows <= count && left >= step; left -= step, target += LANES) {
       const vec x = joined ? join_rows(low, low + row, KEY_BYTES, LANES) : load_groups(low, KEY_BYTES, step);
-      store(target, scale_values(x, scale));
+      store(target, KEY_BYTES == 1 ? x * unit : x);
       UNROLL for (int i = 0; i < rows; i++) __builtin_prefetch(low + (PYATTN_KEY_BLOCK + i) * row, 0, 3);
       low += step * KEY_BYTES;
     }
     for (; left > 0; left -= step, low += step * column, target += LANES) {
       const char *high = j + 1 < count ? low + row : NULL;
       const vec x = joined ? join_rows(low, high, column, left) : load_groups(low, column, left);
-      store(target, scale_values(x, scale));
+      store(target, KEY_BYTES == 1 ? x * unit : x);
     }
   }
 }
@@ -75,15 +73,13 @@ KERNEL void load_range(const struct pyattn_attention *call, struct pyattn_keys *
   keys->tile_value = (struct pyattn_array){value.data, value.row, value.column, 0};
   if (!in_place && !keys_are_groups) {
     const ptrdiff_t row = round_up(call->width, LANES * GROUP) / GROUP * (ptrdiff_t)sizeof(real);
-    const struct pyattn_array scales = from_key(call, PYATTN_KEY_SCALES, keys->key_scale, keys->first);
-    load_rows(key, scales, call->width, keys->count, (real *)scratch, GROUP == 1);
+    load_rows(key, KEY_UNIT, call->width, keys->count, (real *)scratch, GROUP == 1);
     keys->tile_key = (struct pyattn_array){scratch, row, sizeof(real), 0};
     scratch += row * PYATTN_KEY_BLOCK;
   }
   if (!in_place && value.data) {
     const ptrdiff_t row = round_up(call->value_width, LANES) * (ptrdiff_t)sizeof(real);
-    const struct pyattn_array scales = from_key(call, PYATTN_VALUE_SCALES, keys->value_scale, keys->first);
-    load_rows(value, scales, call->value_width, keys->count, (real *)scratch, 1);
+    load_rows(value, 1, call->value_width, keys->count, (real *)scratch, 1);
     keys->tile_value = (struct pyattn_array){scratch, row, sizeof(real), 0};
   }
 }
@@ -134,7 +130,7 @@ static int prepare_joined(const struct pyattn_query_block *block, const struct p
   const struct pyattn_attention *call = block->call;
   const struct pyattn_array mask = operand(block, PYATTN_MASK);
   const int biased = block->data[PYATTN_BIAS] != NULL, masked = call->mask_kind == PYATTN_MASK_REAL;
-  if (call->softcap > 0 || state_of(block)->score_scale != 1 || block->data[PYATTN_ALIBI_SLOPES] ||
+  if (KEY_BYTES == 1 || call->softcap > 0 || state_of(block)->score_scale != 1 || block->data[PYATTN_ALIBI_SLOPES] ||
       call->width > SUM_BLOCK || biased + masked + hides != 1)
     return JOIN_NOTHING;
   if (!hides) {
@@ -199,6 +195,26 @@ INLINE void score(const struct pyattn_query_block *block, const struct pyattn_ke
   }
 }
 
+/* Of int8 keys and values, the scales: [key][N] */
+static void scale_logits(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                         ptrdiff_t count) {
+  real scales[PYATTN_KEY_BLOCK];
+  load_scales(scales, block->call, keys, PYATTN_KEY_SCALES, first, count);
+  EACH_LOGIT(state_of(block), count, block->vectors, *p *= scales[j])
+}
+
+static void scale_weights(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                          ptrdiff_t count) {
+  real scales[PYATTN_KEY_BLOCK];
+  load_scales(scales, block->call, keys, PYATTN_VALUE_SCALES, first, count);
+  for (ptrdiff_t j = 0; j < count; j++) {
+    for (int n = 0; n < block->vectors; n++) {
+      vec *p = state_of(block)->p + j * block->vectors + n;
+      *p = scaled_weight(*p, splat(scales[j]));
+    }
+  }
+}
+
 KERNEL int prefill_logits(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t *first,
                           ptrdiff_t *count) {
   const int hides = narrow_range(block, first, count);
@@ -207,6 +223,7 @@ KERNEL int prefill_logits(const struct pyattn_query_block *block, const struct p
   const int join = prepare_joined(block, keys, *first, *count, hides, seen);
   WITH_CONSTANT(VECTORS, block->vectors, TILE_VECTORS,
                 score(block, keys, *first - keys->first, *count, VECTORS, join, seen))
+  if (KEY_BYTES == 1) scale_logits(block, keys, *first, *count); /* before whatever is added to them */
   if (join == JOIN_NOTHING) return apply_options(block, keys, *first, *count, hides);
   return mask_positions(block, keys, *first, *count) | (join != JOIN_ADDENDS);
 }
@@ -307,8 +324,8 @@ static void accumulate_live(const struct pyattn_query_block *block, const struct
 /* Whether all loaded values are finite, which the first block to ask finds out for all. */
 static int all_finite(const struct pyattn_attention *call, struct pyattn_keys *keys) {
   if (keys->finite >= 0) return keys->finite;
-  const struct pyattn_array lying = from_key(call, PYATTN_VALUE, keys->value, keys->first);
-  const struct pyattn_array value = KEY_BYTES == ELEMENT_BYTES ? lying : keys->tile_value;
+  if (KEY_BYTES == 1) return 1; /* scales, which need not be, are in the weights */
+  const struct pyattn_array value = from_key(call, PYATTN_VALUE, keys->value, keys->first);
   vec zeros = {0}; /* x * 0 is NaN for NaN and inf */
   for (ptrdiff_t j = 0; j < keys->count; j++) {
     for (ptrdiff_t d = 0; d < call->value_width; d += LANES) {
@@ -334,6 +351,7 @@ INLINE void update(const struct pyattn_query_block *block, struct pyattn_keys *k
   else
     softmax(state, count, vectors, masked, EXP_SUBTRACT_FIRST);
   if (block->call->value_width == 0) return;
+  if (KEY_BYTES == 1) scale_weights(block, keys, first, count);
   const ptrdiff_t steps = (count + GROUP - 1) / GROUP;
   const char *value = keys->tile_value.data + (first - keys->first) / GROUP * keys->tile_value.row;
   if (masked && !all_finite(block->call, keys))

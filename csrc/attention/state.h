@@ -98,6 +98,25 @@ INLINE void find_rows(const struct pyattn_query_block *block, const struct pyatt
   }
 }
 
+/* The scales of int8 keys or values, PYATTN_KEY_SCALES or PYATTN_VALUE_SCALES, of a range within a block of keys; the
+ * last is repeated to whole vectors. */
+static void load_scales(real scales[PYATTN_KEY_BLOCK], const struct pyattn_attention *call,
+                        const struct pyattn_keys *keys, int which, ptrdiff_t first, ptrdiff_t count) {
+  const char *data = which == PYATTN_KEY_SCALES ? keys->key_scale : keys->value_scale;
+  const ptrdiff_t row = call->operands[which].row;
+  if (keys->index == NULL && row == sizeof(real)) {
+    memcpy(scales, data + first * row, (size_t)count * sizeof(real));
+  } else {
+    for (ptrdiff_t j = 0; j < count; j++) scales[j] = load_real(data + key_index(keys, first + j) * row);
+  }
+  for (ptrdiff_t j = count; j < round_up(count, LANES); j++) scales[j] = scales[count - 1];
+}
+
+/* The weight of a scaled value; of a masked one, none, whatever its scale is. */
+INLINE vec scaled_weight(vec weight, vec scale) {
+  return choose((ivec)weight == (ivec)NOTHING, NOTHING, weight * scale);
+}
+
 /* Vectors of features in a row of decode's weighted sums. */
 INLINE ptrdiff_t value_vectors(const struct pyattn_attention *call) {
   return round_up(call->value_width, LANES) / LANES;

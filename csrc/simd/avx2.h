@@ -42,4 +42,5 @@ INLINE void transpose(vec x[8]) {
 
 #define widen_float16(x) ((vec)_mm256_cvtph_ps((__m128i)(x)))
 #define narrow_float16(x) ((vec16)_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
+#define raise_byte(x, s) ((vec)_mm256_shuffle_epi8((__m256i)(x), _mm256_broadcastsi128_si256(RAISED(s))))
 #define widen_int8(p) ((vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p)))))

@@ -64,6 +64,7 @@ INLINE void transpose(vec x[16]) {
 
 #define widen_float16(x) ((vec)_mm512_cvtph_ps((__m256i)(x)))
 #define narrow_float16(x) ((vec16)_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
+#define raise_byte(x, s) ((vec)_mm512_shuffle_epi8((__m512i)(x), _mm512_broadcast_i32x4(RAISED(s))))
 #define widen_int8(p) ((vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p)))))
 #ifdef __AVX512BF16__
 #define round_bfloat16(x) _mm512_cvtneps_pbh(x)

@@ -1,8 +1,4 @@
-/* Keys and values of int8, which KV8 alone has; a row's scale is multiplied where they are used. */
-INLINE vec row_scale(const char *scales, ptrdiff_t offset) { return splat(load_real(scales + offset)); }
-
-INLINE vec scale_values(vec x, vec scale) { return x * scale; }
-
+/* Keys and values of int8, which KV8 alone has, without their scales: these multiply logits and weights. */
 INLINE vec load_key_lanes(const char *p, ptrdiff_t step, ptrdiff_t n) {
   if (step == 1) return n >= VECTOR_BYTES ? load(p) : load_bytes_first(p, n);
   char x[VECTOR_BYTES] = {0};
@@ -10,9 +6,8 @@ INLINE vec load_key_lanes(const char *p, ptrdiff_t step, ptrdiff_t n) {
   return load(x);
 }
 
-INLINE vec key_group(vec lanes, int s) {
-  return __builtin_convertvector((ivec)((uvec)lanes << (24 - 8 * s)) >> 24, vec);
-}
+/* In the highest byte, below which are zeros: one instruction, where the others' signs would take two. */
+INLINE vec key_group(vec lanes, int s) { return __builtin_convertvector((ivec)raise_byte(lanes, s), vec); }
 
 INLINE vec join_rows(const char *low, const char *high, ptrdiff_t step, ptrdiff_t n) {
   (void)high;

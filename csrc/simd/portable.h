@@ -127,6 +127,10 @@ INLINE vec16 narrow_float16(vec x) {
 }
 #endif
 
+#if REAL_BITS == 32 && !defined(raise_byte)
+INLINE vec raise_byte(vec x, int s) { return (vec)((uvec)x << (24 - 8 * s) & 0xff000000); }
+#endif
+
 #if REAL_BITS == 32 && !defined(widen_int8)
 INLINE vec widen_int8(const char *p) { /* compilers take the conversion of bytes apart */
   ivec x;

@@ -61,7 +61,7 @@ class Mixture:
     def state_of(self, decoder):
         wants = decoder.layers[0].multihead_attn is not None
         memory = self.rows_for(decoder, 2, int(self.rng.integers(1, 9))) if wants else None
-        state = decoder.start(memory, capacity=40, batch_size=2)
+        state = decoder.start(memory, capacity=40, batch_size=2, cache_dtype=self.one((None, "int8")))
         if self.rng.random() < 0.5:
             decoder.step(self.rows_for(decoder), state)
         return state

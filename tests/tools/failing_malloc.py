@@ -146,12 +146,14 @@ def encoder(directory):
 def decoder(directory):
     rng = np.random.default_rng(0)
     x, memory = rng.standard_normal((2, 3, 20, 32), dtype=np.float32)
-    for dtype in ("float32", "int8"):
+    for dtype, cache in (("float32", None), ("int8", None), ("float32", "int8")):
         layer = pyattn.TransformerDecoderLayer(32, 2, 64, num_key_value_heads=1, rotary_base=9.0, dtype=dtype, rng=0)
+        sizes = {"capacity": 20, "batch_size": 6, "cache_dtype": cache}
         stack = pyattn.TransformerDecoder(layer, 2)
+        dtype = f"{dtype}, cache {cache}"
         yield f"{dtype} whole", lambda stack=stack: stack(x, memory, is_causal=True)
-        yield f"{dtype} start", lambda stack=stack: stack.step(x[:, :3], stack.start(memory, capacity=20, batch_size=6))
-        state = stack.start(memory, capacity=20, batch_size=6)
+        yield f"{dtype} start", lambda stack=stack, sizes=sizes: stack.step(x[:, :3], stack.start(memory, **sizes))
+        state = stack.start(memory, **sizes)
         stack.step(x[:, :5], state)
 
         def step(stack=stack, state=state):

@@ -10,6 +10,7 @@ import sys
 
 import ml_dtypes
 import numpy as np
+import scipy.sparse
 
 import pyattn
 from pyattn import _threads
@@ -123,7 +124,25 @@ def store(random, rows, inputs, at_end):
     starts = np.array([0, rows])
     own = binding.Binding(1, starts, starts, binding.Workspace())
     own.past_len, own.new_len = (guarded(np.array([end]), at_end) for end in (2, rows + 2))
-    plan.precompute(random(rows, inputs), own, None, cache)
+    plan.precompute(random(rows, inputs), own, None, cache, None)
+    if cache.dtype == np.float32:
+        cache = guarded(cache.astype(np.int8), at_end)
+        plan.precompute(
+            random(rows, inputs), own, None, cache, guarded(np.zeros((2, 1, 1, rows + 2), np.float32), at_end)
+        )
+
+
+def int8_keys(rng, length, keys, width, at_end):
+    """Attention to keys and values of int8, whose rows and scales are where memory begins or ends."""
+    query = guarded(rng.standard_normal((1, 4, length, width)).astype(np.float32), at_end)
+    cache = pyattn.KVCache(1, 2, keys, width, dtype="int8")
+    cache.append(*rng.standard_normal((2, 1, 2, keys, width)))
+    for which in range(2):  # keys at the end, then values
+        cache._held = guarded(cache._held[::-1] if which else cache._held, at_end)
+        cache._scales = guarded(cache._scales[::-1] if which else cache._scales, at_end)
+        cache.attend(query, return_lse=True, return_weights=True)
+        cache.attend(query, is_causal=True, window=(keys // 2, 0))
+        cache.attend(query, mask=scipy.sparse.csr_array(np.ones((length, keys), bool)))
 
 
 def main():
@@ -134,6 +153,8 @@ def main():
         attention(rng, dtype, size, 33, 16, at_end)
         attention(rng, dtype, 3, size, 16, at_end)
         attention(rng, dtype, 17, 33, size, at_end)
+        for sizes in ((size, 33, 16), (3, size, 16), (1, size, 80), (17, 33, size)) if dtype == np.float32 else ():
+            int8_keys(rng, *sizes, at_end)
         if dtype.itemsize >= 4:
             layers(rng, dtype, size, 33, 17, at_end)
             layers(rng, dtype, 9, size, 50, at_end)
