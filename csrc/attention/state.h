@@ -100,8 +100,8 @@ INLINE void find_rows(const struct pyattn_query_block *block, const struct pyatt
 
 /* The scales of int8 keys or values, PYATTN_KEY_SCALES or PYATTN_VALUE_SCALES, of a range within a block of keys; the
  * last is repeated to whole vectors. */
-static void load_scales(real scales[PYATTN_KEY_BLOCK], const struct pyattn_attention *call,
-                        const struct pyattn_keys *keys, int which, ptrdiff_t first, ptrdiff_t count) {
+static void load_scales(real *scales, const struct pyattn_attention *call, const struct pyattn_keys *keys, int which,
+                        ptrdiff_t first, ptrdiff_t count) {
   const char *data = which == PYATTN_KEY_SCALES ? keys->key_scale : keys->value_scale;
   const ptrdiff_t row = call->operands[which].row;
   if (keys->index == NULL && row == sizeof(real)) {
