@@ -28,9 +28,8 @@ enum {
   /* loaded for one that is prefetched */
   ROWS_A_LINE = STEP_BYTES >= 64 ? 1 : 64 / (STEP_BYTES * LANES < 64 ? 64 / LANES : STEP_BYTES),
   ROWS_AHEAD = 16, /* rows are prefetched that many, or SCORE_GROUPS groups, before they are read */
-  SCORE_GROUPS = KEY_BYTES == 1
-      ? 4
-      : 2,         /* of LANES keys scored at a time, or one: chains of sums that fill each other's waits */
+  /* Groups of LANES keys are scored so many at a time, or one: chains of sums that fill each other's waits. */
+  SCORE_GROUPS = KEY_BYTES == 1 ? 4 : 2,
   MOST_GROUPS = 4, /* of rows with keys of their own, whose groups are few */
   KEY_ROWS = 4,    /* rows of queries whose chains do so, too */
   /* Weighted sums in registers: of few rows so many vectors; of more rows half as many, in several passes over the
@@ -111,7 +110,7 @@ INLINE void score_groups(const struct pyattn_query_block *block, const struct ke
         vec x[LANES];
         load_keys_along_lanes(x, keys->key + group * LANES, offset, step, columns);
         const char *const *next = (own ? keys->next : keys->key) + group * LANES;
-        const ptrdiff_t line = own ? offset : offset + keys->ahead, turn = offset / STEP_BYTES % ROWS_A_LINE;
+        const ptrdiff_t line = own ? offset : offset + keys->ahead, turn = column / COLUMNS % ROWS_A_LINE;
         if (own || keys->ahead != 0) {
           UNROLL for (int i = 0; i < LANES; i += ROWS_A_LINE) prefetch_near(next[i + turn] + line);
         }

@@ -42,7 +42,7 @@ INLINE void score_int8(const struct pyattn_query_block *block, const struct key_
       UNROLL for (int g = 0; g < groups; g++) {
         load_keys_along_lanes(x[g], keys->key + (from + g) * LANES, offset, step, columns);
         const char *const *next = (own ? keys->next : keys->key) + (from + g) * LANES;
-        const ptrdiff_t line = own ? offset : offset + keys->ahead, turn = offset / STEP_BYTES % ROWS_A_LINE;
+        const ptrdiff_t line = own ? offset : offset + keys->ahead, turn = column / COLUMNS % ROWS_A_LINE;
         if (own || keys->ahead != 0) {
           UNROLL for (int i = 0; i < LANES; i += ROWS_A_LINE) prefetch_near(next[i + turn] + line);
         }
