@@ -26,7 +26,7 @@ from bench.report import RESULTS, table
 
 CORES, NODES = 64, 2
 NODE_GBYTES_PER_S = 200.0  # two thirds of eight channels of DDR5-4800
-PANEL, BLOCK, SPLIT = 48, 48, 1024  # outputs and queries of a turn with AVX-512; keys of a split
+PANEL, BLOCK, ROWS, SPLIT = 48, 48, 48, 1024  # outputs, queries and rows of a turn with AVX-512; keys of a split
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def products(width: int, layers: int, rows: int, dtype: str, logits: int = 0) ->
     """Queries, keys and values; the attention's output; the two of a feed-forward block: by their work."""
     sizes = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)] * layers
     sizes += [(logits, width)] * (logits > 0)
-    total, blocks = sum(a * b for a, b in sizes), math.ceil(rows / 96)
+    total, blocks = sum(a * b for a, b in sizes), math.ceil(rows / ROWS)
     return [Part(a * b / total, blocks * math.ceil(a / PANEL), a * b * BYTES[dtype]) for a, b in sizes]
 
 
@@ -72,7 +72,7 @@ MODELS = [
     Model("attention 8 x 2048 x 2048 x 64", [Part(1.0, 8 * math.ceil(2048 / BLOCK))], 1),
     Model("attention 32 x 1 x 4096 x 128", [Part(1.0, 32 * 4096 // SPLIT, 2 * 32 * 4096 * 128 * 4)], 2),
     Model("attention 32/8 x 1 x 4096 x 128", [Part(1.0, 8 * 4096 // SPLIT, 2 * 8 * 4096 * 128 * 4)], 2),
-    Model("linear 2048 x 384 x 1536", [Part(1.0, math.ceil(2048 / 96) * 1536 // PANEL)], 1),
+    Model("linear 2048 x 384 x 1536", [Part(1.0, math.ceil(2048 / ROWS) * 1536 // PANEL)], 1),
     Model("linear 13 x 384 x 1536", [Part(1.0, 1536 // PANEL)], 1),
     Model("MiniLM, 128 paragraphs, float32", products(384, 6, 3500, "float32"), 6 * 7),
     Model("MiniLM, one sentence, float32", products(384, 6, 14, "float32"), 6 * 5),
