@@ -90,10 +90,17 @@ static void pyattn_sleep(uint32_t *word, uint32_t value) {
 
 static void pyattn_wake(uint32_t *word, int threads) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, threads); }
 
+static void pyattn_renew_sleep(void) {}
+
 #else
 
 static pthread_mutex_t pyattn_sleeping = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t pyattn_awake = PTHREAD_COND_INITIALIZER;
+
+static void pyattn_renew_sleep(void) { /* in a forked child: those who slept, or held it, are not there */
+  pthread_mutex_init(&pyattn_sleeping, NULL);
+  pthread_cond_init(&pyattn_awake, NULL);
+}
 
 static void pyattn_sleep(uint32_t *word, uint32_t value) {
   pthread_mutex_lock(&pyattn_sleeping);
@@ -359,4 +366,5 @@ static void pyattn_in_child(void) {
   }
   pyattn_workers = 0;
   pyattn_sleepers = 0;
+  pyattn_renew_sleep();
 }
