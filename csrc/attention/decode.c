@@ -64,8 +64,7 @@ INLINE void load_keys_along_lanes(vec x[LANES], const char *const *key, ptrdiff_
   transpose(x);
 }
 
-/* sums[r] += the products of `rows` queries and loaded keys, of `lanes` lanes each, or begins with them; scale: of int8
- * keys. */
+/* sums[r] += the products of `rows` queries and loaded keys, of `lanes` lanes each, or begins with them. */
 INLINE void multiply_keys(vec *sums, int begin, const real *q, ptrdiff_t query_row, const vec *x, int rows, int lanes) {
   vec sum[KEY_ROWS];
   UNROLL for (int r = 0; r < rows; r++) sum[r] = begin ? (vec){0} : sums[r];
