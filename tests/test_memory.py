@@ -112,6 +112,58 @@ def test_ragged_batches_do_not_grow_the_process():
 
 
 @linux
+def test_weights_take_their_bytes_and_return_them():
+    """Those that share blocks of huge pages do; small layers, which stay, are in none."""
+    out = run("""
+import numpy as np, pyattn
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) / 1024
+def made(count, outputs):
+    layers = [pyattn.Linear(512, outputs, rng=i) for i in range(count)]
+    return [layer for layer in layers if layer(np.ones((1, 512), np.float32)) is not None]
+made(2, 600)
+start = resident()
+kept = made(30, 10)
+small = resident()
+layers = made(45, 700)
+held = resident()
+del layers
+print(small - start, held - small, resident() - small)
+""")
+    small, held, left = map(float, out.split())  # MiB
+    exact = 45 * 512 * 704 * 4 / 2**20
+    assert small < 2 and exact < held + 1 < exact * 1.1 + 3 and left < 2
+
+
+def test_weights_that_threads_pack_at_once_and_children_of_forks_lie_apart():
+    """Each layer gives what it gave first, whoever packs others meanwhile, though they share blocks."""
+    run("""
+import os, sys, threading
+import numpy as np, pyattn
+x = np.random.default_rng(0).standard_normal((3, 256), dtype=np.float32)
+found = {}
+def make(first):
+    for seed in range(first, first + 15):
+        layer = pyattn.Linear(256, 100 + seed, rng=seed)
+        found[seed] = layer, layer(x)
+threads = [threading.Thread(target=make, args=(15 * i,)) for i in range(8)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+def check():
+    assert all(np.array_equal(layer(x), first) for layer, first in found.values())
+    assert all(np.array_equal(pyattn.Linear(256, 100 + seed, rng=seed)(x), first) for seed, (_, first) in found.items())
+check()
+if hasattr(os, "fork"):
+    child = os.fork()
+    make(200 if child else 300)
+    check()
+    if not child:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    check()
+""")
+
+
+@linux
 def test_memory_that_runs_out():
     """Under a limit of the address space: MemoryError, and what comes after works."""
     run("""

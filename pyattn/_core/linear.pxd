@@ -1,13 +1,14 @@
 cimport numpy as cnp
 
 from pyattn._core.kernels cimport pyattn_kernels, pyattn_weight
+from pyattn._core.memory cimport Memory
 from pyattn._core.rows cimport Rows
 
 cdef class Packed:
     cdef const pyattn_kernels *kernels
     cdef readonly object dtype
     cdef readonly cnp.ndarray bias
-    cdef cnp.ndarray memory
+    cdef Memory memory
     cdef pyattn_weight weight  # points into both
 
 cdef enum:

@@ -15,6 +15,7 @@ from pyattn._core.runtime cimport (
 from pyattn._core.kernels cimport (
     PYATTN_ALIGNMENT, PYATTN_FLOAT16, PYATTN_FLOAT32, pyattn_kernels, pyattn_linear, pyattn_packed_rows, pyattn_weight,
 )
+from pyattn._core.memory cimport Memory
 from pyattn._core.rows cimport MAX_BYTES, Rows, bytes_of, data_of, rows_of
 
 cnp.import_array()
@@ -59,9 +60,8 @@ cdef class Packed:  # linear.pxd names its fields
             with nogil:
                 format = self.kernels.linear_format(elements, row, column, outputs, inputs)
         size = self.kernels.linear_packed_bytes(outputs, inputs, format)
-        self.memory = np.empty(size + PYATTN_ALIGNMENT, np.uint8)
-        cdef char *packed = data_of(self.memory)
-        packed += (PYATTN_ALIGNMENT - <size_t> packed % PYATTN_ALIGNMENT) % PYATTN_ALIGNMENT
+        self.memory = Memory(size)
+        cdef char *packed = self.memory.data
         self.weight = pyattn_weight(packed=packed, bias=data_of(bias), outputs=outputs, inputs=inputs, format=format)
         cdef const float *scale = <const float *> data_of(scales)
         with nogil:

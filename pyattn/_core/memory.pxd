@@ -1,0 +1,4 @@
+cdef class Memory:
+    cdef char *data
+    cdef object owner
+    cdef bint traced
