@@ -231,25 +231,25 @@ class TransformerDecoder(Decodes, Stack):
         width = rows.shape[1]
         if len(shape) != 2 or shape[0] != len(state.lengths):
             raise ValueError(f"{name}: x has shape {np.shape(x)}; ({len(state.lengths)}, L, {width}) is needed")
-        return self._step_rows(name, rows, state, shape[1], lengths).reshape(*shape, width)
+        more = state._caches[0]._more(name, length := shape[1], lengths)
+        return self._step_rows(name, rows, state, length, more).reshape(*shape, width)
 
-    def _step_rows(
-        self, function: str, rows: Array, state: DecoderState, length: int, lengths: ArrayLike | None = None
-    ) -> Array:
-        """step for checked rows (B L, E), in parts that fit windows. The state changes in one step, at the end."""
+    def _step_rows(self, function: str, rows: Array, state: DecoderState, length: int, more: Array) -> Array:
+        """step for checked rows (B L, E), of which each sequence takes so many, in parts that fit windows. The state
+        changes in one step, at the end."""
         workspace = state._take(function)
         try:
-            more = state._caches[0]._more(function, length, lengths)
             most = min(c.capacity - c.window + 1 if c.window else c.capacity for c in state._caches)  # at once
             for cache in state._caches:
-                if cache.window is None:  # has room for all, or none is appended
+                if cache.window is None:  # has room for all, or none is appended; others without a window are alike
                     cache._new_len(function, length, more)
+                    break
             caches = [cache._branch(apart=length > most) for cache in state._caches]
             whole = rows.reshape(len(more), length, rows.shape[1])
             outs = []
             for first in range(0, max(1, length), most):
                 part = whole[:, first : first + most]
-                here = np.clip(more - first, 0, part.shape[1])
+                here = more if length <= most else np.clip(more - first, 0, part.shape[1])
                 sequences = state._next(function, caches, part.shape[1], here, workspace)
                 flat = part.reshape(-1, part.shape[2])
                 out = self._forward_rows(flat, sequences, state._memory, caches, state._cross)

@@ -92,6 +92,8 @@ class DecoderState:
         """For each layer the rows of the next `length` tokens of every sequence, of which so many are real."""
         seen: dict[int | None, Sequences] = {}
         for cache in caches:
+            if cache.window is None and None in seen:
+                continue  # those without a window are alike; one that has it makes room
             new_len = cache._new_len(function, length, more)
             if cache.window not in seen:
                 options = self._biases(function, cache.lengths, length, new_len)

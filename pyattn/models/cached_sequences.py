@@ -65,8 +65,10 @@ class CachedSequences:
         ends = _checks.lengths_of(name, "lengths", lengths, np.full(len(past), length, np.int64), "L", lowest=1)
         if ((past + ends) > model.config.longest).any():
             raise ValueError(f"{name}: a sequence would have {(past + ends).max()} tokens; {model.config.bound}")
-        positions = np.minimum(past[:, None] + np.arange(length), model.config.longest - 1)
-        x = model.embeddings.apply(tokens.reshape(-1), positions.reshape(-1), words=model._parameters["words"])
+        positions = past
+        if length > 1:
+            positions = np.minimum(past[:, None] + np.arange(length), model.config.longest - 1).reshape(-1)
+        x = model.embeddings.apply(tokens.reshape(-1), positions, words=model._parameters["words"])
         hidden = model.decoder._step_rows(name, x, self._state, length, ends)
         last = hidden if length == 1 else hidden[np.arange(len(past)) * length + ends - 1]
         logits: NDArray[np.float32] = model._logits(last)

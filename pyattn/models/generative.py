@@ -161,7 +161,7 @@ class GenerativeModel(Pretrained):
         state = self.start(memory, batch_size=len(tokens), capacity=tokens.shape[1])._state
         positions = np.tile(np.arange(tokens.shape[1]), len(tokens))
         x = self.embeddings.apply(tokens.reshape(-1), positions, words=self._parameters["words"])
-        hidden = self.decoder._step_rows(name, x, state, tokens.shape[1])
+        hidden = self.decoder._step_rows(name, x, state, tokens.shape[1], np.full(len(tokens), tokens.shape[1]))
         return self._logits(hidden).reshape(*tokens.shape, -1)
 
     def encode(self, inputs: ArrayLike, lengths: ArrayLike | None = None) -> Memory:
