@@ -112,9 +112,11 @@ struct pyattn_linear {
 
 /* Packed left operand of the tile: rows of dot-product groups. */
 struct pyattn_packed_rows {
-  const char *data;    /* the first row of the tile */
-  ptrdiff_t row;       /* bytes from one row to the next */
-  const float *scales; /* int8: what each of these rows was divided by */
+  const char *data;     /* the first row of the tile */
+  ptrdiff_t row;        /* bytes from one row to the next */
+  const float *scales;  /* int8: what each of these rows was divided by */
+  const char *ahead;    /* what to prefetch: with each dot-product group the line there, */
+  ptrdiff_t ahead_step; /* which moves on by so many bytes */
 };
 
 /* One of the two ways to attend, chosen once for a call: prefill, with queries along the lanes, or decode, for at most

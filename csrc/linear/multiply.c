@@ -19,7 +19,7 @@ INLINE void multiply(const struct pyattn_linear *job, const struct pyattn_packed
   tile acc;
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = initial[n]; }
   const ptrdiff_t row = input->row, step = sizeof(real);
-  const struct tile_a a = {input->data, row, step, input->data + TILE_ROWS * row, TILE_ROWS * step};
+  const struct tile_a a = {input->data, row, step, input->ahead, input->ahead_step};
   const struct tile_b b = {packed, format, shares_lanes(format), rows < TILE_ROWS ? WEIGHTS_AHEAD : 0};
   tile_multiply(acc, rows, vectors, a, b, groups_of(job->weight->inputs));
   UNROLL for (int r = 0; r < rows; r++) {

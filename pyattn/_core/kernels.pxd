@@ -63,6 +63,8 @@ cdef extern from "kernels.h" nogil:
         const char *data
         Py_ssize_t row
         const float *scales
+        const char *ahead
+        Py_ssize_t ahead_step
 
     struct pyattn_attention_path:
         int by_row

@@ -139,6 +139,7 @@ cdef struct Job:
     Py_ssize_t tiles
     const char *input
     Py_ssize_t rows, input_row
+    Py_ssize_t dot_groups  # of a row
     Py_ssize_t row_bytes  # of packed rows; 0 where the input is multiplied in place
     bint input_is_bf16
     char *packed  # of all rows, or of a tile for each thread, which packs its own
@@ -209,6 +210,7 @@ cdef void lay_out(
     memset(job, 0, sizeof(Job))
     job.weights = weights
     job.input, job.input_row, job.rows = input.data, input.stride, input.count
+    job.dot_groups = max(<Py_ssize_t> 1, (weights.inputs + weights.kernels.group - 1) // weights.kernels.group)
     job.input_is_bf16 = input.dtype == cnp.NPY_UINT16
     job.row_bytes = weights.kernels.linear_row_bytes(weights.inputs, job.input_is_bf16)
     for i in range(weights.count):
@@ -290,6 +292,9 @@ cdef inline void run_tile(
     input.data = job.input + row * job.input_row
     input.row = job.input_row
     input.scales = job.scales + row if job.scales != NULL else scales
+    # The next rows, as they are before they are packed. Where a group has several lines, tiles fetch these in turn.
+    input.ahead_step = job.weights.kernels.tile_rows * job.input_row // job.dot_groups
+    input.ahead = input.data + job.weights.kernels.tile_rows * job.input_row + 64 * panel % max(input.ahead_step, 64)
     if job.row_bytes > 0 and job.scales == NULL:
         input.data = packed
         input.row = job.row_bytes
