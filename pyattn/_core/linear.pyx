@@ -27,7 +27,7 @@ cdef enum:
     FEW_INPUTS = 16384  # are packed sooner than another thread has come
     MAX_PANEL = 256  # outputs that packing may add, of padding
     MAX_GROUP = 4  # and inputs
-    FEW_TILES = 2
+    FEW_ROWS = 16  # take all tiles through a panel before the next
     CACHED = 655360  # bytes of panels that a task multiplies with each tile of rows: they stay in second-level cache
 
 
@@ -242,7 +242,7 @@ cdef Py_ssize_t plan(Job *job, int team) noexcept:
         job.blocks = min(job.tiles, (job.blocks + team - 1) // team * team)
     size = max(<Py_ssize_t> 1, min(CACHED // max(<Py_ssize_t> 1, bytes), panels * job.blocks // (4 * team)))
     job.groups = (panels + size - 1) // size
-    job.few = job.rows <= FEW_TILES * kernels.tile_rows
+    job.few = job.rows <= FEW_ROWS
     return job.groups * job.blocks
 
 
@@ -266,7 +266,7 @@ cdef void run_task(const void *context, Py_ssize_t number, int thread) noexcept 
     cdef float scales[MAX_TILE_ROWS]
     while row < last:
         # Few rows meet a panel one after the other, which is read from memory once; many stream by cached panels.
-        end = last if job.few else min(last, row + tile)
+        end = last if job.few else row + next_tile(last - row, tile)
         if job.row_bytes > 0 and job.scales == NULL:
             for first in range(end - row):
                 job.weights.kernels.linear_pack_row(job.input + (row + first) * job.input_row, job.input_is_bf16,
@@ -275,12 +275,18 @@ cdef void run_task(const void *context, Py_ssize_t number, int thread) noexcept 
         for panel in range(start, stop):
             while job.first_panel[part + 1] <= panel:
                 part += 1
-            # The smallest tile comes first: it leaves most time for what it fetches ahead.
-            first, rows = row, (end - row - 1) % tile + 1
+            first = row
             while first < end:
+                rows = next_tile(end - first, tile)
                 run_tile(job, part, panel, first, rows, scratch, scales)
-                first, rows = first + rows, tile
+                first += rows
         row = end
+
+
+cdef inline Py_ssize_t next_tile(Py_ssize_t rows, Py_ssize_t most) noexcept nogil:
+    """Of rows that are left: about as many in each tile, since a tile of one or two waits for its sums. The smallest comes
+    first: it leaves most time for what it fetches ahead."""
+    return rows // ((rows + most - 1) // most)
 
 
 cdef inline void run_tile(
