@@ -71,8 +71,8 @@ INLINE vec load_b(const char *b, int format, int second, int n) {
   return load(b + n * VECTOR_BYTES);
 }
 
-INLINE void tile_group(tile c, int rows, int vectors, const char *a, ptrdiff_t row, const char *b, int format,
-                       int second, int prefetch) {
+INLINE void tile_group(tile c, int rows, int vectors, const char *a, const char *a4, ptrdiff_t row, const char *b,
+                       int format, int second, int prefetch) {
   vec x[TILE_VECTORS];
   const int bytes = vectors * (int)bytes_of_two(format) / 2;
   const int begin = shares_lanes(format) ? second * bytes : 0; /* both groups read what lies at b */
@@ -81,7 +81,7 @@ INLINE void tile_group(tile c, int rows, int vectors, const char *a, ptrdiff_t r
   }
   UNROLL for (int n = 0; n < vectors; n++) x[n] = load_b(b, format, second, n);
   UNROLL for (int r = 0; r < rows; r++) {
-    const vec y = splat(load_real(a + r * row));
+    const vec y = splat(load_real(r < 4 ? a + r * row : a4 + (r - 4) * row));
     UNROLL for (int n = 0; n < vectors; n++) c[r][n] = multiply_add(y, x[n], c[r][n]);
   }
 }
@@ -92,21 +92,25 @@ INLINE void tile_multiply(tile c, int rows, int vectors, struct tile_a left, str
   const ptrdiff_t row = left.row, step = left.step, ahead_step = left.ahead_step;
   const int format = right.format, prefetch = right.prefetch;
   const ptrdiff_t next = shares_lanes(format) ? 0 : vectors * bytes_of_two(format) / 2;
+  const char *a4 = a + 4 * row;
+  if (right.unroll) HIDE_ADDRESS(a4); /* else a register for each row, which are too many for two groups */
   ptrdiff_t t = 0;
   for (; right.unroll && t + 1 < count; t += 2) {
-    tile_group(c, rows, vectors, a, row, b, format, 0, prefetch);
+    tile_group(c, rows, vectors, a, a4, row, b, format, 0, prefetch);
     __builtin_prefetch(ahead, 0, 3);
-    tile_group(c, rows, vectors, a + step, row, b + next, format, 1, prefetch);
+    tile_group(c, rows, vectors, a + step, a4 + step, row, b + next, format, 1, prefetch);
     __builtin_prefetch(ahead + ahead_step, 0, 3);
     ahead += 2 * ahead_step;
     a += 2 * step;
+    a4 += 2 * step;
     b += vectors * bytes_of_two(format);
   }
   for (; t < count; t++) {
-    tile_group(c, rows, vectors, a, row, b, format, 0, prefetch);
+    tile_group(c, rows, vectors, a, a4, row, b, format, 0, prefetch);
     __builtin_prefetch(ahead, 0, 3);
     ahead += ahead_step;
     a += step;
+    a4 += step;
     b += next;
   }
 }

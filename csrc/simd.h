@@ -116,6 +116,9 @@ INLINE void prefetch_far(const char *p) { __builtin_prefetch(p, 0, 2); }
 /* Into the first one, for what is read soon. */
 INLINE void prefetch_near(const char *p) { __builtin_prefetch(p, 0, 3); }
 
+/* The compiler must believe that pointer p changed: what is reached from it is not reached from others. */
+#define HIDE_ADDRESS(p) __asm__("" : "+r"(p))
+
 /* The compiler must believe that array x was written: an array that is filled as far as it will be read. */
 #define WRITTEN(x) __asm__("" : "=m"(x))
 

@@ -176,18 +176,24 @@ static void write_rows(const struct pyattn_query_block *block, vec factor, vec s
   char *places[LANES];
   find_rows(block, &out, n, places);
   for (ptrdiff_t d = 0; d < width; d += LANES) {
-    vec x[LANES];
-    if (call->path->by_row) {
-      for (ptrdiff_t i = 0; i < rows; i++) x[i] = o[i * value_vectors(call) + d / LANES] * factor[i] * share[i];
-    } else {
-      UNROLL for (int i = 0; i < LANES; i++) x[i] = o[(d + i) * block->vectors + n] * factor * share;
-      transpose(x);
-    }
     const ptrdiff_t offset = d * out.column;
+    if (call->path->by_row) {
+      for (ptrdiff_t i = 0; i < rows; i++) {
+        const vec x = o[i * value_vectors(call) + d / LANES] * factor[i] * share[i];
+        store_strided(places[i] + offset, out.column, x, width - d);
+      }
+      continue;
+    }
+    const vec *sum = o + d * block->vectors + n;
+    vec x[LANES];
+    UNROLL for (int i = 0; i < LANES; i++, sum += block->vectors) x[i] = *sum * factor * share;
+    transpose(x);
     if (rows == LANES && out.column == ELEMENT_BYTES && width - d >= LANES) {
       UNROLL for (int i = 0; i < LANES; i++) store_elements(places[i] + offset, x[i], LANES);
     } else {
-      for (ptrdiff_t i = 0; i < rows; i++) store_strided(places[i] + offset, out.column, x[i], width - d);
+      vec part[LANES]; /* x stays in registers */
+      UNROLL for (int i = 0; i < LANES; i++) part[i] = x[i];
+      for (ptrdiff_t i = 0; i < rows; i++) store_strided(places[i] + offset, out.column, part[i], width - d);
     }
   }
 }

@@ -172,6 +172,11 @@ INLINE void score_tile(struct tile_a key, const vec *q, ptrdiff_t steps, vec *p,
   }
 }
 
+/* Rows of the next tile: of fewer than two tiles half, since a tile of one or two rows waits for its sums. */
+INLINE ptrdiff_t next_rows(ptrdiff_t left) {
+  return left <= TILE_ROWS ? left : left < 2 * TILE_ROWS ? left / 2 : TILE_ROWS;
+}
+
 INLINE void score(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t offset,
                   ptrdiff_t count, int vectors, int join, const uint8_t *seen) {
   struct attention_state *state = state_of(block);
@@ -181,16 +186,17 @@ INLINE void score(const struct pyattn_query_block *block, const struct pyattn_ke
     const vec *q = queries_from(block, d);
     const int here = d > 0 ? JOIN_ADDENDS : join; /* the sums before */
     UNROLL for (int n = 0; n < vectors; n++) state->range_max[n] = splat(-INFINITY);
-    for (ptrdiff_t j = 0; j < count; j += TILE_ROWS) {
+    ptrdiff_t rows;
+    for (ptrdiff_t j = 0; j < count; j += rows) {
       const char *source = keys->tile_key.data + (offset + j) * row + d / GROUP * step;
       const struct tile_a key = {source, row, step, source + TILE_ROWS * row, TILE_ROWS * step};
       const uint8_t *bytes_of_keys = seen + j * ROWS_OF_BYTES;
       vec *p = state->p + j * vectors, *max = state->range_max;
-      if (count - j >= TILE_ROWS)
+      rows = next_rows(count - j);
+      if (rows == TILE_ROWS)
         score_tile(key, q, steps, p, bytes_of_keys, TILE_ROWS, vectors, here, max);
       else
-        WITH_CONSTANT(ROWS, count - j, TILE_ROWS - 1,
-                      score_tile(key, q, steps, p, bytes_of_keys, ROWS, vectors, here, max))
+        WITH_CONSTANT(ROWS, rows, TILE_ROWS - 1, score_tile(key, q, steps, p, bytes_of_keys, ROWS, vectors, here, max))
     }
   }
 }
@@ -289,15 +295,16 @@ INLINE void accumulate(const struct pyattn_query_block *block, const struct pyat
                        ptrdiff_t steps, int vectors) {
   struct attention_state *state = state_of(block);
   const ptrdiff_t row = keys->tile_value.column, step = keys->tile_value.row, width = block->call->value_width;
-  for (ptrdiff_t d = 0; d < width; d += TILE_ROWS) {
+  ptrdiff_t rows;
+  for (ptrdiff_t d = 0; d < width; d += rows) {
     const char *source = value + d * row;
     vec *o = state->split.o + d * vectors;
     const vec *p = state->p, *rescale = state->split.empty ? NULL : state->rescale;
-    if (width - d >= TILE_ROWS)
+    rows = next_rows(width - d);
+    if (rows == TILE_ROWS)
       accumulate_tile(source, row, step, p, steps, rescale, o, TILE_ROWS, vectors);
     else
-      WITH_CONSTANT(ROWS, width - d, TILE_ROWS - 1,
-                    accumulate_tile(source, row, step, p, steps, rescale, o, ROWS, vectors))
+      WITH_CONSTANT(ROWS, rows, TILE_ROWS - 1, accumulate_tile(source, row, step, p, steps, rescale, o, ROWS, vectors))
   }
 }
 

@@ -91,8 +91,12 @@ INLINE ptrdiff_t key_index(const struct pyattn_keys *keys, ptrdiff_t j) { return
 /* Where the rows of the lanes of vector n begin. */
 INLINE void find_rows(const struct pyattn_query_block *block, const struct pyattn_array *array, int n,
                       char *rows[LANES]) {
-  if (block->rows <= block->length) { /* without a division for each */
-    for (int i = 0; i < LANES; i++) rows[i] = array->data + lane_row(block, n, i) * array->row;
+  if (block->rows <= block->length) { /* without a division for each, nor a product */
+    char *row = array->data + n * LANES * array->row;
+    for (int i = 0; i < LANES; i++) {
+      rows[i] = row;
+      row += n * LANES + i + 1 < block->rows ? array->row : 0;
+    }
   } else {
     for (int i = 0; i < LANES; i++) rows[i] = operand_row(block, array, lane_row(block, n, i));
   }
@@ -164,15 +168,17 @@ static void load_queries(const struct pyattn_query_block *block, ptrdiff_t first
     find_rows(block, &query, n, rows);
     for (ptrdiff_t d = 0; d < width; d += LANES * GROUP) {
       const ptrdiff_t offset = (first + d) * query.column;
-      vec x[LANES];
+      vec x[LANES], *q = state->q + d / GROUP * block->vectors + n;
       if (query.column == ELEMENT_BYTES && width - d >= LANES * GROUP) {
         UNROLL for (int i = 0; i < LANES; i++) x[i] = load_groups(rows[i] + offset, ELEMENT_BYTES, LANES * GROUP);
       } else {
-        for (int i = 0; i < LANES; i++) x[i] = load_groups(rows[i] + offset, query.column, width - d);
+        vec part[LANES]; /* x stays in registers */
+        for (int i = 0; i < LANES; i++) part[i] = load_groups(rows[i] + offset, query.column, width - d);
+        UNROLL for (int i = 0; i < LANES; i++) x[i] = part[i];
       }
       UNROLL for (int i = 0; GROUP == 1 && i < LANES; i++) x[i] *= state->query_scale;
       transpose(x);
-      UNROLL for (int i = 0; i < LANES; i++) state->q[(d / GROUP + i) * block->vectors + n] = x[i];
+      UNROLL for (int i = 0; i < LANES; i++, q += block->vectors) *q = x[i];
     }
   }
 }
