@@ -19,6 +19,8 @@ from pyattn._core.tasks cimport (
 cdef enum:
     THREAD_BYTES = 1_900_000  # of scratch memory, if it can be
     MAX_UNITS = 8  # of a task
+    FEW_BLOCKS = 4  # of a task, which share keys that lie in memory
+    SHARED_ROWS = 192  # of queries, for which keys are converted once
 
 
 cdef double operations(const Call *call) noexcept nogil:
@@ -65,7 +67,10 @@ cdef void plan_tasks(Call *call, Py_ssize_t blocks, Py_ssize_t splits, Py_ssize_
         call.group = SPARSE_QUERIES
         call.thread_bytes = call.load_bytes + call.state_bytes
         return
-    call.group = min(<Py_ssize_t> MAX_BLOCKS, min(blocks // (4 * team), room // call.state_bytes))
+    cdef Py_ssize_t most = FEW_BLOCKS
+    if call.load_bytes > 0:  # keys are converted for as many queries as four blocks of AVX-512 have
+        most = max(most, min(<Py_ssize_t> MAX_BLOCKS, SHARED_ROWS // (call.kernels.lanes * call.kernels.tile_vectors)))
+    call.group = min(most, min(blocks // (4 * team), room // call.state_bytes))
     call.group = max(<Py_ssize_t> 1, call.group)
     # Where there are too few blocks to keep all threads busy, the splits of each are computed apart.
     if splits > 1 and 0 < blocks < 4 * team and not call.second_pass:

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t
 from pyattn._core.kernels cimport PYATTN_OPERANDS, pyattn_attention, pyattn_kernels
 
 cdef enum:
-    MAX_BLOCKS = 4  # of queries in a task: they share the keys while these are in cache
+    MAX_BLOCKS = 12  # of queries in a task: they share the keys while these are in cache
     SPARSE_QUERIES = 16  # in a task
 
 cdef enum:  # what the rows of an operand count
