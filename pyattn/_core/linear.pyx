@@ -299,8 +299,8 @@ cdef inline void run_tile(
     input.row = job.input_row
     input.scales = job.scales + row if job.scales != NULL else scales
     # The next rows, as they are before they are packed. Where a group has several lines, tiles fetch these in turn.
-    input.ahead_step = job.weights.kernels.tile_rows * job.input_row // job.dot_groups
-    input.ahead = input.data + job.weights.kernels.tile_rows * job.input_row + 64 * panel % max(input.ahead_step, 64)
+    input.ahead_step = rows * job.input_row // job.dot_groups
+    input.ahead = input.data + rows * job.input_row + 64 * panel % max(input.ahead_step, 64)
     if job.row_bytes > 0 and job.scales == NULL:
         input.data = packed
         input.row = job.row_bytes
