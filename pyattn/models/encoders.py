@@ -82,8 +82,7 @@ class TextEncoder(Pretrained):
             if types.shape != words.shape:
                 raise ValueError(f"{name}: token_type_ids has shape {types.shape}; token_ids has {words.shape}")
         live, starts = _checks.packing(name, words.shape, cu_seqlens, **padding)
-        counts = np.diff(starts)
-        if pooling and not counts.all():
+        if pooling and not (counts := np.diff(starts)).all():
             raise ValueError(f"{name}: sequence {int(counts.argmin())} has no tokens")
         sequences, rows = Sequences.packed(starts, False), live
         if live is not None and self._computes_padding(live, pooling == "cls"):
@@ -93,7 +92,7 @@ class TextEncoder(Pretrained):
         positions = self._positions(words, rows, sequences)
         last = int(positions.max(initial=-1)) + 1
         if last > config.longest:
-            among = " and places of padding" if last > counts.max() else ""
+            among = " and places of padding" if last > np.diff(starts).max() else ""
             raise ValueError(f"{name}: a sequence has {last} tokens{among}; {config.bound}")
         types = np.zeros(words.shape, np.int64) if types is None else types
         packed = [np.ascontiguousarray(x if rows is None else x[rows]) for x in (words, types)]
@@ -101,7 +100,7 @@ class TextEncoder(Pretrained):
         x = self.encoder._forward_rows(x, sequences)
         if rows is not live and live is not None:
             if pooling == "cls":
-                starts = np.arange(len(counts) + 1) * live.shape[1]
+                starts = np.arange(len(starts)) * live.shape[1]
             else:
                 x = x[live.reshape(-1)]
         return x, starts, live

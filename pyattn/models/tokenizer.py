@@ -36,7 +36,7 @@ _ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")
 
 
 @contextmanager
-def errors_of_library(function: str, file: Path) -> Iterator[None]:
+def errors_of_library(function: str, file: Path | str) -> Iterator[None]:
     """Turns what the library raises for the tokenizer of a file into a ValueError that names it."""
     try:
         yield

@@ -89,7 +89,7 @@ class Input:
 
     def tokenize(self, texts: list[str]) -> Tokenized:
         options, tokenizer = {"add_special_tokens": self.adds_special_tokens}, self.tokenizer
-        with errors_of_library("encode", self.folder / "tokenizer.json"):
+        with errors_of_library("encode", f"{self.folder}/tokenizer.json"):  # a Path takes as long as a tenth of a layer
             if rust_has_threads():
                 # This call omits the places of tokens in the text and is a third faster; older releases lack it.
                 encodings = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)(texts, **options)
