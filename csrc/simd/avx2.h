@@ -7,6 +7,14 @@
 
 #define MM(name) _mm256_##name
 #define INTEGERS __m256i
+#if REAL_BITS == 32 /* as for AVX-512, gcc 12 makes halves of its own conversion */
+#define widen_integers(x) ((uvec)_mm256_cvtepu16_epi32((__m128i)(x)))
+#define narrow_integers(x) ((vec16)_mm256_castsi256_si128(NARROWED(_mm256_packus_epi32((__m256i)(x), (__m256i)(x)))))
+#define NARROWED(x) _mm256_permute4x64_epi64(x, 8) /* packs work in halves */
+#define choose(mask, yes, no) ((vec)_mm256_blendv_ps(no, yes, (__m256)(mask)))
+#else
+#define choose(mask, yes, no) ((vec)_mm256_blendv_pd(no, yes, (__m256d)(mask)))
+#endif
 #include "vectors.h"
 #include "x86.h"
 
@@ -21,6 +29,12 @@
 
 #if REAL_BITS == 32
 #define larger(a, b) ((ivec)_mm256_max_epi32((__m256i)(a), (__m256i)(b)))
+
+#define choose_by_bytes choose_by_bytes
+INLINE vec choose_by_bytes(const uint8_t *p, vec yes, vec no) {
+  const __m256i lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+  return choose((ivec)lanes > 0, yes, no);
+}
 
 #define transpose transpose
 /* Within halves first: half of the instructions of the portable passes. */

@@ -47,8 +47,9 @@ INLINE real load_real(const void *p) { return *(const real_unaligned *)p; }
 
 INLINE void store_real(void *p, real x) { *(real_unaligned *)p = x; }
 
-/* yes where the lanes of mask are -1, no where they are 0 */
+#ifndef choose /* yes where the lanes of mask are -1, no where they are 0 */
 INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+#endif
 
 INLINE vec magnitude(vec x) { return (vec)((ivec)x & ~(SIGN_BIT - (ivec){0})); }
 

@@ -284,8 +284,8 @@ cdef void run_task(const void *context, Py_ssize_t number, int thread) noexcept 
 
 
 cdef inline Py_ssize_t next_tile(Py_ssize_t rows, Py_ssize_t most) noexcept nogil:
-    """Of rows that are left: about as many in each tile, since a tile of one or two waits for its sums. The smallest comes
-    first: it leaves most time for what it fetches ahead."""
+    """Of rows that are left: about as many in each tile, since a tile of one or two waits for its sums. The smallest
+    comes first: it leaves most time for what it fetches ahead."""
     return rows // ((rows + most - 1) // most)
 
 
