@@ -10,7 +10,7 @@
 TYPE(prefill.load_bytes) load_bytes;
 TYPE(prefill.load) load_range;
 TYPE(prefill.update) prefill_update;
-TYPE(prefill.logits) prefill_logits;
+TYPE(prefill.logits) prefill_logits, prefill_weights;
 TYPE(linear_tile) linear_tile;
 #else
 #if ELEMENT != I8
@@ -36,8 +36,8 @@ TYPE(linear_tile) linear_tile;
 #endif
 #include "probe.c"
 
-#define PATH(way, by_row) \
-  {by_row, state_bytes, load_bytes, load_range, begin, way##_update, merge, finish, way##_logits}
+#define PATH(along_keys, by_row, update, logits) \
+  {along_keys, by_row, state_bytes, load_bytes, load_range, begin, update, merge, finish, logits}
 
 const struct pyattn_kernels PYATTN_TABLE = {
     .lanes = LANES,
@@ -46,8 +46,9 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .real_bytes = sizeof(real),
     .group = GROUP,
 #if ELEMENT != I8
-    .prefill = PATH(prefill, 0),
-    .decode = PATH(decode, 1),
+    .prefill = PATH(0, 0, prefill_update, prefill_logits),
+    .mixed = PATH(0, 1, mixed_update, prefill_logits),
+    .decode = PATH(1, 1, decode_update, decode_logits),
     .weights_begin = weights_begin,
     .weights_update = weights_update,
     .weights_finish = weights_finish,

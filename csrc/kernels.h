@@ -119,12 +119,14 @@ struct pyattn_packed_rows {
   ptrdiff_t ahead_step; /* which moves on by so many bytes */
 };
 
-/* One of the two ways to attend, chosen once for a call: prefill, with queries along the lanes, or decode, for at most
- * PYATTN_DECODE_ROWS rows, with keys and then features along the lanes. Results have the same bits. A block of queries
- * goes through begin; then load and update for ranges of keys in ascending order, each within one block of
- * PYATTN_KEY_BLOCK keys, and merge after the last range of each PYATTN_SPLIT keys if more follow; then finish. */
+/* One of the three ways to attend, chosen once for a call: prefill, with queries along the lanes; decode, for at most
+ * PYATTN_DECODE_ROWS rows, with keys and then features along the lanes; or mixed, for rows that one vector holds, with
+ * queries and then features along them. Results have the same bits. A block of queries goes through begin; then load
+ * and update for ranges of keys in ascending order, each within one block of PYATTN_KEY_BLOCK keys, and merge after the
+ * last range of each PYATTN_SPLIT keys if more follow; then finish. */
 struct pyattn_attention_path {
-  int by_row; /* whether weighted sums lie row by row, not feature by feature */
+  int along_keys; /* whether keys are along the lanes of scores, not queries */
+  int by_row;     /* whether weighted sums lie row by row, not feature by feature */
   ptrdiff_t (*state_bytes)(const struct pyattn_attention *, int vectors); /* of a block whose rows fill so many */
   /* Converts keys and values, in a scratch memory of load_bytes, where update multiplies other types. */
   ptrdiff_t (*load_bytes)(const struct pyattn_attention *);
@@ -150,7 +152,7 @@ struct pyattn_kernels {
   int real_bytes;   /* bytes of the compute type */
   int group;        /* elements of a dot-product group: 2 of bfloat16, 4 of int8 where there are instructions for it */
 
-  struct pyattn_attention_path prefill, decode;
+  struct pyattn_attention_path prefill, mixed, decode;
 
   /* Rounds `width` features to int8: the largest is 127, or -127, times the scale; features are zeros and the scale is
    * NaN where one is not finite. */

@@ -231,9 +231,10 @@ def test_attention_of_other_batches_heads_rows_and_layouts(dtype, form):
 @each_dtype
 @pytest.mark.parametrize("group", [1, 4])
 @pytest.mark.parametrize("form", ["none", "causal", "everything", "sparse"])
-def test_few_queries_are_rows_of_many(dtype, group, form):
+@pytest.mark.parametrize("value_width", [40, 212])
+def test_few_queries_are_rows_of_many(dtype, group, form, value_width):
     """Few queries, which share passes over the keys, and all heads of a group with them, have the bits of many."""
-    arrays = qkv(2 * group, 70, 300, 24, 40, dtype, key_heads=2)
+    arrays = qkv(2 * group, 70, 300, 24, value_width, dtype, key_heads=2)
     options = {
         "none": {},
         "causal": {"is_causal": True},

@@ -80,7 +80,7 @@ static void begin(const struct pyattn_query_block *block) {
   }
   begin_split(block);
   if (call->width > PYATTN_WIDTH_BLOCK) return;
-  if (call->path->by_row)
+  if (call->path->along_keys)
     load_query_rows(block, 0);
   else
     load_queries(block, 0);

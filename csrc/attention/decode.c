@@ -1,6 +1,7 @@
-/* Attention of at most PYATTN_DECODE_ROWS rows, whose time is that of reading K and V: keys along the lanes of scores
- * and weights, features along those of weighted sums, so that no lane is empty and every row of K and V is read once,
- * as it lies. The sums and their order are those of prefill, and so are the bits.
+/* Attention of few rows. Decode takes at most PYATTN_DECODE_ROWS, whose time is that of reading K and V: keys along the
+ * lanes of scores and weights, features along those of weighted sums, so that no lane is empty and every row of K and V
+ * is read once, as it lies; mixed takes as many as one vector has lanes, with prefill's scores and decode's weighted
+ * sums. The sums and their order are those of prefill, and so are the bits. Of decode:
  *
  *     score        p[group of LANES keys][row]  = sum over d of q[d][row] * key[key][d], LANES x LANES keys transposed
  *     softmax      p, sum, max                    horizontal over the keys of a row
@@ -21,37 +22,18 @@
  * p[group of LANES dot-product groups][row], LANES vectors a group; a block has one vector of lanes for its rows. */
 #include "../gemm.h"
 #include "options.h"
+#include "weighted_sums.h"
 
 enum {
   COLUMNS = LANES * GROUP * KEY_GROUPS, /* features of a key that are loaded at a time */
   STEP_BYTES = COLUMNS * KEY_BYTES,
   /* loaded for one that is prefetched */
   ROWS_A_LINE = STEP_BYTES >= 64 ? 1 : 64 / (STEP_BYTES * LANES < 64 ? 64 / LANES : STEP_BYTES),
-  ROWS_AHEAD = 16, /* rows are prefetched that many, or SCORE_GROUPS groups, before they are read */
   /* Groups of LANES keys are scored so many at a time, or one: chains of sums that fill each other's waits. */
   SCORE_GROUPS = KEY_BYTES == 1 ? 4 : 2,
   MOST_GROUPS = 4, /* of rows with keys of their own, whose groups are few */
   KEY_ROWS = 4,    /* rows of queries whose chains do so, too */
-  /* Weighted sums in registers: of few rows so many vectors; of more rows half as many, in several passes over the
-   * values, of which all but the first find these in the first-level cache. */
-  FEW_ROWS = 3,
-  VALUE_VECTORS = TILE_ROWS * TILE_VECTORS / FEW_ROWS,
-  MORE_ROWS = 4,
-  NARROW_PASSES = VALUE_VECTORS * VECTOR_BYTES / 2 >= 256, /* else too narrow: lines would be read by several */
 };
-
-/* Runs a statement for ROWS rows from r on until there are no more; ROWS, at most `most`, is a constant. */
-#define FOR_ROWS_AT_ONCE(rows, most, statement)                 \
-  for (ptrdiff_t r = 0; r < rows; r += most) {                  \
-    WITH_CONSTANT(ROWS, least(rows - r, most), most, statement) \
-  }
-
-/* Where in index the own keys of row r begin. */
-INLINE ptrdiff_t own_first(const struct pyattn_keys *keys, ptrdiff_t r) { return keys->starts[r] - keys->starts[0]; }
-
-INLINE const char *own_key(const struct pyattn_attention *call, const struct pyattn_keys *keys, ptrdiff_t j) {
-  return j < keys->known ? keys->key + keys->index[j] * call->operands[PYATTN_KEY].row : keys->key;
-}
 
 /* Loads features of LANES keys and transposes them, so that keys run along the lanes; int8 lies four in a lane. */
 INLINE void load_keys_along_lanes(vec x[LANES], const char *const *key, ptrdiff_t offset, ptrdiff_t step,
@@ -132,9 +114,6 @@ INLINE void score_groups(const struct pyattn_query_block *block, const struct ke
 }
 
 #endif
-
-/* Of int8, 8 KB of rows are prefetched before they are read: how many those are. */
-INLINE ptrdiff_t int8_ahead(ptrdiff_t width) { return 8192 / round_up(width > 0 ? width : 1, 64); }
 
 /* Weights of int8 values times their scales, of some rows. */
 static void scale_groups(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
@@ -233,16 +212,12 @@ static int decode_logits(const struct pyattn_query_block *block, const struct py
   return apply_options(block, keys, *first, *count, hides);
 }
 
-INLINE real *weight_at(struct attention_state *state, ptrdiff_t j, ptrdiff_t r) {
-  return (real *)(state->p + j / LANES * LANES + r) + j % LANES;
-}
-
 /* The sums of `rows` rows' weights: chains that wait for each other's additions but not for those of other rows. */
 INLINE void sum_weights(struct attention_state *state, ptrdiff_t first_row, ptrdiff_t count, int rows, real *sums) {
   real sum[MORE_ROWS];
   UNROLL for (int r = 0; r < rows; r++) sum[r] = (real)-0.0;
   for (ptrdiff_t j = 0; j < count; j++) {
-    UNROLL for (int r = 0; r < rows; r++) sum[r] += *weight_at(state, j, first_row + r);
+    UNROLL for (int r = 0; r < rows; r++) sum[r] += *weight_at(state, j, first_row + r, 1);
   }
   UNROLL for (int r = 0; r < rows; r++) sums[r] = sum[r];
 }
@@ -268,7 +243,7 @@ static void softmax_rows(const struct pyattn_query_block *block, const struct py
   }
   for (ptrdiff_t r = 0; keys->starts && r < rows; r++) { /* after own keys come zeros that leave a sum as it is */
     for (ptrdiff_t j = own_first(keys, r + 1) - own_first(keys, r); j < count; j++) {
-      *weight_at(state, j, r) = (real)-0.0;
+      *weight_at(state, j, r, 1) = (real)-0.0;
     }
   }
   real sums[LANES];
@@ -277,7 +252,7 @@ static void softmax_rows(const struct pyattn_query_block *block, const struct py
   state->split.sum[0] = state->split.sum[0] * state->rescale[0] + sum;
   for (ptrdiff_t r = 0; GROUP == 2 && r < rows; r++) {
     const ptrdiff_t own = keys->starts ? own_first(keys, r + 1) - own_first(keys, r) : count;
-    if (own % 2 != 0) *weight_at(state, own, r) = 0;
+    if (own % 2 != 0) *weight_at(state, own, r, 1) = 0;
   }
   for (ptrdiff_t g = 0; GROUP == 2 && g < groups; g += 2) {
     for (ptrdiff_t r = 0; r < rows; r++) {
@@ -287,96 +262,16 @@ static void softmax_rows(const struct pyattn_query_block *block, const struct py
   }
 }
 
-INLINE void prefetch_lines(const char *p, int bytes) {
-  UNROLL for (int line = 0; line < bytes; line += 64) prefetch_near(p + line);
-}
-
-/* Part of the weighted sums: `rows` rows from first_row on, `vectors` of features from feature d on, which are whole
- * and contiguous if there are several. */
-INLINE void accumulate_part(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                            ptrdiff_t count, ptrdiff_t ahead, int masked, ptrdiff_t d, ptrdiff_t first_row, int rows,
-                            int vectors) {
-  const struct pyattn_attention *call = block->call;
-  const struct pyattn_array *array = &call->operands[PYATTN_VALUE];
-  struct attention_state *state = state_of(block);
-  const ptrdiff_t value_row = array->row, step = array->column;
-  const ptrdiff_t column = d * step;
-  const int narrow = NARROW_PASSES && vectors < VALUE_VECTORS, second = narrow && d / LANES % VALUE_VECTORS != 0;
-  const int for_second = narrow && call->value_width - d >= 2 * vectors * LANES;
-  vec acc[MORE_ROWS][VALUE_VECTORS];
-  UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
-  for (ptrdiff_t j = 0; j < count; j += GROUP) {
-    const ptrdiff_t number = key_index(keys, first + j);
-    const char *low = keys->value + number * value_row + column, *high = NULL;
-    if (GROUP == 2 && j + 1 < count) high = keys->value + key_index(keys, first + j + 1) * value_row + column;
-    vec x[VALUE_VECTORS];
-    if (vectors > 1) {
-      UNROLL for (int n = 0; n < vectors; n += GROUP) join_rows_wide(low, high, n * LANES * KEY_BYTES, x + n);
-      for (int i = 0; i < GROUP && ahead > 0 && !second; i++) {
-        const char *next = keys->starts ? own_key(call, keys, first + j + i + ahead) : low + (ahead + i) * value_row;
-        prefetch_lines(next, vectors * LANES * KEY_BYTES);
-        if (for_second) prefetch_lines(next + vectors * LANES * KEY_BYTES, vectors * LANES * KEY_BYTES);
-      }
-    } else {
-      x[0] = join_rows(low, high, step, call->value_width - d);
-    }
-    UNROLL for (int r = 0; r < rows; r++) {
-      const vec weight = splat(*weight_at(state, j / GROUP, first_row + r));
-      UNROLL for (int n = 0; n < vectors; n++) {
-        const vec value = masked ? (vec)((ivec)x[n] & (ivec)live_groups(weight)) : x[n];
-        acc[r][n] = multiply_add(value, weight, acc[r][n]);
-      }
-    }
-  }
-  UNROLL for (int r = 0; r < rows; r++) {
-    vec *o = state->split.o + (first_row + r) * value_vectors(call) + d / LANES;
-    const vec rescale = splat(state->rescale[0][first_row + r]);
-    UNROLL for (int n = 0; n < vectors; n++) o[n] = o[n] * rescale + acc[r][n];
-  }
-}
-
-/* Rows whose values are added together; ahead: of values or keys that are prefetched. */
-struct value_rows {
-  ptrdiff_t first_row, rows, ahead;
-};
-
-/* As many features from d on as fill so many vectors, time and again; returns where the rest begins. */
-INLINE ptrdiff_t accumulate_vectors(const struct pyattn_query_block *block, const struct pyattn_keys *keys,
-                                    ptrdiff_t first, ptrdiff_t count, struct value_rows of, int masked, ptrdiff_t d,
-                                    int vectors) {
-  for (; block->call->value_width - d >= (vectors > 1 ? vectors * LANES : 1); d += vectors * LANES) {
-    if (vectors == VALUE_VECTORS || !NARROW_PASSES) {
-      FOR_ROWS_AT_ONCE(
-          of.rows, FEW_ROWS,
-          accumulate_part(block, keys, first, count, r > 0 ? 0 : of.ahead, masked, d, of.first_row + r, ROWS, vectors))
-    } else {
-      FOR_ROWS_AT_ONCE(
-          of.rows, MORE_ROWS,
-          accumulate_part(block, keys, first, count, r > 0 ? 0 : of.ahead, masked, d, of.first_row + r, ROWS, vectors))
-    }
-  }
-  return d;
-}
-
-INLINE void accumulate_rows(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                            ptrdiff_t count, struct value_rows of, int masked) {
-  ptrdiff_t d = 0;
-  if (block->call->operands[PYATTN_VALUE].column == KEY_BYTES) {
-    if (of.rows <= FEW_ROWS || !NARROW_PASSES)
-      d = accumulate_vectors(block, keys, first, count, of, masked, d, VALUE_VECTORS);
-    d = accumulate_vectors(block, keys, first, count, of, masked, d, VALUE_VECTORS / 2);
-  }
-  accumulate_vectors(block, keys, first, count, of, masked, d, 1);
-}
-
 static void update_own_keys(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t count) {
   score_own_keys(block, keys, count);
   softmax_rows(block, keys, count, 0);
   for (ptrdiff_t r = 0; r < block->rows; r++) {
     const ptrdiff_t first = own_first(keys, r), own = own_first(keys, r + 1) - first;
-    const struct value_rows of = {r, 1, own_first(keys, block->rows)}; /* keys of the next block are prefetched */
+    struct value_part part = {.first = first, .count = own, .to = own, .first_row = r, .rows = 1, .along_keys = 1};
+    part.ahead = own_first(keys, block->rows); /* keys of the next block */
+    part.gathered = 1;
     if (KEY_BYTES == 1 && own > 0) scale_groups(block, keys, first, own, r, 1);
-    if (own > 0) accumulate_rows(block, keys, first, own, of, 0);
+    if (own > 0) accumulate_rows(block, keys, part);
   }
 }
 
@@ -398,10 +293,12 @@ static void decode_update(const struct pyattn_query_block *block, struct pyattn_
   }
   softmax_rows(block, keys, count, masked);
   if (KEY_BYTES == 1) scale_groups(block, keys, first, count, 0, block->rows);
-  const ptrdiff_t ahead = KEY_BYTES == 1 ? int8_ahead(block->call->value_width) : ROWS_AHEAD;
-  const struct value_rows of = {0, block->rows, keys->index ? 0 : ahead};
-  if (masked && KEY_BYTES > 1)
-    accumulate_rows(block, keys, first, count, of, 1);
-  else
-    accumulate_rows(block, keys, first, count, of, 0);
+  accumulate_all(block, keys, first, count, masked, 1);
+}
+
+/* Of rows that one vector holds: weights are those of prefill. */
+static void mixed_update(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first,
+                         ptrdiff_t count) {
+  const int masked = prefill_weights(block, keys, &first, &count);
+  if (count > 0) accumulate_all(block, keys, first, count, masked, 0);
 }

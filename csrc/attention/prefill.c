@@ -23,14 +23,17 @@
 #include "../gemm.h"
 #include "options.h"
 
-enum { KEYS_AHEAD = 16 }; /* values are prefetched that many keys before they are added */
+enum {
+  KEYS_AHEAD = 16,               /* values are prefetched that many keys before they are added */
+  TALL_ROWS = TILE_ROWS * 3 / 2, /* of a tile of scores of a lone vector: more chains of sums, fewer loads */
+};
 
 /* Keys and values of 16 or 8 bits are converted once for all blocks of a task to what tiles read: float32, or
  * dot-product groups of bfloat16. Those of float32 and float64 are read in place; decode reads all as they lie. */
 KERNEL ptrdiff_t load_bytes(const struct pyattn_attention *call) {
-  if (KEY_BYTES == sizeof(real) || call->path->by_row) return 0;
+  if (KEY_BYTES == sizeof(real) || call->path->along_keys) return 0;
   const ptrdiff_t keys = round_up(call->width, LANES * GROUP), values = round_up(call->value_width, LANES);
-  return (keys / GROUP + values / GROUP) * PYATTN_KEY_BLOCK * (ptrdiff_t)sizeof(real);
+  return (keys + (call->path->by_row ? 0 : values)) / GROUP * PYATTN_KEY_BLOCK * (ptrdiff_t)sizeof(real);
 }
 
 /* Rows of keys to [key][group of features], or of values, joined, to [group of keys][feature]: alike for groups of one.
@@ -63,7 +66,7 @@ INLINE struct pyattn_array from_key(const struct pyattn_attention *call, int whi
 }
 
 KERNEL void load_range(const struct pyattn_attention *call, struct pyattn_keys *keys, char *scratch) {
-  if (call->path->by_row) return;
+  if (call->path->along_keys) return;
   const int in_place = KEY_BYTES == sizeof(real);
   const struct pyattn_array key = from_key(call, PYATTN_KEY, keys->key, keys->first);
   const struct pyattn_array value = from_key(call, PYATTN_VALUE, keys->value, keys->first);
@@ -77,7 +80,7 @@ KERNEL void load_range(const struct pyattn_attention *call, struct pyattn_keys *
     keys->tile_key = (struct pyattn_array){scratch, row, sizeof(real), 0};
     scratch += row * PYATTN_KEY_BLOCK;
   }
-  if (!in_place && value.data) {
+  if (!in_place && value.data && !call->path->by_row) {
     const ptrdiff_t row = round_up(call->value_width, LANES) * (ptrdiff_t)sizeof(real);
     load_rows(value, 1, call->value_width, keys->count, (real *)scratch, 1);
     keys->tile_value = (struct pyattn_array){scratch, row, sizeof(real), 0};
@@ -143,7 +146,8 @@ static int prepare_joined(const struct pyattn_query_block *block, const struct p
 }
 
 /* p = scores, joined with what lies there or in seen; raises max to the largest, while they are in registers. */
-INLINE void join_scores(const tile scores, vec *p, const uint8_t *seen, int rows, int vectors, int join, vec *max) {
+INLINE void join_scores(vec (*scores)[TILE_VECTORS], vec *p, const uint8_t *seen, int rows, int vectors, int join,
+                        vec *max) {
   UNROLL for (int n = 0; n < vectors; n++) {
     vec most = max[n];
     UNROLL for (int r = 0; r < rows; r++) {
@@ -160,9 +164,10 @@ INLINE void join_scores(const tile scores, vec *p, const uint8_t *seen, int rows
 
 INLINE void score_tile(struct tile_a key, const vec *q, ptrdiff_t steps, vec *p, const uint8_t *seen, int rows,
                        int vectors, int join, vec *max) {
-  tile acc;
+  vec acc[TALL_ROWS][TILE_VECTORS];
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
   const struct tile_b b = {(const char *)q, PLAIN_FORMAT, ATTENTION_UNROLL, 0};
+  if (rows > TILE_ROWS) key.step = sizeof(real); /* a constant, which spares registers for addresses */
   tile_multiply(acc, rows, vectors, key, b, steps);
   switch (join) {
     case JOIN_NOTHING: join_scores(acc, p, seen, rows, vectors, JOIN_NOTHING, max); break;
@@ -186,14 +191,15 @@ INLINE void score(const struct pyattn_query_block *block, const struct pyattn_ke
     const vec *q = queries_from(block, d);
     const int here = d > 0 ? JOIN_ADDENDS : join; /* the sums before */
     UNROLL for (int n = 0; n < vectors; n++) state->range_max[n] = splat(-INFINITY);
-    ptrdiff_t rows;
-    for (ptrdiff_t j = 0; j < count; j += rows) {
+    for (ptrdiff_t j = 0, rows; j < count; j += rows) {
+      rows = vectors == 1 && step == sizeof(real) && count - j >= TALL_ROWS ? TALL_ROWS : next_rows(count - j);
       const char *source = keys->tile_key.data + (offset + j) * row + d / GROUP * step;
-      const struct tile_a key = {source, row, step, source + TILE_ROWS * row, TILE_ROWS * step};
+      const struct tile_a key = {source, row, step, source + rows * row, rows * step};
       const uint8_t *bytes_of_keys = seen + j * ROWS_OF_BYTES;
       vec *p = state->p + j * vectors, *max = state->range_max;
-      rows = next_rows(count - j);
-      if (rows == TILE_ROWS)
+      if (vectors == 1 && rows == TALL_ROWS)
+        score_tile(key, q, steps, p, bytes_of_keys, TALL_ROWS, vectors, here, max);
+      else if (rows == TILE_ROWS)
         score_tile(key, q, steps, p, bytes_of_keys, TILE_ROWS, vectors, here, max);
       else
         WITH_CONSTANT(ROWS, rows, TILE_ROWS - 1, score_tile(key, q, steps, p, bytes_of_keys, ROWS, vectors, here, max))
@@ -344,11 +350,8 @@ static int all_finite(const struct pyattn_attention *call, struct pyattn_keys *k
   return keys->finite;
 }
 
-INLINE void update(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first, ptrdiff_t count,
-                   int vectors) {
+INLINE void weigh(const struct pyattn_query_block *block, ptrdiff_t count, int masked, int vectors) {
   struct attention_state *state = state_of(block);
-  const int masked = prefill_logits(block, keys, &first, &count);
-  if (count <= 0) return;
   if (state->exponential == EXP_BASE_2 && !masked)
     softmax(state, count, vectors, 0, EXP_BASE_2);
   else if (state->exponential == EXP_BASE_2)
@@ -357,18 +360,27 @@ INLINE void update(const struct pyattn_query_block *block, struct pyattn_keys *k
     softmax(state, count, vectors, masked, EXP_FUSED);
   else
     softmax(state, count, vectors, masked, EXP_SUBTRACT_FIRST);
-  if (block->call->value_width == 0) return;
-  if (KEY_BYTES == 1) scale_weights(block, keys, first, count);
+}
+
+/* The weights of keys first ... first + count, which it may narrow; returns whether some are masked. */
+KERNEL int prefill_weights(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t *first,
+                           ptrdiff_t *count) {
+  const int masked = prefill_logits(block, keys, first, count);
+  if (*count <= 0) return 0;
+  WITH_CONSTANT(VECTORS, block->vectors, TILE_VECTORS, weigh(block, *count, masked, VECTORS))
+  if (KEY_BYTES == 1 && block->call->value_width > 0) scale_weights(block, keys, *first, *count);
+  return masked;
+}
+
+KERNEL void prefill_update(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first,
+                           ptrdiff_t count) {
+  const int masked = prefill_weights(block, keys, &first, &count);
+  if (count <= 0 || block->call->value_width == 0) return;
   const ptrdiff_t steps = (count + GROUP - 1) / GROUP;
   const char *value = keys->tile_value.data + (first - keys->first) / GROUP * keys->tile_value.row;
   if (masked && !all_finite(block->call, keys))
     accumulate_live(block, keys, value, steps);
   else
-    accumulate(block, keys, value, steps, vectors);
+    WITH_CONSTANT(VECTORS, block->vectors, TILE_VECTORS, accumulate(block, keys, value, steps, VECTORS))
   state_of(block)->split.empty = 0;
-}
-
-KERNEL void prefill_update(const struct pyattn_query_block *block, struct pyattn_keys *keys, ptrdiff_t first,
-                           ptrdiff_t count) {
-  WITH_CONSTANT(VECTORS, block->vectors, TILE_VECTORS, update(block, keys, first, count, VECTORS))
 }

@@ -40,7 +40,8 @@ cdef double operations(const Call *call) noexcept nogil:
 cdef Py_ssize_t choose_path(Call *call) noexcept nogil:
     """Chooses prefill or decode, and how many query heads share a block; returns the most splits of a sequence's keys.
 
-    Decode reads each key once for at most PYATTN_DECODE_ROWS rows; a sparse mask gathers keys, which only it can.
+    Decode reads each key once for at most PYATTN_DECODE_ROWS rows; a sparse mask gathers keys, which only it can. Mixed
+    is faster than prefill where one vector holds all rows, but not for narrow values.
     """
     cdef Py_ssize_t i, most = 0, splits = 1, lanes = call.kernels.lanes
     cdef Py_ssize_t few = min(<Py_ssize_t> PYATTN_DECODE_ROWS, lanes)
@@ -52,7 +53,12 @@ cdef Py_ssize_t choose_path(Call *call) noexcept nogil:
         call.shared.path = &call.kernels.decode
     else:
         share_heads(call, lanes * call.kernels.tile_vectors // max(most, <Py_ssize_t> 1))
-        call.shared.path = &call.kernels.decode if call.pack * most <= few else &call.kernels.prefill
+        if call.pack * most <= few:
+            call.shared.path = &call.kernels.decode
+        elif call.pack * most <= lanes and call.shared.value_width >= 4 * lanes:
+            call.shared.path = &call.kernels.mixed
+        else:
+            call.shared.path = &call.kernels.prefill
     return splits
 
 

@@ -67,7 +67,7 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t ahead_step
 
     struct pyattn_attention_path:
-        int by_row
+        int along_keys, by_row
         Py_ssize_t (*state_bytes)(const pyattn_attention *, int vectors) noexcept nogil
         Py_ssize_t (*load_bytes)(const pyattn_attention *) noexcept nogil
         void (*load)(const pyattn_attention *, pyattn_keys *, char *scratch) noexcept nogil
@@ -80,7 +80,7 @@ cdef extern from "kernels.h" nogil:
 
     struct pyattn_kernels:
         int lanes, tile_rows, tile_vectors, real_bytes, group
-        pyattn_attention_path prefill, decode
+        pyattn_attention_path prefill, mixed, decode
         void (*round_row)(const char *features, Py_ssize_t width, char *rounded, float *scale) noexcept nogil
         void (*weights_begin)(const pyattn_query_block *) noexcept nogil
         void (*weights_update)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,
