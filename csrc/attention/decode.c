@@ -133,7 +133,7 @@ static void score_rows(const struct pyattn_query_block *block, const struct pyat
                        ptrdiff_t count) {
   const struct pyattn_attention *call = block->call;
   const ptrdiff_t row = call->operands[PYATTN_KEY].row;
-  const int streamed = LANES == ROWS_AHEAD && KEY_GROUPS == 1 && block->rows == 1 && !keys->index;
+  const int streamed = LANES == ROWS_AHEAD && KEY_GROUPS == 1 && !keys->index;
   const ptrdiff_t most = streamed ? 1 : SCORE_GROUPS; /* one alone leaves more of the cache to what is prefetched */
   const ptrdiff_t ahead = least(count, most * LANES > ROWS_AHEAD ? most * LANES : ROWS_AHEAD);
   for (ptrdiff_t j = 0; j < count; j += most * LANES) {
