@@ -22,8 +22,8 @@ cdef void share_heads(Call *call, Py_ssize_t pack) noexcept nogil:
     """Sets how many query heads of a key head stand in one block, and what follows from it."""
     cdef Py_ssize_t sharing = call.heads // call.key_heads
     cdef int axis
-    call.pack = max(<Py_ssize_t> 1, min(pack, sharing))
-    call.chunks = ceil_divide(sharing, call.pack)
+    call.chunks = ceil_divide(sharing, max(<Py_ssize_t> 1, min(pack, sharing)))
+    call.pack = ceil_divide(sharing, call.chunks)  # spread evenly: few rows are slower, each
     call.units = call.key_heads * call.chunks
     for axis in range(call.batch_axes):
         call.units *= call.batch_shape[axis]
