@@ -44,6 +44,7 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .tile_rows = TILE_ROWS,
     .tile_vectors = TILE_VECTORS,
     .real_bytes = sizeof(real),
+    .key_bytes = KEY_BYTES,
     .group = GROUP,
 #if ELEMENT != I8
     .prefill = PATH(0, 0, prefill_update, prefill_logits),

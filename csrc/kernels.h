@@ -17,7 +17,8 @@ enum {
   PYATTN_KEY_BLOCK = 128,    /* keys scored at a time: from a multiple of it, whichever of them a query may see */
   PYATTN_SPLIT = 1024,       /* keys whose weighted sum is complete in itself; splits are then added up in order */
   PYATTN_WIDTH_BLOCK = 1024, /* head width transposed at a time; the widest value a block accumulates */
-  PYATTN_DECODE_ROWS = 8,    /* query rows of a block that decode takes, at most, and no more than lanes */
+  PYATTN_DECODE_ROWS = 8,    /* query rows of a block that decode takes, at most, and no more than lanes; of those with
+                                keys of their own, as many as lanes */
   PYATTN_ALIGNMENT = 64,
 };
 
@@ -84,7 +85,6 @@ struct pyattn_keys {
   char *key, *value;             /* key 0; value may be NULL */
   char *key_scale, *value_scale; /* of key 0, where they are int8 */
   const int32_t *index;          /* NULL, or the true number of each key, ascending: keys are gathered (decode alone) */
-  ptrdiff_t known;               /* how many of them there are: those of the next queries follow */
   const int64_t *starts;         /* NULL, or where in index the keys of each row of the block begin, and the last end:
                                     rows with at most PYATTN_KEY_BLOCK keys each, all of which they see, no options */
   const char *index_bias;        /* NULL, or a bias of compute type for each element of index */
@@ -150,6 +150,7 @@ struct pyattn_kernels {
   int tile_rows;    /* rows of a linear_tile */
   int tile_vectors; /* vectors of queries in the largest block, and of output features in a panel */
   int real_bytes;   /* bytes of the compute type */
+  int key_bytes;    /* bytes of an element of keys and values */
   int group;        /* elements of a dot-product group: 2 of bfloat16, 4 of int8 where there are instructions for it */
 
   struct pyattn_attention_path prefill, mixed, decode;

@@ -24,6 +24,7 @@
  *   look_up(p, i)                of 32 reals at p, the one that the last 5 bits of a lane count
  *   choose_by_bytes(p, yes, no)  yes where the lane's byte of p is not 0
  *   transpose(x)                 x[i][j] <-> x[j][i] of LANES vectors
+ *   sum_rows(x)                  in lane i the sum of the lanes of x[i], by halves
  *   ZIP_BYTES(lo or hi, a, b)    bytes of a and b in turn, of one half of each 16 bytes
  *   WIDENS_FLOAT16               whether an instruction does the next line
  *   widen_float16(x)             float16 to float32

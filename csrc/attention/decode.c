@@ -11,9 +11,8 @@
  *     plain              no option, all rows see all keys                scores are logits as they stand
  *     with options       otherwise                                       p is transposed to [key] with rows along the
  *                                                                        lanes, for options.h, and back
- *     gathered keys      a sparse mask                                   rows of K and V by index, nothing prefetched
- *     own keys           a sparse mask, few keys a row, no option        each row has a list of its own; those of some
- *                                                                        rows are scored at a time
+ *     gathered keys      a sparse mask                                   rows of K and V by index; scores: gathered.h
+ *     own keys           a sparse mask, few keys a row, no option        each row has a list of its own
  *     masked             a logit is MASKED                               masked values count as 0: 0 * NaN is NaN
  *     int8 (KV8)         keys and values are int8                        scales multiply scores and, after their sum,
  *                                                                        weights; integers are finite, masked or not
@@ -31,8 +30,7 @@ enum {
   ROWS_A_LINE = STEP_BYTES >= 64 ? 1 : 64 / (STEP_BYTES * LANES < 64 ? 64 / LANES : STEP_BYTES),
   /* Groups of LANES keys are scored so many at a time, or one: chains of sums that fill each other's waits. */
   SCORE_GROUPS = KEY_BYTES == 1 ? 4 : 2,
-  MOST_GROUPS = 4, /* of rows with keys of their own, whose groups are few */
-  KEY_ROWS = 4,    /* rows of queries whose chains do so, too */
+  KEY_ROWS = 4, /* rows of queries whose chains do so, too */
 };
 
 /* Loads features of LANES keys and transposes them, so that keys run along the lanes; int8 lies four in a lane. */
@@ -63,12 +61,10 @@ INLINE void multiply_keys(vec *sums, int begin, const real *q, ptrdiff_t query_r
 
 /* Groups of LANES keys that are scored at a time. */
 struct key_groups {
-  const char *key[MOST_GROUPS * LANES];  /* their rows */
-  const char *next[MOST_GROUPS * LANES]; /* of rows with keys of their own: the rows to prefetch */
-  ptrdiff_t ahead;                       /* of others: how many bytes after theirs these lie; 0 if gathered */
-  real scale[MOST_GROUPS * LANES];       /* of int8 */
-  vec *p[MOST_GROUPS];                   /* scores of a group and the block's rows from first_row on */
-  ptrdiff_t first_row[MOST_GROUPS], rows;
+  const char *key[SCORE_GROUPS * LANES]; /* their rows */
+  ptrdiff_t ahead;                       /* how many bytes after theirs the rows to prefetch lie */
+  real scale[SCORE_GROUPS * LANES];      /* of int8 */
+  vec *p[SCORE_GROUPS];                  /* scores of a group and the block's rows */
   int groups;
 };
 
@@ -76,33 +72,29 @@ struct key_groups {
 #include "decode_int8.h"
 #else
 /* Prefetching is into the first-level cache and evenly over the arithmetic: the machine drops what comes in bursts. */
-INLINE void score_groups(const struct pyattn_query_block *block, const struct key_groups *keys, int own) {
+INLINE void score_groups(const struct pyattn_query_block *block, const struct key_groups *keys) {
   const struct pyattn_attention *call = block->call;
   const int groups = keys->groups;
-  const ptrdiff_t rows = keys->rows, step = call->operands[PYATTN_KEY].column, query_row = query_groups(call);
+  const ptrdiff_t rows = block->rows, step = call->operands[PYATTN_KEY].column, query_row = query_groups(call);
   for (ptrdiff_t d = 0; d == 0 || d < call->width; d += SUM_BLOCK) {
     const ptrdiff_t end = least(call->width, d + SUM_BLOCK);
     const real *q = query_rows_from(block, d);
-    vec acc[MOST_GROUPS][LANES];
+    vec acc[SCORE_GROUPS][LANES];
     if (end == 0) memset(acc, 0, sizeof acc);
     for (ptrdiff_t column = d; column < end; column += COLUMNS, q += LANES * KEY_GROUPS) {
       const ptrdiff_t columns = least(end - column, COLUMNS), offset = column * step;
       for (int group = 0; group < groups; group++) {
         vec x[LANES];
         load_keys_along_lanes(x, keys->key + group * LANES, offset, step, columns);
-        const char *const *next = (own ? keys->next : keys->key) + group * LANES;
-        const ptrdiff_t line = own ? offset : offset + keys->ahead, turn = column / COLUMNS % ROWS_A_LINE;
-        if (own || keys->ahead != 0) {
-          UNROLL for (int i = 0; i < LANES; i += ROWS_A_LINE) prefetch_near(next[i + turn] + line);
-        }
-        const real *query = q + keys->first_row[group] * query_row;
+        const ptrdiff_t line = offset + keys->ahead, turn = column / COLUMNS % ROWS_A_LINE;
+        UNROLL for (int i = 0; i < LANES; i += ROWS_A_LINE) prefetch_near(keys->key[group * LANES + i + turn] + line);
         if (KEY_GROUPS == 1 || columns == COLUMNS) {
           FOR_ROWS_AT_ONCE(rows, KEY_ROWS,
-                           multiply_keys(acc[group] + r, column == d, query + r * query_row, query_row, x, ROWS, LANES))
+                           multiply_keys(acc[group] + r, column == d, q + r * query_row, query_row, x, ROWS, LANES))
         } else {
           const int lanes = (int)(columns + KEY_GROUPS - 1) / KEY_GROUPS;
           FOR_ROWS_AT_ONCE(rows, KEY_ROWS,
-                           multiply_keys(acc[group] + r, column == d, query + r * query_row, query_row, x, ROWS, lanes))
+                           multiply_keys(acc[group] + r, column == d, q + r * query_row, query_row, x, ROWS, lanes))
         }
       }
     }
@@ -114,6 +106,8 @@ INLINE void score_groups(const struct pyattn_query_block *block, const struct ke
 }
 
 #endif
+
+#include "gathered.h"
 
 /* Weights of int8 values times their scales, of some rows. */
 static void scale_groups(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
@@ -132,64 +126,26 @@ static void scale_groups(const struct pyattn_query_block *block, const struct py
 static void score_rows(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                        ptrdiff_t count) {
   const struct pyattn_attention *call = block->call;
+  if (keys->index) {
+    score_gathered(block, keys, first, count, 0, block->rows);
+    return;
+  }
   const ptrdiff_t row = call->operands[PYATTN_KEY].row;
-  const int streamed = LANES == ROWS_AHEAD && KEY_GROUPS == 1 && !keys->index;
+  const int streamed = LANES == ROWS_AHEAD && KEY_GROUPS == 1;
   const ptrdiff_t most = streamed ? 1 : SCORE_GROUPS; /* one alone leaves more of the cache to what is prefetched */
   const ptrdiff_t ahead = least(count, most * LANES > ROWS_AHEAD ? most * LANES : ROWS_AHEAD);
   for (ptrdiff_t j = 0; j < count; j += most * LANES) {
     struct key_groups now;
-    now.ahead = keys->index ? 0 : (KEY_BYTES == 1 ? int8_ahead(call->width) : ahead) * row;
-    now.rows = block->rows;
+    now.ahead = (KEY_BYTES == 1 ? int8_ahead(call->width) : ahead) * row;
     now.groups = (int)least((count - j + LANES - 1) / LANES, most);
     if (KEY_BYTES == 1 && now.groups > 1) now.groups = SCORE_GROUPS;
-    for (int group = 0; group < now.groups; group++) {
-      now.p[group] = state_of(block)->p + j + group * LANES;
-      now.first_row[group] = 0;
-    }
-    for (int i = 0; i < now.groups * LANES; i++) {
-      const ptrdiff_t place = least(j + i, count - 1), number = key_index(keys, first + place);
-      now.key[i] = keys->key + number * row;
-    }
+    for (int group = 0; group < now.groups; group++) now.p[group] = state_of(block)->p + j + group * LANES;
+    for (int i = 0; i < now.groups * LANES; i++) now.key[i] = keys->key + (first + least(j + i, count - 1)) * row;
     if (KEY_BYTES == 1) {
       load_scales(now.scale, call, keys, PYATTN_KEY_SCALES, first + j, least(count - j, SCORE_GROUPS * LANES));
     }
-    score_groups(block, &now, 0);
+    score_groups(block, &now);
   }
-}
-
-/* The same of rows with keys of their own, at most `count`: groups of several rows at a time. */
-static void score_own_keys(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t count) {
-  const struct pyattn_attention *call = block->call;
-  struct key_groups now;
-  now.groups = 0;
-  now.rows = 1;
-  for (ptrdiff_t r = 0; r < block->rows; r++) {
-    const ptrdiff_t first = own_first(keys, r), own = own_first(keys, r + 1) - first;
-    for (ptrdiff_t j = 0; j < count; j += LANES) {
-      vec *p = state_of(block)->p + j + r;
-      if (j >= own) {
-        *p = splat(-INFINITY);
-        continue;
-      }
-      for (int i = 0; i < LANES; i++) {
-        const ptrdiff_t number = keys->index[first + least(j + i, own - 1)];
-        now.key[now.groups * LANES + i] = keys->key + number * call->operands[PYATTN_KEY].row;
-        now.next[now.groups * LANES + i] =
-            keys->value ? keys->value + number * call->operands[PYATTN_VALUE].row : keys->key;
-        if (KEY_BYTES == 1) {
-          now.scale[now.groups * LANES + i] =
-              load_real(keys->key_scale + number * call->operands[PYATTN_KEY_SCALES].row);
-        }
-      }
-      now.p[now.groups] = p;
-      now.first_row[now.groups++] = r;
-      if (now.groups == MOST_GROUPS) {
-        score_groups(block, &now, 1);
-        now.groups = 0;
-      }
-    }
-  }
-  if (now.groups > 0) score_groups(block, &now, 1);
 }
 
 /* p[group of LANES keys][row] with keys along the lanes, to [key] with rows along them, or back. */
@@ -212,6 +168,14 @@ static int decode_logits(const struct pyattn_query_block *block, const struct py
   return apply_options(block, keys, *first, *count, hides);
 }
 
+/* The largest lane of each row, none of them NaN. */
+INLINE vec max_rows(vec x[LANES]) {
+  transpose(x);
+  vec most = x[0];
+  UNROLL for (int i = 1; i < LANES; i++) most = vmax(x[i], most);
+  return most;
+}
+
 /* The sums of `rows` rows' weights: chains that wait for each other's additions but not for those of other rows. */
 INLINE void sum_weights(struct attention_state *state, ptrdiff_t first_row, ptrdiff_t count, int rows, real *sums) {
   real sum[MORE_ROWS];
@@ -228,12 +192,12 @@ static void softmax_rows(const struct pyattn_query_block *block, const struct py
   struct attention_state *state = state_of(block);
   const ptrdiff_t groups = (count + LANES - 1) / LANES, rows = block->rows;
   const int exponential = state->exponential;
-  vec *p = state->p, range_max = splat(-INFINITY), sum = NOTHING;
+  vec *p = state->p, sum = NOTHING, most[LANES];
+  UNROLL for (int i = 0; i < LANES; i++) most[i] = splat(-INFINITY);
   for (ptrdiff_t r = 0; r < rows; r++) {
-    vec most = splat(-INFINITY);
-    for (ptrdiff_t g = 0; g < groups; g++) most = vmax(p[g * LANES + r], most);
-    range_max[r] = max_lanes(most);
+    for (ptrdiff_t g = 0; g < groups; g++) most[r] = vmax(p[g * LANES + r], most[r]);
   }
+  const vec range_max = max_rows(most);
   const vec max = raise_max(state, 0, range_max), base = max * state->to_log2;
   for (ptrdiff_t r = 0; r < rows; r++) {
     const vec row_max = splat(max[r]), row_base = splat(base[r]);
@@ -241,17 +205,16 @@ static void softmax_rows(const struct pyattn_query_block *block, const struct py
       p[g * LANES + r] = weight_of(p[g * LANES + r], row_max, row_base, state->to_log2, masked, exponential);
     }
   }
-  for (ptrdiff_t r = 0; keys->starts && r < rows; r++) { /* after own keys come zeros that leave a sum as it is */
-    for (ptrdiff_t j = own_first(keys, r + 1) - own_first(keys, r); j < count; j++) {
-      *weight_at(state, j, r, 1) = (real)-0.0;
-    }
+  if (keys->index) {
+    sum = sum_gathered(state, keys, count, rows);
+  } else {
+    real sums[LANES];
+    FOR_ROWS_AT_ONCE(rows, MORE_ROWS, sum_weights(state, r, count, ROWS, sums + r))
+    for (ptrdiff_t r = 0; r < rows; r++) sum[r] = sums[r];
   }
-  real sums[LANES];
-  FOR_ROWS_AT_ONCE(rows, MORE_ROWS, sum_weights(state, r, count, ROWS, sums + r))
-  for (ptrdiff_t r = 0; r < rows; r++) sum[r] = sums[r];
   state->split.sum[0] = state->split.sum[0] * state->rescale[0] + sum;
   for (ptrdiff_t r = 0; GROUP == 2 && r < rows; r++) {
-    const ptrdiff_t own = keys->starts ? own_first(keys, r + 1) - own_first(keys, r) : count;
+    const ptrdiff_t own = own_count(keys, r, count);
     if (own % 2 != 0) *weight_at(state, own, r, 1) = 0;
   }
   for (ptrdiff_t g = 0; GROUP == 2 && g < groups; g += 2) {
@@ -262,16 +225,25 @@ static void softmax_rows(const struct pyattn_query_block *block, const struct py
   }
 }
 
+/* Row r of the output, and of the next queries, which lie apart from all that was touched so far. */
+INLINE void expect_row(const struct pyattn_query_block *block, ptrdiff_t r) {
+  const struct pyattn_attention *call = block->call;
+  const struct pyattn_array query = operand(block, PYATTN_QUERY), out = operand(block, PYATTN_OUT);
+  const char *next = query.data + (block->rows + r) * query.row, *written = out.data + r * out.row;
+  for (ptrdiff_t line = 0; line < call->width * ELEMENT_BYTES; line += 64) prefetch_near(next + line);
+  for (ptrdiff_t line = 0; line < call->value_width * ELEMENT_BYTES; line += 64) {
+    __builtin_prefetch(written + line, 1, 3);
+  }
+}
+
 static void update_own_keys(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t count) {
   score_own_keys(block, keys, count);
   softmax_rows(block, keys, count, 0);
   for (ptrdiff_t r = 0; r < block->rows; r++) {
-    const ptrdiff_t first = own_first(keys, r), own = own_first(keys, r + 1) - first;
-    struct value_part part = {.first = first, .count = own, .to = own, .first_row = r, .rows = 1, .along_keys = 1};
-    part.ahead = own_first(keys, block->rows); /* keys of the next block */
-    part.gathered = 1;
+    const ptrdiff_t first = own_first(keys, r), own = own_count(keys, r, count);
     if (KEY_BYTES == 1 && own > 0) scale_groups(block, keys, first, own, r, 1);
-    if (own > 0) accumulate_rows(block, keys, part);
+    expect_row(block, r);
+    if (own > 0) accumulate_gathered(block, keys, first, own, r, 0);
   }
 }
 
@@ -293,7 +265,10 @@ static void decode_update(const struct pyattn_query_block *block, struct pyattn_
   }
   softmax_rows(block, keys, count, masked);
   if (KEY_BYTES == 1) scale_groups(block, keys, first, count, 0, block->rows);
-  accumulate_all(block, keys, first, count, masked, 1);
+  if (keys->index && block->rows == 1)
+    accumulate_gathered(block, keys, first, count, 0, masked && KEY_BYTES > 1);
+  else
+    accumulate_all(block, keys, first, count, masked, 1);
 }
 
 /* Of rows that one vector holds: weights are those of prefill. */

@@ -23,15 +23,13 @@ INLINE void multiply_int8(vec sums[SCORE_GROUPS][LANES], const real *q, ptrdiff_
   UNROLL for (int g = 0; g < groups; g++) { UNROLL for (int r = 0; r < rows; r++) sums[g][first_row + r] = sum[g][r]; }
 }
 
-/* Of groups from one on, which have the same rows. */
-INLINE void score_int8(const struct pyattn_query_block *block, const struct key_groups *keys, int own, int from,
-                       int groups) {
+INLINE void score_int8(const struct pyattn_query_block *block, const struct key_groups *keys, int groups) {
   const struct pyattn_attention *call = block->call;
-  const ptrdiff_t rows = keys->rows, step = call->operands[PYATTN_KEY].column, query_row = query_groups(call);
+  const ptrdiff_t rows = block->rows, step = call->operands[PYATTN_KEY].column, query_row = query_groups(call);
   vec total[SCORE_GROUPS][LANES];
   for (ptrdiff_t d = 0; d == 0 || d < call->width; d += SUM_BLOCK) {
     const ptrdiff_t end = least(call->width, d + SUM_BLOCK);
-    const real *q = query_rows_from(block, d) + keys->first_row[from] * query_row;
+    const real *q = query_rows_from(block, d);
     vec sums[SCORE_GROUPS][LANES], x[SCORE_GROUPS][LANES];
     for (int g = 0; g < groups; g++) {
       for (ptrdiff_t r = 0; r < rows; r++) sums[g][r] = (vec){0};
@@ -40,12 +38,10 @@ INLINE void score_int8(const struct pyattn_query_block *block, const struct key_
       const ptrdiff_t columns = least(end - column, COLUMNS), offset = column * step;
       const int lanes = (int)(columns + KEY_GROUPS - 1) / KEY_GROUPS;
       UNROLL for (int g = 0; g < groups; g++) {
-        load_keys_along_lanes(x[g], keys->key + (from + g) * LANES, offset, step, columns);
-        const char *const *next = (own ? keys->next : keys->key) + (from + g) * LANES;
-        const ptrdiff_t line = own ? offset : offset + keys->ahead, turn = column / COLUMNS % ROWS_A_LINE;
-        if (own || keys->ahead != 0) {
-          UNROLL for (int i = 0; i < LANES; i += ROWS_A_LINE) prefetch_near(next[i + turn] + line);
-        }
+        load_keys_along_lanes(x[g], keys->key + g * LANES, offset, step, columns);
+        const char *const *row = keys->key + g * LANES;
+        const ptrdiff_t line = offset + keys->ahead, turn = column / COLUMNS % ROWS_A_LINE;
+        UNROLL for (int i = 0; i < LANES; i += ROWS_A_LINE) prefetch_near(row[i + turn] + line);
       }
       FOR_ROWS_AT_ONCE(rows, KEY_ROWS, multiply_int8(sums, q, query_row, x, r, groups, ROWS, lanes))
     }
@@ -54,15 +50,15 @@ INLINE void score_int8(const struct pyattn_query_block *block, const struct key_
     }
   }
   for (int g = 0; g < groups; g++) {
-    const vec scale = load(keys->scale + (from + g) * LANES);
-    for (ptrdiff_t r = 0; r < rows; r++) keys->p[from + g][r] = total[g][r] * scale;
+    const vec scale = load(keys->scale + g * LANES);
+    for (ptrdiff_t r = 0; r < rows; r++) keys->p[g][r] = total[g][r] * scale;
   }
 }
 
-/* Scores of SCORE_GROUPS groups of keys for the same rows, or of any for rows of their own. */
-INLINE void score_groups(const struct pyattn_query_block *block, const struct key_groups *keys, int own) {
-  if (own || keys->groups == 1)
-    for (int group = 0; group < keys->groups; group++) score_int8(block, keys, own, group, 1);
+/* Scores of SCORE_GROUPS groups of keys, or of one. */
+INLINE void score_groups(const struct pyattn_query_block *block, const struct key_groups *keys) {
+  if (keys->groups == 1)
+    score_int8(block, keys, 1);
   else
-    score_int8(block, keys, 0, 0, SCORE_GROUPS);
+    score_int8(block, keys, SCORE_GROUPS);
 }

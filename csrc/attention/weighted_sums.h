@@ -29,13 +29,6 @@ enum {
 /* Of int8, 8 KB of rows are prefetched before they are read: how many those are. */
 INLINE ptrdiff_t int8_ahead(ptrdiff_t width) { return 8192 / round_up(width > 0 ? width : 1, 64); }
 
-/* Where in index the own keys of row r begin. */
-INLINE ptrdiff_t own_first(const struct pyattn_keys *keys, ptrdiff_t r) { return keys->starts[r] - keys->starts[0]; }
-
-INLINE const char *own_key(const struct pyattn_attention *call, const struct pyattn_keys *keys, ptrdiff_t j) {
-  return j < keys->known ? keys->key + keys->index[j] * call->operands[PYATTN_KEY].row : keys->key;
-}
-
 /* along_keys: of decode; else of prefill, which has rows along the lanes. */
 INLINE real *weight_at(struct attention_state *state, ptrdiff_t j, ptrdiff_t r, int along_keys) {
   if (!along_keys) return (real *)(state->p + j) + r;
@@ -50,7 +43,7 @@ INLINE void prefetch_lines(const char *p, int bytes) {
 struct value_part {
   ptrdiff_t first, count, from, to; /* the range begins at key first */
   ptrdiff_t first_row, rows, d;
-  ptrdiff_t ahead;            /* 0, or how many later values, or keys where rows have their own, are prefetched */
+  ptrdiff_t ahead;            /* 0, or how many later values are prefetched */
   ptrdiff_t back, begin, end; /* of them: so far before d, these bytes */
   vec (*sums)[VALUE_VECTORS]; /* of all rows, from one part of the keys to the next */
   int along_keys;             /* whether weights lie as decode's */
@@ -81,7 +74,6 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
       UNROLL for (int n = 0; n < vectors; n += GROUP) join_rows_wide(low, high, n * LANES * KEY_BYTES, x + n);
       for (int i = 0; i < GROUP && part.ahead > 0; i++) {
         const char *next = low - part.back + (part.ahead + i) * value_row;
-        if (part.gathered && keys->starts) next = own_key(call, keys, part.first + j + i + part.ahead);
         if (vectors == VALUE_VECTORS || !NARROW_PARTS)
           prefetch_lines(next, vectors * LANES * KEY_BYTES);
         else

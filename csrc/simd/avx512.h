@@ -60,6 +60,17 @@ INLINE void transpose(vec x[16]) {
     x[i + 4] = QUARTERS(0x88, c, d), x[i + 12] = QUARTERS(0xdd, c, d);
   }
 }
+
+#define sum_rows sum_rows
+INLINE vec sum_rows(const vec x[16]) {
+  vec y[8], z[4];
+  UNROLL for (int i = 0; i < 8; i++) y[i] = ZIP_1(lo, x[2 * i], x[2 * i + 1]) + ZIP_1(hi, x[2 * i], x[2 * i + 1]);
+  UNROLL for (int i = 0; i < 4; i++) z[i] = ZIP_2(lo, y[2 * i], y[2 * i + 1]) + ZIP_2(hi, y[2 * i], y[2 * i + 1]);
+  UNROLL for (int i = 0; i < 2; i++) { /* z[i]: in each quarter rows 4 i ... 4 i + 3 */
+    y[i] = QUARTERS(0x88, z[2 * i], z[2 * i + 1]) + QUARTERS(0xdd, z[2 * i], z[2 * i + 1]);
+  }
+  return QUARTERS(0x88, y[0], y[1]) + QUARTERS(0xdd, y[0], y[1]);
+}
 #endif
 
 #define widen_float16(x) ((vec)_mm512_cvtph_ps((__m256i)(x)))

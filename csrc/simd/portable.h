@@ -72,18 +72,18 @@ INLINE vec choose_by_bytes(const uint8_t *p, vec yes, vec no) {
 #define SHUFFLE(type, a, b, ...) __builtin_shuffle(a, b, (type){__VA_ARGS__})
 #endif
 
-#ifndef transpose
 #if VECTOR_BYTES * 8 / REAL_BITS == 8
 #define ZIP_LOW(a, b) SHUFFLE(ivec, a, b, 0, 8, 1, 9, 2, 10, 3, 11)
 #define ZIP_HIGH(a, b) SHUFFLE(ivec, a, b, 4, 12, 5, 13, 6, 14, 7, 15)
 #elif VECTOR_BYTES * 8 / REAL_BITS == 4
 #define ZIP_LOW(a, b) SHUFFLE(ivec, a, b, 0, 4, 1, 5)
 #define ZIP_HIGH(a, b) SHUFFLE(ivec, a, b, 2, 6, 3, 7)
-#else
+#elif VECTOR_BYTES * 8 / REAL_BITS == 2
 #define ZIP_LOW(a, b) SHUFFLE(ivec, a, b, 0, 2)
 #define ZIP_HIGH(a, b) SHUFFLE(ivec, a, b, 1, 3)
 #endif
 
+#ifndef transpose
 /* Each of the log2(LANES) passes zips the upper half of the rows into the lower half. */
 INLINE void transpose(vec x[LANES]) {
   UNROLL for (int pass = 1; pass < LANES; pass *= 2) {
@@ -94,6 +94,18 @@ INLINE void transpose(vec x[LANES]) {
     }
     UNROLL for (int i = 0; i < LANES; i++) x[i] = y[i];
   }
+}
+#endif
+
+#ifndef sum_rows
+/* Each pass zips half of the rows into the other half, and adds the halves of what comes out. */
+INLINE vec sum_rows(const vec x[LANES]) {
+  vec y[LANES];
+  UNROLL for (int i = 0; i < LANES; i++) y[i] = x[i];
+  UNROLL for (int rows = LANES / 2; rows > 0; rows /= 2) {
+    UNROLL for (int i = 0; i < rows; i++) { y[i] = ZIP_LOW(y[i], y[i + rows]) + ZIP_HIGH(y[i], y[i + rows]); }
+  }
+  return y[0];
 }
 #endif
 

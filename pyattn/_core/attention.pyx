@@ -8,12 +8,12 @@ from libc.stdlib cimport free, malloc
 
 from pyattn._core.runtime cimport Watch, begin_call, begin_watch, end_call, no_scratch, raise_error, run, stopped
 from pyattn._core.kernels cimport (
-    PYATTN_ALIGNMENT, PYATTN_COLUMN_SUMS, PYATTN_DECODE_ROWS, PYATTN_OUT, PYATTN_SPLIT, PYATTN_VALUE,
-    PYATTN_WIDTH_BLOCK,
+    PYATTN_ALIGNMENT, PYATTN_COLUMN_SUMS, PYATTN_DECODE_ROWS, PYATTN_KEY, PYATTN_OUT, PYATTN_SPLIT, PYATTN_VALUE,
+    PYATTN_WIDTH_BLOCK, pyattn_array,
 )
 from pyattn._core.tasks cimport (
-    MAX_BLOCKS, SPARSE_QUERIES, Call, block_count, ceil_divide, merge_splits, run_column_sums, run_split, run_task,
-    share_heads, summed_keys,
+    MAX_BLOCKS, SPARSE_QUERIES, Call, block_count, ceil_divide, held_head, merge_splits, run_column_sums, run_split,
+    run_task, share_heads, summed_keys, whole_lines,
 )
 
 cdef enum:
@@ -21,6 +21,7 @@ cdef enum:
     MAX_UNITS = 8  # of a task
     FEW_BLOCKS = 4  # of a task, which share keys that lie in memory
     SHARED_ROWS = 192  # of queries, for which keys are converted once
+    COPY_READS = 8  # of each key by a thread, for which its head is copied
 
 
 cdef double operations(const Call *call) noexcept nogil:
@@ -62,6 +63,36 @@ cdef Py_ssize_t choose_path(Call *call) noexcept nogil:
     return splits
 
 
+cdef Py_ssize_t bytes_to_copy(const Call *call, int which, Py_ssize_t width) noexcept nogil:
+    """Of a head's keys or values, unless their rows fill cache lines as they lie, or are no rows."""
+    cdef const pyattn_array *array = &call.shared.operands[which]
+    cdef Py_ssize_t places = <Py_ssize_t> array.data | array.row | array.head, bytes = width * call.kernels.key_bytes
+    cdef int axis
+    if array.data == NULL or array.column != call.kernels.key_bytes or bytes < PYATTN_ALIGNMENT:
+        return 0
+    for axis in range(call.batch_axes):
+        places |= call.batch_strides[which][axis]
+    if places % PYATTN_ALIGNMENT == 0:
+        return 0
+    return (call.cu_seqlens_k[1] - call.cu_seqlens_k[0]) * whole_lines(bytes)
+
+
+cdef void plan_sparse(Call *call, Py_ssize_t team) noexcept nogil:
+    """Tasks of a sparse mask: so many queries that copies of what they gather are worth it, if there are as many."""
+    cdef Py_ssize_t queries = call.cu_seqlens_q[1], keys = call.cu_seqlens_k[1], entries = call.indptr[queries]
+    call.group, call.state_bytes = SPARSE_QUERIES, whole_lines(call.state_bytes)
+    call.copied[0] = call.copied[1] = 0
+    if keys > 0 and entries * min(call.units, team) >= COPY_READS * keys * team:
+        call.copied[0] = bytes_to_copy(call, PYATTN_KEY, call.shared.width)
+        call.copied[1] = bytes_to_copy(call, PYATTN_VALUE, call.shared.value_width)
+        if call.state_bytes + call.copied[0] + call.copied[1] > THREAD_BYTES:
+            call.copied[0] = call.copied[1] = 0
+    if call.copied[0] + call.copied[1] > 0:
+        call.group = min(2 * COPY_READS * keys * queries // entries, call.units * queries // (4 * team))
+        call.group = max(<Py_ssize_t> SPARSE_QUERIES, call.group)
+    call.thread_bytes = call.state_bytes + call.copied[0] + call.copied[1] + PYATTN_ALIGNMENT
+
+
 cdef void plan_tasks(Call *call, Py_ssize_t blocks, Py_ssize_t splits, Py_ssize_t team) noexcept nogil:
     """Chooses how many blocks a task has, or how many splits of a block's keys are computed apart at a time."""
     cdef bint decode = call.shared.path == &call.kernels.decode
@@ -70,8 +101,7 @@ cdef void plan_tasks(Call *call, Py_ssize_t blocks, Py_ssize_t splits, Py_ssize_
     cdef Py_ssize_t room = THREAD_BYTES - call.load_bytes
     call.splits, call.run = 0, 1
     if call.indptr != NULL:
-        call.group = SPARSE_QUERIES
-        call.thread_bytes = call.load_bytes + call.state_bytes
+        plan_sparse(call, team)
         return
     cdef Py_ssize_t most = FEW_BLOCKS
     if call.load_bytes > 0:  # keys are converted for as many queries as four blocks of AVX-512 have
@@ -190,6 +220,8 @@ cdef int run_columns(Call *call, int threads) except -1:
         task_starts[i + 1] = task_starts[i]
         task_starts[i + 1] += ceil_divide(call.units, call.run) * ceil_divide(block_count(call, i), call.group)
     call.task_starts = task_starts
+    for i in range(team if call.indptr != NULL else 0):
+        held_head(call, scratch_of(&shared, i))[0] = -1
     try:
         with nogil:
             if call.splits:

@@ -39,7 +39,6 @@ cdef extern from "kernels.h" nogil:
         char *key_scale
         char *value_scale
         const int32_t *index
-        Py_ssize_t known
         const int64_t *starts
         const char *index_bias
         Py_ssize_t first, count
@@ -79,7 +78,7 @@ cdef extern from "kernels.h" nogil:
                       Py_ssize_t *count) noexcept nogil
 
     struct pyattn_kernels:
-        int lanes, tile_rows, tile_vectors, real_bytes, group
+        int lanes, tile_rows, tile_vectors, real_bytes, key_bytes, group
         pyattn_attention_path prefill, mixed, decode
         void (*round_row)(const char *features, Py_ssize_t width, char *rounded, float *scale) noexcept nogil
         void (*weights_begin)(const pyattn_query_block *) noexcept nogil

@@ -2,11 +2,11 @@
 
 from libc.stdint cimport int32_t, int64_t
 
-from pyattn._core.kernels cimport PYATTN_OPERANDS, pyattn_attention, pyattn_kernels
+from pyattn._core.kernels cimport PYATTN_ALIGNMENT, PYATTN_OPERANDS, pyattn_attention, pyattn_kernels
 
 cdef enum:
     MAX_BLOCKS = 12  # of queries in a task: they share the keys while these are in cache
-    SPARSE_QUERIES = 16  # in a task
+    SPARSE_QUERIES = 16  # in a task, at least
 
 cdef enum:  # what the rows of an operand count
     QUERY_ROWS  # queries of all sequences; also for operands without rows, whose row stride is 0
@@ -41,6 +41,7 @@ cdef struct Call:
     Py_ssize_t run  # units in a task, at most
     Py_ssize_t splits  # of a block's keys that are computed apart at a time; 0 where one task takes all keys in turn
     Py_ssize_t state_bytes, load_bytes, thread_bytes  # scratch memory of a block, of loaded keys, of a thread
+    Py_ssize_t copied[2]  # bytes of a thread's copies of a head's keys and values, which a sparse mask gathers; 0: none
     const int64_t *task_starts  # the first task of each sequence
 
 
@@ -48,8 +49,13 @@ cdef inline Py_ssize_t ceil_divide(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return (a + b - 1) // b
 
 
+cdef inline Py_ssize_t whole_lines(Py_ssize_t n) noexcept nogil:
+    return ceil_divide(n, PYATTN_ALIGNMENT) * PYATTN_ALIGNMENT
+
+
 cdef void share_heads(Call *call, Py_ssize_t pack) noexcept nogil
 cdef Py_ssize_t block_count(const Call *call, Py_ssize_t sequence) noexcept nogil
+cdef Py_ssize_t *held_head(const Call *call, char *scratch) noexcept nogil
 cdef void run_task(const Call *call, Py_ssize_t task, char *scratch) noexcept nogil
 cdef void run_split(const Call *call, Py_ssize_t task, Py_ssize_t split, char *states, char *scratch) noexcept nogil
 cdef void merge_splits(

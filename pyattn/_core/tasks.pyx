@@ -5,12 +5,13 @@ that results are the same bits for any of them. What does depend on them is how 
 """
 
 from libc.stdint cimport int64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from pyattn._core.kernels cimport (
-    PYATTN_ALIBI_SLOPES, PYATTN_BIAS, PYATTN_COLUMN_SUMS, PYATTN_DECODE_ROWS, PYATTN_KEY, PYATTN_KEY_BLOCK,
+    PYATTN_ALIBI_SLOPES, PYATTN_ALIGNMENT, PYATTN_BIAS, PYATTN_COLUMN_SUMS, PYATTN_KEY, PYATTN_KEY_BLOCK,
     PYATTN_KEY_SCALES, PYATTN_KV_LENGTHS, PYATTN_MASK, PYATTN_OPERANDS, PYATTN_QUERY, PYATTN_QUERY_OFFSET, PYATTN_SPLIT,
-    PYATTN_VALUE, PYATTN_VALUE_SCALES, pyattn_array, pyattn_attention_path, pyattn_keys, pyattn_query_block,
+    PYATTN_VALUE, PYATTN_VALUE_SCALES, pyattn_array, pyattn_attention, pyattn_attention_path, pyattn_keys,
+    pyattn_query_block,
 )
 
 
@@ -186,7 +187,6 @@ cdef Range gather_keys(const Call *call, pyattn_keys *keys, Py_ssize_t query) no
     """Points keys at those that a sparse mask lets a query see."""
     cdef Range every
     keys.index = call.indices + call.indptr[query]
-    keys.known = call.indptr[call.cu_seqlens_q[1]] - call.indptr[query]
     if call.index_bias != NULL:
         keys.index_bias = call.index_bias + call.indptr[query] * call.kernels.real_bytes
     every.first = 0
@@ -212,18 +212,19 @@ cdef void run_sparse_rows(
     """Queries of a sparse mask, each of which gathers its own keys: several of few keys at a time, or one by one."""
     cdef pyattn_query_block block
     cdef Range seen
-    cdef Py_ssize_t rows, most = 1
+    cdef Py_ssize_t rows, own, most = 1
     if heads == 1 and not call.second_pass and not has_options(call):
-        most = min(<Py_ssize_t> PYATTN_DECODE_ROWS, <Py_ssize_t> call.kernels.lanes)
+        most = call.kernels.lanes
     while query < end:
         block = head[0]
         seen = gather_keys(call, keys, query)
         keys.starts = NULL
         rows = 1
         while rows < most and query + rows < end:
-            if call.indptr[query + rows + 1] - call.indptr[query] > PYATTN_KEY_BLOCK:
+            own = call.indptr[query + rows + 1] - call.indptr[query + rows]
+            if max(seen.end, own) > PYATTN_KEY_BLOCK:
                 break
-            seen.end = max(seen.end, call.indptr[query + rows + 1] - call.indptr[query + rows])
+            seen.end = max(seen.end, own)
             rows += 1
         place_queries(call, &block, query, rows if heads == 1 else heads)
         block.length = rows
@@ -231,6 +232,41 @@ cdef void run_sparse_rows(
             keys.starts = call.indptr + query
         run_blocks(call, &block, &seen, 1, keys, NULL)
         query += rows
+
+
+cdef Py_ssize_t *held_head(const Call *call, char *scratch) noexcept nogil:
+    """In a thread's scratch memory, which head of keys and values it holds copies of."""
+    return <Py_ssize_t *> (scratch + call.thread_bytes - PYATTN_ALIGNMENT)
+
+
+cdef char *copy_rows(
+    pyattn_array *array, const char *rows, Py_ssize_t bytes, Py_ssize_t count, char *copy, bint held,
+) noexcept nogil:
+    """Makes an array one of whole cache lines a row, and copies rows of so many bytes, unless that is done."""
+    cdef Py_ssize_t row = array.row, i
+    array.row = whole_lines(bytes)
+    if not held:
+        for i in range(count):
+            memcpy(copy + i * array.row, rows + i * row, bytes)
+    return copy
+
+
+cdef void copy_head(
+    const Call *call, pyattn_attention *shared, pyattn_keys *keys, Py_ssize_t unit, char *scratch,
+) noexcept nogil:
+    """Points keys, and the call as blocks see it, at copies whose rows begin cache lines: what lies across two of them
+    costs twice as much to gather. A thread's next task finds the copies made."""
+    cdef Py_ssize_t *head = held_head(call, scratch)
+    cdef Py_ssize_t number = unit // call.chunks, count = call.cu_seqlens_k[1] - call.cu_seqlens_k[0]
+    cdef bint held = head[0] == number
+    cdef char *copy = scratch + call.state_bytes
+    if call.copied[0] > 0:
+        keys.key = copy_rows(&shared.operands[PYATTN_KEY], keys.key, shared.width * call.kernels.key_bytes, count,
+                             copy, held)
+    if call.copied[1] > 0:
+        keys.value = copy_rows(&shared.operands[PYATTN_VALUE], keys.value,
+                               shared.value_width * call.kernels.key_bytes, count, copy + call.copied[0], held)
+    head[0] = number
 
 
 cdef Py_ssize_t find_task(const Call *call, Py_ssize_t task, Py_ssize_t *sequence, Py_ssize_t *unit) noexcept nogil:
@@ -257,6 +293,7 @@ cdef void run_task(const Call *call, Py_ssize_t task, char *scratch) noexcept no
     cdef Range seen[MAX_BLOCKS]
     cdef pyattn_keys keys
     cdef pyattn_keys next_keys
+    cdef pyattn_attention shared
     cdef Py_ssize_t sequence, unit, last, heads, next_heads = 0, blocks, groups, group, first, number, end
     cdef int count
 
@@ -266,8 +303,11 @@ cdef void run_task(const Call *call, Py_ssize_t task, char *scratch) noexcept no
     head.scratch = scratch
     blocks = block_count(call, sequence)
     if call.indptr != NULL:
-        end = min(blocks, (group + 1) * SPARSE_QUERIES)
-        run_sparse_rows(call, &head, &keys, heads, group * SPARSE_QUERIES, end)
+        if call.copied[0] + call.copied[1] > 0:
+            shared = call.shared
+            copy_head(call, &shared, &keys, unit, scratch)
+            head.call = &shared
+        run_sparse_rows(call, &head, &keys, heads, group * call.group, min(blocks, (group + 1) * call.group))
         return
     # Groups are taken from both ends in turn: under a causal mask later ones take longer, and so any run of tasks takes
     # about as long as any other.

@@ -62,6 +62,9 @@ def attention(rng, dtype, length, keys, width, at_end):
     pyattn.scaled_dot_product_attention(
         query, key, value, random(length, keys), softcap=3.0, kv_lengths=keys - keys // 3
     )
+    sparse = scipy.sparse.csr_array(rng.random((length, keys)) < 0.5)
+    pyattn.scaled_dot_product_attention(query, key, value, sparse)
+    pyattn.scaled_dot_product_attention(query[:1], key, value, sparse, out=out[:1])  # rows with keys of their own
     turned = (guarded(x.swapaxes(-1, -2), at_end).swapaxes(-1, -2) for x in (query, key, value))
     pyattn.scaled_dot_product_attention(*turned)
     pyattn.attention_statistics(query, key, value, entropy=True, received=True, top_k=min(keys, 3))
