@@ -147,7 +147,7 @@ def cython_functions(text):
         if class_name:
             owner = f"{class_name}."
             found[class_name] = None
-        else:
+        elif name not in ("__cinit__", "__dealloc__"):  # which Python cannot call
             decorated = re.search(r"@\w.*\n\s*\Z", text[: match.start()])
             found[(owner if indent else "") + name] = None if decorated else cython_parameters(parameters)
     return found
@@ -179,4 +179,5 @@ def test_a_stub_says_what_its_module_says(stub):
 
 def test_every_module_that_python_calls_has_a_stub():
     for source in CORE.glob("*.pyx"):
-        assert source.with_suffix(".pyi").exists() or not cython_functions(source.read_text()), source
+        functions = {name: x for name, x in cython_functions(source.read_text()).items() if x is not None}
+        assert source.with_suffix(".pyi").exists() or not functions, source
