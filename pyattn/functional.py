@@ -103,7 +103,8 @@ def scaled_dot_product_attention(
             well. 16 bits are computed in float32. L, S and D are below 2**30.
         key: (..., Hkv, S, D) of the same dtype. H is a multiple of Hkv: query heads h share key head h // (H / Hkv)
             (grouped-query attention, arXiv:2305.13245), without repeating it.
-        value: (..., Hkv, S, Dv) of the same dtype. All three may have any strides; none is copied.
+        value: (..., Hkv, S, Dv) of the same dtype. All three may have any strides; none is copied, but for keys and
+            values of a sparse mask, a head at a time, where it pays.
         mask: boolean, True = may attend, or of query's dtype, added to the logits, where -inf masks. (L, S); or one
             axis less than query, one for each batch element, as (B, L, S); or as many axes as query, broadcasting to
             (B, H, L, S). Or a scipy.sparse array or matrix (L, S), for all batches and heads: the entries that it
