@@ -7,6 +7,7 @@ import numpy as np
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import rowwise
+from pyattn._namespaces import in_namespace
 from pyattn._threads import threads_for
 
 ACTIVATIONS = rowwise.ACTIVATIONS  # the codes of csrc/kernels.h
@@ -20,6 +21,7 @@ def _activation(name: str, x: Any) -> Array:
     return out.reshape(x.shape)
 
 
+@in_namespace
 def relu(x: Array) -> Array:
     """max(x, 0), elementwise, for float32 or float64 of any shape.
 
@@ -30,6 +32,7 @@ def relu(x: Array) -> Array:
     return _activation("relu", x)
 
 
+@in_namespace
 def gelu(x: Array, approximate: str = "none") -> Array:
     """x Phi(x), elementwise, for float32 or float64 of any shape.
 
@@ -47,6 +50,7 @@ def gelu(x: Array, approximate: str = "none") -> Array:
     return _activation("gelu" if approximate == "none" else "gelu_tanh", x)
 
 
+@in_namespace
 def silu(x: Array) -> Array:
     """x / (1 + exp(-x)), elementwise, for float32 or float64 of any shape: the same article, section 2.
 

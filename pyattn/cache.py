@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from pyattn import _checks
 from pyattn._checks import Array
+from pyattn._namespaces import in_namespace
 from pyattn.functional import attend, merge_attention, scaled_dot_product_attention
 from pyattn.precision import BFLOAT16_BITS, INT8, from_bfloat16, to_bfloat16, to_int8
 
@@ -101,6 +102,7 @@ class KVCache:
         """(B, H, longest, D), as keys."""
         return self._widened(1, 0, int(self.lengths.max(initial=0)))
 
+    @in_namespace
     def append(self, key: Array, value: Array, *, lengths: ArrayLike | None = None) -> None:
         """Appends key and value (B, H, L, D) to the sequences, or of each only the first lengths (B,).
 
@@ -124,6 +126,7 @@ class KVCache:
         self._write(self._stored[:, : len(new_len)], arrays, new_len)
         self.lengths = new_len
 
+    @in_namespace
     def attend(self, query: Array, **options: Any) -> Any:
         """scaled_dot_product_attention of query (B, Hq, L, D) to the sequences, Hq a multiple of H.
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from pyattn import _checks
 from pyattn._checks import Array, Sparse
+from pyattn._namespaces import in_namespace
 from pyattn._threads import threads_for
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def scaled_dot_product_attention(
     return_weights: bool = False,
     **options: "Unpack[AttentionOptions]",
 ) -> Any: ...
+@in_namespace
 def scaled_dot_product_attention(
     query: Array,
     key: Array,
@@ -215,6 +217,7 @@ def varlen_attention(
     return_lse: Literal[True],
     **options: "Unpack[PackedOptions]",
 ) -> tuple[Array, Array]: ...
+@in_namespace
 def varlen_attention(
     query: Array,
     key: Array,
@@ -281,6 +284,7 @@ def varlen_attention(
     return (result, results["lse"].T) if return_lse else result
 
 
+@in_namespace
 def merge_attention(outputs: Sequence[Array] | Array, lses: Sequence[Array] | Array) -> tuple[Array, Array]:
     """Attention over all keys from attention over parts of them, exactly.
 

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from pyattn import _checks
 from pyattn._checks import Array, Sparse
+from pyattn._namespaces import in_namespace
 from pyattn._threads import threads_for
 
 
@@ -36,6 +37,7 @@ class AttentionStatistics:
     top_weights: Array | None = None
 
 
+@in_namespace
 def attention_statistics(
     query: Array,
     key: Array,

@@ -1,7 +1,8 @@
 """The examples of docstrings run and give what they say; those of README.md and docs/ run, on small models."""
 
+import contextlib
 import doctest
-import importlib
+import importlib.util
 import pkgutil
 import re
 import wave
@@ -13,8 +14,11 @@ import pytest
 import pyattn
 
 ROOT = Path(__file__).parents[1]
+EXTRA = re.compile(r"pyattn\.(torch|transformers|jax)\b")  # modules of packages that `make torch` installs
 MODULES = [pyattn] + [
-    importlib.import_module(found.name) for found in pkgutil.walk_packages(pyattn.__path__, "pyattn.")
+    importlib.import_module(found.name)
+    for found in pkgutil.walk_packages(pyattn.__path__, "pyattn.")
+    if not (match := EXTRA.match(found.name)) or importlib.util.find_spec(match[1])
 ]
 EXAMPLES = [module for module in MODULES if any(test.examples for test in doctest.DocTestFinder().find(module))]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -110,7 +114,22 @@ def names_of_models():
     }
 
 
-NAMES = {"README": names_of_attention, "layers": names_of_layers, "models": names_of_models}
+@contextlib.contextmanager
+def under_torch(names):
+    """Adds what the examples of torch speak of; whether it is installed."""
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+        yield False
+        return
+    import torch
+
+    import pyattn.torch
+
+    names |= {"torch": torch, "model": torch.nn.MultiheadAttention(64, 4)}
+    yield True
+    pyattn.torch.disable()
+
+
+NAMES = {"README": names_of_attention, "layers": names_of_layers, "models": names_of_models, "torch": dict}
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -125,8 +144,10 @@ def test_examples_of_pages(page, tmp_path, monkeypatch):
     names |= NAMES[page.stem]() if blocks else {}
     if page.stem == "README":
         names_of_models()
-    for block in blocks:
-        exec(compile(block, str(page), "exec"), names)
+    with under_torch(names) as has_torch:
+        for block in blocks:
+            if has_torch or not EXTRA.search(block):
+                exec(compile(block, str(page), "exec"), names)
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "csrc" / "README.md"], ids=str)

@@ -10,6 +10,7 @@ from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import layer as _layer
 from pyattn._module import Layer, Seed, Setting, check_part
+from pyattn._namespaces import in_namespace
 from pyattn.cache import KVCache
 from pyattn.layers.config import LayerConfig, check_rotary, torch_config
 from pyattn.layers.linear import Linear
@@ -105,6 +106,7 @@ class MultiHeadAttention(Layer):
         self.q_norm: Norm | None = norm_of(config, self.head_dim) if config.qk_norm else None
         self.k_norm: Norm | None = norm_of(config, self.head_dim) if config.qk_norm else None
 
+    @in_namespace
     def __call__(
         self,
         query: Array,

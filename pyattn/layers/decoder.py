@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._module import Seed, check_part
+from pyattn._namespaces import in_namespace
 from pyattn.cache import KVCache
 from pyattn.layers.block import Block
 from pyattn.layers.config import torch_config
@@ -21,6 +22,7 @@ from pyattn.layers.state import DecoderState
 class Decodes:
     """The call that a decoder has in common with its layers."""
 
+    @in_namespace
     def __call__(
         self: Runs,
         tgt: Array,
@@ -212,6 +214,7 @@ class TransformerDecoder(Decodes, Stack):
         caches = [attention._cache_of_memory(rows, keys, dtype) for attention in attentions]
         return Sequences.padded(batch, length, new_len=lengths), caches  # without what the caches' computation needed
 
+    @in_namespace
     def step(self, x: Array, state: DecoderState, lengths: ArrayLike | None = None) -> Array:
         """The next tokens of a state's sequences: x (B, L, E) to (B, L, E); they see all before them.
 

@@ -6,6 +6,7 @@ from numpy.typing import DTypeLike
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._module import Seed
+from pyattn._namespaces import in_namespace
 from pyattn.layers.block import Block
 from pyattn.layers.config import torch_config
 from pyattn.layers.norm import Norm
@@ -16,6 +17,7 @@ from pyattn.layers.stack import Runs, Stack
 class Encodes:
     """The calls that encoders have in common with their layers."""
 
+    @in_namespace
     def __call__(
         self: Runs, x: Array, mask: Array | None = None, *, key_mask: Array | None = None, is_causal: bool = False
     ) -> Array:
@@ -53,6 +55,7 @@ class Encodes:
             out[live] = self._forward_rows(rows[live], Sequences.packed(cu_seqlens, is_causal))
         return out.reshape(*shape, rows.shape[1])
 
+    @in_namespace
     def forward_packed(self: Runs, x: Array, cu_seqlens: Array, *, is_causal: bool = False) -> Array:
         """Sequences without padding, one after the other.
 

@@ -10,6 +10,7 @@ from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import linear as _linear
 from pyattn._module import Layer, Seed, Setting, initial
+from pyattn._namespaces import in_namespace
 from pyattn._threads import threads_for
 from pyattn.activations import ACTIVATIONS
 from pyattn.precision import INT8, MAX_INT8_INPUTS, Quantized, elements_of
@@ -53,6 +54,7 @@ class Linear(Layer):
         self._has_bias = _checks.flag("Linear", "bias", bias)
         self._seed = int(np.random.default_rng(rng).integers(2**63))
 
+    @in_namespace
     def __call__(self, x: Array) -> Array:
         """x (..., in_features) to (..., out_features).
 

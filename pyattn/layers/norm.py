@@ -9,6 +9,7 @@ from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import rowwise
 from pyattn._module import Layer, check_part
+from pyattn._namespaces import in_namespace
 from pyattn._threads import threads_for
 from pyattn.layers.config import LayerConfig, check_eps
 
@@ -28,6 +29,7 @@ class Norm(Layer):
         weight = zeros if self.unit_offset else np.ones(width, self.dtype)
         self._parameters = {"weight": weight, "bias": zeros} if _checks.flag(name, "bias", bias) else {"weight": weight}
 
+    @in_namespace
     def __call__(self, x: Array) -> Array:
         """x (..., width), normalised, in a new array. Errors are those of Linear."""
         rows, shape = _checks.rows(type(self).__name__, x, self.width, self.dtype)

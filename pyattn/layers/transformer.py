@@ -7,6 +7,7 @@ from numpy.typing import DTypeLike
 
 from pyattn._checks import Array
 from pyattn._module import Layer, Seed
+from pyattn._namespaces import in_namespace
 from pyattn.layers.decoder import TransformerDecoder, TransformerDecoderLayer
 from pyattn.layers.encoder import TransformerEncoder, TransformerEncoderLayer
 from pyattn.layers.norm import LayerNorm
@@ -50,6 +51,7 @@ class Transformer(Layer):
         self.encoder = TransformerEncoder(encoder, num_encoder_layers, next(norms))
         self.decoder = TransformerDecoder(decoder, num_decoder_layers, next(norms))
 
+    @in_namespace
     def __call__(
         self,
         src: Array,

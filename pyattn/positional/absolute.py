@@ -8,6 +8,7 @@ from numpy.typing import DTypeLike
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._module import Layer, Seed, initial
+from pyattn._namespaces import in_namespace
 
 
 def sinusoidal_encoding(
@@ -85,6 +86,7 @@ class LearnedPositionalEmbedding(Layer):
         shape = (_checks.size(name, "num_positions", num_positions), _checks.size(name, "width", width))
         self._parameters = {"weight": initial(shape, width, rng, _checks.layer_dtype(name, dtype))}
 
+    @in_namespace
     def __call__(self, positions: Any) -> Array:
         """The vectors (..., width) of integer positions (...).
 

@@ -8,12 +8,14 @@ import numpy as np
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core.call import AttentionCall
+from pyattn._namespaces import in_namespace
 from pyattn._threads import threads_for
 
 CHUNK = 1 << 21  # logits of a chunk of queries
 FEWEST = 32  # queries of a chunk
 
 
+@in_namespace
 def relative_attention(
     query: Array,
     key: Array,

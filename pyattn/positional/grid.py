@@ -8,6 +8,7 @@ from numpy.typing import DTypeLike
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._module import Layer, Seed, initial
+from pyattn._namespaces import in_namespace
 from pyattn.positional.absolute import waves
 
 
@@ -56,6 +57,7 @@ def sinusoidal_grid_encoding(
     return encoding
 
 
+@in_namespace
 def interpolate_positions(positions: Array, height: int, width: int, *, antialias: bool = False) -> Array:
     """A learned grid of positions resized to another, as vision Transformers do for images of other sizes.
 

@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._module import Layer, Seed, initial
+from pyattn._namespaces import in_namespace
 
 
 def alibi_slopes(num_heads: int, *, dtype: DTypeLike = np.float32) -> Array:
@@ -43,6 +44,7 @@ def alibi_slopes(num_heads: int, *, dtype: DTypeLike = np.float32) -> Array:
     return slopes
 
 
+@in_namespace
 def relative_position_buckets(
     relative_position: Any, num_buckets: int = 32, max_distance: int = 128, bidirectional: bool = True
 ) -> Array:

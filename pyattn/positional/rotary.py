@@ -11,6 +11,7 @@ from pyattn import _checks
 from pyattn._checks import Array
 from pyattn._core import rowwise
 from pyattn._module import Layer
+from pyattn._namespaces import in_namespace
 from pyattn._threads import threads_for
 from pyattn.positional.scaling import BY_LENGTH, frequencies_for, rope_type
 
@@ -62,6 +63,7 @@ def rotary_tables(
     return (factor * np.cos(angles)).astype(dtype), (factor * np.sin(angles)).astype(dtype)
 
 
+@in_namespace
 def rotary_embedding(
     x: Array,
     cosines: Array,
@@ -189,6 +191,7 @@ class RotaryEmbedding(Layer):
         self._by_length = rope_type(name, scaling or {}) in BY_LENGTH
         self._tables: dict[np.dtype[Any], tuple[Array, Array]] = {}
 
+    @in_namespace
     def __call__(self, x: Array, *, positions: ArrayLike | None = None, num_heads: int | None = None) -> Array:
         """x turned: shapes, dtypes and errors as in rotary_embedding, positions any from 0 on."""
         name = "RotaryEmbedding"

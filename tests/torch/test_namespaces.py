@@ -1,0 +1,101 @@
+"""Arrays of torch, jax and the array API standard: results in the library of the first one."""
+
+import re
+
+import numpy as np
+import pytest
+
+import pyattn
+from tests.test_arrays import CALLS
+
+pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
+LIBRARIES = ["torch", "jax.numpy", "array_api_strict"]
+NUMBERS = {"search", "index", "resample", "log_mel", "load_state_dict"}  # of these results are NumPy's, or none
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request):
+    return pytest.importorskip(request.param)
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in NUMBERS])
+def test_every_entry_takes_them(name, library):
+    call, array = CALLS[name]
+    expected = call(array)
+    found = call(library.asarray(array))
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+def normal(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def test_results_are_the_librarys(library):
+    x = library.asarray(normal(2, 5, 16))
+    kind = type(x)
+    attention, layer = pyattn.scaled_dot_product_attention, pyattn.TransformerEncoderLayer(16, 2, 8, rng=0)
+    out, lse = attention(x, x, x, return_lse=True)
+    told = pyattn.attention_statistics(x, x, entropy=True)
+    merged = pyattn.merge_attention([out, out], [lse, lse])
+    packed = pyattn.varlen_attention(x, x, x, [0, 2])
+    results = [out, lse, *merged, packed, told.lse, told.entropy, pyattn.gelu(x), layer(x), pyattn.LayerNorm(16)(x)]
+    assert {type(y) for y in results} == {kind}
+    assert isinstance(attention(normal(5, 8), x[0, :, :8], x[0, :, :8]), np.ndarray)  # the first one's
+
+
+def test_torch():
+    torch = pytest.importorskip("torch")
+    x = torch.randn(2, 5, 16)
+    out = torch.empty(2, 5, 16)
+    assert pyattn.scaled_dot_product_attention(x, x, x, out=out) is out and torch.count_nonzero(out)
+    strided = torch.randn(5, 2, 16).transpose(0, 1)
+    expected = pyattn.scaled_dot_product_attention(*[strided.numpy()] * 3)
+    np.testing.assert_array_equal(pyattn.scaled_dot_product_attention(*[strided] * 3).numpy(), expected)
+    rounded = pyattn.scaled_dot_product_attention(*[x.bfloat16()] * 3)
+    assert rounded.dtype == torch.bfloat16
+    with pytest.raises(TypeError, match="^scaled_dot_product_attention: a tensor needs a gradient.*pyattn.torch"):
+        pyattn.scaled_dot_product_attention(x.requires_grad_(), x, x)
+    with torch.no_grad():
+        assert type(pyattn.scaled_dot_product_attention(x, x, x)) is torch.Tensor
+    with pytest.raises(TypeError, match="^LayerNorm: a tensor is torch.strided on meta"):
+        pyattn.LayerNorm(16)(torch.empty(2, 16, device="meta"))
+
+
+def test_jax():
+    jax = pytest.importorskip("jax")
+    x = jax.numpy.asarray(normal(2, 5, 16))
+    with pytest.raises(TypeError, match=re.escape("scaled_dot_product_attention: a tracer of jax has no numbers")):
+        jax.jit(pyattn.scaled_dot_product_attention)(x, x, x)
+    half = x.astype(jax.numpy.bfloat16)
+    assert pyattn.scaled_dot_product_attention(half, half, half).dtype == jax.numpy.bfloat16
+
+
+def test_attention_in_programs_of_jax():
+    jax = pytest.importorskip("jax")
+    import pyattn.jax
+
+    query, key, value = (jax.numpy.asarray(normal(3, 4, n, 8)) for n in (5, 7, 7))
+    lengths, bias = jax.numpy.array([3, 7, 5]), jax.numpy.asarray(normal(5, 7))
+    options = {"is_causal": True, "softcap": 2.0, "kv_lengths": lengths, "bias": bias, "return_lse": True}
+    expected = pyattn.scaled_dot_product_attention(query, key, value, **options)
+
+    def call(query, key, value, lengths):
+        given = options | {"kv_lengths": lengths}
+        return pyattn.jax.scaled_dot_product_attention(query, key, value, **given)
+
+    for found in (call(query, key, value, lengths), jax.jit(call)(query, key, value, lengths)):
+        for x, y in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(x, y)
+    over_heads = jax.vmap(lambda *x: pyattn.jax.scaled_dot_product_attention(*x, return_weights=True), in_axes=1)
+    found = jax.jit(over_heads)(query, key, value)
+    plain = pyattn.scaled_dot_product_attention(query, key, value, return_weights=True)
+    for x, y in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(np.swapaxes(x, 0, 1), y)
+    packed = jax.numpy.asarray(normal(12, 4, 8))
+    starts = jax.numpy.array([0, 5, 12])
+    np.testing.assert_array_equal(
+        jax.jit(pyattn.jax.varlen_attention)(packed, packed, packed, starts),
+        pyattn.varlen_attention(packed, packed, packed, starts),
+    )
+    with pytest.raises(TypeError, match="^scaled_dot_product_attention: arrays of jax are not written to"):
+        pyattn.jax.scaled_dot_product_attention(query, key, value, out=query)
