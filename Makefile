@@ -47,7 +47,7 @@ DEMO_QUESTION ?= find the minimum of a function of several variables
 # Bytecode is kept: else each of the tests' many processes would compile the same modules
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo dev t test oracles soak fuzz sanitize clang aarch64 old-cpus coverage lint format bench clean
+.PHONY: help demo dev t test oracles torch soak fuzz sanitize clang aarch64 old-cpus coverage lint format bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -56,6 +56,7 @@ help:
 	@echo "make t K=softcap  the tests of that name on such a build; F=tests/test_layers.py: of that file"
 	@echo "make test    run the tests under every instruction set of this machine"
 	@echo "make oracles run the tests beside torch, transformers and other trained models (minutes; installs them)"
+	@echo "make torch   run the tests of pyattn under torch and transformers (minutes; installs them)"
 	@echo "make soak    random calls from many threads for ten minutes, judged by the reference; then 10,000 ragged batches"
 	@echo "make fuzz    hostile model directories and indexes: each refused by name, or right (minutes)"
 	@echo "make sanitize  a debug build that stops at reads and writes out of bounds, and its tests (minutes; SHORT=1: fewer)"
@@ -132,6 +133,13 @@ test: .venv/built
 
 oracles: .venv/oracles
 	$(BIN)/pytest
+
+.venv/torch: .venv/built
+	$(BIN)/python -m pip install --quiet $(TORCH) transformers sentence-transformers jax array-api-strict
+	@touch $@
+
+torch: .venv/torch
+	$(TWO) tests/torch tests/test_docs.py
 
 soak: .venv/built
 	$(BIN)/python -m tests.tools.soak --seconds $(SOAK_SECONDS)

@@ -125,8 +125,11 @@ def write_model(
     tokenizer.save(str(directory / "tokenizer.json"))
 
     prefix = "sentence_transformers.models."
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    write_json(directory / "modules.json", [{"path": path, "type": prefix + kind} for path, kind in modules])
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": prefix + kind} for i, (path, kind) in enumerate(kinds.items())
+    ]
+    write_json(directory / "modules.json", modules)
     modes = {f"pooling_mode_{mode}": mode == pooling for mode in ("cls_token", "mean_tokens", "max_tokens")}
     modes |= {f"pooling_mode_{pooling}": True}
     write_json(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": config["hidden_size"], **modes})

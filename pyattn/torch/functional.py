@@ -1,0 +1,164 @@
+"""pyattn's functions on tensors."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from pyattn import _checks
+from pyattn.torch.operators import Transformed, attention, compute
+from pyattn.torch.tensors import is_plain, needs_gradients
+
+Result: TypeAlias = Any  # a tensor, or a tuple of it and what else was asked for
+
+
+def scaled_dot_product_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    *,
+    bias: torch.Tensor | None = None,
+    is_causal: bool = False,
+    window: tuple[int | None, int | None] | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Any = None,
+    sinks: Any = None,
+    kv_lengths: Any = None,
+    query_offset: Any = None,
+    return_lse: bool = False,
+    return_weights: bool = False,
+) -> Result:
+    """pyattn.scaled_dot_product_attention of tensors on the CPU: an operator of torch, pyattn::attention.
+
+    Autograd, torch.compile and torch.export keep it.
+
+    Arguments, results and errors are those of pyattn.scaled_dot_product_attention, with tensors for arrays; a sparse
+    mask or bias is a torch.sparse_csr tensor. is_causal lets the *last* query see all keys, where torch's own function
+    lets the first query see the first key alone, as query_offset=0 does here. There is no dropout.
+
+    Gradients flow to query, key, value, a dense floating mask or bias, alibi_slopes and sinks, from the result, its lse
+    and its weights. They take L x S numbers a head.
+
+    Example:
+        >>> import torch, pyattn.torch
+        >>> query, key, value = torch.randn(3, 1, 8, 256, 64, requires_grad=True)
+        >>> out = pyattn.torch.scaled_dot_product_attention(query, key, value, is_causal=True, window=(127, 0))
+        >>> out.sum().backward()
+    """
+    function = "scaled_dot_product_attention"
+    sparse: dict[str, torch.Tensor | None] = dict.fromkeys(("crow_indices", "col_indices", "csr_bias"))
+    if isinstance(mask, torch.Tensor) and mask.layout is torch.sparse_csr:
+        sparse["crow_indices"], sparse["col_indices"] = mask.crow_indices(), mask.col_indices()
+        if isinstance(bias, torch.Tensor) and bias.layout is torch.sparse_csr:
+            sparse["csr_bias"], bias = _sparse_values(function, mask, bias), None
+        mask = None
+    given = {
+        "query": query,
+        "key": key,
+        "value": value,
+        "mask": mask,
+        "bias": bias,
+        "alibi_slopes": _tensor(alibi_slopes),
+        "sinks": _tensor(sinks),
+        **sparse,
+        "cu_seqlens_q": None,
+        "cu_seqlens_k": None,
+        "kv_lengths": _tensor(kv_lengths),
+        "query_offset": _tensor(query_offset),
+        **_numbers(function, is_causal, window, scale, softcap),
+        "return_weights": _checks.flag(function, "return_weights", return_weights),
+    }
+    out, lse, weights = _attend(function, given)
+    results = (out, *[lse] * _checks.flag(function, "return_lse", return_lse), *[weights] * return_weights)
+    return results if len(results) > 1 else out
+
+
+def varlen_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seqlens_q: Any,
+    cu_seqlens_k: Any = None,
+    *,
+    is_causal: bool = False,
+    window: tuple[int | None, int | None] | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Any = None,
+    sinks: Any = None,
+    kv_lengths: Any = None,
+    query_offset: Any = None,
+    return_lse: bool = False,
+) -> Result:
+    """pyattn.varlen_attention of tensors on the CPU, as scaled_dot_product_attention above is of its namesake.
+
+    Example:
+        >>> import torch, pyattn.torch
+        >>> query, key, value = torch.randn(3, 12, 4, 16)
+        >>> pyattn.torch.varlen_attention(query, key, value, [0, 5, 12], is_causal=True).shape
+        torch.Size([12, 4, 16])
+    """
+    function = "varlen_attention"
+    starts = _tensor(cu_seqlens_q)
+    given = {
+        "query": query,
+        "key": key,
+        "value": value,
+        "mask": None,
+        "bias": None,
+        "alibi_slopes": _tensor(alibi_slopes),
+        "sinks": _tensor(sinks),
+        "crow_indices": None,
+        "col_indices": None,
+        "csr_bias": None,
+        "cu_seqlens_q": starts,
+        "cu_seqlens_k": starts if cu_seqlens_k is None else _tensor(cu_seqlens_k),
+        "kv_lengths": _tensor(kv_lengths),
+        "query_offset": _tensor(query_offset),
+        **_numbers(function, is_causal, window, scale, softcap),
+        "return_weights": False,
+    }
+    out, lse, _ = _attend(function, given)
+    return (out, lse) if _checks.flag(function, "return_lse", return_lse) else out
+
+
+def _attend(function: str, given: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The operator, or, where nothing would see it, what it computes: its own work takes longer than a small call's."""
+    for name in ("query", "key", "value", "mask", "bias"):
+        if not isinstance(given[name], torch.Tensor) and (given[name] is not None or name in ("query", "key", "value")):
+            raise TypeError(f"{function}: {name} must be a tensor, not {type(given[name]).__name__}")
+    tensors = [x for x in given.values() if isinstance(x, torch.Tensor)]
+    for tensor in tensors:
+        if tensor.device.type not in ("cpu", "meta"):
+            raise ValueError(f"{function}: tensors must be on the CPU, not on {tensor.device}; tensor.cpu() copies one")
+    if torch.compiler.is_compiling():
+        return attention(**given)
+    if torch._C._are_functorch_transforms_active():
+        return Transformed.apply(*given.values())
+    return (attention if needs_gradients(tensors) or not is_plain(tensors) else compute)(**given)
+
+
+def _sparse_values(function: str, mask: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    if needs_gradients([bias]):
+        raise ValueError(f"{function}: a sparse bias has no gradient; bias.detach() is one without")
+    if not (
+        torch.equal(mask.crow_indices(), bias.crow_indices()) and torch.equal(mask.col_indices(), bias.col_indices())
+    ):
+        raise ValueError(f"{function}: sparse bias must have exactly the mask's structure")
+    return bias.values()
+
+
+def _numbers(function: str, is_causal: Any, window: Any, scale: Any, softcap: Any) -> dict[str, Any]:
+    return {
+        "is_causal": _checks.flag(function, "is_causal", is_causal),
+        "window": list(_checks.sides(function, window)),
+        "scale": None if scale is None else float(_checks.number(function, "scale", scale)),
+        "softcap": None if softcap is None else float(_checks.number(function, "softcap", softcap)),
+    }
+
+
+def _tensor(x: Any) -> torch.Tensor | None:
+    """A number, a list, an array or a tensor as a tensor."""
+    return x if x is None or isinstance(x, torch.Tensor) else torch.as_tensor(np.asarray(x))  # floats of 64 bits

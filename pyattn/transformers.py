@@ -1,0 +1,217 @@
+"""Hugging Face's transformers on pyattn's attention: `attn_implementation="pyattn"`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyattn._extras import import_extra
+from pyattn.torch import scaled_dot_product_attention, varlen_attention  # it says that torch is missing
+
+NAME, UNPADDED = "pyattn", "pyattn_flash"  # transformers hands padding itself to names that contain "flash"
+
+# What models hand on that attention has no part in, or that its mask holds already
+PASSED_OVER = {
+    "cache_position",
+    "cu_seq_lens_k",
+    "cu_seq_lens_q",
+    "deterministic",
+    "logits_to_keep",
+    "max_length_k",
+    "max_length_q",
+    "num_items_in_batch",
+    "output_hidden_states",
+    "output_router_logits",
+    "position_embeddings",
+    "position_ids",
+    "return_dict",
+    "use_cache",
+    "use_top_left_mask",
+}
+
+
+def register() -> tuple[str, ...]:
+    """Makes pyattn's attention known to transformers, and returns the names that models may be loaded with.
+
+    "pyattn" serves attention with masks, position biases (T5), soft caps (Gemma 2), sinks (gpt-oss), windows and
+    grouped heads as they come; "pyattn_flash", where this version of transformers lets it in, also computes without
+    padding, as the models that know packed sequences do for FlashAttention. Both are for inference and for training
+    without dropout of attention weights. May be called repeatedly.
+
+    Raises:
+        ImportError: transformers is missing, or older than 4.56.
+
+    Example:
+        >>> import pyattn.transformers
+        >>> pyattn.transformers.register()
+        ('pyattn', 'pyattn_flash')
+        >>> from transformers import AutoModel
+        >>> model = AutoModel.from_pretrained("bert-base-uncased", attn_implementation="pyattn")  # doctest: +SKIP
+    """
+    transformers = import_extra("transformers", "pyattn.transformers.register", group="torch")
+    try:
+        masks = import_extra("transformers.masking_utils", "pyattn.transformers.register", group="torch")
+        interface, mask_interface = transformers.AttentionInterface, masks.AttentionMaskInterface
+    except (ImportError, AttributeError):
+        raise ImportError(
+            f"pyattn.transformers.register: transformers {transformers.__version__} has no AttentionInterface with "
+            'masks; remedy: pip install "transformers>=4.56"'
+        ) from None
+    interface.register(NAME, attention_forward)
+    mask_interface.register(NAME, masks.sdpa_mask)
+    if not _enter_flash():
+        return (NAME,)
+    interface.register(UNPADDED, unpadded_attention_forward)
+    mask_interface.register(UNPADDED, masks.flash_attention_mask)
+    return NAME, UNPADDED
+
+
+def attention_forward(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    output_attentions: bool = False,
+    window: tuple[int, int] | None = None,
+    **others: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention as transformers calls it: query (B, H, L, D), key (B, Hkv, S, D), value (B, Hkv, S, Dv), a mask
+    (B, 1, L, S) or None; returns out (B, L, H, Dv), and the weights (B, H, L, S) if output_attentions says so."""
+    _refuse(NAME, dropout, others)
+    rows, keys = query.shape[-2], key.shape[-2]
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
+    options: dict[str, Any] = {"scale": scaling, "softcap": softcap, "sinks": s_aux, "window": window}
+    if attention_mask is not None:
+        attention_mask = attention_mask[..., :keys]  # of a cache, it may be longer
+        if attention_mask.dtype is not torch.bool:
+            attention_mask = attention_mask.to(query.dtype)
+    elif is_causal and rows > 1:
+        options |= {"is_causal": True, "query_offset": 0}
+    if attention_mask is None and is_causal and sliding_window is not None and sliding_window < keys:
+        options["window"] = (sliding_window - 1, 0)
+    if position_bias is not None:
+        options["bias"] = position_bias[..., :keys].to(query.dtype)
+    options["return_weights"] = output_attentions
+    result = scaled_dot_product_attention(query, key, value, attention_mask, **options)
+    out, weights = result if output_attentions else (result, None)
+    return out.transpose(1, 2).contiguous(), weights
+
+
+def unpadded_attention_forward(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    output_attentions: bool = False,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """The same with the mask (B, S) of a padded batch or none: transformers' path for FlashAttention, which leaves out
+    padding, and takes the packed sequences that cu_seq_lens or position_ids describe."""
+    _refuse(UNPADDED, dropout, {})
+    if position_bias is not None or output_attentions:
+        wrong = "output_attentions" if position_bias is None else "position_bias"
+        raise ValueError(f'{UNPADDED}: {wrong} is not served; attn_implementation="{NAME}" serves it')
+    is_causal = module.is_causal if is_causal is None else is_causal
+    if attention_mask is not None and not is_causal:
+        # Of cross-attention the mask is the keys' alone, which that path takes for one of queries too.
+        mask = attention_mask[:, None, None].bool()
+        sliding_window = options.pop("sliding_window", None)
+        window = None if sliding_window is None else (sliding_window - 1,) * 2
+        return attention_forward(module, query, key, value, mask, scaling, window=window, **options)
+    flash = import_extra("transformers.modeling_flash_attention_utils", UNPADDED, group="torch")
+    rows_first = (x.transpose(1, 2) for x in (query, key, value))
+    options |= {"query_length": query.shape[2], "is_causal": is_causal, "softmax_scale": scaling}
+    return flash._flash_attention_forward(*rows_first, attention_mask, attn_implementation=UNPADDED, **options), None
+
+
+def _refuse(name: str, dropout: float, others: dict[str, Any]) -> None:
+    if dropout:
+        raise ValueError(
+            f"{name}: dropout of attention weights is {dropout}, and is not computed; remedies: model.eval(), or "
+            "attention_dropout=0 in the model's configuration"
+        )
+    unknown = sorted(key for key, x in others.items() if x is not None and key not in PASSED_OVER)
+    if unknown:
+        raise ValueError(
+            f"{name}: {', '.join(unknown)} of this model is not known; attn_implementation='eager' may serve it"
+        )
+
+
+def _enter_flash() -> bool:
+    """Answers transformers where it looks for FlashAttention by the name UNPADDED, if it has the place.
+
+    That is private to transformers, and was found in versions 5.20 to 5.24.
+    """
+    try:
+        from transformers import modeling_flash_attention_utils as utils
+
+        pads = (utils._pad_input, utils._unpad_input)
+        original = utils._lazy_imports
+        of_cache = (None,) if hasattr(utils, "_flash_with_kvcache_fn") else ()  # which later versions also ask for
+    except (ImportError, AttributeError):
+        return False
+    if not getattr(original, "knows_pyattn", False):
+
+        def lazy_imports(implementation: str | None, *others: Any, **options: Any) -> Any:
+            if implementation == UNPADDED:
+                return _flash_function, _flash_varlen_function, *of_cache, *pads
+            return original(implementation, *others, **options)
+
+        lazy_imports.knows_pyattn = True  # type: ignore[attr-defined]
+        utils._lazy_imports = lazy_imports
+    return True
+
+
+def _flash_function(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+    """flash_attn_func, as transformers calls it: query (B, L, H, D), key and value (B, S, Hkv, D)."""
+    heads_first = (x.transpose(1, 2) for x in (query, key, value))
+    return scaled_dot_product_attention(*heads_first, **_options(**options)).transpose(1, 2)
+
+
+def _flash_varlen_function(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    s_aux: Tensor | None = None,
+) -> Tensor:
+    """flash_attn_varlen_func of packed sequences (total, H, D); its signature tells transformers what is served."""
+    options = _options(softmax_scale, causal, window_size, softcap, s_aux)
+    return varlen_attention(query, key, value, cu_seqlens_q, cu_seqlens_k, **options)
+
+
+def _options(
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    s_aux: Tensor | None = None,
+) -> dict[str, Any]:
+    """FlashAttention's options by pyattn's names; both see causal queries from the last key on."""
+    left, right = (None if side < 0 else side for side in window_size)
+    return {
+        "scale": softmax_scale,
+        "is_causal": causal,
+        "window": (left, right),
+        "softcap": softcap or None,
+        "sinks": s_aux,
+    }
