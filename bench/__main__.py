@@ -26,11 +26,13 @@ BENCHMARKS = {
     "generate": "bench.bench_generate",
     "threads": "bench.bench_threads",
     "neighbours": "bench.bench_neighbours",
+    "torch": "bench.bench_torch",
     "import": "bench.import_time",
     "picture": "bench.plot",
 }
 
-WITHOUT_ROWS = ("memory", "threads", "neighbours", "import", "picture")  # which lesser instruction sets leave out
+# Lesser instruction sets leave these out.
+WITHOUT_ROWS = ("memory", "threads", "neighbours", "torch", "import", "picture")
 
 EXPLANATION = """\
 benchmarks:
@@ -47,14 +49,15 @@ benchmarks:
   generate    GPT-2's sizes: a prompt, and steps after 512 and 8,192 tokens
   threads     pyattn on one thread and on all: speedups, and what a parallel region costs
   neighbours  all-MiniLM-L6-v2 and attention beside other processes that are busy on the cores: slowdowns
+  torch       programs of torch as they are, under pyattn.torch.enable() and after accelerate, times as fast
   import      what `import pyattn` costs over `import numpy`, ms
   picture     time and memory against the sequence length
 
 Every peer that is installed takes part (pip install --group bench brings them); all run with the same number of
 threads, each in a process of its own, take turns within one run, and are timed only after their answers have been
 checked. All rows have their fraction of the roofline (bench/roofline.py); a table of all of them ends the run, and a
-list of those that are slower than the committed results. options, padding, precision, decode, memory and neighbours
-have goals, which stand beside what was measured.
+list of those that are slower than the committed results. options, padding, precision, decode, memory, neighbours and
+torch have goals, which stand beside what was measured.
 
 examples:
   python -m bench                       everything, results in bench/results

@@ -17,7 +17,7 @@ from bench.scaling import HEADER, MODELS, model_rows
 from bench.summary import Results, files, read, rows_of
 
 ROOT = RESULTS.parents[1]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "scaling.md"]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "scaling", "torch"))]
 
 
 def _rows(header: str, rows: list[list[str]]) -> str:
@@ -169,6 +169,15 @@ def threads(found: dict[str, Any]) -> str:
     return _rows(f"| | 1 thread | {found['environment']['threads']} threads | speedup |", rows)
 
 
+def torch(found: dict[str, Any]) -> str:
+    names = list(dict.fromkeys(name for seconds in found["results"].values() for name in seconds))
+    rows = []
+    for program, seconds in found["results"].items():
+        others = [f"{seconds['torch'] / seconds[name]:.2f}" if name in seconds else "-" for name in names[1:]]
+        rows.append([program, f"{seconds['torch'] * 1e3:.3g} ms", *others])
+    return _rows(f"| times as fast as torch | torch | {' | '.join(f'`{name}`' for name in names[1:])} |", rows)
+
+
 def scaling_model(found: dict[str, Any]) -> str:
     return _rows(f"| {' | '.join(HEADER)} |", [[cell.replace("%", " %") for cell in row] for row in model_rows(found)])
 
@@ -185,7 +194,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     make.__name__: make
     for make in (
         *(attention, precision, linear, options, padding, decode, encoder, images, speech, generate),
-        *(neighbours, threads),
+        *(neighbours, threads, torch),
     )
 }
 
