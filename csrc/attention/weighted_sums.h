@@ -11,12 +11,13 @@
 
 enum {
   ROWS_AHEAD = 16, /* rows of keys and values are prefetched that many before they are read, or more */
-  /* In registers: of few rows so many vectors; of more rows half as many, for as many keys at a time as
-   * have KEYS_BYTES of values. */
+  /* Of values WIDE_VECTORS are read at a time, as whole lines in order: in registers for FEW_ROWS, if these hold so
+   * many sums; else some vectors after others, for as many keys at a time as have KEYS_BYTES of values. */
+  WIDE_VECTORS = 512 / VECTOR_BYTES,
+  ACCUMULATORS = TILE_ROWS * TILE_VECTORS,
+  VALUE_VECTORS = 8, /* of a lone row, at most */
   FEW_ROWS = 3,
-  VALUE_VECTORS = TILE_ROWS * TILE_VECTORS / FEW_ROWS,
   MORE_ROWS = 4,
-  NARROW_PARTS = VALUE_VECTORS * VECTOR_BYTES / 2 >= 256, /* else too narrow: lines would be read by several */
   KEYS_BYTES = 8192,
 };
 
@@ -45,7 +46,7 @@ struct value_part {
   ptrdiff_t first_row, rows, d;
   ptrdiff_t ahead;            /* 0, or how many later values are prefetched */
   ptrdiff_t back, begin, end; /* of them: so far before d, these bytes */
-  vec (*sums)[VALUE_VECTORS]; /* of all rows, from one part of the keys to the next */
+  vec *sums;                  /* of all rows, from one part of the keys to the next */
   int along_keys;             /* whether weights lie as decode's */
   int masked, gathered;       /* whether keys may be */
 };
@@ -60,7 +61,7 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
   const char *value = keys->value + part.d * step, *of_rows = value + part.first * value_row;
   vec acc[TILE_ROWS][VALUE_VECTORS];
   UNROLL for (int r = 0; r < rows; r++) {
-    UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = part.from > 0 ? part.sums[r0 + r][n] : (vec){0};
+    UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = part.from > 0 ? part.sums[(r0 + r) * vectors + n] : (vec){0};
   }
   for (ptrdiff_t j = part.from; j < part.to; j += GROUP) {
     const char *low = of_rows + j * value_row, *high = NULL;
@@ -74,7 +75,7 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
       UNROLL for (int n = 0; n < vectors; n += GROUP) join_rows_wide(low, high, n * LANES * KEY_BYTES, x + n);
       for (int i = 0; i < GROUP && part.ahead > 0; i++) {
         const char *next = low - part.back + (part.ahead + i) * value_row;
-        if (vectors == VALUE_VECTORS || !NARROW_PARTS)
+        if (vectors == WIDE_VECTORS)
           prefetch_lines(next, vectors * LANES * KEY_BYTES);
         else
           for (ptrdiff_t line = part.begin; line < part.end; line += 64) prefetch_near(next + line);
@@ -94,54 +95,50 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
     vec *o = state->split.o + (first_row + r) * value_vectors(call) + part.d / LANES;
     const vec rescale = splat(state->rescale[0][first_row + r]);
     if (part.to < part.count) {
-      UNROLL for (int n = 0; n < vectors; n++) part.sums[r0 + r][n] = acc[r][n];
+      UNROLL for (int n = 0; n < vectors; n++) part.sums[(r0 + r) * vectors + n] = acc[r][n];
     } else {
       UNROLL for (int n = 0; n < vectors; n++) o[n] = o[n] * rescale + acc[r][n];
     }
   }
 }
 
-/* As many features as fill so many vectors, time and again; returns where the rest begins. */
-INLINE ptrdiff_t accumulate_vectors(const struct pyattn_query_block *block, const struct pyattn_keys *keys,
-                                    struct value_part part, int vectors) {
-  const ptrdiff_t ahead = part.ahead;
-  for (; block->call->value_width - part.d >= vectors * LANES; part.d += vectors * LANES) {
-    for (ptrdiff_t r = 0; r < part.rows; r += FEW_ROWS) {
-      part.ahead = r > 0 ? 0 : ahead;
-      WITH_CONSTANT(ROWS, least(part.rows - r, FEW_ROWS), FEW_ROWS,
-                    accumulate_part(block, keys, part, r, ROWS, vectors))
-    }
+/* Of few rows, WIDE_VECTORS of features, time and again; returns where the rest begins. */
+INLINE ptrdiff_t accumulate_wide(const struct pyattn_query_block *block, const struct pyattn_keys *keys,
+                                 struct value_part part) {
+  for (; block->call->value_width - part.d >= WIDE_VECTORS * LANES; part.d += WIDE_VECTORS * LANES) {
+    WITH_CONSTANT(ROWS, part.rows, FEW_ROWS, accumulate_part(block, keys, part, 0, ROWS, VALUE_VECTORS))
   }
   return part.d;
 }
 
-/* The same of VALUE_VECTORS vectors, or half as many, some keys at a time, whose values all rows find in the
- * first-level cache; meanwhile the next ones are prefetched, as evenly. */
+/* The same of at most that many vectors, `vectors` at a time, and some keys at a time, whose values all rows and parts
+ * find in the first-level cache; meanwhile the next ones are prefetched, as evenly. */
 INLINE ptrdiff_t accumulate_by_keys(const struct pyattn_query_block *block, const struct pyattn_keys *keys,
-                                    struct value_part part) {
-  enum { HALF = VALUE_VECTORS / 2, HALF_BYTES = HALF * LANES * KEY_BYTES };
-  vec sums[2][LANES][VALUE_VECTORS];
+                                    struct value_part part, int vectors) {
+  const int part_bytes = vectors * LANES * KEY_BYTES;
+  vec sums[WIDE_VECTORS * LANES];
   const ptrdiff_t groups = (part.rows + MORE_ROWS - 1) / MORE_ROWS;
-  for (ptrdiff_t left; left = (block->call->value_width - part.d) / (HALF * LANES), left > 0;) {
-    const ptrdiff_t d = part.d, halves = least(left, 2), parts = groups * halves;
-    const ptrdiff_t lines = halves * HALF_BYTES / 64,
-                    some = parts == 1 ? part.count : KEYS_BYTES / (halves * HALF_BYTES);
+  for (ptrdiff_t left; left = (block->call->value_width - part.d) / (vectors * LANES), left > 0;) {
+    const ptrdiff_t d = part.d, pieces = least(left, WIDE_VECTORS / vectors), parts = groups * pieces;
+    const ptrdiff_t lines = pieces * part_bytes / 64,
+                    some = parts == 1 ? part.count : KEYS_BYTES / (pieces * part_bytes);
     if (part.ahead > 0 && parts > 1) part.ahead = some;
     for (part.from = 0; part.from < part.count; part.from = part.to) {
       part.to = least(part.from + some, part.count);
-      for (ptrdiff_t half = 0, number = 0; half < halves; half++) {
-        part.d = d + half * HALF * LANES;
-        part.back = half * HALF_BYTES;
-        part.sums = sums[half];
+      for (ptrdiff_t piece = 0, number = 0; piece < pieces; piece++) {
+        part.d = d + piece * vectors * LANES;
+        part.back = piece * part_bytes;
+        part.sums = sums + piece * vectors * part.rows;
         for (ptrdiff_t r = 0; r < part.rows; r += MORE_ROWS, number++) {
           part.begin = number * lines / parts * 64;
           part.end = (number + 1) * lines / parts * 64;
-          WITH_CONSTANT(ROWS, least(part.rows - r, MORE_ROWS), MORE_ROWS,
-                        accumulate_part(block, keys, part, r, ROWS, HALF))
+          WITH_CONSTANT(ROWS, least(part.rows - r, MORE_ROWS), MORE_ROWS, {
+            if (ROWS * vectors <= ACCUMULATORS) accumulate_part(block, keys, part, r, ROWS, vectors);
+          })
         }
       }
     }
-    part.d = d + halves * HALF * LANES;
+    part.d = d + pieces * vectors * LANES;
   }
   return part.d;
 }
@@ -149,11 +146,14 @@ INLINE ptrdiff_t accumulate_by_keys(const struct pyattn_query_block *block, cons
 INLINE void accumulate_rows(const struct pyattn_query_block *block, const struct pyattn_keys *keys,
                             struct value_part part) {
   if (block->call->operands[PYATTN_VALUE].column == KEY_BYTES) {
-    if (part.rows <= FEW_ROWS || !NARROW_PARTS) part.d = accumulate_vectors(block, keys, part, VALUE_VECTORS);
-    if (NARROW_PARTS)
-      part.d = accumulate_by_keys(block, keys, part);
-    else
-      part.d = accumulate_vectors(block, keys, part, VALUE_VECTORS / 2);
+    if (WIDE_VECTORS == VALUE_VECTORS) {
+      if (part.rows <= FEW_ROWS) part.d = accumulate_wide(block, keys, part);
+      part.d = accumulate_by_keys(block, keys, part, VALUE_VECTORS / 2);
+    } else {
+      if (part.rows == 1) part.d = accumulate_by_keys(block, keys, part, VALUE_VECTORS);
+      if (part.rows <= FEW_ROWS) part.d = accumulate_by_keys(block, keys, part, VALUE_VECTORS / 2);
+      part.d = accumulate_by_keys(block, keys, part, VALUE_VECTORS / 4);
+    }
   }
   for (; part.d < block->call->value_width; part.d += LANES) {
     FOR_ROWS_AT_ONCE(part.rows, TILE_ROWS, accumulate_part(block, keys, part, r, ROWS, 1))
