@@ -24,6 +24,8 @@
  *   look_up(p, i)                of 32 reals at p, the one that the last 5 bits of a lane count
  *   choose_by_bytes(p, yes, no)  yes where the lane's byte of p is not 0
  *   transpose(x)                 x[i][j] <-> x[j][i] of LANES vectors
+ *   ACROSS                       vectors that the next line makes, if these are narrow
+ *   load_across(x, row, offset)  in lane i of x[j] the j-th 32 or 64 bits after row[i] + offset, as LANES in reals
  *   sum_rows(x)                  in lane i the sum of the lanes of x[i], by halves
  *   ZIP_BYTES(lo or hi, a, b)    bytes of a and b in turn, of one half of each 16 bytes
  *   WIDENS_FLOAT16               whether an instruction does the next line
@@ -89,6 +91,8 @@
 #endif
 /* Dot-product groups of a key that a lane holds as they lie in memory. */
 #define KEY_GROUPS (ELEMENT == KV8 ? 4 : ELEMENT == BF16 && !PAIRS_OF_BFLOAT16 ? 2 : 1)
+/* Vectors that join_rows_wide loads at once. */
+#define VALUE_GROUP (ELEMENT == BF16 && VECTOR_BYTES < 64 ? 2 : GROUP)
 #define KEY_UNIT (ELEMENT == KV8 ? 0x1p24f : 1) /* what key_group multiplies keys by */
 #define INPUT_ZERO (GROUP == 4 ? 128 : 0) /* added to int8 inputs, for dot products that want them without a sign */
 
@@ -240,10 +244,18 @@ INLINE vec join_rows(const char *low, const char *high, ptrdiff_t step, ptrdiff_
   return (void)high, load_strided(low, step, n);
 }
 
+#if VALUE_GROUP == 2 /* the even features, then the odd ones: widened by a shift or a mask */
+INLINE void join_rows_wide(const char *low, const char *high, ptrdiff_t offset, vec x[2]) {
+  (void)high;
+  x[0] = (vec)((uvec)load(low + offset) << 16);
+  x[1] = (vec)((uvec)load(low + offset) & 0xffff0000);
+}
+#else
 INLINE void join_rows_wide(const char *low, const char *high, ptrdiff_t offset, vec x[1]) {
   (void)high;
   x[0] = load_elements(low + offset, LANES);
 }
+#endif
 #endif
 #endif
 

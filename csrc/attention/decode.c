@@ -29,7 +29,7 @@ enum {
   /* loaded for one that is prefetched */
   ROWS_A_LINE = STEP_BYTES >= 64 ? 1 : 64 / (STEP_BYTES * LANES < 64 ? 64 / LANES : STEP_BYTES),
   /* Groups of LANES keys are scored so many at a time, or one: chains of sums that fill each other's waits. */
-  SCORE_GROUPS = KEY_BYTES == 1 || VECTOR_BYTES < 64 ? 4 : 2,
+  SCORE_GROUPS = KEY_BYTES == 1 || NARROW ? 4 : 2,
   KEY_ROWS = 4, /* rows of queries whose chains do so, too */
 };
 
@@ -44,16 +44,15 @@ INLINE void load_keys_along_lanes(vec x[LANES], const char *const *key, ptrdiff_
   transpose(x);
 }
 
-/* sums[r] += the products of `rows` queries and loaded keys, of `lanes` lanes each, or begins with them. */
-INLINE void multiply_keys(vec *sums, int begin, const real *q, ptrdiff_t query_row, const vec *x, int rows, int lanes) {
+/* sums[r] += the products of `rows` queries and loaded keys, of `groups` groups of features, or begins with them. */
+INLINE void multiply_keys(vec *sums, int begin, const real *q, ptrdiff_t query_row, const vec *x, int rows,
+                          int groups) {
   vec sum[KEY_ROWS];
   UNROLL for (int r = 0; r < rows; r++) sum[r] = begin ? (vec){0} : sums[r];
-  UNROLL for (int i = 0; i < lanes; i++) {
-    UNROLL for (int s = 0; s < KEY_GROUPS; s++) {
-      const vec key = key_group(x[i], s);
-      UNROLL for (int r = 0; r < rows; r++) {
-        sum[r] = multiply_add(splat(load_real(q + r * query_row + i * KEY_GROUPS + s)), key, sum[r]);
-      }
+  UNROLL for (int t = 0; t < groups; t++) {
+    const vec key = key_group(x[t / KEY_GROUPS], t % KEY_GROUPS);
+    UNROLL for (int r = 0; r < rows; r++) {
+      sum[r] = multiply_add(splat(load_real(q + r * query_row + t)), key, sum[r]);
     }
   }
   UNROLL for (int r = 0; r < rows; r++) sums[r] = sum[r];
@@ -68,32 +67,17 @@ struct key_groups {
   int groups;
 };
 
+/* Into the first-level cache and evenly over the arithmetic: the machine drops what comes in bursts. */
+INLINE void prefetch_group(const struct key_groups *keys, int group, ptrdiff_t column, ptrdiff_t offset) {
+  const ptrdiff_t line = offset + keys->ahead, turn = column / COLUMNS % ROWS_A_LINE;
+  UNROLL for (int i = 0; i < LANES; i += ROWS_A_LINE) prefetch_near(keys->key[group * LANES + i + turn] + line);
+}
+
 #if KEY_BYTES == 1
 #include "decode_int8.h"
+#elif NARROW
+#include "decode_narrow.h"
 #else
-/* Prefetching is into the first-level cache and evenly over the arithmetic: the machine drops what comes in bursts. */
-INLINE void load_group(vec x[LANES], const struct key_groups *keys, int group, ptrdiff_t column, ptrdiff_t step,
-                       ptrdiff_t columns) {
-  const char *const *row = keys->key + group * LANES;
-  const ptrdiff_t line = column * step + keys->ahead, turn = column / COLUMNS % ROWS_A_LINE;
-  load_keys_along_lanes(x, row, column * step, step, columns);
-  UNROLL for (int i = 0; i < LANES; i += ROWS_A_LINE) prefetch_near(row[i + turn] + line);
-}
-
-/* sums[group] of a lone row, from column d to a whole number of steps later: the sums stay in registers. */
-INLINE void score_lone_row(vec *sums, const struct key_groups *keys, const real *q, ptrdiff_t d, ptrdiff_t end) {
-  vec sum[SCORE_GROUPS];
-  UNROLL for (int group = 0; group < SCORE_GROUPS; group++) sum[group] = (vec){0};
-  for (ptrdiff_t column = d; column < end; column += COLUMNS, q += LANES * KEY_GROUPS) {
-    UNROLL for (int group = 0; group < SCORE_GROUPS; group++) {
-      vec x[LANES];
-      load_group(x, keys, group, column, KEY_BYTES, COLUMNS);
-      multiply_keys(sum + group, 0, q, 0, x, 1, LANES);
-    }
-  }
-  UNROLL for (int group = 0; group < SCORE_GROUPS; group++) sums[group] = sum[group];
-}
-
 INLINE void score_groups(const struct pyattn_query_block *block, const struct key_groups *keys) {
   const struct pyattn_attention *call = block->call;
   const int groups = keys->groups;
@@ -103,26 +87,20 @@ INLINE void score_groups(const struct pyattn_query_block *block, const struct ke
     const real *q = query_rows_from(block, d);
     vec acc[SCORE_GROUPS][LANES];
     if (end == 0) memset(acc, 0, sizeof acc);
-    ptrdiff_t column = d;
-    if (SCORE_GROUPS > 2 && rows == 1 && groups == SCORE_GROUPS && step == KEY_BYTES && end - d >= COLUMNS) {
-      vec sums[SCORE_GROUPS];
-      column = d + (end - d) / COLUMNS * COLUMNS;
-      score_lone_row(sums, keys, q, d, column);
-      q += (column - d) / GROUP;
-      for (int group = 0; group < groups; group++) acc[group][0] = sums[group];
-    }
-    for (; column < end; column += COLUMNS, q += LANES * KEY_GROUPS) {
-      const ptrdiff_t columns = least(end - column, COLUMNS);
+    for (ptrdiff_t column = d; column < end; column += COLUMNS, q += LANES * KEY_GROUPS) {
+      const ptrdiff_t columns = least(end - column, COLUMNS), offset = column * step;
       for (int group = 0; group < groups; group++) {
         vec x[LANES];
-        load_group(x, keys, group, column, step, columns);
+        load_keys_along_lanes(x, keys->key + group * LANES, offset, step, columns);
+        prefetch_group(keys, group, column, offset);
         if (KEY_GROUPS == 1 || columns == COLUMNS) {
-          FOR_ROWS_AT_ONCE(rows, KEY_ROWS,
-                           multiply_keys(acc[group] + r, column == d, q + r * query_row, query_row, x, ROWS, LANES))
-        } else {
-          const int lanes = (int)(columns + KEY_GROUPS - 1) / KEY_GROUPS;
-          FOR_ROWS_AT_ONCE(rows, KEY_ROWS,
-                           multiply_keys(acc[group] + r, column == d, q + r * query_row, query_row, x, ROWS, lanes))
+          FOR_ROWS_AT_ONCE(
+              rows, KEY_ROWS,
+              multiply_keys(acc[group] + r, column == d, q + r * query_row, query_row, x, ROWS, LANES * KEY_GROUPS))
+        } else { /* what is left of a lane counts nothing */
+          FOR_ROWS_AT_ONCE(
+              rows, KEY_ROWS,
+              multiply_keys(acc[group] + r, column == d, q + r * query_row, query_row, x, ROWS, (int)columns))
         }
       }
     }
@@ -168,7 +146,8 @@ static void score_rows(const struct pyattn_query_block *block, const struct pyat
     now.groups = (int)least((count - j + LANES - 1) / LANES, most);
     if (KEY_BYTES == 1 && now.groups > 1) now.groups = SCORE_GROUPS;
     for (int group = 0; group < now.groups; group++) now.p[group] = state_of(block)->p + j + group * LANES;
-    for (int i = 0; i < now.groups * LANES; i++) now.key[i] = keys->key + (first + least(j + i, count - 1)) * row;
+    const int placed = KEY_BYTES == 1 ? now.groups : (int)most; /* tiles take several groups */
+    for (int i = 0; i < placed * LANES; i++) now.key[i] = keys->key + (first + least(j + i, count - 1)) * row;
     if (KEY_BYTES == 1) {
       load_scales(now.scale, call, keys, PYATTN_KEY_SCALES, first + j, least(count - j, SCORE_GROUPS * LANES));
     }

@@ -119,7 +119,7 @@ INLINE void accumulate_lanes(const struct pyattn_query_block *block, const struc
       if (GROUP == 2 && i + 1 < here) high = values + index[i + 1] * row;
       vec x[VALUE_VECTORS];
       if (vectors > 1) {
-        UNROLL for (int n = 0; n < vectors; n += GROUP) join_rows_wide(low, high, n * LANES * KEY_BYTES, x + n);
+        UNROLL for (int n = 0; n < vectors; n += VALUE_GROUP) join_rows_wide(low, high, n * LANES * KEY_BYTES, x + n);
       } else {
         x[0] = join_rows(low, high, step, call->value_width - d);
       }
@@ -129,6 +129,7 @@ INLINE void accumulate_lanes(const struct pyattn_query_block *block, const struc
       }
     }
   }
+  if (vectors > 1) order_features(acc, vectors);
   vec *o = state->split.o + r * value_vectors(call) + d / LANES;
   const vec rescale = splat(state->rescale[0][r]);
   UNROLL for (int n = 0; n < vectors; n++) o[n] = o[n] * rescale + acc[n];

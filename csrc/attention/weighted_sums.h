@@ -9,6 +9,8 @@
 #include "../gemm.h"
 #include "state.h"
 
+#define NARROW (VECTOR_BYTES < 64) /* registers do not hold a line, nor a tile of WIDE_VECTORS */
+
 enum {
   ROWS_AHEAD = 16, /* rows of keys and values are prefetched that many before they are read, or more */
   /* Of values WIDE_VECTORS are read at a time, as whole lines in order: in registers for FEW_ROWS, if these hold so
@@ -51,6 +53,19 @@ struct value_part {
   int masked, gathered;       /* whether keys may be */
 };
 
+/* Sums of what join_rows_wide loaded, in the order of features. */
+INLINE void order_features(vec *sums, int vectors) {
+#if VALUE_GROUP > GROUP
+  UNROLL for (int n = 0; n < vectors; n += 2) {
+    const vec even = sums[n], odd = sums[n + 1];
+    sums[n] = (vec)ZIP_LOW((ivec)even, (ivec)odd);
+    sums[n + 1] = (vec)ZIP_HIGH((ivec)even, (ivec)odd);
+  }
+#else
+  (void)sums, (void)vectors;
+#endif
+}
+
 /* `rows` rows from the part's row r on, `vectors` of features, which are whole and contiguous if there are several. */
 INLINE void accumulate_part(const struct pyattn_query_block *block, const struct pyattn_keys *keys,
                             struct value_part part, ptrdiff_t r0, int rows, int vectors) {
@@ -72,7 +87,7 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
     }
     vec x[VALUE_VECTORS];
     if (vectors > 1) {
-      UNROLL for (int n = 0; n < vectors; n += GROUP) join_rows_wide(low, high, n * LANES * KEY_BYTES, x + n);
+      UNROLL for (int n = 0; n < vectors; n += VALUE_GROUP) join_rows_wide(low, high, n * LANES * KEY_BYTES, x + n);
       for (int i = 0; i < GROUP && part.ahead > 0; i++) {
         const char *next = low - part.back + (part.ahead + i) * value_row;
         if (vectors == WIDE_VECTORS)
@@ -97,6 +112,7 @@ INLINE void accumulate_part(const struct pyattn_query_block *block, const struct
     if (part.to < part.count) {
       UNROLL for (int n = 0; n < vectors; n++) part.sums[(r0 + r) * vectors + n] = acc[r][n];
     } else {
+      if (vectors > 1) order_features(acc[r], vectors);
       UNROLL for (int n = 0; n < vectors; n++) o[n] = o[n] * rescale + acc[r][n];
     }
   }

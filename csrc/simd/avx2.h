@@ -54,6 +54,22 @@ INLINE void transpose(vec x[8]) {
 }
 #endif
 
+#if REAL_BITS == 32
+#define ACROSS 4
+/* Halves of rows are inserted as they are loaded, which takes no shuffle, and half of the registers. */
+INLINE void load_across(vec x[4], const char *const row[8], ptrdiff_t offset) {
+  __m256 a[4];
+  UNROLL for (int i = 0; i < 4; i++) {
+    const __m128 low = _mm_loadu_ps((const float *)(row[i] + offset));
+    a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(low), _mm_loadu_ps((const float *)(row[4 + i] + offset)), 1);
+  }
+  const __m256d b = (__m256d)_mm256_unpacklo_ps(a[0], a[1]), c = (__m256d)_mm256_unpackhi_ps(a[0], a[1]);
+  const __m256d d = (__m256d)_mm256_unpacklo_ps(a[2], a[3]), e = (__m256d)_mm256_unpackhi_ps(a[2], a[3]);
+  x[0] = (vec)_mm256_unpacklo_pd(b, d), x[1] = (vec)_mm256_unpackhi_pd(b, d);
+  x[2] = (vec)_mm256_unpacklo_pd(c, e), x[3] = (vec)_mm256_unpackhi_pd(c, e);
+}
+#endif
+
 #define widen_float16(x) ((vec)_mm256_cvtph_ps((__m128i)(x)))
 #define narrow_float16(x) ((vec16)_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
 #define raise_byte(x, s) ((vec)_mm256_shuffle_epi8((__m256i)(x), _mm256_broadcastsi128_si256(RAISED(s))))

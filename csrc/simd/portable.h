@@ -97,6 +97,14 @@ INLINE void transpose(vec x[LANES]) {
 }
 #endif
 
+#ifndef ACROSS
+#define ACROSS LANES
+INLINE void load_across(vec x[LANES], const char *const row[LANES], ptrdiff_t offset) {
+  UNROLL for (int i = 0; i < LANES; i++) x[i] = load(row[i] + offset);
+  transpose(x);
+}
+#endif
+
 #ifndef sum_rows
 /* Each pass zips half of the rows into the other half, and adds the halves of what comes out. */
 INLINE vec sum_rows(const vec x[LANES]) {
