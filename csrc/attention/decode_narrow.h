@@ -1,9 +1,10 @@
-/* Scores in decode where registers are narrow and few. A lone row's sums stay in them for all its features, those of
- * SCORE_GROUPS groups of keys side by side; several rows multiply keys that were transposed into a buffer as the tiles
+/* Scores in decode where registers are narrow and few. The sums of one or two rows stay in them for all features, four
+ * of them side by side; more rows multiply keys that were transposed into a buffer as the tiles
  * of gemm.h do, which share what they load. */
 #pragma once
 
 enum {
+  FEWEST = 2, /* rows whose sums, with those of SCORE_GROUPS groups of keys or half as many, fill each other's waits */
   AT_ONCE = ELEMENT == F16 ? LANES : ACROSS, /* vectors of columns; float16 is widened before it is transposed */
   TILE_COLUMNS = 4 * COLUMNS,                /* transposed before they are multiplied */
   KEY_FORMAT = KEY_GROUPS == 2 ? PYATTN_BFLOAT16 : PLAIN_FORMAT,
@@ -17,34 +18,38 @@ INLINE void load_key_columns(vec x[AT_ONCE], const char *const *key, ptrdiff_t o
     load_across(x, key, offset + i * (ptrdiff_t)sizeof(real));
 }
 
-/* sums[g] of so many groups of keys, from feature d to end. */
-INLINE void score_lone_row(const struct key_groups *keys, vec *sums, const real *q, ptrdiff_t d, ptrdiff_t end,
-                           ptrdiff_t step, int groups) {
-  vec sum[SCORE_GROUPS];
+/* sums[g][r] of so many groups of keys from `first` on and rows of queries, from feature d to end. */
+INLINE void score_few_rows(const struct key_groups *keys, vec (*sums)[FEWEST], const real *q, ptrdiff_t query_row,
+                           ptrdiff_t d, ptrdiff_t end, ptrdiff_t step, int first, int groups, int rows) {
+  const char *const *key = keys->key + first * LANES;
+  vec sum[SCORE_GROUPS][FEWEST];
   ptrdiff_t column = d;
-  UNROLL for (int g = 0; g < groups; g++) sum[g] = (vec){0};
+  UNROLL for (int g = 0; g < groups; g++) { UNROLL for (int r = 0; r < rows; r++) sum[g][r] = (vec){0}; }
   for (; step == KEY_BYTES && end - column >= COLUMNS; column += COLUMNS, q += COLUMNS) {
     UNROLL for (int g = 0; g < groups; g++) {
       HIDE_ADDRESS(q); /* else queries are spilled on the way to the next group */
       UNROLL for (int i = 0; i < LANES; i += AT_ONCE) {
         vec x[AT_ONCE];
-        load_key_columns(x, keys->key + g * LANES, column * KEY_BYTES, i);
-        multiply_keys(sum + g, 0, q + i * KEY_GROUPS, 0, x, 1, AT_ONCE * KEY_GROUPS);
+        load_key_columns(x, key + g * LANES, column * KEY_BYTES, i);
+        multiply_keys(sum[g], 0, q + i * KEY_GROUPS, query_row, x, rows, AT_ONCE * KEY_GROUPS);
       }
-      prefetch_group(keys, g, column, column * KEY_BYTES);
+      prefetch_group(keys, first + g, column, column * KEY_BYTES);
     }
   }
   for (; column < end; column += COLUMNS, q += COLUMNS) {
     const ptrdiff_t columns = least(end - column, COLUMNS);
     for (int g = 0; g < groups; g++) {
       vec x[LANES];
-      load_keys_along_lanes(x, keys->key + g * LANES, column * step, step, columns);
+      load_keys_along_lanes(x, key + g * LANES, column * step, step, columns);
       for (int t = 0; t < columns; t++) {
-        sum[g] = multiply_add(splat(q[t]), key_group(x[t / KEY_GROUPS], t % KEY_GROUPS), sum[g]);
+        const vec feature = key_group(x[t / KEY_GROUPS], t % KEY_GROUPS);
+        for (int r = 0; r < rows; r++) {
+          sum[g][r] = multiply_add(splat(q[r * query_row + t]), feature, sum[g][r]);
+        }
       }
     }
   }
-  UNROLL for (int g = 0; g < groups; g++) sums[g] = sum[g];
+  UNROLL for (int g = 0; g < groups; g++) { UNROLL for (int r = 0; r < rows; r++) sums[g][r] = sum[g][r]; }
 }
 
 /* sums += the products of `rows` queries and `count` features of TILE_VECTORS groups of keys. */
@@ -96,10 +101,21 @@ INLINE void score_groups(const struct pyattn_query_block *block, const struct ke
   for (ptrdiff_t d = 0; d == 0 || d < call->width; d += SUM_BLOCK) {
     const ptrdiff_t end = least(call->width, d + SUM_BLOCK);
     const real *q = query_rows_from(block, d);
-    if (rows == 1) {
-      vec sums[SCORE_GROUPS];
-      WITH_CONSTANT(GROUPS, groups, SCORE_GROUPS, score_lone_row(keys, sums, q, d, end, step, GROUPS))
-      for (int g = 0; g < groups; g++) *keys->p[g] = d > 0 ? *keys->p[g] + sums[g] : sums[g];
+    if (rows <= FEWEST) {
+      vec sums[SCORE_GROUPS][FEWEST];
+      if (rows == 1) {
+        WITH_CONSTANT(GROUPS, groups, SCORE_GROUPS,
+                      score_few_rows(keys, sums, q, query_row, d, end, step, 0, GROUPS, 1))
+      } else {
+        for (int g = 0; g < groups; g += 2) {
+          WITH_CONSTANT(GROUPS, least(groups - g, 2), 2,
+                        score_few_rows(keys, sums + g, q, query_row, d, end, step, g, GROUPS, 2))
+        }
+      }
+      for (int g = 0; g < groups; g++) {
+        vec *p = keys->p[g];
+        for (ptrdiff_t r = 0; r < rows; r++) p[r] = d > 0 ? p[r] + sums[g][r] : sums[g][r];
+      }
       continue;
     }
     for (int g = 0; g < groups; g += TILE_VECTORS) {
