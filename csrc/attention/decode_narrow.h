@@ -1,10 +1,10 @@
-/* Scores in decode where registers are narrow and few. The sums of one or two rows stay in them for all features, four
- * of them side by side; more rows multiply keys that were transposed into a buffer as the tiles
+/* Scores in decode where registers are narrow and few. The sums of up to four rows stay in them for all features, four
+ * or more side by side; more rows multiply keys that were transposed into a buffer as the tiles
  * of gemm.h do, which share what they load. */
 #pragma once
 
 enum {
-  FEWEST = 2, /* rows whose sums, with those of SCORE_GROUPS groups of keys or half as many, fill each other's waits */
+  FEWEST = 4, /* rows; fewer of them score more groups of keys at a time, whose sums fill each other's waits */
   AT_ONCE = ELEMENT == F16 ? LANES : ACROSS, /* vectors of columns; float16 is widened before it is transposed */
   TILE_COLUMNS = 4 * COLUMNS,                /* transposed before they are multiplied */
   KEY_FORMAT = KEY_GROUPS == 2 ? PYATTN_BFLOAT16 : PLAIN_FORMAT,
@@ -106,10 +106,14 @@ INLINE void score_groups(const struct pyattn_query_block *block, const struct ke
       if (rows == 1) {
         WITH_CONSTANT(GROUPS, groups, SCORE_GROUPS,
                       score_few_rows(keys, sums, q, query_row, d, end, step, 0, GROUPS, 1))
-      } else {
+      } else if (rows == 2) {
         for (int g = 0; g < groups; g += 2) {
           WITH_CONSTANT(GROUPS, least(groups - g, 2), 2,
                         score_few_rows(keys, sums + g, q, query_row, d, end, step, g, GROUPS, 2))
+        }
+      } else {
+        for (int g = 0; g < groups; g++) {
+          WITH_CONSTANT(ROWS, rows, FEWEST, score_few_rows(keys, sums + g, q, query_row, d, end, step, g, 1, ROWS))
         }
       }
       for (int g = 0; g < groups; g++) {
