@@ -67,17 +67,27 @@ struct pyattn_attention {
   ptrdiff_t top_k;
 };
 
+/* The bias or floating mask of a block's rows and keys, transposed once for all heads that share it. */
+struct pyattn_addends {
+  char *lines;      /* aligned, PYATTN_KEY_BLOCK times the table's tile_vectors vectors; NULL: each head has its own */
+  int placed;       /* whether a block has placed them */
+  int masked;       /* whether some are -inf */
+  const char *next; /* in the operand, of the same keys or the next: what is placed soon, which is prefetched, */
+  ptrdiff_t next_rows; /* so many rows of it */
+};
+
 /* A block of query rows on its way over the keys of one head. Row r is query first + r % length of the r / length-th of
  * the query heads that share the head of keys. */
 struct pyattn_query_block {
   const struct pyattn_attention *call;
-  char *data[PYATTN_OPERANDS];   /* at row 0, and key 0 where columns are keys; keys and values: at key 0 */
-  int vectors;                   /* vectors of lanes that the rows fill, 1 to the table's tile_vectors */
-  ptrdiff_t rows, first, length; /* at most vectors * lanes */
-  ptrdiff_t query_offset;        /* position of query 0 */
-  ptrdiff_t kv_length;           /* keys at or after this are masked */
-  char *scratch;                 /* aligned, state_bytes; the block's state, from begin to finish */
-  const char *next_query;        /* row 0 of the block that takes this one's place later on, of as many rows, or NULL */
+  char *data[PYATTN_OPERANDS];    /* at row 0, and key 0 where columns are keys; keys and values: at key 0 */
+  int vectors;                    /* vectors of lanes that the rows fill, 1 to the table's tile_vectors */
+  ptrdiff_t rows, first, length;  /* at most vectors * lanes */
+  ptrdiff_t query_offset;         /* position of query 0 */
+  ptrdiff_t kv_length;            /* keys at or after this are masked */
+  char *scratch;                  /* aligned, state_bytes; the block's state, from begin to finish */
+  struct pyattn_addends *addends; /* or NULL */
+  const char *next_query; /* row 0 of the block that takes this one's place later on, of as many rows, or NULL */
 };
 
 /* Keys first ... first + count of one head: at most PYATTN_KEY_BLOCK, within one block of them. */

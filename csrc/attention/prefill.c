@@ -16,6 +16,9 @@
  *     EXP_SUBTRACT_FIRST    a bias or a floating mask is given          2^((p - max) to_log2)
  *     accumulate_live       keys are masked, and a value is not finite  masked values count as 0: 0 * NaN is NaN
  *
+ * A bias or floating mask alone is transposed for the tiles, which add it: once for a few heads that share it and take
+ * turns. Meanwhile the softmax fetches what comes next of it.
+ *
  * A block of R rows against S keys reads R D elements of Q once, S (D + Dv) of K and V, from the cache where the blocks
  * of a task share them, and a mask or bias R S; it writes R Dv elements. The sums over each PYATTN_SPLIT keys are
  * completed before they are merged into those of all splits before: splits may be computed apart, by several threads,
@@ -87,22 +90,18 @@ KERNEL void load_range(const struct pyattn_attention *call, struct pyattn_keys *
   }
 }
 
-/* Transposes an operand with an element for each pair into p, -inf as MASKED. Returns whether there was any. */
+/* Transposes an operand with an element for each pair to p, -inf as MASKED. Returns whether there was any. */
 static int place_dense(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                       ptrdiff_t count, int which) {
+                       ptrdiff_t count, int which, vec *p) {
   const struct pyattn_array dense = operand(block, which);
   const int vectors = block->vectors;
-  const int ahead = dense.column == ELEMENT_BYTES && dense.row != 0 && block->rows <= block->length;
-  struct attention_state *state = state_of(block);
-  vec *p = state->p, lowest = splat(INFINITY);
-  state->read_ahead = (struct strip){dense.data + (first + PYATTN_KEY_BLOCK) * ELEMENT_BYTES, dense.row,
-                                     count * ELEMENT_BYTES, ahead ? block->rows : 0};
+  vec lowest = splat(INFINITY);
   for (int n = 0; n < vectors; n++) {
     char *rows[LANES];
     find_rows(block, &dense, n, rows);
     for (ptrdiff_t j = 0; j < count; j += LANES) {
       vec x[LANES];
-      load_columns(x, rows, &dense, keys, first, j, count, !ahead);
+      load_columns(x, rows, &dense, keys, first, j, count, !block->addends || block->addends->next_rows == 0);
       if (count - j < LANES) { /* else without a count, in registers */
         for (ptrdiff_t i = 0; i < count - j; i++) {
           p[(j + i) * vectors + n] = x[i];
@@ -123,57 +122,75 @@ static int place_dense(const struct pyattn_query_block *block, const struct pyat
   return 1;
 }
 
-/* What prefill's tiles join to scores: nothing; what lies in their place in p, where some of it may be MASKED; or the
- * bytes of a boolean mask. */
+/* What prefill's tiles join to scores: nothing; addends, of which some may be MASKED; or the bytes of a boolean mask.
+ */
 enum { JOIN_NOTHING, JOIN_ADDENDS, JOIN_ADDENDS_OR_MASKED, JOIN_BYTES };
+struct joined {
+  int how;
+  const char *data; /* a line for each key: the block's vectors, or ROWS_OF_BYTES */
+};
 
-/* Prepares p, or seen, where all that comes between scores and logits but for positions is one such operand. */
-static int prepare_joined(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                          ptrdiff_t count, int hides, uint8_t *seen) {
+/* Addends in p, but where heads share them. The softmax fetches what will be placed next. */
+static struct joined join_dense(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                                ptrdiff_t count, int which) {
+  const struct pyattn_array *dense = &block->call->operands[which];
+  struct attention_state *state = state_of(block);
+  struct pyattn_addends own = {0}, *addends = block->addends ? block->addends : &own;
+  vec *lines = addends->lines ? (vec *)addends->lines : state->p;
+  if (!addends->placed) addends->masked = place_dense(block, keys, first, count, which, lines);
+  addends->placed = 1;
+  const ptrdiff_t bytes = PYATTN_KEY_BLOCK * ELEMENT_BYTES + ((uintptr_t)addends->next % 64 != 0);
+  state->read_ahead = (struct strip){addends->next, dense->row, bytes, addends->next_rows};
+  return (struct joined){addends->masked ? JOIN_ADDENDS_OR_MASKED : JOIN_ADDENDS, (const char *)lines};
+}
+
+/* Prepares, in seen where it is of bytes, what comes between scores and logits but for positions if it is one such
+ * operand. */
+static struct joined prepare_joined(const struct pyattn_query_block *block, const struct pyattn_keys *keys,
+                                    ptrdiff_t first, ptrdiff_t count, int hides, uint8_t *seen) {
   const struct pyattn_attention *call = block->call;
   const struct pyattn_array mask = operand(block, PYATTN_MASK);
+  const struct joined nothing = {JOIN_NOTHING, (const char *)state_of(block)->p};
   const int biased = block->data[PYATTN_BIAS] != NULL, masked = call->mask_kind == PYATTN_MASK_REAL;
   if (KEY_BYTES == 1 || call->softcap > 0 || state_of(block)->score_scale != 1 || block->data[PYATTN_ALIBI_SLOPES] ||
       call->width > SUM_BLOCK || biased + masked + hides != 1)
-    return JOIN_NOTHING;
-  if (!hides) {
-    const int some = place_dense(block, keys, first, count, biased ? PYATTN_BIAS : PYATTN_MASK);
-    return some ? JOIN_ADDENDS_OR_MASKED : JOIN_ADDENDS;
-  }
-  if (is_same_for_rows(block, &mask)) return JOIN_NOTHING;
+    return nothing;
+  if (!hides) return join_dense(block, keys, first, count, biased ? PYATTN_BIAS : PYATTN_MASK);
+  if (is_same_for_rows(block, &mask)) return nothing;
   rows_of_mask(block, first, count, seen);
-  return JOIN_BYTES;
+  return (struct joined){JOIN_BYTES, (const char *)seen};
 }
 
-/* p = scores, joined with what lies there or in seen; raises max to the largest, while they are in registers. */
-INLINE void join_scores(vec (*scores)[TILE_VECTORS], vec *p, const uint8_t *seen, int rows, int vectors, int join,
+/* p = scores, joined with what lies in data; raises max to the largest, while they are in registers. */
+INLINE void join_scores(vec (*scores)[TILE_VECTORS], vec *p, const char *data, int rows, int vectors, int join,
                         vec *max) {
   UNROLL for (int n = 0; n < vectors; n++) {
     vec most = max[n];
     UNROLL for (int r = 0; r < rows; r++) {
-      vec *place = p + r * vectors + n, x = scores[r][n];
-      if (join == JOIN_ADDENDS) x += *place;
-      if (join == JOIN_ADDENDS_OR_MASKED) x = choose(is_masked(*place), MASKED, x + *place);
-      if (join == JOIN_BYTES) x = choose_by_bytes(seen + r * ROWS_OF_BYTES + n * LANES, x, MASKED);
-      *place = x;
+      const vec *addend = (const vec *)data + r * vectors + n;
+      vec x = scores[r][n];
+      if (join == JOIN_ADDENDS) x += *addend;
+      if (join == JOIN_ADDENDS_OR_MASKED) x = choose(is_masked(*addend), MASKED, x + *addend);
+      if (join == JOIN_BYTES) x = choose_by_bytes((const uint8_t *)data + r * ROWS_OF_BYTES + n * LANES, x, MASKED);
+      p[r * vectors + n] = x;
       most = vmax(x, most);
     }
     max[n] = most;
   }
 }
 
-INLINE void score_tile(struct tile_a key, const vec *q, ptrdiff_t steps, vec *p, const uint8_t *seen, int rows,
-                       int vectors, int join, vec *max) {
+INLINE void score_tile(struct tile_a key, const vec *q, ptrdiff_t steps, vec *p, struct joined joined, int rows,
+                       int vectors, vec *max) {
   vec acc[TALL_ROWS][TILE_VECTORS];
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
   const struct tile_b b = {(const char *)q, PLAIN_FORMAT, ATTENTION_UNROLL, 0};
   if (rows > TILE_ROWS) key.step = sizeof(real); /* a constant, which spares registers for addresses */
   tile_multiply(acc, rows, vectors, key, b, steps);
-  switch (join) {
-    case JOIN_NOTHING: join_scores(acc, p, seen, rows, vectors, JOIN_NOTHING, max); break;
-    case JOIN_ADDENDS: join_scores(acc, p, seen, rows, vectors, JOIN_ADDENDS, max); break;
-    case JOIN_BYTES: join_scores(acc, p, seen, rows, vectors, JOIN_BYTES, max); break;
-    default: join_scores(acc, p, seen, rows, vectors, JOIN_ADDENDS_OR_MASKED, max);
+  switch (joined.how) {
+    case JOIN_NOTHING: join_scores(acc, p, NULL, rows, vectors, JOIN_NOTHING, max); break;
+    case JOIN_ADDENDS: join_scores(acc, p, joined.data, rows, vectors, JOIN_ADDENDS, max); break;
+    case JOIN_BYTES: join_scores(acc, p, joined.data, rows, vectors, JOIN_BYTES, max); break;
+    default: join_scores(acc, p, joined.data, rows, vectors, JOIN_ADDENDS_OR_MASKED, max);
   }
 }
 
@@ -183,26 +200,27 @@ INLINE ptrdiff_t next_rows(ptrdiff_t left) {
 }
 
 INLINE void score(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t offset,
-                  ptrdiff_t count, int vectors, int join, const uint8_t *seen) {
+                  ptrdiff_t count, int vectors, struct joined joined) {
   struct attention_state *state = state_of(block);
   const ptrdiff_t row = keys->tile_key.row, step = keys->tile_key.column;
   for (ptrdiff_t d = 0; d == 0 || d < block->call->width; d += SUM_BLOCK) {
     const ptrdiff_t steps = (least(block->call->width - d, SUM_BLOCK) + GROUP - 1) / GROUP;
     const vec *q = queries_from(block, d);
-    const int here = d > 0 ? JOIN_ADDENDS : join; /* the sums before */
+    const ptrdiff_t line = joined.how == JOIN_BYTES ? ROWS_OF_BYTES : vectors * (ptrdiff_t)sizeof(vec);
+    const int how = d > 0 ? JOIN_ADDENDS : joined.how; /* the sums before, in p */
     UNROLL for (int n = 0; n < vectors; n++) state->range_max[n] = splat(-INFINITY);
     for (ptrdiff_t j = 0, rows; j < count; j += rows) {
       rows = vectors == 1 && step == sizeof(real) && count - j >= TALL_ROWS ? TALL_ROWS : next_rows(count - j);
       const char *source = keys->tile_key.data + (offset + j) * row + d / GROUP * step;
       const struct tile_a key = {source, row, step, source + rows * row, rows * step};
-      const uint8_t *bytes_of_keys = seen + j * ROWS_OF_BYTES;
+      const struct joined here = {how, joined.data + j * line};
       vec *p = state->p + j * vectors, *max = state->range_max;
       if (vectors == 1 && rows == TALL_ROWS)
-        score_tile(key, q, steps, p, bytes_of_keys, TALL_ROWS, vectors, here, max);
+        score_tile(key, q, steps, p, here, TALL_ROWS, vectors, max);
       else if (rows == TILE_ROWS)
-        score_tile(key, q, steps, p, bytes_of_keys, TILE_ROWS, vectors, here, max);
+        score_tile(key, q, steps, p, here, TILE_ROWS, vectors, max);
       else
-        WITH_CONSTANT(ROWS, rows, TILE_ROWS - 1, score_tile(key, q, steps, p, bytes_of_keys, ROWS, vectors, here, max))
+        WITH_CONSTANT(ROWS, rows, TILE_ROWS - 1, score_tile(key, q, steps, p, here, ROWS, vectors, max))
     }
   }
 }
@@ -232,12 +250,12 @@ KERNEL int prefill_logits(const struct pyattn_query_block *block, const struct p
   const int hides = narrow_range(block, first, count);
   if (*count <= 0) return 0;
   uint8_t seen[PYATTN_KEY_BLOCK * ROWS_OF_BYTES];
-  const int join = prepare_joined(block, keys, *first, *count, hides, seen);
+  const struct joined joined = prepare_joined(block, keys, *first, *count, hides, seen);
   WITH_CONSTANT(VECTORS, block->vectors, TILE_VECTORS,
-                score(block, keys, *first - keys->first, *count, VECTORS, join, seen))
+                score(block, keys, *first - keys->first, *count, VECTORS, joined))
   if (KEY_BYTES == 1) scale_logits(block, keys, *first, *count); /* before whatever is added to them */
-  if (join == JOIN_NOTHING) return apply_options(block, keys, *first, *count, hides);
-  return mask_positions(block, keys, *first, *count) | (join != JOIN_ADDENDS);
+  if (joined.how == JOIN_NOTHING) return apply_options(block, keys, *first, *count, hides);
+  return mask_positions(block, keys, *first, *count) | (joined.how != JOIN_ADDENDS);
 }
 
 INLINE void fetch_row(const struct strip *strip, ptrdiff_t r, int writes) {

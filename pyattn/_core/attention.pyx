@@ -8,12 +8,12 @@ from libc.stdlib cimport free, malloc
 
 from pyattn._core.runtime cimport Watch, begin_call, begin_watch, end_call, no_scratch, raise_error, run, stopped
 from pyattn._core.kernels cimport (
-    PYATTN_ALIGNMENT, PYATTN_COLUMN_SUMS, PYATTN_DECODE_ROWS, PYATTN_KEY, PYATTN_OUT, PYATTN_SPLIT, PYATTN_VALUE,
-    PYATTN_WIDTH_BLOCK, pyattn_array,
+    PYATTN_ALIGNMENT, PYATTN_BIAS, PYATTN_COLUMN_SUMS, PYATTN_DECODE_ROWS, PYATTN_KEY, PYATTN_KEY_BLOCK, PYATTN_MASK,
+    PYATTN_MASK_REAL, PYATTN_OUT, PYATTN_SPLIT, PYATTN_VALUE, PYATTN_WIDTH_BLOCK, pyattn_array,
 )
 from pyattn._core.tasks cimport (
-    MAX_BLOCKS, SPARSE_QUERIES, Call, block_count, ceil_divide, held_head, merge_splits, run_column_sums, run_split,
-    run_task, share_heads, summed_keys, whole_lines,
+    MAX_ABREAST, MAX_BLOCKS, SPARSE_QUERIES, Call, block_count, ceil_divide, held_head, merge_splits, run_column_sums,
+    run_split, run_task, share_heads, summed_keys, whole_lines,
 )
 
 cdef enum:
@@ -93,30 +93,55 @@ cdef void plan_sparse(Call *call, Py_ssize_t team) noexcept nogil:
     call.thread_bytes = call.state_bytes + call.copied[0] + call.copied[1] + PYATTN_ALIGNMENT
 
 
+cdef Py_ssize_t units_abreast(const Call *call) noexcept nogil:
+    """How many units take turns over a block of keys: of those that share a bias or floating mask, transposed once.
+
+    Where keys are converted, more queries of one unit are better company.
+    """
+    cdef int which = PYATTN_BIAS if call.shared.operands[PYATTN_BIAS].data != NULL else PYATTN_MASK, axis
+    cdef const pyattn_array *dense = &call.shared.operands[which]
+    cdef Py_ssize_t sharing = call.key_heads * call.chunks
+    if dense.data == NULL or dense.head != 0 or which == PYATTN_MASK and call.shared.mask_kind != PYATTN_MASK_REAL:
+        return 1
+    if call.pack > 1 or call.load_bytes > 0 or call.shared.path != &call.kernels.prefill:
+        return 1
+    for axis in range(call.batch_axes - 1, -1, -1):
+        if call.batch_strides[which][axis] != 0:
+            break
+        sharing *= call.batch_shape[axis]
+    return ceil_divide(sharing, ceil_divide(sharing, MAX_ABREAST))  # spread evenly
+
+
 cdef void plan_tasks(Call *call, Py_ssize_t blocks, Py_ssize_t splits, Py_ssize_t team) noexcept nogil:
     """Chooses how many blocks a task has, or how many splits of a block's keys are computed apart at a time."""
     cdef bint decode = call.shared.path == &call.kernels.decode
     call.state_bytes = call.shared.path.state_bytes(&call.shared, 1 if decode else call.kernels.tile_vectors)
     call.load_bytes = call.shared.path.load_bytes(&call.shared)
-    cdef Py_ssize_t room = THREAD_BYTES - call.load_bytes
-    call.splits, call.run = 0, 1
+    call.splits, call.run, call.abreast = 0, 1, 1
     if call.indptr != NULL:
         plan_sparse(call, team)
         return
-    cdef Py_ssize_t most = FEW_BLOCKS
-    if call.load_bytes > 0:  # keys are converted for as many queries as four blocks of AVX-512 have
-        most = max(most, min(<Py_ssize_t> MAX_BLOCKS, SHARED_ROWS // (call.kernels.lanes * call.kernels.tile_vectors)))
-    call.group = min(most, min(blocks // (4 * team), room // call.state_bytes))
-    call.group = max(<Py_ssize_t> 1, call.group)
+    cdef Py_ssize_t room = THREAD_BYTES - call.load_bytes, most = FEW_BLOCKS
     # Where there are too few blocks to keep all threads busy, the splits of each are computed apart.
     if splits > 1 and 0 < blocks < 4 * team and not call.second_pass:
         call.splits = min(splits, team * room // (blocks * call.state_bytes) - 1)
         call.splits = call.splits if call.splits > 1 else 0
-    call.group = 1 if call.splits else call.group
+    if call.splits:
+        call.group, call.thread_bytes = 1, call.load_bytes
+        return
+    if call.load_bytes > 0:  # keys are converted for as many queries as four blocks of AVX-512 have
+        most = max(most, min(<Py_ssize_t> MAX_BLOCKS, SHARED_ROWS // (call.kernels.lanes * call.kernels.tile_vectors)))
+    call.abreast = min(units_abreast(call), min(blocks // (4 * team), room // call.state_bytes))
+    call.abreast = max(<Py_ssize_t> 1, call.abreast)
+    call.group = min(most, min(blocks // (4 * team), room // call.state_bytes) // call.abreast)
+    call.group = max(<Py_ssize_t> 1, min(call.group, MAX_BLOCKS // call.abreast))
     # Few queries leave a unit little to do: a task takes several, and each fetches what the next will read.
-    if not decode and not call.splits and blocks <= call.units * call.sequences * call.group:
+    if not decode and blocks <= call.units * call.sequences * call.group:
         call.run = max(<Py_ssize_t> 1, min(<Py_ssize_t> MAX_UNITS, call.units * call.sequences // (16 * team)))
-    call.thread_bytes = call.load_bytes + (0 if call.splits else call.group * call.state_bytes)
+    call.run = max(call.run // call.abreast, <Py_ssize_t> 1) * call.abreast
+    call.thread_bytes = call.load_bytes + call.abreast * call.group * call.state_bytes
+    if call.abreast > 1:
+        call.thread_bytes += call.kernels.tile_vectors * call.kernels.lanes * call.kernels.real_bytes * PYATTN_KEY_BLOCK
 
 
 cdef struct Shared:  # by the turns of a call

@@ -25,12 +25,19 @@ cdef extern from "kernels.h" nogil:
         double scale, softcap
         Py_ssize_t left, right, top_k
 
+    struct pyattn_addends:
+        char *lines
+        int placed, masked
+        const char *next
+        Py_ssize_t next_rows
+
     struct pyattn_query_block:
         const pyattn_attention *call
         char *data[PYATTN_OPERANDS]
         int vectors
         Py_ssize_t rows, first, length, query_offset, kv_length
         char *scratch
+        pyattn_addends *addends
         const char *next_query
 
     struct pyattn_keys:

@@ -6,6 +6,7 @@ from pyattn._core.kernels cimport PYATTN_ALIGNMENT, PYATTN_OPERANDS, pyattn_atte
 
 cdef enum:
     MAX_BLOCKS = 12  # of queries in a task: they share the keys while these are in cache
+    MAX_ABREAST = 4  # units
     SPARSE_QUERIES = 16  # in a task, at least
 
 cdef enum:  # what the rows of an operand count
@@ -39,6 +40,7 @@ cdef struct Call:
     Py_ssize_t units  # batch elements x key heads x chunks
     Py_ssize_t group  # blocks of queries of a unit in a task, at most
     Py_ssize_t run  # units in a task, at most
+    Py_ssize_t abreast  # of these, how many take turns over a block of keys, if they share a bias or floating mask
     Py_ssize_t splits  # of a block's keys that are computed apart at a time; 0 where one task takes all keys in turn
     Py_ssize_t state_bytes, load_bytes, thread_bytes  # scratch memory of a block, of loaded keys, of a thread
     Py_ssize_t copied[2]  # bytes of a thread's copies of a head's keys and values, which a sparse mask gathers; 0: none

@@ -10,8 +10,8 @@ from libc.string cimport memcpy, memset
 from pyattn._core.kernels cimport (
     PYATTN_ALIBI_SLOPES, PYATTN_ALIGNMENT, PYATTN_BIAS, PYATTN_COLUMN_SUMS, PYATTN_KEY, PYATTN_KEY_BLOCK,
     PYATTN_KEY_SCALES, PYATTN_KV_LENGTHS, PYATTN_MASK, PYATTN_OPERANDS, PYATTN_QUERY, PYATTN_QUERY_OFFSET, PYATTN_SPLIT,
-    PYATTN_VALUE, PYATTN_VALUE_SCALES, pyattn_array, pyattn_attention, pyattn_attention_path, pyattn_keys,
-    pyattn_query_block,
+    PYATTN_VALUE, PYATTN_VALUE_SCALES, pyattn_addends, pyattn_array, pyattn_attention, pyattn_attention_path,
+    pyattn_keys, pyattn_query_block,
 )
 
 
@@ -74,6 +74,7 @@ cdef Py_ssize_t place_head(
     keys.starts = NULL
     keys.index_bias = NULL
     block.call = &call.shared
+    block.addends = NULL
     block.next_query = NULL
     block.length = call.cu_seqlens_q[sequence + 1] - start[QUERY_ROWS]
     block.kv_length = call.cu_seqlens_k[sequence + 1] - start[KEY_ROWS]
@@ -122,17 +123,32 @@ cdef Range place_block(
     return visible_keys(call, block, queries)
 
 
-cdef void update_blocks(
-    const Call *call, pyattn_query_block *block, const Range *seen, int count, pyattn_keys *keys, Py_ssize_t first,
-    Py_ssize_t end, bint second_pass, char *scratch,
+cdef void expect_addends(
+    const Call *call, pyattn_addends *addends, const pyattn_query_block *next, Py_ssize_t key, int unit, int units,
 ) noexcept nogil:
-    """Takes some blocks of one head over the keys first ... end, each over those in its own range."""
+    """Has a unit of several prefetch its share of the bias or floating mask of the next block, from a key on."""
+    cdef int which = PYATTN_BIAS if next.data[PYATTN_BIAS] != NULL else PYATTN_MASK
+    cdef const pyattn_array *dense = &call.shared.operands[which]
+    cdef Py_ssize_t first = next.rows * unit // units
+    addends.next, addends.next_rows = NULL, 0
+    if next.data[which] != NULL and dense.row != 0 and dense.column == call.kernels.key_bytes and call.pack == 1:
+        addends.next = next.data[which] + first * dense.row + key * dense.column
+        addends.next_rows = next.rows * (unit + 1) // units - first
+
+
+cdef void update_blocks(
+    const Call *call, pyattn_query_block *block, const Range *seen, int count, int units, pyattn_keys *keys,
+    Py_ssize_t first, Py_ssize_t end, bint second_pass, char *scratch,
+) noexcept nogil:
+    """Takes `count` blocks of each unit over its keys first ... end, those of seen."""
     cdef const pyattn_attention_path *path = call.shared.path
     cdef bint touched[MAX_BLOCKS]
     cdef Py_ssize_t begin[MAX_BLOCKS]
     cdef Py_ssize_t stop[MAX_BLOCKS]
-    cdef Py_ssize_t key = end, last = first, loaded_from, loaded_to
-    cdef int i
+    cdef Py_ssize_t key = end, last = first, next_key, loaded_from, loaded_to
+    cdef pyattn_addends addends
+    cdef int i, j, unit
+    addends.lines = scratch if units > 1 else NULL  # then no keys are loaded there
     for i in range(count):
         touched[i] = False
         key = min(key, max(first, seen[i].first))
@@ -142,7 +158,8 @@ cdef void update_blocks(
         loaded_from, loaded_to = end, 0
         for i in range(count):
             if key % PYATTN_SPLIT == 0 and touched[i] and not second_pass:
-                path.merge(&block[i], block[i].scratch)
+                for unit in range(units):
+                    path.merge(&block[unit * count + i], block[unit * count + i].scratch)
                 touched[i] = False
             begin[i] = max(key, seen[i].first)
             stop[i] = min(key + PYATTN_KEY_BLOCK, seen[i].end)
@@ -150,48 +167,53 @@ cdef void update_blocks(
                 loaded_from = min(loaded_from, begin[i])
                 loaded_to = max(loaded_to, stop[i])
         if loaded_from < loaded_to:
-            keys.first, keys.count = loaded_from, loaded_to - loaded_from
-            path.load(&call.shared, keys, scratch)
+            for unit in range(units):
+                keys[unit].first, keys[unit].count = loaded_from, loaded_to - loaded_from
+                path.load(&call.shared, &keys[unit], scratch)
             for i in range(count):
                 if begin[i] < stop[i]:
                     touched[i] = True
-                    if second_pass:
-                        call.kernels.weights_update(&block[i], keys, begin[i], stop[i] - begin[i])
-                    else:
-                        path.update(&block[i], keys, begin[i], stop[i] - begin[i])
+                    addends.placed = False
+                    next_key = key if i + 1 < count else key + PYATTN_KEY_BLOCK
+                    for unit in range(units):
+                        j = unit * count + i
+                        block[j].addends = &addends
+                        expect_addends(call, &addends, &block[(i + 1) % count], next_key, unit, units)
+                        if second_pass:
+                            call.kernels.weights_update(&block[j], &keys[unit], begin[i], stop[i] - begin[i])
+                        else:
+                            path.update(&block[j], &keys[unit], begin[i], stop[i] - begin[i])
         key += PYATTN_KEY_BLOCK
 
 
 cdef void run_blocks(
-    const Call *call, pyattn_query_block *block, const Range *seen, int count, pyattn_keys *keys, char *scratch,
+    const Call *call, pyattn_query_block *block, const Range *seen, int count, int units, pyattn_keys *keys,
+    char *scratch,
 ) noexcept nogil:
-    """All that blocks of one head are for, from begin to finish, and a second pass if the call asks for it."""
+    """All that `count` blocks of each unit are for, from begin to finish, and a second pass if the call asks for it."""
     cdef Py_ssize_t end = 0
     cdef int i
-    for i in range(count):
+    for i in range(units * count):
         call.shared.path.begin(&block[i])
-        end = max(end, seen[i].end)
-    update_blocks(call, block, seen, count, keys, 0, end, False, scratch)
-    for i in range(count):
+        end = max(end, seen[i % count].end)
+    update_blocks(call, block, seen, count, units, keys, 0, end, False, scratch)
+    for i in range(units * count):
         call.shared.path.finish(&block[i])
     if not call.second_pass:
         return
-    for i in range(count):
+    for i in range(units * count):
         call.kernels.weights_begin(&block[i])
-    update_blocks(call, block, seen, count, keys, 0, end, True, scratch)
-    for i in range(count):
+    update_blocks(call, block, seen, count, units, keys, 0, end, True, scratch)
+    for i in range(units * count):
         call.kernels.weights_finish(&block[i])
 
 
 cdef Range gather_keys(const Call *call, pyattn_keys *keys, Py_ssize_t query) noexcept nogil:
     """Points keys at those that a sparse mask lets a query see."""
-    cdef Range every
     keys.index = call.indices + call.indptr[query]
     if call.index_bias != NULL:
         keys.index_bias = call.index_bias + call.indptr[query] * call.kernels.real_bytes
-    every.first = 0
-    every.end = call.indptr[query + 1] - call.indptr[query]
-    return every
+    return Range(0, call.indptr[query + 1] - call.indptr[query])
 
 
 cdef bint has_options(const Call *call) noexcept nogil:
@@ -230,7 +252,7 @@ cdef void run_sparse_rows(
         block.length = rows
         if rows > 1:
             keys.starts = call.indptr + query
-        run_blocks(call, &block, &seen, 1, keys, NULL)
+        run_blocks(call, &block, &seen, 1, 1, keys, NULL)
         query += rows
 
 
@@ -285,29 +307,33 @@ cdef Py_ssize_t find_task(const Call *call, Py_ssize_t task, Py_ssize_t *sequenc
     return task % each
 
 
+cdef bint shares_addends(const pyattn_query_block *a, const pyattn_query_block *b) noexcept nogil:
+    """Whether the queries of two units have the same bias, or floating mask, and see the same keys."""
+    cdef bint same = a.data[PYATTN_BIAS] == b.data[PYATTN_BIAS] and a.data[PYATTN_MASK] == b.data[PYATTN_MASK]
+    return same and a.query_offset == b.query_offset and a.kv_length == b.kv_length
+
+
 cdef void run_task(const Call *call, Py_ssize_t task, char *scratch) noexcept nogil:
     """A group of adjacent blocks of queries of one sequence, over all keys they may see, for a run of units."""
-    cdef pyattn_query_block head
-    cdef pyattn_query_block next_head
+    cdef pyattn_query_block head[MAX_ABREAST + 1]  # the last is of the next unit
+    cdef pyattn_keys keys[MAX_ABREAST + 1]
+    cdef Py_ssize_t heads[MAX_ABREAST + 1]
     cdef pyattn_query_block block[MAX_BLOCKS]
     cdef Range seen[MAX_BLOCKS]
-    cdef pyattn_keys keys
-    cdef pyattn_keys next_keys
     cdef pyattn_attention shared
-    cdef Py_ssize_t sequence, unit, last, heads, next_heads = 0, blocks, groups, group, first, number, end
-    cdef int count
-
-    memset(&keys, 0, sizeof(pyattn_keys))
+    cdef Py_ssize_t sequence, unit, last, blocks, groups, group, first, number, end
+    cdef int units, i, count
+    memset(keys, 0, sizeof(keys))
     group = find_task(call, task, &sequence, &unit)
-    heads = place_head(call, &head, &keys, sequence, unit)
-    head.scratch = scratch
+    heads[0] = place_head(call, &head[0], &keys[0], sequence, unit)
+    head[0].scratch = scratch
     blocks = block_count(call, sequence)
     if call.indptr != NULL:
         if call.copied[0] + call.copied[1] > 0:
             shared = call.shared
-            copy_head(call, &shared, &keys, unit, scratch)
-            head.call = &shared
-        run_sparse_rows(call, &head, &keys, heads, group * call.group, min(blocks, (group + 1) * call.group))
+            copy_head(call, &shared, &keys[0], unit, scratch)
+            head[0].call = &shared
+        run_sparse_rows(call, &head[0], &keys[0], heads[0], group * call.group, min(blocks, (group + 1) * call.group))
         return
     # Groups are taken from both ends in turn: under a causal mask later ones take longer, and so any run of tasks takes
     # about as long as any other.
@@ -316,23 +342,27 @@ cdef void run_task(const Call *call, Py_ssize_t task, char *scratch) noexcept no
     first = group * blocks // groups
     end = (group + 1) * blocks // groups
     last = min(call.units, unit + call.run) - 1
-    next_head, next_keys = head, keys
     while unit <= last:
-        if unit < last:
-            next_heads = place_head(call, &next_head, &next_keys, sequence, unit + 1)
+        units = 1
+        while unit + units <= last:
+            heads[units] = place_head(call, &head[units], &keys[units], sequence, unit + units)
+            if units == call.abreast or not shares_addends(&head[0], &head[units]):
+                break
+            units += 1
         count = 0
-        for number in range(first, end):
-            block[count] = head
-            seen[count] = place_block(call, &block[count], heads, number, blocks)
-            block[count].scratch = scratch + count * call.state_bytes
-            if unit < last:
-                block[count].next_query = next_head.data[PYATTN_QUERY]
-                block[count].next_query += block[count].data[PYATTN_QUERY] - head.data[PYATTN_QUERY]
-            count += 1
-        run_blocks(call, block, seen, count, &keys, scratch + call.group * call.state_bytes)
-        head, keys, heads = next_head, next_keys, next_heads
-        head.scratch = scratch
-        unit += 1
+        for i in range(units):
+            for number in range(first, end):
+                block[count] = head[i]
+                seen[number - first] = place_block(call, &block[count], heads[i], number, blocks)
+                block[count].scratch = scratch + count * call.state_bytes
+                if units == 1 and unit < last:
+                    block[count].next_query = head[1].data[PYATTN_QUERY]
+                    block[count].next_query += block[count].data[PYATTN_QUERY] - head[0].data[PYATTN_QUERY]
+                count += 1
+        run_blocks(call, block, seen, count // units, units, keys,
+                   scratch + call.abreast * call.group * call.state_bytes)
+        head[0], keys[0], heads[0] = head[units], keys[units], heads[units]
+        unit += units
 
 
 cdef Range place_split(
@@ -352,7 +382,7 @@ cdef void run_split(const Call *call, Py_ssize_t task, Py_ssize_t split, char *s
     cdef Range seen = place_split(call, task, &block, &keys, states)
     block.scratch += (1 + split % call.splits) * call.state_bytes
     call.shared.path.begin(&block)
-    update_blocks(call, &block, &seen, 1, &keys, split * PYATTN_SPLIT, (split + 1) * PYATTN_SPLIT, False, scratch)
+    update_blocks(call, &block, &seen, 1, 1, &keys, split * PYATTN_SPLIT, (split + 1) * PYATTN_SPLIT, False, scratch)
 
 
 cdef void merge_splits(

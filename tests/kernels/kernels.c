@@ -57,9 +57,9 @@ EXPORT void score_keys(const char *key, const char *q, char *p, char *max, ptrdi
   memcpy(logits, p, bytes);
   memcpy(most, max, sizeof most);
   const struct tile_a left = {key, count * (ptrdiff_t)sizeof(real), sizeof(real), key, 0};
-  const int join = add ? JOIN_ADDENDS : JOIN_NOTHING;
+  const struct joined joined = {add ? JOIN_ADDENDS : JOIN_NOTHING, (const char *)logits};
   WITH_CONSTANT(ROWS, rows, TILE_ROWS,
-                score_tile(left, (const vec *)q, count, logits, NULL, ROWS, TILE_VECTORS, join, most))
+                score_tile(left, (const vec *)q, count, logits, joined, ROWS, TILE_VECTORS, most))
   memcpy(p, logits, bytes);
   memcpy(max, most, sizeof most);
 }
