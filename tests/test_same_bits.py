@@ -229,6 +229,21 @@ def test_attention_of_other_batches_heads_rows_and_layouts(dtype, form):
 
 
 @each_dtype
+@pytest.mark.parametrize("heads, key_heads, length", [(20, 2, 13), (6, 6, 100)])
+@pytest.mark.parametrize("option", ["none", "bias", "mask"])
+def test_heads_that_take_turns_have_the_bits_of_each_alone(dtype, heads, key_heads, length, option):
+    """Over keys of one head, or over a bias or floating mask that they share."""
+    query, key, value = qkv(heads, length, 300, 24, dtype=dtype, batch=(3,), key_heads=key_heads)
+    options = {} if option == "none" else {option: normal((length, 300), dtype)}
+    for count in (1, 2):
+        with num_threads(count):
+            whole = sdpa(query, key, value, **options)
+        for head in range(heads):
+            mine, theirs = slice(head, head + 1), slice(head * key_heads // heads, head * key_heads // heads + 1)
+            assert_same(sdpa(query[1:2, mine], key[1:2, theirs], value[1:2, theirs], **options), whole[1:2, mine])
+
+
+@each_dtype
 @pytest.mark.parametrize("group", [1, 4])
 @pytest.mark.parametrize("form", ["none", "causal", "everything", "sparse"])
 @pytest.mark.parametrize("value_width", [40, 212])

@@ -94,16 +94,19 @@ cdef void plan_sparse(Call *call, Py_ssize_t team) noexcept nogil:
 
 
 cdef Py_ssize_t units_abreast(const Call *call) noexcept nogil:
-    """How many units take turns over a block of keys: of those that share a bias or floating mask, transposed once.
+    """How many units take turns over a block of keys: of those that share a bias or floating mask, transposed once, or
+    the keys themselves.
 
-    Where keys are converted, more queries of one unit are better company.
+    Where keys are converted, more queries of one unit are better company for a bias.
     """
     cdef int which = PYATTN_BIAS if call.shared.operands[PYATTN_BIAS].data != NULL else PYATTN_MASK, axis
     cdef const pyattn_array *dense = &call.shared.operands[which]
     cdef Py_ssize_t sharing = call.key_heads * call.chunks
-    if dense.data == NULL or dense.head != 0 or which == PYATTN_MASK and call.shared.mask_kind != PYATTN_MASK_REAL:
+    if call.shared.path != &call.kernels.prefill:
         return 1
-    if call.pack > 1 or call.load_bytes > 0 or call.shared.path != &call.kernels.prefill:
+    if dense.data == NULL or which == PYATTN_MASK and call.shared.mask_kind != PYATTN_MASK_REAL:
+        return min(call.chunks, <Py_ssize_t> MAX_ABREAST) if call.pack > 1 else 1
+    if call.pack > 1 or call.load_bytes > 0 or dense.head != 0:
         return 1
     for axis in range(call.batch_axes - 1, -1, -1):
         if call.batch_strides[which][axis] != 0:

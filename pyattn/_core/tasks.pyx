@@ -148,7 +148,7 @@ cdef void update_blocks(
     cdef Py_ssize_t key = end, last = first, next_key, loaded_from, loaded_to
     cdef pyattn_addends addends
     cdef int i, j, unit
-    addends.lines = scratch if units > 1 else NULL  # then no keys are loaded there
+    addends.lines = scratch if units > 1 else NULL  # where there are any, no keys are loaded there
     for i in range(count):
         touched[i] = False
         key = min(key, max(first, seen[i].first))
@@ -223,9 +223,8 @@ cdef bint has_options(const Call *call) noexcept nogil:
         return True
     if operands[PYATTN_ALIBI_SLOPES].data != NULL or call.shared.softcap > 0 or call.shared.scale <= 0:
         return True
-    if operands[PYATTN_KV_LENGTHS].data != NULL or operands[PYATTN_QUERY_OFFSET].data != NULL:
-        return True
-    return min(call.shared.left, call.shared.right) < call.cu_seqlens_q[1] + call.cu_seqlens_k[1]
+    cdef bint placed = operands[PYATTN_KV_LENGTHS].data != NULL or operands[PYATTN_QUERY_OFFSET].data != NULL
+    return placed or min(call.shared.left, call.shared.right) < call.cu_seqlens_q[1] + call.cu_seqlens_k[1]
 
 
 cdef void run_sparse_rows(
@@ -307,9 +306,10 @@ cdef Py_ssize_t find_task(const Call *call, Py_ssize_t task, Py_ssize_t *sequenc
     return task % each
 
 
-cdef bint shares_addends(const pyattn_query_block *a, const pyattn_query_block *b) noexcept nogil:
-    """Whether the queries of two units have the same bias, or floating mask, and see the same keys."""
+cdef bint go_abreast(const Call *call, const pyattn_query_block *a, const pyattn_query_block *b) noexcept nogil:
+    """Whether queries of two units have the same bias or mask, as many keys, and the same where they are converted."""
     cdef bint same = a.data[PYATTN_BIAS] == b.data[PYATTN_BIAS] and a.data[PYATTN_MASK] == b.data[PYATTN_MASK]
+    same = same and (call.load_bytes == 0 or a.data[PYATTN_KEY] == b.data[PYATTN_KEY])
     return same and a.query_offset == b.query_offset and a.kv_length == b.kv_length
 
 
@@ -346,7 +346,7 @@ cdef void run_task(const Call *call, Py_ssize_t task, char *scratch) noexcept no
         units = 1
         while unit + units <= last:
             heads[units] = place_head(call, &head[units], &keys[units], sequence, unit + units)
-            if units == call.abreast or not shares_addends(&head[0], &head[units]):
+            if units == call.abreast or not go_abreast(call, &head[0], &head[units]):
                 break
             units += 1
         count = 0
