@@ -1,5 +1,9 @@
 """Hugging Face's transformers on pyattn's attention: `attn_implementation="pyattn"`."""
 
+import functools
+import inspect
+import re
+import sys
 from typing import Any
 
 import torch
@@ -38,6 +42,9 @@ def register() -> tuple[str, ...]:
     padding, as the models that know packed sequences do for FlashAttention. Both are for inference and for training
     without dropout of attention weights. May be called repeatedly.
 
+    Models that do not let their attention be chosen raise ValueError when they are made with these names: those for
+    which "sdpa" does, or, for "pyattn_flash", FlashAttention.
+
     Raises:
         ImportError: transformers is missing, or older than 4.56.
 
@@ -57,6 +64,7 @@ def register() -> tuple[str, ...]:
             f"pyattn.transformers.register: transformers {transformers.__version__} has no AttentionInterface with "
             'masks; remedy: pip install "transformers>=4.56"'
         ) from None
+    _enter_choice(transformers.PreTrainedModel)
     interface.register(NAME, attention_forward)
     mask_interface.register(NAME, masks.sdpa_mask)
     if not _enter_flash():
@@ -84,8 +92,9 @@ def attention_forward(
     **others: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention as transformers calls it: query (B, H, L, D), key (B, Hkv, S, D), value (B, Hkv, S, Dv), a mask
-    (B, 1, L, S) or None; returns out (B, L, H, Dv), and the weights (B, H, L, S) if output_attentions says so."""
+    (B, 1, L, S) or None; returns out (B, L, H, Dv), and the weights (B, H, L, S) if somebody wants them."""
     _refuse(NAME, dropout, others)
+    output_attentions = output_attentions or _are_recorded()
     rows, keys = query.shape[-2], key.shape[-2]
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
@@ -122,9 +131,14 @@ def unpadded_attention_forward(
     """The same with the mask (B, S) of a padded batch or none: transformers' path for FlashAttention, which leaves out
     padding, and takes the packed sequences that cu_seq_lens or position_ids describe."""
     _refuse(UNPADDED, dropout, {})
-    if position_bias is not None or output_attentions:
-        wrong = "output_attentions" if position_bias is None else "position_bias"
-        raise ValueError(f'{UNPADDED}: {wrong} is not served; attn_implementation="{NAME}" serves it')
+    refused = {
+        "position_bias": position_bias is not None,
+        "output_attentions": output_attentions or _are_recorded(),
+        "a mask of queries and keys": attention_mask is not None and attention_mask.ndim != 2,
+    }
+    for wrong, given in refused.items():
+        if given:
+            raise ValueError(f'{UNPADDED}: {wrong} is not served; attn_implementation="{NAME}" serves it')
     is_causal = module.is_causal if is_causal is None else is_causal
     if attention_mask is not None and not is_causal:
         # Of cross-attention the mask is the keys' alone, which that path takes for one of queries too.
@@ -149,6 +163,57 @@ def _refuse(name: str, dropout: float, others: dict[str, Any]) -> None:
         raise ValueError(
             f"{name}: {', '.join(unknown)} of this model is not known; attn_implementation='eager' may serve it"
         )
+
+
+def _are_recorded() -> bool:
+    """Whether transformers takes the weights from what a layer returns, which not every model tells its attention.
+
+    That is private to transformers; where it is missing, models hand on output_attentions.
+    """
+    recording = sys.modules.get("transformers.utils.output_capturing")
+    if recording is None:
+        return False
+    collector = recording._active_collector
+    recorded = collector.global_var if torch.compiler.is_compiling() else collector.get()
+    return recorded is not None and any(name.endswith("attentions") for name in recorded)
+
+
+def _enter_choice(model: Any) -> None:
+    """Refuses models that do not let their attention be chosen, where transformers refuses "sdpa" for them.
+
+    They would go on with attention of their own, and with masks that were made for pyattn's.
+    """
+    original = model.get_correct_attn_implementation
+    if getattr(original, "knows_pyattn", False):
+        return
+
+    @functools.wraps(original)
+    def get_correct_attn_implementation(self: Any, requested: str | None, *others: Any, **options: Any) -> Any:
+        if requested in (NAME, UNPADDED) and not _lets_choose(type(self), model, flash=requested == UNPADDED):
+            raise ValueError(
+                f"{requested}: the attention of {type(self).__name__} cannot be chosen by this name; remedies: "
+                'attn_implementation="eager", or, where it is part of a model, a dictionary with a name for each part'
+            )
+        return original(self, requested, *others, **options)
+
+    get_correct_attn_implementation.knows_pyattn = True  # type: ignore[attr-defined]
+    model.get_correct_attn_implementation = get_correct_attn_implementation
+
+
+def _lets_choose(kind: Any, model: Any, flash: bool) -> bool:
+    """Whether a class of models says so, and holds to it, or says nothing and has no attention, only models within."""
+    by_name = kind._supports_sdpa or kind._supports_attention_backend
+    family = [base for base in kind.__mro__ if issubclass(base, model)][-2]
+    try:
+        source = inspect.getsource(sys.modules[family.__module__])
+    except (KeyError, OSError, TypeError):
+        source = "class Attention"
+    if not (by_name or kind._supports_flash_attn):
+        return re.search(r"^class \w*Attention", source, re.MULTILINE) is None
+    if flash and not kind._supports_flash_attn:
+        return False
+    # Some have a class for each of the names that transformers has itself
+    return bool(by_name) and (kind._supports_attention_backend or "ATTENTION_CLASSES[" not in source)
 
 
 def _enter_flash() -> bool:

@@ -45,7 +45,19 @@ MODELS = {
     | SPECIAL
     | {"num_mel_bins": 8, "max_source_positions": 20, "decoder_start_token_id": 1, "max_target_positions": 32},
 }
-CONFIGS = {"Gemma3ForCausalLM": "Gemma3TextConfig"}
+OTHERS = {  # attention of their own, or chosen by names of transformers alone, or none
+    "MPNetModel": SIZES,
+    "BloomModel": {"vocab_size": 99, "hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "XGLMModel": {"vocab_size": 99, "d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4},
+    "NllbMoeModel": HALVES | BART | SPECIAL | {"num_experts": 2},
+    "GPTNeoModel": {"vocab_size": 99, "hidden_size": 32, "num_layers": 1, "attention_types": [[["global"], 1]]},
+    "FalconModel": {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "FNetModel": SIZES,
+    "T5EncoderModel": HALVES,
+    "OPTModel": SIZES | SPECIAL | {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 64},
+    "StableLmModel": DECODER,
+}
+CONFIGS = {"Gemma3ForCausalLM": "Gemma3TextConfig", "T5EncoderModel": "T5Config"}
 NOT_UNPADDED = {"T5ForConditionalGeneration", "GptOssForCausalLM"}  # of biases; of FlashAttention from one hub alone
 CASES = [(name, "pyattn") for name in MODELS] + [(name, "pyattn_flash") for name in MODELS if name not in NOT_UNPADDED]
 
@@ -61,7 +73,7 @@ def registered():
 def model(name, implementation, dtype=torch.float32):
     end = next(end for end in ("Model", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration") if name.endswith(end))
     end = "LMHeadModel" if name.endswith("LMHeadModel") else end
-    config = getattr(transformers, CONFIGS.get(name, name.removesuffix(end) + "Config"))(**MODELS[name])
+    config = getattr(transformers, CONFIGS.get(name, name.removesuffix(end) + "Config"))(**(MODELS | OTHERS)[name])
     torch.manual_seed(0)
     made = getattr(transformers, name)._from_config(config, attn_implementation=implementation).eval()
     numbers = torch.Generator().manual_seed(1)
@@ -138,19 +150,50 @@ def test_training_and_what_is_not_served():
         made(**given)[0][given["attention_mask"].bool()].square().sum().backward()
         gradients.append(made.encoder.layer[0].attention.self.query.weight.grad)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="pyattn_flash: position_bias is not served"):
-        outputs("T5ForConditionalGeneration", "pyattn_flash")
     layer = torch.nn.Module()
     query = torch.randn(1, 2, 5, 8)
+    for wrong, options in (
+        ("position_bias", {"position_bias": torch.zeros(1, 2, 5, 5)}),
+        ("a mask of queries and keys", {"attention_mask": torch.ones(1, 1, 5, 5, dtype=torch.bool)}),
+    ):
+        with pytest.raises(ValueError, match=f"^pyattn_flash: {wrong} is not served"):
+            pyattn.transformers.unpadded_attention_forward(
+                layer, query, query, query, **{"attention_mask": None, **options}
+            )
     with pytest.raises(ValueError, match="head_mask of this model is not known"):
         pyattn.transformers.attention_forward(layer, query, query, query, None, head_mask=torch.ones(2))
 
 
-def test_weights_are_given_where_they_are_asked_for():
-    given = inputs("BertModel", torch.float32)
-    with torch.no_grad():
-        found, expected = (
-            model("BertModel", x)(**given, output_attentions=True).attentions for x in ("pyattn", "eager")
-        )
+@pytest.mark.parametrize("implementation", ["pyattn", "pyattn_flash"])
+@pytest.mark.parametrize(
+    "name", ["MPNetModel", "BloomModel", "XGLMModel", "NllbMoeModel", "GPTNeoModel", "FalconModel", "T5EncoderModel"]
+)
+def test_models_whose_attention_cannot_be_chosen_are_refused(name, implementation, registered):
+    """Their masks would be those for pyattn: of booleans, of padding alone, or none."""
+    if implementation not in registered or (name, implementation) == ("T5EncoderModel", "pyattn"):
+        pytest.skip("served, or not known")
+    with pytest.raises(ValueError, match=f"^{implementation}: the attention of {name} cannot be chosen.*eager"):
+        model(name, implementation)
+    assert model(name, None).config._attn_implementation in ("eager", "sdpa")
+
+
+def test_models_without_attention_are_served():
+    assert model("FNetModel", "pyattn").config._attn_implementation == "pyattn"
+
+
+@pytest.mark.parametrize("name", ["BertModel", "GPT2LMHeadModel", "OPTModel", "StableLmModel"])
+def test_weights_are_given_where_they_are_asked_for(name, registered):
+    given = inputs(name, torch.float32)
+
+    def weights(implementation, **options):
+        with torch.no_grad():
+            return model(name, implementation)(**given, **options).get("attentions")
+
+    found, expected = (weights(x, output_attentions=True) for x in ("pyattn", "eager"))
+    seen = given["attention_mask"].bool()[:, None, :, None]
     for x, y in zip(found, expected, strict=True):
-        torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
+        torch.testing.assert_close(x * seen, y * seen, rtol=0, atol=1e-6)
+    assert len(found) and weights("pyattn") is None
+    if "pyattn_flash" in registered:
+        with pytest.raises(ValueError, match="^pyattn_flash: output_attentions is not served"):
+            weights("pyattn_flash", output_attentions=True)
