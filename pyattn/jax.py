@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from pyattn import _checks, functional
+from pyattn._checks import Array
 from pyattn._extras import import_extra
 
 # Options that are arrays: they may be traced; all others are known when a program is compiled
@@ -25,7 +26,7 @@ def scaled_dot_product_attention(
     """pyattn.scaled_dot_product_attention as a function of jax's arrays and tracers.
 
     Arguments, results and errors are those of its namesake, but for out and sparse masks, which are refused; errors
-    come when the program runs. It has no gradient. vmap adds a batch axis to all arrays, for one call.
+    come when the program runs. It has no gradient. vmap makes one call of all elements, which may share some arrays.
 
     Example:
         >>> import jax, pyattn.jax
@@ -101,13 +102,42 @@ def _called(
     options: dict[str, Any],
     shapes: list[tuple[int, ...]],
     dtypes: list[Any],
-    vmap_method: str = "broadcast_all",
+    vmap_method: str = "expand_dims",
 ) -> tuple[Any, ...]:
     jax = import_extra("jax", "pyattn.jax", group="jax")
+    axes = {name: np.ndim(x) for name, x in arrays.items()}  # of an element, which is what vmap shows
 
     def call(*given: Any) -> tuple[Any, ...]:
-        results = function(**{name: np.asarray(x) for name, x in zip(arrays, given, strict=True)}, **options)
-        return results if isinstance(results, tuple) else (results,)
+        named = {name: np.asarray(x) for name, x in zip(arrays, given, strict=True)}
+        batch: tuple[int, ...] = ()
+        if vmapped := named["query"].ndim - axes["query"]:
+            batch = np.broadcast_shapes(*(x.shape[:vmapped] for x in named.values()))
+            named = _aligned(named, axes, batch)
+        results = function(**named, **options)
+        results = results if isinstance(results, tuple) else (results,)
+        return tuple(x.reshape(batch + shape) for x, shape in zip(results, shapes, strict=True))
 
     wanted = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True))
     return jax.pure_callback(call, wanted, *arrays.values(), vmap_method=vmap_method)  # type: ignore[no-any-return]
+
+
+def _aligned(arrays: dict[str, Array], axes: dict[str, int], batch: tuple[int, ...]) -> dict[str, Array]:
+    """Arrays that vmap gave leading axes, or ones in their place, as those of one call whose batch begins with them.
+
+    What an element leaves out, heads or a batch of its own, stands between them and its axes, as ones.
+    """
+    vmapped, own = len(batch), axes["query"]
+    whole = max(3, own)  # with heads, for which the batch would be taken else
+    per_head, per_batch = whole - 2, whole - 3
+    full = {"alibi_slopes": per_head, "sinks": per_head, "kv_lengths": per_batch, "query_offset": per_batch}
+    aligned = {}
+    for name, x in arrays.items():
+        first = vmapped
+        if name in ("mask", "bias"):
+            if axes[name] not in (2, own) and not 3 <= axes[name] == own - 1:  # an element will be refused, so it is
+                return {key: np.zeros(y.shape[vmapped:], y.dtype) for key, y in arrays.items()}
+            first += own - 3 if 3 <= axes[name] == own - 1 else 0  # (batch, L, S), beside heads
+        ones = range(first, first + full.get(name, whole) - axes[name])
+        x = np.expand_dims(x, tuple(ones))
+        aligned[name] = np.broadcast_to(x, batch + x.shape[vmapped:]) if name in ("query", "key", "value") else x
+    return aligned

@@ -99,3 +99,59 @@ def test_attention_in_programs_of_jax():
     )
     with pytest.raises(TypeError, match="^scaled_dot_product_attention: arrays of jax are not written to"):
         pyattn.jax.scaled_dot_product_attention(query, key, value, out=query)
+
+
+ELEMENTS = {"(B, H)": (2, 3), "(H,)": (3,), "()": ()}  # what stands in front of L and D
+OPTIONS = {  # by name, the shape of an element's
+    "plain": None,
+    "mask": lambda lead: (5, 7),
+    "mask of keys": lambda lead: (1, 7),
+    "mask of a batch": lambda lead: (*lead[:-1], 5, 7),
+    "bias": lambda lead: (*lead, 5, 7),
+    "alibi_slopes": lambda lead: lead[-1:],
+    "sinks": lambda lead: lead,
+    "kv_lengths": lambda lead: (),
+    "kv_lengths of a batch": lambda lead: lead[:-1],
+    "query_offset": lambda lead: (),
+}
+
+
+@pytest.mark.parametrize("lead", ELEMENTS.values(), ids=ELEMENTS)
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("size", [2, 3])
+def test_vmap_gives_what_a_loop_does(lead, name, mapped, size):
+    """Also where as many elements as heads, or as an element's own batch, would let arrays fit in another place."""
+    jax = pytest.importorskip("jax")
+    import pyattn.jax
+
+    option = name.split()[0]
+    arrays = [normal(size, *lead, n, 8) for n in (5, 7, 7)]
+    if OPTIONS[name]:
+        shape = (size,) * mapped + OPTIONS[name](lead)
+        whole = option in ("kv_lengths", "query_offset")
+        arrays.append(np.random.default_rng(1).integers(1, 7, shape) if whole else np.abs(normal(*shape)))
+    in_axes = (0, 0, 0, 0 if mapped else None)[: len(arrays)]
+
+    def call(query, key, value, *given):
+        options = {option: given[0]} if given else {}
+        return pyattn.jax.scaled_dot_product_attention(query, key, value, is_causal=True, return_lse=True, **options)
+
+    parts = [call(*(x if dim is None else x[i] for x, dim in zip(arrays, in_axes, strict=True))) for i in range(size)]
+    found = jax.jit(jax.vmap(call, in_axes))(*arrays)
+    for x, y in zip(found, zip(*parts, strict=True), strict=True):
+        np.testing.assert_array_equal(x, np.stack(y))
+
+
+def test_vmaps_within_and_what_is_shared():
+    jax = pytest.importorskip("jax")
+    import pyattn.jax
+
+    query, key, value, mask = normal(3, 2, 4, 5, 8), normal(4, 7, 8), normal(4, 7, 8), normal(3, 2, 5, 7)
+    call = pyattn.jax.scaled_dot_product_attention
+    found = jax.vmap(jax.vmap(call, (0, None, None, 0)), (0, None, None, 0))(query, key, value, mask)
+    expected = [[call(x, key, value, m) for x, m in zip(*row, strict=True)] for row in zip(query, mask, strict=True)]
+    np.testing.assert_array_equal(found, np.array(expected))
+    for wrong in (normal(3, 7), normal(3, 3, 2, 5, 7)):  # of an element: (7,) and (3, 2, 5, 7)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="mask has shape"):
+            jax.vmap(call)(normal(3, 2, 5, 8), normal(3, 2, 7, 8), normal(3, 2, 7, 8), wrong)
