@@ -61,9 +61,9 @@ def enable(*, fast_path: bool = True) -> None:
     with _lock:
         _state.install()
         _state.asked = True
-        if not fast_path and _state.fast_path is None:
-            _state.fast_path = torch.backends.mha.get_fastpath_enabled()
+        if not fast_path and torch.backends.mha.get_fastpath_enabled():
             torch.backends.mha.set_fastpath_enabled(False)
+            _state.left_fast_path = True
 
 
 def disable() -> None:
@@ -74,9 +74,9 @@ def disable() -> None:
     """
     with _lock:
         _state.asked = False
-        if _state.fast_path is not None:
-            torch.backends.mha.set_fastpath_enabled(_state.fast_path)
-            _state.fast_path = None
+        if _state.left_fast_path:
+            torch.backends.mha.set_fastpath_enabled(True)
+            _state.left_fast_path = False
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ class _State:
     def __init__(self) -> None:
         self.asked = False  # by enable()
         self.open = 0  # with statements
-        self.fast_path: bool | None = None  # what it was before enable() switched it off
+        self.left_fast_path = False  # whether enable() switched it off
         self.calls = 0
         self.passed_on: Counter[str] = Counter()
         self.library: torch.library.Library | None = None
@@ -256,7 +256,7 @@ def _obstacle(
         return "dropout"
     if query.dtype not in DTYPES or not query.dtype == tensors[1].dtype == tensors[2].dtype:
         return "dtype"
-    if scale is not None and not (scale and math.isfinite(scale)):
+    if scale is not None and not 0 < abs(scale) <= torch.finfo(statistics_dtype(query.dtype)).max / 2:
         return "scale of 0 or beyond"
     if is_causal and len(tensors) > 3:
         return "mask beside is_causal"
@@ -270,7 +270,11 @@ def _obstacle(
 def _misfit(tensors: list[Tensor], enable_gqa: bool) -> str | None:
     """Why pyattn does not take the shapes of a call, or None."""
     query, key, value, *masks = (tensor.shape for tensor in tensors)
-    if not len(query) == len(key) == len(value) >= 2 or not query[-1] == key[-1] > 0 or key[:-1] != value[:-1]:
+    if (
+        not len(query) == len(key) == len(value) >= 2 + enable_gqa
+        or not query[-1] == key[-1] > 0
+        or key[:-1] != value[:-1]
+    ):
         return "shapes"
     if query[:-3] != key[:-3]:
         return "batches that broadcast"
@@ -278,7 +282,7 @@ def _misfit(tensors: list[Tensor], enable_gqa: bool) -> str | None:
         return "heads that broadcast"
     for mask in masks:
         logits = (*query[:-1], key[-2])
-        if len(mask) > len(logits) or any(
+        if not 2 <= len(mask) <= len(logits) or any(
             size not in (1, whole) for size, whole in zip(reversed(mask), reversed(logits), strict=False)
         ):
             return "mask that broadcasts"
