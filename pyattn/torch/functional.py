@@ -4,12 +4,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from pyattn import _checks
-from pyattn.torch.operators import Transformed, attention, compute
+from pyattn.torch.operators import NOT_COMPUTED, Transformed, attention, compute
 from pyattn.torch.tensors import is_plain, needs_gradients
 
 Result: TypeAlias = Any  # a tensor, or a tuple of it and what else was asked for
+
+SPARSE = (torch.sparse_csr, torch.sparse_coo, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
 def scaled_dot_product_attention(
@@ -39,7 +42,8 @@ def scaled_dot_product_attention(
     lets the first query see the first key alone, as query_offset=0 does here. There is no dropout.
 
     Gradients flow to query, key, value, a dense floating mask or bias, alibi_slopes and sinks, from the result, its lse
-    and its weights. They take L x S numbers a head.
+    and its weights. They take L x S numbers a head. Second gradients of autograd and gradients in forward mode (jvp)
+    raise NotImplementedError.
 
     Example:
         >>> import torch, pyattn.torch
@@ -49,11 +53,16 @@ def scaled_dot_product_attention(
     """
     function = "scaled_dot_product_attention"
     sparse: dict[str, torch.Tensor | None] = dict.fromkeys(("crow_indices", "col_indices", "csr_bias"))
-    if isinstance(mask, torch.Tensor) and mask.layout is torch.sparse_csr:
+    if _is_sparse(mask) and mask is not None:
+        _check_csr(function, "mask", mask, query, key)
         sparse["crow_indices"], sparse["col_indices"] = mask.crow_indices(), mask.col_indices()
-        if isinstance(bias, torch.Tensor) and bias.layout is torch.sparse_csr:
+        if _is_sparse(bias) and bias is not None:
+            _check_csr(function, "bias", bias, query, key)
             sparse["csr_bias"], bias = _sparse_values(function, mask, bias), None
         mask = None
+    elif _is_sparse(bias):
+        seen = "None" if mask is None else "dense"
+        raise TypeError(f"{function}: a sparse bias needs a sparse mask of the same structure, mask is {seen}")
     given = {
         "query": query,
         "key": key,
@@ -133,16 +142,34 @@ def _attend(function: str, given: dict[str, Any]) -> tuple[torch.Tensor, torch.T
     for tensor in tensors:
         if tensor.device.type not in ("cpu", "meta"):
             raise ValueError(f"{function}: tensors must be on the CPU, not on {tensor.device}; tensor.cpu() copies one")
+        if tensor.layout is not torch.strided:
+            raise TypeError(f"{function}: a tensor is {tensor.layout}; it must be dense, but for a mask or bias")
     if torch.compiler.is_compiling():
         return attention(**given)
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+        raise NotImplementedError(f"{function}: {NOT_COMPUTED}")
     if torch._C._are_functorch_transforms_active():
         return Transformed.apply(*given.values())
     return (attention if needs_gradients(tensors) or not is_plain(tensors) else compute)(**given)
 
 
+def _is_sparse(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.layout in SPARSE
+
+
+def _check_csr(function: str, name: str, x: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> None:
+    if x.layout is not torch.sparse_csr:
+        raise TypeError(f"{function}: {name} is {x.layout}; {name}.to_sparse_csr() is accepted")
+    if x.shape != (needed := (query.shape[-2], key.shape[-2])):
+        raise ValueError(
+            f"{function}: sparse {name} has shape {tuple(x.shape)}; accepted: (L, S) = {tuple(needed)}, shared by all "
+            "batches and heads"
+        )
+    if needs_gradients([x]):
+        raise ValueError(f"{function}: a sparse {name} has no gradient; {name}.detach() is one without")
+
+
 def _sparse_values(function: str, mask: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    if needs_gradients([bias]):
-        raise ValueError(f"{function}: a sparse bias has no gradient; bias.detach() is one without")
     if not (
         torch.equal(mask.crow_indices(), bias.crow_indices()) and torch.equal(mask.col_indices(), bias.col_indices())
     ):

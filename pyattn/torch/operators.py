@@ -13,6 +13,10 @@ from pyattn._checks import Array
 from pyattn.torch.gradients import attention_gradients
 from pyattn.torch.tensors import array_of, empty_output, statistics_dtype, threads_for
 
+NOT_COMPUTED = (
+    "second gradients, and those of forward mode (jvp), are not computed; remedy: "
+    "torch.nn.functional.scaled_dot_product_attention under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
+)
 LEARNED = ("query", "key", "value", "mask", "bias", "alibi_slopes", "sinks")  # the inputs that may have gradients
 
 
@@ -172,7 +176,12 @@ def _one_by_one(operator: Any) -> Callable[..., Any]:
     return call
 
 
+def _refuse(*_: Any) -> Any:
+    raise NotImplementedError(f"pyattn::attention: {NOT_COMPUTED}")
+
+
 attention.register_autograd(partial(_backward, backward=attention_backward), setup_context=_save)
+attention_backward.register_autograd(_refuse)
 for operator in (attention, attention_backward):
     operator.register_vmap(_one_by_one(operator))
 
@@ -183,6 +192,7 @@ class Transformed(torch.autograd.Function):
     setup_context = staticmethod(_save)
     backward = staticmethod(partial(_backward, backward=gradients_of))
     vmap = staticmethod(_one_by_one(attention))
+    jvp = staticmethod(_refuse)
 
     @staticmethod
     def forward(*inputs: Any) -> Any:

@@ -142,13 +142,27 @@ def test_gradients_of_packed_sequences():
     assert torch.autograd.gradcheck(call, (query, key, value, sinks))
 
 
-def test_second_gradients_are_refused():
+def test_second_gradients_and_forward_mode_are_refused():
     query, key, value = (x.requires_grad_() for x in problem())
-    (grad,) = torch.autograd.grad(
-        scaled_dot_product_attention(query, key, value).square().sum(), query, create_graph=True
-    )
-    with pytest.raises(RuntimeError, match="pyattn.attention_backward"):
-        grad.sum().backward()
+
+    def loss(x):
+        return scaled_dot_product_attention(x, key, value).square().sum()
+
+    def dual():
+        with torch.autograd.forward_ad.dual_level():
+            return loss(torch.autograd.forward_ad.make_dual(query, query))
+
+    (grad,) = torch.autograd.grad(loss(query), query, create_graph=True)
+    x = query.detach()
+    for call in (
+        lambda: grad.sum().backward(),
+        lambda: torch.func.jvp(loss, (x,), (x,)),
+        lambda: torch.func.linearize(loss, x),
+        lambda: torch.func.hessian(loss)(x),
+        dual,
+    ):
+        with pytest.raises(NotImplementedError, match="attention: second gradients, and those of forward mode"):
+            call()
 
 
 def test_transforms():
@@ -190,10 +204,37 @@ def test_errors_name_what_was_seen(error, message, tensors, options, gradient):
         scaled_dot_product_attention(*given, **options)
 
 
-def test_a_sparse_bias_has_no_gradient():
-    bias = csr(SPARSE.values()).requires_grad_()
+@pytest.mark.parametrize(
+    ("error", "message", "mask", "bias"),
+    [
+        (ValueError, r"sparse mask has shape \(5, 5\); accepted: \(L, S\) = \(5, 6\)", torch.ones(5, 5), None),
+        (ValueError, r"sparse mask has shape \(5, 7\)", torch.ones(5, 7), None),
+        (ValueError, r"sparse mask has shape \(2, 5, 6\)", torch.ones(2, 5, 6), None),
+        (ValueError, r"sparse bias has shape \(5, 5\)", torch.ones(5, 6), torch.ones(5, 5)),
+        (ValueError, "exactly the mask's structure", torch.ones(5, 6), torch.eye(5, 6)),
+        (TypeError, "needs a sparse mask of the same structure, mask is None", None, torch.ones(5, 6)),
+    ],
+)
+def test_wrong_sparse_masks_and_biases(error, message, mask, bias):
+    given = [None if x is None else x.to_sparse_csr() for x in (mask, bias)]
+    with pytest.raises(error, match=f"^scaled_dot_product_attention: .*{message}"):
+        scaled_dot_product_attention(*problem(torch.float32), given[0], bias=given[1])
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csc])
+def test_other_layouts_are_refused(layout):
+    query, key, value = problem(torch.float32)
+    with pytest.raises(TypeError, match=r"mask is torch.sparse_\w+; mask.to_sparse_csr\(\) is accepted"):
+        scaled_dot_product_attention(query, key, value, torch.ones(5, 6).to_sparse(layout=layout))
+    with pytest.raises(TypeError, match="^scaled_dot_product_attention: a tensor is torch.sparse_coo"):
+        scaled_dot_product_attention(query.to_sparse(), key, value)
+
+
+def test_sparse_masks_and_biases_have_no_gradients():
     with pytest.raises(ValueError, match="sparse bias has no gradient"):
-        scaled_dot_product_attention(*problem(torch.float32), SPARSE, bias=bias)
+        scaled_dot_product_attention(*problem(torch.float32), SPARSE, bias=csr(SPARSE.values()).requires_grad_())
+    with pytest.raises(ValueError, match="sparse mask has no gradient"):
+        scaled_dot_product_attention(*problem(torch.float32), csr(SPARSE.values()).requires_grad_())
 
 
 def test_the_operator_keeps_torchs_rules():
