@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from pyattn._checks import Array, real_array
+from pyattn._namespaces import to_copy
 from pyattn.precision import Quantized, values_of
 
 # A string: evaluating it would import numpy.random, which costs more than all the rest of pyattn.
@@ -72,7 +73,7 @@ class Layer:
         Other threads' calls meanwhile may see some of the new parameters and some of the old.
 
         Args:
-            state_dict: a torch state dict as NumPy arrays, such as safetensors.numpy.load_file returns.
+            state_dict: a torch state dict, of tensors or of arrays, such as safetensors.numpy.load_file returns.
             strict: raise also when state_dict has names that the layer does not.
 
         Raises:
@@ -89,7 +90,10 @@ class Layer:
         if missing or unknown:
             raise ValueError(f"{function}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
         given = {name: state_dict[name] for name in shapes}
-        values = {name: x if isinstance(x, Quantized) else real_array(function, name, x) for name, x in given.items()}
+        values = {
+            name: x if isinstance(x, Quantized) else real_array(function, name, to_copy(function, x))
+            for name, x in given.items()
+        }
         wrong = [f"{n} {v.shape} instead of {shapes[n]}" for n, v in values.items() if v.shape != shapes[n]]
         if wrong:
             raise ValueError(f"{function}: shapes differ: {', '.join(wrong)}")

@@ -17,6 +17,7 @@ from pyattn._extras import import_extra
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 PLAIN = (np.ndarray, np.generic, list, tuple, int, float, type(None))
+USUAL = {np.ndarray, type(None), bool, int, float, str, tuple, list}  # what stands beside NumPy's arrays
 CPU = 1  # DLPack's kDLCPU
 
 
@@ -24,42 +25,53 @@ def in_namespace(function: _Function) -> _Function:
     """A public function or method whose results are arrays of the library that its first array is of.
 
     torch's tensors, jax's arrays, and whatever has __dlpack__ on the CPU: any argument may be such. NumPy's arrays, and
-    what it makes arrays of, give NumPy's.
+    what it makes arrays of, give NumPy's. An array that is given as out is what is returned.
     """
     place = int(function.__code__.co_varnames[0] == "self")
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         first = args[place] if len(args) > place else next(iter(kwargs.values()), None)
-        if type(first) is np.ndarray:
+        if (
+            type(first) is np.ndarray
+            and USUAL.issuperset(map(type, args[place:]))
+            and USUAL.issuperset(map(type, kwargs.values()))
+        ):
             return function(*args, **kwargs)
         name = type(args[0]).__name__ if place else function.__name__
         if isinstance(first, list | tuple) and first:
             first = first[0]
-        if (library := _library_of(name, first)) is None:
-            return function(*args, **kwargs)
+        library = _library_of(name, first)
         given: dict[int, Any] = {}  # arguments, by what has become of them
         arrays = [*args[:place], *(_read(name, x, given) for x in args[place:])]
-        results = function(*arrays, **{key: _read(name, x, given) for key, x in kwargs.items()})
+        results = function(*arrays, **{key: _read(name, x, given, key == "out") for key, x in kwargs.items()})
         return _given_back(library, results, given)
 
     return call  # type: ignore[return-value]
 
 
-def _read(function: str, x: Any, given: dict[int, Any]) -> Any:
+def to_copy(function: str, x: Any) -> Any:
+    """An array of another library as NumPy's, for its numbers: a tensor's gradient is left behind."""
+    library = _library_of(function, x)
+    return x if library is None else library.read(function, x.detach() if hasattr(x, "detach") else x)
+
+
+def _read(function: str, x: Any, given: dict[int, Any], written: bool = False) -> Any:
     """An argument, an array if it is another library's."""
     if isinstance(x, list | tuple):
         return type(x)(_read(function, part, given) for part in x) if type(x) in (list, tuple) else x
     if (library := _library_of(function, x)) is None:
         return x
-    array = library.read(function, x)
+    array = library.read(function, x, written)
     given[id(array)] = x
     return array
 
 
-def _given_back(library: "_Library", results: Any, given: dict[int, Any]) -> Any:
+def _given_back(library: "_Library | None", results: Any, given: dict[int, Any]) -> Any:
     if isinstance(results, np.ndarray):
-        return given[id(results)] if id(results) in given else library.give(results)
+        if id(results) in given:
+            return given[id(results)]
+        return results if library is None else library.give(results)
     if isinstance(results, tuple):
         parts = [_given_back(library, x, given) for x in results]
         return type(results)(*parts) if hasattr(results, "_fields") else tuple(parts)
@@ -70,7 +82,7 @@ def _given_back(library: "_Library", results: Any, given: dict[int, Any]) -> Any
 
 
 class _Library(Protocol):
-    def read(self, function: str, x: Any) -> Array: ...
+    def read(self, function: str, x: Any, written: bool = False) -> Array: ...
     def give(self, array: Array) -> Any: ...
 
 
@@ -95,7 +107,7 @@ class _Torch:
     def __init__(self, torch: Any) -> None:
         self.torch = torch
 
-    def read(self, function: str, x: Any) -> Array:
+    def read(self, function: str, x: Any, written: bool = False) -> Array:
         if x.requires_grad and self.torch.is_grad_enabled():
             raise TypeError(
                 f"{function}: a tensor needs a gradient, which arrays have not; pyattn.torch has functions with "
@@ -106,12 +118,17 @@ class _Torch:
                 f"{function}: a tensor is {x.layout} on {x.device}; dense ones on the CPU are accepted (x.cpu(), "
                 "x.to_dense())"
             )
+        if written and x.is_neg():
+            raise TypeError(f"{function}: out is a view that negates what is written to it; out.resolve_neg() is none")
         x = x.detach().resolve_neg()
         if x.dtype is self.torch.bfloat16:
             bfloat16 = import_extra("ml_dtypes", f"{function}: bfloat16 of torch", group="torch").bfloat16
             array: Array = x.view(self.torch.int16).numpy().view(bfloat16)
             return array
-        return x.numpy()  # type: ignore[no-any-return]
+        try:
+            return x.numpy()  # type: ignore[no-any-return]
+        except (RuntimeError, TypeError) as error:  # of torch.func, fake or quantized
+            raise TypeError(f"{function}: a tensor of {x.dtype} cannot be read as an array: {error}") from None
 
     def give(self, array: Array) -> Any:
         if is_bfloat16(array.dtype):
@@ -123,7 +140,7 @@ class _Jax:
     def __init__(self, jax: Any) -> None:
         self.jax = jax
 
-    def read(self, function: str, x: Any) -> Array:
+    def read(self, function: str, x: Any, written: bool = False) -> Array:
         if {device.platform for device in x.devices()} != {"cpu"}:
             raise TypeError(f"{function}: an array is on {x.devices()}; those on the CPU are accepted")
         return np.asarray(x)
@@ -138,7 +155,7 @@ class _Standard:
     def __init__(self, x: Any) -> None:
         self.namespace = x.__array_namespace__()
 
-    def read(self, function: str, x: Any) -> Array:
+    def read(self, function: str, x: Any, written: bool = False) -> Array:
         if x.__dlpack_device__()[0] != CPU:
             raise TypeError(
                 f"{function}: an array is on DLPack's device {x.__dlpack_device__()}; {CPU} is needed, the CPU"

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array, weight_dtype_name
+from pyattn._namespaces import to_copy
 from pyattn.layers import Layer, Linear, MultiHeadAttention, TransformerDecoder, TransformerEncoder
 from pyattn.layers.sequences import Sequences
 from pyattn.layers.stack import Stack
@@ -126,7 +127,11 @@ class Pretrained(Tables):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
         # _load keeps what it is given: most of the memory of a small model is its vocabulary's
         if isinstance(state_dict, Mapping):
-            state_dict = {name: x if isinstance(x, Quantized) else np.array(x) for name, x in state_dict.items()}
+            function = f"{type(self).__name__}.load_state_dict"
+            state_dict = {
+                name: x if isinstance(x, Quantized) else np.array(to_copy(function, x))
+                for name, x in state_dict.items()
+            }
         super().load_state_dict(state_dict, strict)
         self._layout = self._layout.changed()
 

@@ -61,6 +61,43 @@ def test_torch():
         pyattn.LayerNorm(16)(torch.empty(2, 16, device="meta"))
 
 
+def test_numpy_first_and_torch_after():
+    torch = pytest.importorskip("torch")
+    array = normal(2, 5, 16)
+    tensor, attention = torch.from_numpy(array.copy()), pyattn.scaled_dot_product_attention
+    expected = attention(array, array, array)
+    found = attention(array, tensor, tensor)
+    assert type(found) is np.ndarray and np.array_equal(found, expected)
+    out = torch.empty(2, 5, 16)
+    assert attention(array, array, array, out=out) is out and np.array_equal(np.asarray(out), expected)
+    with pytest.raises(TypeError, match="^scaled_dot_product_attention: a tensor needs a gradient"):
+        attention(array, tensor.clone().requires_grad_(), array)
+    with pytest.raises(TypeError, match="^scaled_dot_product_attention: mask has dtype bfloat16; .* float32"):
+        attention(array, array, array, torch.zeros(5, 5).bfloat16())
+
+
+def test_torch_tensors_that_cannot_be_read_or_written_as_they_lie():
+    torch = pytest.importorskip("torch")
+    x, attention = torch.randn(2, 5, 16), pyattn.scaled_dot_product_attention
+    with pytest.raises(TypeError, match="^scaled_dot_product_attention: out is a view that negates"):
+        attention(x, x, x, out=torch._neg_view(torch.empty(2, 5, 16)))
+    assert torch.equal(attention(torch._neg_view(x), x, x), attention(-x, x, x))
+    quantized = torch.quantize_per_tensor(x, 0.1, 0, torch.quint8)
+    with pytest.raises(TypeError, match="^scaled_dot_product_attention: a tensor of torch.quint8 cannot be read"):
+        attention(x, quantized, x)
+    with pytest.raises(TypeError, match="^scaled_dot_product_attention: a tensor of torch.float32 cannot be read"):
+        torch.func.vmap(lambda y: attention(y, y, y))(x)
+
+
+def test_state_dicts_of_tensors():
+    torch = pytest.importorskip("torch")
+    own, layer = torch.nn.Linear(16, 4), pyattn.Linear(16, 4, rng=0)
+    for state in (dict(own.named_parameters()), own.bfloat16().state_dict()):
+        layer.load_state_dict(state)
+        for name, x in layer.state_dict().items():
+            np.testing.assert_array_equal(x, state[name].detach().float().numpy())
+
+
 def test_jax():
     jax = pytest.importorskip("jax")
     x = jax.numpy.asarray(normal(2, 5, 16))
