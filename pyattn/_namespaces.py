@@ -32,12 +32,12 @@ def in_namespace(function: _Function) -> _Function:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         first = args[place] if len(args) > place else next(iter(kwargs.values()), None)
-        if (
-            type(first) is np.ndarray
-            and USUAL.issuperset(map(type, args[place:]))
-            and USUAL.issuperset(map(type, kwargs.values()))
-        ):
-            return function(*args, **kwargs)
+        if type(first) is np.ndarray:
+            for x in (*args[place:], *kwargs.values()):  # the fastest way for a few
+                if type(x) not in USUAL:
+                    break
+            else:
+                return function(*args, **kwargs)
         name = type(args[0]).__name__ if place else function.__name__
         if isinstance(first, list | tuple) and first:
             first = first[0]
