@@ -24,6 +24,7 @@ TYPE(linear_tile) linear_tile;
 #include "attention/block.c"
 #include "attention/decode.c"
 #include "attention/weights.c"
+#include "attention/backward.c"
 #endif
 #if ELEMENT == KV8
 #include "attention/round.c"
@@ -74,6 +75,12 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .rotate = rotate,
 #endif
 #if ELEMENT == F32 || ELEMENT == F64
+    .gradient_bytes = gradient_bytes,
+    .gradient_begin = gradient_begin,
+    .gradient_pairs = gradient_pairs,
+    .gradient_products = gradient_products,
+    .gradient_options = gradient_options,
+    .gradient_finish = gradient_finish,
     .normalise_row = normalise_row,
     .add_row = add_row,
     .activate = activate,

@@ -19,8 +19,12 @@ enum {
   PYATTN_WIDTH_BLOCK = 1024, /* head width transposed at a time; the widest value a block accumulates */
   PYATTN_DECODE_ROWS = 8,    /* query rows of a block that decode takes, at most, and no more than lanes; of those with
                                 keys of their own, as many as lanes */
+  PYATTN_GRADIENT_BLOCKS = 4, /* of queries, whose gradients are added to those of keys at once, at most */
   PYATTN_ALIGNMENT = 64,
 };
+
+/* Of gradients: what a bias gets; or what the operands of products do, from the first keys or from more of them. */
+enum { PYATTN_GRADIENT_OF_OPTIONS, PYATTN_GRADIENT_FIRST, PYATTN_GRADIENT_MORE };
 
 /* A strided array: element (head, row, column) lies head, row and column times so many bytes after data. */
 struct pyattn_array {
@@ -29,8 +33,8 @@ struct pyattn_array {
 };
 
 /* The operands of attention. Arrays of the caller's element type, (head, row, column), but where another type is named;
- * "compute type" is that of lse: the elements' own, float for 16-bit elements. A head is a query head but for keys and
- * values and their scales. Data is NULL where an operand is not given. */
+ * "compute type" is that of lse: the elements' own, float for 16-bit elements. A head is a query head but for keys,
+ * values, their scales and gradients. Data is NULL where an operand is not given. */
 enum {
   PYATTN_QUERY,        /* row: query, column: feature */
   PYATTN_KEY,          /* row: key, column: feature */
@@ -52,6 +56,14 @@ enum {
   PYATTN_TOP_KEYS,     /* int64, row: query, column: rank */
   PYATTN_TOP_WEIGHTS,  /* of compute type, row: query, column: rank */
   PYATTN_COLUMN_SUMS,  /* of compute type, row: key; the driver writes it */
+  /* Of gradients, which read out and lse: rows are contiguous and whole vectors. */
+  PYATTN_GRAD_OUT,    /* row: query, column: feature of the values */
+  PYATTN_GRAD_LSE,    /* row: query */
+  PYATTN_GRAD_QUERY,  /* written; row: query, column: feature */
+  PYATTN_GRAD_KEY,    /* the same of keys, */
+  PYATTN_GRAD_VALUE,  /* and of values */
+  PYATTN_GRAD_BIAS,   /* added to; row: query, column: key; strides of 0 sum over an axis */
+  PYATTN_GRAD_SLOPES, /* added to; row: query */
   PYATTN_OPERANDS,
 };
 
@@ -178,6 +190,18 @@ struct pyattn_kernels {
    * gathered keys to sums[index]. */
   void (*column_sums)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first, ptrdiff_t count,
                       double *sums);
+
+  /* Gradients of a block of prefill: begin; then pairs of ranges of keys in ascending order, within blocks of
+   * PYATTN_KEY_BLOCK, each followed by products, of several blocks of the same head at once, or by options; finish. */
+  ptrdiff_t (*gradient_bytes)(const struct pyattn_attention *, int vectors); /* of scratch memory */
+  void (*gradient_begin)(const struct pyattn_query_block *, int stage);
+  int (*gradient_pairs)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
+                        ptrdiff_t count);
+  void (*gradient_products)(const struct pyattn_query_block *, int count_of_blocks, const int *masked,
+                            const struct pyattn_keys *, ptrdiff_t first, ptrdiff_t count, int add);
+  void (*gradient_options)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
+                           ptrdiff_t count);
+  void (*gradient_finish)(const struct pyattn_query_block *);
 
   /* The format of least memory that multiplies to the same bits as a strided (outputs, inputs) array of elements. */
   int (*linear_format)(const char *elements, ptrdiff_t row, ptrdiff_t column, ptrdiff_t outputs, ptrdiff_t inputs);

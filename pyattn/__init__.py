@@ -37,12 +37,14 @@ from pyattn.statistics import AttentionStatistics, attention_statistics
 
 if TYPE_CHECKING:
     from pyattn import audio, generation, models
+    from pyattn.gradients import Gradients, attention_backward, varlen_attention_backward
     from pyattn.tasks.sentence import SentenceEncoder
     from pyattn.tasks.speech import SpeechRecognizer
     from pyattn.tasks.text_generator import TextGenerator
 
 __all__ = [
     "AttentionStatistics",
+    "Gradients",
     "KVCache",
     "LayerNorm",
     "LearnedPositionalEmbedding",
@@ -62,6 +64,7 @@ __all__ = [
     "TransformerEncoderLayer",
     "__version__",
     "alibi_slopes",
+    "attention_backward",
     "attention_statistics",
     "audio",
     "gelu",
@@ -85,17 +88,21 @@ __all__ = [
     "sinusoidal_encoding",
     "sinusoidal_grid_encoding",
     "varlen_attention",
+    "varlen_attention_backward",
 ]
 
 
 # Public names that load at first use, so that `import pyattn` stays cheap, and the modules where they are.
 _LAZY = {
+    "Gradients": "pyattn.gradients",
     "SentenceEncoder": "pyattn.tasks.sentence",
     "SpeechRecognizer": "pyattn.tasks.speech",
     "TextGenerator": "pyattn.tasks.text_generator",
+    "attention_backward": "pyattn.gradients",
     "audio": "pyattn.audio",
     "generation": "pyattn.generation",
     "models": "pyattn.models",
+    "varlen_attention_backward": "pyattn.gradients",
 }
 
 

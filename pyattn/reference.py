@@ -82,6 +82,61 @@ def attention_statistics(
     return Statistics(out, lse, largest, entropy, received, top_keys, top_weights)
 
 
+def attention_backward(
+    grad_out: Array,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Any = None,
+    *,
+    grad_lse: Array | None = None,
+    dtype: DTypeLike = np.float64,
+    **options: Any,
+) -> dict[str, Array]:
+    """The gradients of query, key, value, sinks (..., H), alibi_slopes (..., H), and of what is added to the logits.
+
+    Dao et al. 2022 (arXiv:2205.14135), appendix B.4, of arrays that are finite.
+    """
+    compute, rounded = arithmetic(dtype)
+    live, _, weights, lse = softmax(query, key, mask, dtype=dtype, **options)
+    q, k, v, grad = rounded(query), *(repeated_heads(rounded(x), query) for x in (key, value)), rounded(grad_out)
+    scale = np.asarray(options.get("scale") or 1 / np.sqrt(max(1, query.shape[-1])), compute)
+    weights = weights.astype(compute)
+    delta = rounded((grad * rounded(weights @ v)).sum(-1)) - (0 if grad_lse is None else rounded(grad_lse))
+    with np.errstate(all="ignore"):
+        logits = rounded(np.where(live, weights * (rounded(grad @ np.swapaxes(v, -1, -2)) - delta[..., None]), 0))
+        scores = logits
+        if (cap := options.get("softcap")) is not None:
+            scores = logits * (1 - np.tanh(scale * (q @ np.swapaxes(k, -1, -2)) / cap) ** 2)
+        sinks = np.asarray(options.get("sinks", -np.inf), compute)[..., None]
+        to_sinks = -np.where(sinks == -np.inf, 0, np.exp(sinks - lse) * delta).sum(-1)
+    found = {
+        "query": scale * scores @ k,
+        "key": _of_shared_heads(scale * np.swapaxes(scores, -1, -2) @ q, key),
+        "value": _of_shared_heads(np.swapaxes(weights, -1, -2) @ grad, value),
+        "logits": logits,
+        "sinks": to_sinks,
+        "alibi_slopes": -(logits * np.abs(_positions(query, key, **options) - np.arange(key.shape[-2]))).sum((-1, -2)),
+    }
+    return {name: x.astype(dtype) for name, x in found.items()}
+
+
+def _positions(query: Array, key: Array, *, kv_lengths: Any = None, query_offset: Any = None, **_: Any) -> Array:
+    """Of the queries, (..., 1, L, 1)."""
+    length, axes = query.shape[-2], (1,) * min(3, query.ndim)
+    lengths = np.asarray(key.shape[-2] if kv_lengths is None else kv_lengths)
+    offset = np.asarray(lengths - length if query_offset is None else query_offset)
+    return offset.reshape(offset.shape + axes) + np.arange(length)[:, None]
+
+
+def _of_shared_heads(grads: Array, x: Array) -> Array:
+    """Summed over the query heads that share a head of x."""
+    if x.ndim == 2:
+        return grads
+    sharing = grads.shape[-3] // max(1, x.shape[-3])
+    return grads.reshape(*x.shape[:-2], sharing, *grads.shape[-2:]).sum(-3)
+
+
 def softmax(
     query: Array,
     key: Array,

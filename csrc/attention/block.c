@@ -67,6 +67,7 @@ static void begin(const struct pyattn_query_block *block) {
   state->best = state->total.o + output_vectors(call, block->vectors);
   state->best_key = (ivec *)(state->best + call->top_k * block->vectors);
   state->has_total = 0;
+  state->capped = NULL;
   expect_rows(block);
   choose_scales(block);
   const word position = (word)(block->query_offset + block->first), last = (word)block->rows - 1;

@@ -262,6 +262,7 @@ static int apply_options(const struct pyattn_query_block *block, const struct py
   int masked = hides;
   if (call->softcap > 0) {
     cap_logits(state, count, vectors);
+    if (state->capped) memcpy(state->capped, state->p, (size_t)(count * vectors) * sizeof(vec));
   } else if (state->score_scale != 1) {
     EACH_LOGIT(state, count, vectors, *p *= state->score_scale)
   }

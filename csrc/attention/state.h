@@ -59,6 +59,7 @@ struct attention_state {
   int exponential;  /* EXP_BASE_2, ... */
   int has_total;
   struct strip read_ahead, written_ahead; /* softmax fetches them into the cache: it leaves loads idle */
+  vec *capped;                            /* NULL, or where logits are written between soft cap and biases, [key][N] */
   vec *q;                                 /* [group of features][N]; decode: [row][group of features] */
   vec *best;                              /* [top_k][N] weights, largest first */
   ivec *best_key;                         /* [top_k][N] */

@@ -21,7 +21,8 @@ from pyattn._checks.arrays import (
     wrong_shape,
 )
 from pyattn._checks.attention import attention_call, attention_shapes, merge_parts, packed_call
-from pyattn._checks.masks import Sparse, combined_mask
+from pyattn._checks.gradients import learned_options, results_and_gradients
+from pyattn._checks.masks import Sparse, aligned_mask, combined_mask
 from pyattn._checks.numbers import (
     choice,
     count,

@@ -5,9 +5,12 @@ from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 
 from pyattn._core.attention cimport operations, run_attention
+from pyattn._core.gradients cimport run_gradients
 from pyattn._core.runtime cimport kernels_of, kernels_of_int8_keys
 from pyattn._core.kernels cimport (
-    PYATTN_ALIBI_SLOPES, PYATTN_BIAS, PYATTN_COLUMN_SUMS, PYATTN_ENTROPY, PYATTN_KEY, PYATTN_KEY_SCALES,
+    PYATTN_ALIBI_SLOPES, PYATTN_BIAS, PYATTN_COLUMN_SUMS, PYATTN_ENTROPY, PYATTN_GRAD_BIAS, PYATTN_GRAD_KEY,
+    PYATTN_GRAD_LSE, PYATTN_GRAD_OUT, PYATTN_GRAD_QUERY, PYATTN_GRAD_SLOPES, PYATTN_GRAD_VALUE, PYATTN_KEY,
+    PYATTN_KEY_SCALES,
     PYATTN_KV_LENGTHS, PYATTN_LSE, PYATTN_MASK, PYATTN_MASK_BOOL, PYATTN_MASK_NONE, PYATTN_MASK_REAL, PYATTN_MAX,
     PYATTN_MOMENTS, PYATTN_OPERANDS, PYATTN_OUT, PYATTN_QUERY, PYATTN_QUERY_OFFSET, PYATTN_SINKS, PYATTN_TOP_KEYS,
     PYATTN_TOP_WEIGHTS, PYATTN_VALUE, PYATTN_VALUE_SCALES, PYATTN_WEIGHTS,
@@ -29,6 +32,9 @@ NAMES = {
     "out": (PYATTN_OUT, 2), "lse": (PYATTN_LSE, 1), "max": (PYATTN_MAX, 1), "entropy": (PYATTN_ENTROPY, 1),
     "moments": (PYATTN_MOMENTS, 2), "weights": (PYATTN_WEIGHTS, 2), "top_keys": (PYATTN_TOP_KEYS, 2),
     "top_weights": (PYATTN_TOP_WEIGHTS, 2), "column_sums": (PYATTN_COLUMN_SUMS, 1),
+    "grad_out": (PYATTN_GRAD_OUT, 2), "grad_lse": (PYATTN_GRAD_LSE, 1), "grad_query": (PYATTN_GRAD_QUERY, 2),
+    "grad_key": (PYATTN_GRAD_KEY, 2), "grad_value": (PYATTN_GRAD_VALUE, 2), "grad_bias": (PYATTN_GRAD_BIAS, 2),
+    "grad_slopes": (PYATTN_GRAD_SLOPES, 1),
 }
 
 
@@ -39,6 +45,7 @@ cdef void begin_call_of(Call *call, const pyattn_kernels *kernels, Py_ssize_t he
     call.heads, call.key_heads = heads, key_heads
     call.shared.mask_kind = PYATTN_MASK_NONE
     call.rows[PYATTN_KEY] = call.rows[PYATTN_VALUE] = call.rows[PYATTN_COLUMN_SUMS] = KEY_ROWS
+    call.rows[PYATTN_GRAD_KEY] = call.rows[PYATTN_GRAD_VALUE] = KEY_ROWS
     call.rows[PYATTN_KEY_SCALES] = call.rows[PYATTN_VALUE_SCALES] = KEY_ROWS
     call.rows[PYATTN_KV_LENGTHS] = call.rows[PYATTN_QUERY_OFFSET] = SEQUENCE_ROWS
 
@@ -174,3 +181,17 @@ cdef class AttentionCall:
             operand, trailing = NAMES[name]
             bind_array(&call, operand, trailing, array, "cu_seqlens" in self.operands)
         run_attention(&call, threads_for(operations(&call)))
+
+    def run_gradients(self, threads_for, **arrays):
+        """Writes gradients, bound to this run alone, given grad_out, out and lse, and grad_lse if there is one.
+
+        grad_query (..., H, L, D), grad_key (..., Hkv, S, D) and grad_value (..., Hkv, S, Dv), whose rows lie one after
+        the other in each head; or grad_bias (..., H, L, S), zeros before, where strides of 0 sum over an axis, and
+        grad_slopes (..., H, L), zeros before. All are of query's dtype, float32 or float64, with columns side by side
+        and widths of whole vectors. No mask is sparse.
+        """
+        cdef Call call = self.call
+        for name, array in arrays.items():
+            operand, trailing = NAMES[name]
+            bind_array(&call, operand, trailing, array, "cu_seqlens" in self.operands)
+        run_gradients(&call, threads_for(2.5 * operations(&call)))

@@ -11,7 +11,10 @@ cdef extern from "kernels.h" nogil:
         PYATTN_QUERY, PYATTN_KEY, PYATTN_VALUE, PYATTN_KEY_SCALES, PYATTN_VALUE_SCALES
         PYATTN_MASK, PYATTN_BIAS, PYATTN_ALIBI_SLOPES, PYATTN_SINKS
         PYATTN_KV_LENGTHS, PYATTN_QUERY_OFFSET, PYATTN_OUT, PYATTN_LSE, PYATTN_MAX, PYATTN_ENTROPY, PYATTN_MOMENTS
-        PYATTN_WEIGHTS, PYATTN_TOP_KEYS, PYATTN_TOP_WEIGHTS, PYATTN_COLUMN_SUMS, PYATTN_OPERANDS
+        PYATTN_WEIGHTS, PYATTN_TOP_KEYS, PYATTN_TOP_WEIGHTS, PYATTN_COLUMN_SUMS
+        PYATTN_GRAD_OUT, PYATTN_GRAD_LSE, PYATTN_GRAD_QUERY, PYATTN_GRAD_KEY, PYATTN_GRAD_VALUE, PYATTN_GRAD_BIAS
+        PYATTN_GRAD_SLOPES, PYATTN_OPERANDS, PYATTN_GRADIENT_BLOCKS
+        PYATTN_GRADIENT_OF_OPTIONS, PYATTN_GRADIENT_FIRST, PYATTN_GRADIENT_MORE
 
     struct pyattn_array:
         char *data
@@ -94,6 +97,15 @@ cdef extern from "kernels.h" nogil:
         void (*weights_finish)(const pyattn_query_block *) noexcept nogil
         void (*column_sums)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first, Py_ssize_t count,
                             double *sums) noexcept nogil
+        Py_ssize_t (*gradient_bytes)(const pyattn_attention *, int vectors) noexcept nogil
+        void (*gradient_begin)(const pyattn_query_block *, int stage) noexcept nogil
+        int (*gradient_pairs)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,
+                              Py_ssize_t count) noexcept nogil
+        void (*gradient_products)(const pyattn_query_block *, int count_of_blocks, const int *masked,
+                                  const pyattn_keys *, Py_ssize_t first, Py_ssize_t count, int add) noexcept nogil
+        void (*gradient_options)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,
+                                 Py_ssize_t count) noexcept nogil
+        void (*gradient_finish)(const pyattn_query_block *) noexcept nogil
         int (*linear_format)(const char *elements, Py_ssize_t row, Py_ssize_t column, Py_ssize_t outputs,
                              Py_ssize_t inputs) noexcept nogil
         Py_ssize_t (*linear_packed_bytes)(Py_ssize_t outputs, Py_ssize_t inputs, int format) noexcept nogil

@@ -2,7 +2,9 @@
 
 from libc.stdint cimport int32_t, int64_t
 
-from pyattn._core.kernels cimport PYATTN_ALIGNMENT, PYATTN_OPERANDS, pyattn_attention, pyattn_kernels
+from pyattn._core.kernels cimport (
+    PYATTN_ALIGNMENT, PYATTN_OPERANDS, pyattn_attention, pyattn_kernels, pyattn_keys, pyattn_query_block,
+)
 
 cdef enum:
     MAX_BLOCKS = 12  # of queries in a task: they share the keys while these are in cache
@@ -55,8 +57,18 @@ cdef inline Py_ssize_t whole_lines(Py_ssize_t n) noexcept nogil:
     return ceil_divide(n, PYATTN_ALIGNMENT) * PYATTN_ALIGNMENT
 
 
+cdef struct Range:  # of the keys that some row of a block may see
+    Py_ssize_t first, end
+
+
 cdef void share_heads(Call *call, Py_ssize_t pack) noexcept nogil
 cdef Py_ssize_t block_count(const Call *call, Py_ssize_t sequence) noexcept nogil
+cdef Py_ssize_t place_head(
+    const Call *call, pyattn_query_block *block, pyattn_keys *keys, Py_ssize_t sequence, Py_ssize_t unit,
+) noexcept nogil
+cdef Range place_block(
+    const Call *call, pyattn_query_block *block, Py_ssize_t heads, Py_ssize_t number, Py_ssize_t blocks,
+) noexcept nogil
 cdef Py_ssize_t *held_head(const Call *call, char *scratch) noexcept nogil
 cdef void run_task(const Call *call, Py_ssize_t task, char *scratch) noexcept nogil
 cdef void run_split(const Call *call, Py_ssize_t task, Py_ssize_t split, char *states, char *scratch) noexcept nogil

@@ -15,10 +15,6 @@ from pyattn._core.kernels cimport (
 )
 
 
-cdef struct Range:  # of the keys that some row of a block may see
-    Py_ssize_t first, end
-
-
 cdef void share_heads(Call *call, Py_ssize_t pack) noexcept nogil:
     """Sets how many query heads of a key head stand in one block, and what follows from it."""
     cdef Py_ssize_t sharing = call.heads // call.key_heads
@@ -60,7 +56,7 @@ cdef Py_ssize_t place_head(
         operand = &call.shared.operands[i]
         block.data[i] = operand.data
         if operand.data != NULL:
-            place = key_head if PYATTN_KEY <= i <= PYATTN_VALUE_SCALES else head
+            place = key_head if call.rows[i] == KEY_ROWS and i != PYATTN_COLUMN_SUMS else head
             block.data[i] += place * operand.head + start[call.rows[i]] * operand.row
     for axis in range(call.batch_axes - 1, -1, -1):
         place = unit % call.batch_shape[axis]
