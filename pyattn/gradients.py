@@ -112,7 +112,7 @@ def attention_backward(
             options[name] = options[name].astype(work, copy=False)
     inputs = {name: _rows(x, work) for name, x in zip(_INPUTS, (query, key, value), strict=True)}
     results = {name: _rows(x, work) if x.ndim == query.ndim else x for name, x in arrays.items()}
-    problem = _Problem(function, inputs, options, results)
+    problem = _Problem(function, inputs, options, results, csr=call.operands.get("csr"))
     grads = [_like(x, y) for x, y in zip(_of_inputs(problem), (query, key, value), strict=True)]
     others = {name: _of_option(problem, name) for name in names}
     for name in others.keys() & {"mask", "bias"}:
@@ -177,7 +177,7 @@ def varlen_attention_backward(
     work = arrays["lse"].dtype
     inputs = {name: _rows(x, work) for name, x in zip(_INPUTS, (query, key, value), strict=True)}
     results = {name: (_rows(x, work) if x.ndim == 3 else x).swapaxes(0, 1) for name, x in arrays.items()}
-    problem = _Problem(function, inputs, options, results, starts)
+    problem = _Problem(function, inputs, options, results, starts=starts)
     grads = [x.swapaxes(0, 1) for x in _of_inputs(problem)]
     grads = [_like(x, y) for x, y in zip(grads, (query, key, value), strict=True)]
     return Gradients(*grads, **{name: _of_option(problem, name) for name in names})
@@ -191,6 +191,7 @@ class _Problem(NamedTuple):
     options: dict[str, Any]
     results: dict[str, Array]  # of the forward pass, and their gradients; packed: heads first
     starts: tuple[Any, Any] | None = None  # of packed sequences
+    csr: tuple[Array, Array, Array | None] | None = None  # a sparse mask, and biases of what it stores
 
     def call(self) -> Any:
         arrays = (self.inputs[name] for name in _INPUTS)
@@ -200,19 +201,19 @@ class _Problem(NamedTuple):
 
     def parts(self) -> Iterator[tuple[slice, "_Problem"]]:
         """All of it; or, of a sparse mask, some queries at a time, for which it is made dense."""
-        mask = self.options.get("mask")
-        if not hasattr(mask, "tocsr"):
+        if self.csr is None:
             yield slice(None), self
             return
-        query, keys = self.inputs["query"], self.inputs["key"].shape[-2]
-        length, mask, bias = query.shape[-2], mask.tocsr(), self.options.get("bias")
+        query, keys, bias = self.inputs["query"], self.inputs["key"].shape[-2], self.options.get("bias")
+        length = query.shape[-2]
         offset = self.options.get("query_offset")
         offset = np.asarray(self.options.get("kv_lengths", keys)) - length if offset is None else np.asarray(offset)
         for first in range(0, max(1, length), SPARSE_ROWS):
-            rows = slice(first, first + SPARSE_ROWS)
-            options = self.options | {"mask": _stored(mask[rows]), "query_offset": offset + first}
-            if hasattr(bias, "tocsr"):
-                options["bias"] = np.asarray(bias.tocsr()[rows].toarray(), query.dtype)
+            rows = slice(first, min(length, first + SPARSE_ROWS))
+            mask, biases = _dense(self.csr, rows, keys, query.dtype)
+            options = self.options | {"mask": mask, "query_offset": offset + first}
+            if biases is not None:
+                options["bias"] = biases
             elif bias is not None:
                 options["bias"] = bias if bias.shape[-2] == 1 else bias[..., rows, :]
             results = {
@@ -289,8 +290,17 @@ def _summed(grads: Array, shape: tuple[int, ...]) -> Array:
     return grads.sum(axis=once, keepdims=True)
 
 
-def _stored(rows: Any) -> Array:
-    """Where rows of a sparse mask store an entry, be it 0."""
-    dense = np.zeros(rows.shape, bool)
-    dense[np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr)), rows.indices] = True
-    return dense
+def _dense(
+    csr: tuple[Array, Array, Array | None], rows: slice, keys: int, dtype: np.dtype[Any]
+) -> tuple[Array, Array | None]:
+    """Rows of a sparse mask and of its biases, if there are any."""
+    indptr, indices, data = csr
+    stored, count = slice(indptr[rows.start], indptr[rows.stop]), rows.stop - rows.start
+    places = np.repeat(np.arange(count), np.diff(indptr[rows.start : rows.stop + 1])), indices[stored]
+    mask = np.zeros((count, keys), bool)
+    mask[places] = True
+    if data is None:
+        return mask, None
+    biases = np.zeros((count, keys), dtype)
+    biases[places] = data[stored]
+    return mask, biases

@@ -78,17 +78,24 @@ def compute(
     crow_indices and col_indices are a sparse mask, csr_bias the values of a sparse bias; cu_seqlens_q and cu_seqlens_k
     say where packed sequences start, if they are packed. window: -1 for no bound.
     """
-    given = locals().copy()
-    given["window"] = tuple(None if side < 0 else side for side in window)
-    if crow_indices is not None and col_indices is not None:
-        places = (array_of(crow_indices), array_of(col_indices))
-        shape = (query.shape[-2], key.shape[-2])
-        given["mask"] = Csr(*places, np.ones(len(col_indices), bool), shape)
-        given["bias"] = bias if csr_bias is None else Csr(*places, array_of(csr_bias), shape)
+    given = options_of(locals().copy())
     out, lse, weights = results_like(query, key, value, return_weights)
     results = {"out": out, "lse": lse} | ({"weights": weights.zero_()} if return_weights else {})
     write(query, key, value, given, **results)
     return out, lse, weights
+
+
+def options_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The operator's arguments by name, as functions on arrays call them."""
+    rows, columns, values = (given.pop(name) for name in ("crow_indices", "col_indices", "csr_bias"))
+    given["window"] = tuple(None if side < 0 else side for side in given["window"])
+    if rows is not None:
+        places = (array_of(rows), array_of(columns))
+        shape = (given["query"].shape[-2], given["key"].shape[-2])
+        given["mask"] = Csr(*places, np.ones(len(columns), bool), shape)
+        if values is not None:
+            given["bias"] = Csr(*places, array_of(values), shape)
+    return given
 
 
 def results_like(query: Tensor, key: Tensor, value: Tensor, with_weights: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,6 +115,7 @@ def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, 
 
 
 def gradients_of(
+    results: Sequence[Tensor],
     grads: Sequence[Tensor | None],
     wanted: Sequence[bool],
     query: Tensor,
@@ -129,10 +137,10 @@ def gradients_of(
     scale: float | None,
     softcap: float | None,
 ) -> list[Tensor]:
-    """Gradients of those inputs of LEARNED that are wanted, given those of out, lse and weights, or None."""
-    inputs = {name: x for name, x in locals().items() if name not in ("grads", "wanted")}
+    """Gradients of those inputs of LEARNED that are wanted, given out, lse and weights, and their gradients or None."""
+    given = {name: x for name, x in locals().items() if name not in ("results", "grads", "wanted")}
     names = [name for name, asked in zip(LEARNED, wanted, strict=True) if asked]
-    return attention_gradients(inputs, grads, names)
+    return attention_gradients(results, grads, options_of(given), names)
 
 
 attention_backward = torch.library.custom_op(
@@ -141,21 +149,21 @@ attention_backward = torch.library.custom_op(
 
 
 @attention_backward.register_fake
-def _(grads: Sequence[Tensor | None], wanted: Sequence[bool], *inputs: Any) -> list[Tensor]:
+def _(results: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool], *inputs: Any) -> list[Tensor]:
     return [x.new_empty(x.shape) for x, asked in zip(inputs[: len(LEARNED)], wanted, strict=True) if asked]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     inputs = inputs[:-1]  # without return_weights
-    ctx.save_for_backward(*(x for x in inputs if isinstance(x, Tensor)))
+    ctx.save_for_backward(*output, *(x for x in inputs if isinstance(x, Tensor)))
     ctx.others = [None if isinstance(x, Tensor) else (x,) for x in inputs]
 
 
 def _backward(ctx: Any, *grads: Tensor | None, backward: Callable[..., list[Tensor]]) -> tuple[Any, ...]:
-    saved = iter(ctx.saved_tensors)
+    results, saved = ctx.saved_tensors[:3], iter(ctx.saved_tensors[3:])
     inputs = [next(saved) if other is None else other[0] for other in ctx.others]
     wanted = [bool(x) for x in ctx.needs_input_grad[: len(LEARNED)]]
-    found = iter(backward(grads, wanted, *inputs))
+    found = iter(backward(results, grads, wanted, *inputs))
     return *(next(found) if asked else None for asked in wanted), *[None] * (len(inputs) + 1 - len(LEARNED))
 
 
@@ -176,6 +184,10 @@ def _one_by_one(operator: Any) -> Callable[..., Any]:
     return call
 
 
+def _save_nothing(ctx: Any, inputs: Any, output: Any) -> None:
+    """For gradients of gradients, which are refused."""
+
+
 def _refuse(*_: Any) -> Any:
     raise NotImplementedError(f"pyattn::attention: {NOT_COMPUTED}")
 
@@ -186,11 +198,29 @@ for operator in (attention, attention_backward):
     operator.register_vmap(_one_by_one(operator))
 
 
+class TransformedBackward(torch.autograd.Function):
+    """The same of gradients: their operator, with its arguments one after the other."""
+
+    @staticmethod
+    def forward(wanted: Sequence[bool], *inputs: Any) -> tuple[Tensor, ...]:
+        return tuple(attention_backward(list(inputs[:3]), list(inputs[3:6]), wanted, *inputs[6:]))
+
+    setup_context = staticmethod(_save_nothing)
+    backward = jvp = staticmethod(_refuse)
+    vmap = staticmethod(_one_by_one(forward))
+
+
+def _transformed_backward(
+    results: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[bool], *inputs: Any
+) -> Any:
+    return TransformedBackward.apply(wanted, *results, *grads, *inputs)
+
+
 class Transformed(torch.autograd.Function):
     """The operator under torch.func's transforms, which know operators of Python in this form alone."""
 
     setup_context = staticmethod(_save)
-    backward = staticmethod(partial(_backward, backward=gradients_of))
+    backward = staticmethod(partial(_backward, backward=_transformed_backward))
     vmap = staticmethod(_one_by_one(attention))
     jvp = staticmethod(_refuse)
 

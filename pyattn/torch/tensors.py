@@ -49,6 +49,13 @@ def array_of(tensor: torch.Tensor) -> Array:
     return tensor.numpy()
 
 
+def tensor_of(array: Array) -> torch.Tensor:
+    """The contrary."""
+    if array.dtype.itemsize == 2 and array.dtype != "float16":
+        return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype is torch.float64 else torch.float32
 
