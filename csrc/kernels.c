@@ -24,6 +24,8 @@ TYPE(linear_tile) linear_tile;
 #include "attention/block.c"
 #include "attention/decode.c"
 #include "attention/weights.c"
+#endif
+#if ELEMENT == F32 || ELEMENT == F64
 #include "attention/backward.c"
 #endif
 #if ELEMENT == KV8

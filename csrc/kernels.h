@@ -14,11 +14,11 @@ enum { PYATTN_FLOAT32, PYATTN_FLOAT64, PYATTN_FLOAT16, PYATTN_BFLOAT16, PYATTN_I
 enum { PYATTN_MASK_NONE, PYATTN_MASK_BOOL, PYATTN_MASK_REAL };
 
 enum {
-  PYATTN_KEY_BLOCK = 128,    /* keys scored at a time: from a multiple of it, whichever of them a query may see */
-  PYATTN_SPLIT = 1024,       /* keys whose weighted sum is complete in itself; splits are then added up in order */
-  PYATTN_WIDTH_BLOCK = 1024, /* head width transposed at a time; the widest value a block accumulates */
-  PYATTN_DECODE_ROWS = 8,    /* query rows of a block that decode takes, at most, and no more than lanes; of those with
-                                keys of their own, as many as lanes */
+  PYATTN_KEY_BLOCK = 128,     /* keys scored at a time: from a multiple of it, whichever of them a query may see */
+  PYATTN_SPLIT = 1024,        /* keys whose weighted sum is complete in itself; splits are then added up in order */
+  PYATTN_WIDTH_BLOCK = 1024,  /* head width transposed at a time; the widest value a block accumulates */
+  PYATTN_DECODE_ROWS = 8,     /* query rows of a block that decode takes, at most, and no more than lanes; of those with
+                                 keys of their own, as many as lanes */
   PYATTN_GRADIENT_BLOCKS = 4, /* of queries, whose gradients are added to those of keys at once, at most */
   PYATTN_ALIGNMENT = 64,
 };

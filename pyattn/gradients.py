@@ -194,10 +194,10 @@ class _Problem(NamedTuple):
     csr: tuple[Array, Array, Array | None] | None = None  # a sparse mask, and biases of what it stores
 
     def call(self) -> Any:
-        arrays = (self.inputs[name] for name in _INPUTS)
+        query, key, value = (self.inputs[name] for name in _INPUTS)
         if self.starts is not None:
-            return _checks.packed_call(self.function, *arrays, self.starts, self.options)
-        return _checks.attention_call(self.function, *arrays, self.options)
+            return _checks.packed_call(self.function, query, key, value, self.starts, self.options)
+        return _checks.attention_call(self.function, query, key, value, self.options)
 
     def parts(self) -> Iterator[tuple[slice, "_Problem"]]:
         """All of it; or, of a sparse mask, some queries at a time, for which it is made dense."""
@@ -280,14 +280,16 @@ def _of_sinks(problem: _Problem) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
         weights = np.exp(np.broadcast_to(sinks, delta.shape[:-1])[..., None] - results["lse"])
     dead = results["lse"] == -np.inf  # rows without a sink, that saw nothing
-    return -np.where(dead, 0, weights * delta).sum(-1)
+    grad: Array = -np.where(dead, 0, weights * delta).sum(-1)
+    return grad
 
 
 def _summed(grads: Array, shape: tuple[int, ...]) -> Array:
     """Summed over the axes along which an array of that shape was broadcast."""
     grads = grads.sum(axis=tuple(range(grads.ndim - len(shape))))
     once = tuple(i for i, size in enumerate(shape) if size == 1)
-    return grads.sum(axis=once, keepdims=True)
+    summed: Array = grads.sum(axis=once, keepdims=True)
+    return summed
 
 
 def _dense(

@@ -134,7 +134,8 @@ def _of_shared_heads(grads: Array, x: Array) -> Array:
     if x.ndim == 2:
         return grads
     sharing = grads.shape[-3] // max(1, x.shape[-3])
-    return grads.reshape(*x.shape[:-2], sharing, *grads.shape[-2:]).sum(-3)
+    summed: Array = grads.reshape(*x.shape[:-2], sharing, *grads.shape[-2:]).sum(-3)
+    return summed
 
 
 def softmax(

@@ -79,7 +79,7 @@ def assert_right(arrays, options, seed=5):
 
 
 def eps(dtype):
-    return {"float16": 2.0**-11, "bfloat16": 2.0**-8}.get(dtype.name, float(np.finfo(np.float32).eps))
+    return {"float16": 2.0**-10, "bfloat16": 2.0**-7}.get(dtype.name, float(np.finfo(np.float32).eps))
 
 
 def score_error(arrays, options, work):

@@ -15,12 +15,10 @@
 #include "../gemm.h"
 #include "options.h"
 
-#if ELEMENT == F32 || ELEMENT == F64
-
 enum {
   /* The tile of a product with rows as they lie, wider than that of scores: it has no row of packed vectors to read. */
-  WIDE_VECTORS = TILE_VECTORS == 3 ? 4 : TILE_VECTORS,
-  WIDE_ROWS = TILE_ROWS * TILE_VECTORS / WIDE_VECTORS,
+  PRODUCT_VECTORS = TILE_VECTORS == 3 ? 4 : TILE_VECTORS,
+  PRODUCT_ROWS = TILE_ROWS * TILE_VECTORS / PRODUCT_VECTORS,
   MOST_ROWS = 8,
 };
 
@@ -192,7 +190,7 @@ struct factors {
 /* Rows of out, from feature d on, += the sum of some products, or = it. */
 INLINE void product_tile(const struct factors *factors, int count, ptrdiff_t r0, ptrdiff_t d, char *out,
                          ptrdiff_t out_row, int add, int rows, int vectors) {
-  vec acc[MOST_ROWS][WIDE_VECTORS];
+  vec acc[MOST_ROWS][PRODUCT_VECTORS];
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
   const char *ahead = out + (r0 + rows) * out_row;
   ptrdiff_t steps = 0;
@@ -202,7 +200,7 @@ INLINE void product_tile(const struct factors *factors, int count, ptrdiff_t r0,
     const ptrdiff_t row = factors[i].left_row, step = factors[i].left_step, next = factors[i].right_row;
     const char *left = factors[i].left + r0 * row, *right = factors[i].right + d * ELEMENT_BYTES;
     for (ptrdiff_t t = factors[i].steps; t > 0; t--) {
-      vec x[WIDE_VECTORS];
+      vec x[PRODUCT_VECTORS];
       UNROLL for (int n = 0; n < vectors; n++) x[n] = load(right + n * VECTOR_BYTES);
       UNROLL for (int r = 0; r < rows; r++) {
         const vec y = splat(load_real(left + r * row));
@@ -233,11 +231,11 @@ INLINE void product_rows(const struct factors *factors, int count, ptrdiff_t row
 static void product(const struct factors *factors, int count, ptrdiff_t rows, ptrdiff_t width, char *out,
                     ptrdiff_t out_row, int add) {
   ptrdiff_t d = 0;
-  for (; width - d >= WIDE_VECTORS * LANES; d += WIDE_VECTORS * LANES) {
-    product_rows(factors, count, rows, d, out, out_row, add, WIDE_ROWS, WIDE_VECTORS);
+  for (; width - d >= PRODUCT_VECTORS * LANES; d += PRODUCT_VECTORS * LANES) {
+    product_rows(factors, count, rows, d, out, out_row, add, PRODUCT_ROWS, PRODUCT_VECTORS);
   }
   if (d < width) /* by whole vectors */
-    WITH_CONSTANT(VECTORS, (width - d) / LANES, WIDE_VECTORS - 1,
+    WITH_CONSTANT(VECTORS, (width - d) / LANES, PRODUCT_VECTORS - 1,
                   product_rows(factors, count, rows, d, out, out_row, add, MOST_ROWS, VECTORS))
 }
 
@@ -380,5 +378,3 @@ static void gradient_options(const struct pyattn_query_block *block, const struc
     }
   }
 }
-
-#endif

@@ -14,8 +14,9 @@ from libc.string cimport memset
 
 from pyattn._core.runtime cimport Watch, begin_call, begin_watch, end_call, no_scratch, raise_error, run, stopped
 from pyattn._core.kernels cimport (
-    PYATTN_ALIGNMENT, PYATTN_GRAD_BIAS, PYATTN_GRAD_KEY, PYATTN_GRAD_QUERY, PYATTN_GRAD_SLOPES, PYATTN_GRAD_VALUE,
-    PYATTN_GRADIENT_BLOCKS, PYATTN_GRADIENT_FIRST, PYATTN_GRADIENT_MORE, PYATTN_GRADIENT_OF_OPTIONS, PYATTN_KEY_BLOCK, pyattn_array, pyattn_attention, pyattn_keys, pyattn_query_block,
+    PYATTN_ALIGNMENT, PYATTN_GRAD_BIAS, PYATTN_GRAD_KEY, PYATTN_GRAD_QUERY, PYATTN_GRAD_VALUE, PYATTN_GRADIENT_BLOCKS,
+    PYATTN_GRADIENT_FIRST, PYATTN_GRADIENT_MORE, PYATTN_GRADIENT_OF_OPTIONS, PYATTN_KEY_BLOCK, pyattn_array,
+    pyattn_attention, pyattn_keys, pyattn_query_block,
 )
 from pyattn._core.tasks cimport (
     Call, Range, block_count, ceil_divide, place_block, place_head, share_heads, whole_lines,

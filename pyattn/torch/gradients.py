@@ -26,7 +26,9 @@ def attention_gradients(
         inputs["value"] = torch.cat([value, unit], dim=-1)
         out, grad_out = torch.cat([out, weights], dim=-1), torch.cat([grad_out, grad_weights], dim=-1)
     given = {**options, **inputs, "out": out, "lse": lse, "grad_out": grad_out, "grad_lse": grad_lse}
-    arrays = {name: array_of(x) if isinstance(x, Tensor) else x for name, x in given.items() if x is not None}
+    arrays: dict[str, Any] = {
+        name: array_of(x) if isinstance(x, Tensor) else x for name, x in given.items() if x is not None
+    }
     packed = "cu_seqlens_q" in arrays
     also = [name for name in wanted if name not in inputs]
     with _threads.num_threads(min(_threads.get_num_threads(), torch.get_num_threads())):
