@@ -10,21 +10,23 @@ from pyattn import _threads
 from pyattn.gradients import attention_backward, varlen_attention_backward
 from pyattn.torch.tensors import array_of, tensor_of
 
-Grads = Sequence[Tensor | None]  # of out, lse and weights
+Grads = Sequence[Tensor | None]  # of out, lse and, if they were asked for, weights
 
 
 def attention_gradients(
     results: Sequence[Tensor], grads: Grads, options: dict[str, Any], wanted: Sequence[str]
 ) -> list[Tensor]:
     """Gradients of the wanted inputs of the operator, given its results, their gradients and all inputs by name."""
-    (out, lse, weights), (grad_out, grad_lse, grad_weights) = results, grads
+    (out, lse, *weights), (grad_out, grad_lse, *grad_weights) = results, grads
     inputs = {name: options[name] for name in ("query", "key", "value")}
     value, width = inputs["value"], inputs["value"].shape[-1]
     grad_out = torch.zeros_like(out) if grad_out is None else grad_out
-    if grad_weights is not None and grad_weights.ndim > 1:  # weights are what values of the unit matrix give
+    if (
+        grad_weights and grad_weights[0] is not None and grad_weights[0].ndim > 1
+    ):  # weights are what values of the unit matrix give
         unit = torch.eye(value.shape[-2], dtype=value.dtype).expand(*value.shape[:-2], -1, -1)
         inputs["value"] = torch.cat([value, unit], dim=-1)
-        out, grad_out = torch.cat([out, weights], dim=-1), torch.cat([grad_out, grad_weights], dim=-1)
+        out, grad_out = torch.cat([out, *weights], dim=-1), torch.cat([grad_out, *grad_weights], dim=-1)
     given = {**options, **inputs, "out": out, "lse": lse, "grad_out": grad_out, "grad_lse": grad_lse}
     arrays: dict[str, Any] = {
         name: array_of(x) if isinstance(x, Tensor) else x for name, x in given.items() if x is not None

@@ -1,9 +1,10 @@
-"""pyattn under torch's own attention: two of its operators on the CPU, replaced while that is enabled.
+"""pyattn under torch's own attention: three of its operators on the CPU, replaced while that is enabled.
 
 aten::scaled_dot_product_attention is what F.scaled_dot_product_attention calls; where no gradient is needed it is
 served as it is called, with masks that are still boolean, and with any axes and strides. Else torch decomposes it, on
 the CPU mostly to aten::_scaled_dot_product_flash_attention_for_cpu, which autograd, compile and export know: that is
-served too, and torch's own gradients follow it.
+served too, and so are its gradients, another operator. What torch would compose of operators on n x n numbers, as masks
+that need gradients, is pyattn's own operator instead.
 """
 
 import contextlib
@@ -19,11 +20,12 @@ from torch import Tensor
 
 from pyattn import _checks
 from pyattn.torch.accelerated import Accelerated
-from pyattn.torch.operators import write
+from pyattn.torch.gradients import attention_gradients
+from pyattn.torch.operators import attention, write
 from pyattn.torch.tensors import empty_output, is_plain, needs_gradients, statistics_dtype
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-NOT_COUNTED = "not counted"  # a reason
+NOT_COUNTED, GRADIENTS = "not counted", "gradients"  # reasons
 
 
 class Served(NamedTuple):
@@ -132,6 +134,7 @@ class _State:
         for name, key, wrapper in (
             ("scaled_dot_product_attention", "CompositeImplicitAutograd", _wrapped_attention),
             ("_scaled_dot_product_flash_attention_for_cpu", "CPU", _wrapped_kernel),
+            ("_scaled_dot_product_flash_attention_for_cpu_backward", "CPU", _wrapped_backward),
         ):
             original = torch.library.get_kernel(f"aten::{name}", "CPU").call_boxed
             with warnings.catch_warnings():  # torch says that an operator is replaced, which is what was asked for
@@ -176,10 +179,14 @@ def _wrapped_attention(original: Callable[..., Any]) -> Callable[..., Any]:
         if _state.asked or _state.open:
             tensors = [query, key, value] if attn_mask is None else [query, key, value, attn_mask]
             reason = _obstacle(tensors, dropout_p, is_causal, scale) or _misfit(tensors, enable_gqa)
+        mask = attn_mask
+        if mask is not None and mask.ndim != query.ndim:
+            mask = mask.expand((1,) * (query.ndim - mask.ndim) + mask.shape)
+        if reason == GRADIENTS and not (_misfit(tensors, enable_gqa) or _has_kernel(tensors)):
+            offset = torch.tensor(0) if is_causal else None
+            _state.count()
+            return attention(query, key, value, mask, *[None] * 9, offset, is_causal, [-1, -1], scale, None, False)[0]
         if reason is None:
-            mask = attn_mask
-            if mask is not None and mask.ndim != query.ndim:
-                mask = mask.expand((1,) * (query.ndim - mask.ndim) + mask.shape)
             out = empty_output(query, value.shape[-1])
             write(query, key, value, _options(mask, is_causal, scale), out=out)
             _state.count()
@@ -217,11 +224,8 @@ def _wrapped_kernel(original: Callable[..., Any]) -> Callable[..., Any]:
                     "scaled_dot_product_attention: key and value must agree on all axes but the last, not be of shapes "
                     f"{tuple(key.shape)} and {tuple(value.shape)}"
                 )
-            mask = attn_mask
-            if attn_mask is not None and attn_mask.dtype is not query.dtype:
-                mask = attn_mask.to(query.dtype)
-                if not torch.equal(mask.to(attn_mask.dtype), attn_mask):
-                    reason = "mask of more bits than query"
+            mask, exact = _of_dtype(attn_mask, query.dtype)
+            reason = reason if exact else "mask of more bits than query"
         if reason is None:
             batch, heads, rows, _ = query.shape
             out = empty_output(query, value.shape[-1])
@@ -236,6 +240,63 @@ def _wrapped_kernel(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(keyset, query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
 
     return flash_attention_for_cpu
+
+
+def _wrapped_backward(original: Callable[..., Any]) -> Callable[..., Any]:
+    def flash_attention_for_cpu_backward(
+        keyset: Any,
+        grad_out: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        out: Tensor,
+        logsumexp: Tensor,
+        dropout_p: float,
+        is_causal: bool,
+        *,
+        attn_mask: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Any:
+        inputs = [query, key, value]
+        tensors = [*inputs, attn_mask] if attn_mask is not None else inputs
+        mask, exact = _of_dtype(attn_mask, query.dtype)
+        served = (
+            (_state.asked or _state.open)
+            and exact
+            and is_plain([grad_out, out, logsumexp])
+            and _obstacle(tensors, dropout_p, is_causal, scale, above=False) is None
+        )
+        if not served:
+            return original(
+                *(keyset, grad_out, query, key, value, out, logsumexp, dropout_p, is_causal),
+                attn_mask=attn_mask,
+                scale=scale,
+            )
+        given = {"query": query, "key": key, "value": value, **_options(mask, is_causal, scale)}
+        grads = attention_gradients((out, logsumexp), (grad_out, None), given, ("query", "key", "value"))
+        # in memory the heads of a row lie side by side, as compiled programs expect of this operator
+        return tuple(grad.transpose(1, 2).contiguous().transpose(1, 2) for grad in grads)
+
+    return flash_attention_for_cpu_backward
+
+
+def _of_dtype(mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor | None, bool]:
+    """A mask in query's dtype, and whether it is the same there."""
+    if mask is None or mask.dtype is dtype:
+        return mask, True
+    converted = mask.to(dtype)
+    return converted, torch.equal(converted.to(mask.dtype), mask)
+
+
+def _has_kernel(tensors: list[Tensor]) -> bool:
+    """Whether torch has a kernel for a call that needs gradients, which is served in its place."""
+    query, _, value, *masks = tensors
+    return (
+        query.ndim == 4
+        and query.shape[-1] == value.shape[-1]
+        and all(x.numel() and x.stride(-1) == 1 for x in tensors[:3])
+        and not any(mask.requires_grad or mask.ndim not in (2, 4) for mask in masks)
+    )
 
 
 def _options(mask: Tensor | None, is_causal: bool, scale: float | None) -> dict[str, Any]:
@@ -261,7 +322,7 @@ def _obstacle(
     if is_causal and len(tensors) > 3:
         return "mask beside is_causal"
     if above and needs_gradients(tensors):
-        return "gradients"
+        return GRADIENTS
     if above and not (torch._C._get_math_sdp_enabled() and torch._C._get_flash_sdp_enabled()):
         return "backend chosen"
     return None

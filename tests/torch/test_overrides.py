@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
 import pyattn.torch  # noqa: E402
-from tests.torch.calls import CALLS, attention, inputs  # noqa: E402
+from tests.torch.calls import CALLS, attention, inputs, numbers  # noqa: E402
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -49,6 +49,9 @@ WRONG = {
 }
 
 
+# Whose gradients torch's composition of operators lays out in another way than its kernel, and pyattn
+COMPOSED = ("gradients, three axes", "gradients, wide values")
+
 # Where it is the kernel that says what torch takes: it takes the first, and refuses the second
 KERNELS = ("causal and mask", "mask of one axis")
 
@@ -69,7 +72,30 @@ def test_calls_give_what_torch_gives(name):
             assert during == before == after
         else:
             assert all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(after, before, strict=True))
-            assert [x.stride() for x in during] == [x.stride() for x in before]
+            laid_out = slice(2) if name in COMPOSED else slice(None)  # all but the gradient of values
+            assert [x.stride() for x in during[laid_out]] == [x.stride() for x in before[laid_out]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["causal", "mask", "learned mask", "three axes"])
+def test_gradients_are_those_of_pyattn(kind, dtype):
+    """To the bit: torch's kernel and its composition of operators have others."""
+    tensors = [x.requires_grad_() for x in inputs((2, 4, 50, 16), dtype=dtype)]
+    given = [x[0] for x in tensors] if kind == "three axes" else tensors
+    mask = numbers(50, 50, dtype=dtype) if "mask" in kind else None
+    if kind == "learned mask":
+        mask.requires_grad_()
+    wanted = [*tensors, mask] if kind == "learned mask" else tensors
+    pyattn.torch.enable()
+    before = pyattn.torch.served().calls
+    out = attention(*given, attn_mask=mask, is_causal=kind == "causal")
+    found = torch.autograd.grad(out.float().square().sum(), wanted)
+    assert pyattn.torch.served().calls == before + 1
+    offset = 0 if kind == "causal" else None
+    ours = pyattn.torch.scaled_dot_product_attention(*given, mask, is_causal=kind == "causal", query_offset=offset)
+    expected = torch.autograd.grad(ours.float().square().sum(), wanted)
+    for x, y in zip(found, expected, strict=True):
+        assert torch.equal(x, y)
 
 
 def test_calls_are_counted_once_and_reasons_told():
