@@ -18,6 +18,7 @@ BENCHMARKS = {
     "padding": "bench.bench_padding",
     "precision": "bench.bench_precision",
     "decode": "bench.bench_decode",
+    "backward": "bench.bench_backward",
     "memory": "bench.bench_memory",
     "linear": "bench.bench_linear",
     "encoder": "bench.bench_encoder",
@@ -41,6 +42,7 @@ benchmarks:
   padding     sequences of different lengths: padded, packed and one by one, GFLOP/s on real tokens
   precision   bfloat16 and float16 beside float32, GFLOP/s
   decode      one and a few queries over 4096 keys, GB/s of keys and values
+  backward    gradients of attention over several shapes and options, beside torch's, GFLOP/s
   memory      what a call needs beyond its inputs and results, MiB a thread; fails above 2
   linear      Linear layers of an encoder in float32, bfloat16 and int8, over a batch and over one sentence, GFLOP/s
   encoder     all-MiniLM-L6-v2 over 1,000 paragraphs, documents/s, and over one sentence
@@ -56,8 +58,8 @@ benchmarks:
 Every peer that is installed takes part (pip install --group bench brings them); all run with the same number of
 threads, each in a process of its own, take turns within one run, and are timed only after their answers have been
 checked. All rows have their fraction of the roofline (bench/roofline.py); a table of all of them ends the run, and a
-list of those that are slower than the committed results. options, padding, precision, decode, memory, neighbours and
-torch have goals, which stand beside what was measured.
+list of those that are slower than the committed results. options, padding, precision, decode, backward, memory,
+neighbours and torch have goals, which stand beside what was measured.
 
 examples:
   python -m bench                       everything, results in bench/results

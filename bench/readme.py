@@ -75,6 +75,10 @@ def linear(found: dict[str, Any]) -> str:
     return _compared(found, "rows x inputs x outputs", others)
 
 
+def backward(found: dict[str, Any]) -> str:
+    return _compared(found, "gradients", {"torch": "torch"})
+
+
 def options(found: dict[str, Any]) -> str:
     rows = []
     for result in found["results"]:
@@ -193,7 +197,7 @@ def avx2(results: Results) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     make.__name__: make
     for make in (
-        *(attention, precision, linear, options, padding, decode, encoder, images, speech, generate),
+        *(attention, precision, backward, linear, options, padding, decode, encoder, images, speech, generate),
         *(neighbours, threads, torch),
     )
 }

@@ -56,6 +56,7 @@ def names_of_attention():
         "value_cache": normal(8, 12, 512, 64),
         "packed": normal(3, 50, 12, 64),
         "cu_seqlens": [0, 12, 19, 50],
+        "grad_out": normal(8, 12, 512, 64),
         "out_a": parts[0][0],
         "lse_a": parts[0][1],
         "out_b": parts[1][0],

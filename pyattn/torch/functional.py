@@ -42,7 +42,8 @@ def scaled_dot_product_attention(
     lets the first query see the first key alone, as query_offset=0 does here. There is no dropout.
 
     Gradients flow to query, key, value, a dense floating mask or bias, alibi_slopes and sinks, from the result, its lse
-    and its weights. They take L x S numbers a head. Second gradients of autograd and gradients in forward mode (jvp)
+    and its weights. They are pyattn.attention_backward's, in O(n) memory; through
+    weights they take many times the work. Second gradients of autograd and gradients in forward mode (jvp)
     raise NotImplementedError.
 
     Example:
