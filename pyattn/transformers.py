@@ -103,8 +103,8 @@ def attention_forward(
         attention_mask = attention_mask[..., :keys]  # of a cache, it may be longer
         if attention_mask.dtype is not torch.bool:
             attention_mask = attention_mask.to(query.dtype)
-    elif is_causal and rows > 1:
-        options |= {"is_causal": True, "query_offset": 0}
+    elif is_causal and (rows > 1 or _left_out(rows, **others)):  # of an empty static cache, keys go on beyond the rows
+        options |= {"is_causal": True, "query_offset": _left_out(rows, **others)}
     if attention_mask is None and is_causal and sliding_window is not None and sliding_window < keys:
         options["window"] = (sliding_window - 1, 0)
     if position_bias is not None:
@@ -113,6 +113,11 @@ def attention_forward(
     result = scaled_dot_product_attention(query, key, value, attention_mask, **options)
     out, weights = result if output_attentions else (result, None)
     return out.transpose(1, 2).contiguous(), weights
+
+
+def _left_out(rows: int, position_ids: Tensor | None = None, **_: Any) -> int:
+    """How many rows a model has left out in front of the last ones, whose logits alone are asked for (Gemma 4)."""
+    return 0 if position_ids is None else max(0, position_ids.shape[-1] - rows)
 
 
 def unpadded_attention_forward(

@@ -143,8 +143,9 @@ def _attend(function: str, given: dict[str, Any]) -> tuple[torch.Tensor, torch.T
     for tensor in tensors:
         if tensor.device.type not in ("cpu", "meta"):
             raise ValueError(f"{function}: tensors must be on the CPU, not on {tensor.device}; tensor.cpu() copies one")
-        if tensor.layout is not torch.strided:
-            raise TypeError(f"{function}: a tensor is {tensor.layout}; it must be dense, but for a mask or bias")
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            kind = "nested" if tensor.is_nested else tensor.layout
+            raise TypeError(f"{function}: a tensor is {kind}; it must be dense, but for a mask or bias")
     if torch.compiler.is_compiling():
         return attention(**given)
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):

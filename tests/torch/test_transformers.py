@@ -54,10 +54,19 @@ OTHERS = {  # attention of their own, or chosen by names of transformers alone, 
     "FalconModel": {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
     "FNetModel": SIZES,
     "T5EncoderModel": HALVES,
+    "Gemma4ForCausalLM": HEADS
+    | {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 6}
+    | {"num_kv_shared_layers": 2, "global_head_dim": 8, "vocab_size_per_layer_input": 99}
+    | {"hidden_size_per_layer_input": 8},
     "OPTModel": SIZES | SPECIAL | {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 64},
     "StableLmModel": DECODER,
 }
-CONFIGS = {"Gemma3ForCausalLM": "Gemma3TextConfig", "T5EncoderModel": "T5Config"}
+REFUSED = ("MPNetModel", "BloomModel", "XGLMModel", "NllbMoeModel", "GPTNeoModel", "FalconModel")
+CONFIGS = {
+    "Gemma3ForCausalLM": "Gemma3TextConfig",
+    "Gemma4ForCausalLM": "Gemma4TextConfig",
+    "T5EncoderModel": "T5Config",
+}
 NOT_UNPADDED = {"T5ForConditionalGeneration", "GptOssForCausalLM"}  # of biases; of FlashAttention from one hub alone
 CASES = [(name, "pyattn") for name in MODELS] + [(name, "pyattn_flash") for name in MODELS if name not in NOT_UNPADDED]
 
@@ -164,14 +173,14 @@ def test_training_and_what_is_not_served():
         pyattn.transformers.attention_forward(layer, query, query, query, None, head_mask=torch.ones(2))
 
 
-@pytest.mark.parametrize("implementation", ["pyattn", "pyattn_flash"])
 @pytest.mark.parametrize(
-    "name", ["MPNetModel", "BloomModel", "XGLMModel", "NllbMoeModel", "GPTNeoModel", "FalconModel", "T5EncoderModel"]
+    ("name", "implementation"),
+    [(name, x) for name in REFUSED for x in ("pyattn", "pyattn_flash")] + [("T5EncoderModel", "pyattn_flash")],
 )
 def test_models_whose_attention_cannot_be_chosen_are_refused(name, implementation, registered):
     """Their masks would be those for pyattn: of booleans, of padding alone, or none."""
-    if implementation not in registered or (name, implementation) == ("T5EncoderModel", "pyattn"):
-        pytest.skip("served, or not known")
+    if implementation not in registered:
+        pytest.skip("this version of transformers has no place for it")
     with pytest.raises(ValueError, match=f"^{implementation}: the attention of {name} cannot be chosen.*eager"):
         model(name, implementation)
     assert model(name, None).config._attn_implementation in ("eager", "sdpa")
@@ -179,6 +188,20 @@ def test_models_whose_attention_cannot_be_chosen_are_refused(name, implementatio
 
 def test_models_without_attention_are_served():
     assert model("FNetModel", "pyattn").config._attn_implementation == "pyattn"
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_last_rows_alone(cached):
+    """Gemma 4 leaves out the others where their logits are not asked for; no mask says so."""
+    if not hasattr(transformers, "Gemma4ForCausalLM"):
+        pytest.skip("this version of transformers does not know it")
+    made, ids = model("Gemma4ForCausalLM", "pyattn"), inputs("Gemma4ForCausalLM", torch.float32)["input_ids"]
+    with torch.no_grad():
+        expected = model("Gemma4ForCausalLM", "eager")(ids).logits
+        for rows in (1, 3):
+            cache = {"past_key_values": transformers.StaticCache(made.config, max_cache_len=40)} if cached else {}
+            found = made(ids, logits_to_keep=rows, **cache).logits
+            torch.testing.assert_close(found, expected[:, -rows:], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["BertModel", "GPT2LMHeadModel", "OPTModel", "StableLmModel"])
