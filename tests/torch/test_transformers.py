@@ -45,7 +45,7 @@ MODELS = {
     | SPECIAL
     | {"num_mel_bins": 8, "max_source_positions": 20, "decoder_start_token_id": 1, "max_target_positions": 32},
 }
-OTHERS = {  # attention of their own, or chosen by names of transformers alone, or none
+OTHERS = {  # some of them are refused
     "MPNetModel": SIZES,
     "BloomModel": {"vocab_size": 99, "hidden_size": 32, "n_layer": 2, "n_head": 4},
     "XGLMModel": {"vocab_size": 99, "d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4},
