@@ -212,7 +212,7 @@ def _lets_choose(kind: Any, model: Any, flash: bool) -> bool:
     try:
         source = inspect.getsource(sys.modules[family.__module__])
     except (KeyError, OSError, TypeError):
-        source = "class Attention"
+        source = "class Attention"  # it may be anything, as in a notebook
     if not (by_name or kind._supports_flash_attn):
         return re.search(r"^class \w*Attention", source, re.MULTILINE) is None
     if flash and not kind._supports_flash_attn:
