@@ -1,39 +1,45 @@
 """Whole models of torch, computed by pyattn."""
 
+import contextlib
+import sys
 from typing import Any, TypeVar
 
 import torch
 
 from pyattn import _checks
-from pyattn.torch.accelerated import replaced
+from pyattn.torch.accelerated import Accelerated, PassedOn, class_of, cloned
 from pyattn.torch.encoders import Encoder, is_encoder
 from pyattn.torch.generators import Generator, is_generator
 from pyattn.torch.modules import kind_of_module
-
-WEIGHTS = {torch.bfloat16: "bfloat16", torch.float64: "float64"}  # pyattn's for torch's
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 
 
 def accelerate(model: _Module, *, dtype: Any = None) -> _Module:
-    """A copy of a model whose layers pyattn computes: of the same class, with the same parameters.
+    """A copy of a model whose layers pyattn computes: of the same class, with the same parameters and configuration.
 
-    What becomes pyattn's: base models of transformers of the families that `pyattn.models.load` reads, without padding;
-    `generate` of those that generate (all but Whisper), token for token; nn.TransformerEncoder, its layer, and
-    nn.MultiheadAttention where weights are not needed. They are found wherever they stand in a module: in a head's
-    model, in a SentenceTransformer, in your own. All else stays torch's, and so does every call that needs gradients,
-    dropout, hidden states of all layers, embeddings instead of tokens, or hooks inside: `served(model)` counts the
-    calls that pyattn took, and the others by their reason. In results padding is 0.
+    What becomes pyattn's: base models of transformers of the families that `pyattn.models.load` reads, and those that
+    generate (all but Whisper); nn.TransformerEncoder, its layer, and nn.MultiheadAttention where weights are not
+    needed. They are found wherever they stand in a module: in a head's model, in a SentenceTransformer, in your own.
+    All else stays torch's.
 
-    Changed parameters are seen at the next call, if torch knows of the change: an optimizer's step, load_state_dict,
-    not a write through .data, after which the accelerated modules' refresh() is to be called.
+    Such a module computes in pyattn what is known to be the same, and its own forward or generate all other calls:
+    those that need gradients, dropout, hidden states of all layers, embeddings instead of tokens, padding in front of
+    an encoder's tokens, behind a decoder's or between these; those under autocast, with hooks or masks of other
+    shapes; and all calls of modules that are not as their class makes them, with layers replaced, wrapped or given
+    other attributes. `served(model)` counts the calls that pyattn took, and the others by their reason. In an
+    encoder's results padding is 0, and where tokens are drawn, they are other ones than torch's for the same seed.
+
+    What is changed in the modules, their configuration or parameters is seen at the next call, if torch knows of it: an
+    optimizer's step, load_state_dict, not a write through .data, after which the accelerated modules' refresh() is to
+    be called.
 
     Args:
-        model: any torch.nn.Module; it is left as it is.
+        model: any torch.nn.Module that torch.compile has not compiled yet; it is left as it is.
         dtype: of pyattn's weights, as `pyattn.models.load` has it; None: that of the parameters, float16 as float32.
 
     Raises:
-        TypeError: model is no module, or dtype none that pyattn has.
+        TypeError: model is no module, or one that is compiled, or dtype none that pyattn has.
         ValueError: nothing in model is what pyattn computes, or its configuration asks for what is not supported.
 
     Example:
@@ -48,15 +54,14 @@ def accelerate(model: _Module, *, dtype: Any = None) -> _Module:
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"accelerate: model must be a torch.nn.Module, not {type(model).__name__}")
+    if any(map(_is_compiled, model.modules())):
+        raise TypeError("accelerate: model has been compiled; accelerate it first, then torch.compile what that gives")
     chosen = None if dtype is None else _checks.weight_dtype_name("accelerate", dtype)
-
-    def prepare(module: Any) -> None:
-        own = next((x.dtype for x in module.parameters() if x.is_floating_point()), torch.float32)
-        module._dtype = chosen or WEIGHTS.get(own, "float32")
-        module._current()  # which refuses what pyattn does not compute, now
-
-    result, count = replaced(model, _kind_of, prepare)
-    if not count:
+    result, accelerated = cloned(model, _kind_of, chosen)
+    for module in accelerated:
+        with contextlib.suppress(PassedOn):  # which its calls are, unless that changes
+            module._current()  # which refuses what pyattn does not compute, now
+    if not accelerated:
         raise ValueError(
             f"accelerate: {type(model).__name__} has no module that pyattn computes; accepted are models of "
             "transformers, of the families that pyattn.models.load reads, nn.TransformerEncoder, its layer, and "
@@ -65,8 +70,14 @@ def accelerate(model: _Module, *, dtype: Any = None) -> _Module:
     return result
 
 
-def _kind_of(module: torch.nn.Module) -> type | None:
+def _kind_of(module: torch.nn.Module) -> type[Accelerated] | None:
     """What accelerates a module, or None."""
-    if is_generator(module):
+    cls = class_of(module)
+    if is_generator(module, cls):
         return Generator
-    return Encoder if is_encoder(module) else kind_of_module(module)
+    return Encoder if is_encoder(module, cls) else kind_of_module(module, cls)
+
+
+def _is_compiled(module: torch.nn.Module) -> bool:
+    compiled = getattr(sys.modules.get("torch._dynamo.eval_frame"), "OptimizedModule", ())
+    return isinstance(module, compiled) or vars(module).get("_compiled_call_impl") is not None

@@ -1,7 +1,5 @@
 """Models of transformers that generate, accelerated: generate, and logits without a cache."""
 
-import copy
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,125 +8,192 @@ import torch
 from pyattn.generation import GenerationOptions
 from pyattn.models.families import GENERATIVE_FAMILIES
 from pyattn.models.generative import GenerativeConfig, GenerativeModel
-from pyattn.torch.accelerated import Accelerated, Reason
-from pyattn.torch.encoders import named, tensors_of
+from pyattn.torch.accelerated import Call, PassedOn
+from pyattn.torch.encoders import EXAMPLE, Pretrained, check_ids, is_of, mask_of, tensors_of
 from pyattn.torch.tensors import array_of
 
-INPUTS = ("input_ids", "inputs", "attention_mask", "input_features", "pixel_values")
-# Keys of a generation config that ask for more than tokens
-OUTPUTS = ("return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states")
+# Keys of a generation config that are options here too, of all calls and of some, ...
+OPTIONS = ("num_beams", "num_return_sequences", "do_sample")
+SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+BEAMS = ("length_penalty", "early_stopping")
+# ... those that look at all tokens, in transformers partly also at padding, ...
+RULES = ("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "forced_bos_token_id", "forced_eos_token_id")
+# ... and those that are read below, or that no choice of a token depends on.
+READ = (
+    *("max_new_tokens", "max_length", "min_new_tokens", "min_length", "pad_token_id", "eos_token_id", "bos_token_id"),
+    *("decoder_start_token_id", "use_cache", "transformers_version", "num_assistant_tokens", "assistant_lookbehind"),
+    *("num_assistant_tokens_schedule", "assistant_confidence_threshold", "target_lookbehind"),
+)
+# Others must have no effect: be None, False, or as they are here.
+IDLE_SAMPLING = {"typical_p": 1, "epsilon_cutoff": 0, "eta_cutoff": 0}
+IDLE = {
+    **{"repetition_penalty": 1, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1, "guidance_scale": 1},
+    **{"encoder_no_repeat_ngram_size": 0, "num_beam_groups": 1, "diversity_penalty": 0, "penalty_alpha": 0},
+    **{"cache_implementation": "dynamic", **IDLE_SAMPLING},
+}
 
 
-class Generator(Accelerated):
+class Generator(Pretrained):
     """A decoder of tokens, alone or after an encoder of tokens."""
 
-    config: Any
     generation_config: Any
 
-    def _make(self) -> GenerativeModel:
+    def _make(self, dtype: str) -> tuple[GenerativeModel, type | None]:
         config = GenerativeConfig.from_dict(self.config.to_dict(), "accelerate")
-        return GenerativeModel(config, tensors_of(self), "accelerate", self._dtype)
+        twin = GenerativeModel(config, tensors_of(self), "accelerate", dtype)
+        if self.config.is_encoder_decoder:
+            return twin, None
+        example = {"input_ids": torch.arange(EXAMPLE)[None] % config.vocab_size, "use_cache": False}
+        return self._tried(twin, example, dtype)
 
     # --- logits
 
-    def _reason(self, *args: Any, **kwargs: Any) -> Reason:
-        given = {name: x for name, x in named(self._own_forward(), args, kwargs).items() if x is not None}
-        use_cache = given.pop("use_cache", self.config.use_cache)
-        if use_cache and not self.config.is_encoder_decoder:
-            return "use_cache: generate has a cache of its own; use_cache=False goes without"
-        others = sorted(
-            name for name, x in given.items() if name not in ("input_ids", "return_dict") and x is not False
-        )
-        if others:
-            return f"{others[0]} is given"
+    def _call(self, *args: Any, **kwargs: Any) -> Call:
         if self.config.is_encoder_decoder:
-            return "the encoder and the decoder in one call"
-        return None if "input_ids" in given else "no input_ids"
+            raise PassedOn("the encoder and the decoder in one call")
+        given = dict(self._given(args, kwargs, ("input_ids", "use_cache")))
+        if given.get("use_cache", self.config.use_cache):
+            raise PassedOn("use_cache: generate has a cache of its own; use_cache=False goes without")
+        ids = given.get("input_ids")
+        check_ids(ids)
 
-    def _run(self, twin: Any, *args: Any, **kwargs: Any) -> Any:
-        from transformers.modeling_outputs import CausalLMOutputWithPast
+        def run(made: tuple[Any, Any]) -> Any:
+            twin, output = made
+            logits = torch.from_numpy(twin(array_of(ids)))
+            return output(logits=logits.to(next(self.parameters()).dtype))  # type: ignore[attr-defined]
 
-        given = named(self._own_forward(), args, kwargs)
-        logits = torch.from_numpy(twin(array_of(given["input_ids"])))
-        output = CausalLMOutputWithPast(logits=logits.to(next(self.parameters()).dtype))  # type: ignore[attr-defined]
-        return output.to_tuple() if given.get("return_dict") is False else output
+        return run
 
     # --- tokens
 
     @torch.no_grad()
-    def generate(self, inputs: Any = None, generation_config: Any = None, **kwargs: Any) -> Any:
+    def generate(self, inputs: Any = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As transformers' generate, by pyattn; what it does not take is generated by the model's own forward."""
-        given = {name: x for name, x in {"inputs": inputs, **kwargs}.items() if x is not None}
-        config = copy.deepcopy(generation_config or self.generation_config)
-        others = config.update(**{name: x for name, x in given.items() if name not in INPUTS})
-        ids = given.get("input_ids", given.get("inputs"))
-        reason, options = self._general(list(_tensors(given))), None
-        unknown = sorted(name for name, x in others.items() if x is not False)
-        if reason is None and unknown:
-            reason = f"generate: {unknown[0]} is given"
-        if reason is None and any(getattr(config, name, False) for name in OUTPUTS):
-            reason = "generate: more than tokens is asked for"
-        if reason is None and (ids is None or ids.ndim != 2 or ids.is_floating_point()):
-            reason = "generate: no input_ids"
-        if reason is None:
-            try:
-                options = GenerationOptions.from_dict(_plain(config.to_dict()), **_seed(config))
-            except (TypeError, ValueError) as error:
-                reason = f"generate: {error}"
-        if reason is not None or options is None or ids is None:
-            self._pass_on(str(reason))
-            return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
-        mask = given.get("attention_mask")
-        live = np.ones(ids.shape, np.bool_) if mask is None else array_of(mask).astype(bool)
-        with self._bounded():
-            result = self._generated(self._current(), array_of(ids), live, options, config)
-        self._served += 1
-        return result
+        own = super().generate  # type: ignore[misc]
+        return self._result(self._generation, own, inputs, generation_config, *args, **kwargs)
 
-    def _generated(self, twin: Any, ids: Any, live: Any, options: GenerationOptions, config: Any) -> torch.Tensor:
-        if self.config.is_encoder_decoder:
-            lengths = live.sum(axis=1)
-            ordered = np.zeros_like(ids)  # tokens of each sample, padding after them
-            for i, (row, there) in enumerate(zip(ids, live, strict=True)):
-                ordered[i, : lengths[i]] = row[there]
-            results = twin.generate(options=options, memory=twin.encode(ordered, lengths))
-            first = np.full((len(ids), 1), twin.start_token)
-        else:
-            results = twin.generate([row[there] for row, there in zip(ids, live, strict=True)], options)
-            first = ids
-        rows = [[*start, *one.tokens] for start, x in zip(first, results, strict=True) for one in (x, *x.alternatives)]
-        pad = config.pad_token_id
-        if pad is None:
-            ends = config.eos_token_id
-            pad = ends[0] if isinstance(ends, list) else ends
-        width = max(map(len, rows))
-        padded = np.full((len(rows), width), 0 if pad is None else pad, np.int64)
-        for row, tokens in zip(padded, rows, strict=True):
-            row[: len(tokens)] = tokens
-        return torch.from_numpy(padded)
+    def _generation(self, inputs: Any, generation_config: Any, *args: Any, **kwargs: Any) -> Call:
+        module: Any = self
+        if args:
+            raise PassedOn("generate: more than inputs and generation_config by place")
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise PassedOn("generate: hooks on the model, which see each step")
+        config, others = module._prepare_generation_config(generation_config, **kwargs)
+        given = {name: x for name, x in {"inputs": inputs, **others}.items() if x is not None}
+        if unknown := sorted(given.keys() - {"inputs", "input_ids", "attention_mask"}):
+            raise PassedOn(f"generate: {unknown[0]} is given")
+        if "inputs" in given and "input_ids" in given:
+            raise PassedOn("generate: inputs and input_ids are given")
+        ids: Any = given.get("inputs", given.get("input_ids"))
+        check_ids(ids)
+        live: Any = None if "attention_mask" not in given else mask_of(given["attention_mask"], ids)
+        ends, fill = self._special(config)
+        if live is None and fill is not None and fill not in ends and (ids == fill).any():
+            raise PassedOn("generate: padding without attention_mask")
+        after, padded = self.config.is_encoder_decoder, live is not None and not bool(live.all())
+        if padded and not _is_regular(live if after else live.flip(1)):
+            raise PassedOn("generate: padding before an encoder's tokens, after a decoder's, or between them")
+        values = _values(config)
+        if not after and padded and (rules := sorted(values.keys() & {*RULES})):
+            raise PassedOn(f"generate: {rules[0]} beside padding")
+        values |= self._lengths(config, generation_config, kwargs.get("max_length"), 1 if after else ids.shape[1])
+        options = GenerationOptions.from_dict({**values, "eos_token_id": ends})
+        if options.num_beams > 1 and not fill and ends:  # as transformers fills what beams leave
+            fill = ends[0]
+        start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
+        if after and type(start) is not int:
+            raise PassedOn("generate: decoder_start_token_id is not one token")
+        return lambda made: _tokens(made[0], ids, live, options, fill or 0, start if after else None)
+
+    def _special(self, config: Any) -> tuple[list[int], int | None]:
+        """Tokens that end a text, and that which fills up what has ended."""
+        ends, pad = config.eos_token_id, config.pad_token_id
+        ends = [] if ends is None else [ends] if isinstance(ends, int) else ends
+        if not isinstance(ends, list) or not all(type(x) is int and x >= 0 for x in ends):
+            raise PassedOn("generate: eos_token_id is no list of tokens")
+        size = self.config.get_text_config().vocab_size
+        if pad is not None and not (type(pad) is int and 0 <= pad < size):
+            raise PassedOn("generate: pad_token_id is no token")
+        fill = ends[0] if pad is None and ends else pad
+        return [x for x in ends if x < size], fill
+
+    def _lengths(self, config: Any, given: Any, max_length: Any, prompt: int) -> dict[str, int]:
+        """How many tokens are new, at most and at least, where transformers counts those of the prompt, padding too."""
+        most = config.max_new_tokens
+        if most is None and (said := type(config)().max_length) is not None and max_length is None:
+            raise PassedOn(f"generate: no length is given, and this version of transformers takes {said} as given")
+        if most is None:
+            most = config.max_length - prompt
+            if all(x is None or x.max_length is None for x in (given, self.generation_config)) and max_length is None:
+                longest = getattr(self.config, "max_position_embeddings", None)
+                most = config.max_length if longest is None else min(config.max_length, longest - prompt)
+        if most < 1:
+            raise PassedOn("generate: a prompt that is as long as the text may be")
+        least = config.min_new_tokens
+        if least is None:
+            least = max((config.min_length or 0) - prompt, 0)
+        return {"max_new_tokens": most, "min_new_tokens": min(least, most)}
 
 
-def _tensors(given: Mapping[str, Any]) -> list[torch.Tensor]:
-    return [x for x in given.values() if isinstance(x, torch.Tensor)]
+def _values(config: Any) -> dict[str, Any]:
+    """Options of a generation config; raises PassedOn where others have an effect."""
+    sampling = config.do_sample
+    used = (*OPTIONS, *RULES, *(SAMPLING if sampling else ()), *(BEAMS if config.num_beams != 1 else ()))
+    unread = (*READ, *BEAMS, *(() if sampling else (*SAMPLING, *IDLE_SAMPLING, "top_h")))
+    values = {}
+    for name, x in config.to_dict().items():
+        if name in used:
+            values[name] = x
+        elif not (name in unread or name.startswith("_") or x is None or x is False or x == IDLE.get(name, IDLE)):
+            raise PassedOn(f"generate: {name} is given")
+    if sampling and values["top_k"] is None:
+        values["top_k"] = 0  # None means 50 in files
+    return {name: x for name, x in values.items() if x is not None and x != IDLE.get(name, IDLE)}
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a generation config what says something."""
-    return {name: x for name, x in values.items() if not name.startswith("_")}
+def _is_regular(live: torch.Tensor) -> bool:
+    """Whether padding comes after tokens, and only there."""
+    return bool(live[:, 0].all() and (live[:, 1:] <= live[:, :-1]).all())
 
 
-def _seed(config: Any) -> dict[str, Any]:
-    """Of sampling a seed by torch's generator, which torch.manual_seed sets."""
-    return {"seed": int(torch.randint(2**31, ()))} if config.do_sample else {}
+def _tokens(
+    twin: Any, ids: torch.Tensor, live: torch.Tensor | None, options: GenerationOptions, fill: int, start: int | None
+) -> torch.Tensor:
+    """What is generated, after the prompts, or after start where an encoder reads these."""
+    tokens = array_of(ids)
+    there = np.ones(tokens.shape, np.bool_) if live is None else array_of(live)
+    prompts: Any
+    if start is None:
+        first = tokens
+        prompts, memory = [row[seen] for row, seen in zip(tokens, there, strict=True)], None
+    else:
+        first = np.full((len(tokens), 1), start)
+        prompts, memory = first, twin.encode(tokens, there.sum(axis=1))
+    before = torch.get_rng_state()
+    # of sampling a seed by torch's generator, which torch.manual_seed sets
+    seed = {"seed": int(torch.randint(2**31, ()))} if options.do_sample else {}
+    try:
+        results = twin.generate(prompts, options, memory=memory, **seed)
+    except (TypeError, ValueError, IndexError):
+        torch.set_rng_state(before)  # for what torch draws instead
+        raise
+    rows = [[*row, *one.tokens] for row, x in zip(first, results, strict=True) for one in (x, *x.alternatives)]
+    if len(rows) != len(ids) * options.num_return_sequences:
+        raise PassedOn("generate: fewer beams than are to be returned")
+    padded = np.full((len(rows), max(map(len, rows))), fill, np.int64)
+    for row, found in zip(padded, rows, strict=True):
+        row[: len(found)] = found
+    return torch.from_numpy(padded)
 
 
-def is_generator(module: torch.nn.Module) -> bool:
-    """Whether it is a model that generates, of a family that pyattn has, with transformers' own generate."""
+def is_generator(module: Any, cls: type) -> bool:
+    """Whether it is a model that generates, of a family that pyattn has."""
     config = getattr(module, "config", None)
     kind = getattr(config, "model_type", None)
-    return (
-        kind in GENERATIVE_FAMILIES
-        and kind != "whisper"
-        and hasattr(module, "generate")
-        and (getattr(module, "get_output_embeddings", lambda: None)() is not None)
-    )
+    if kind not in GENERATIVE_FAMILIES or kind == "whisper":
+        return False
+    import transformers
+
+    encodes = "encoder_layers" in GENERATIVE_FAMILIES[kind].keys
+    name = "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING" if encodes else "MODEL_FOR_CAUSAL_LM_MAPPING"
+    return is_of(cls, getattr(transformers, name), config)

@@ -7,24 +7,46 @@ import torch
 from torch import Tensor, nn
 
 from pyattn.layers import LayerNorm, MultiHeadAttention, TransformerEncoder, TransformerEncoderLayer
-from pyattn.torch.accelerated import Accelerated, Reason
+from pyattn.torch.accelerated import Accelerated, Call, PassedOn
 from pyattn.torch.tensors import array_of
+from pyattn.torch.trees import Tree, difference
 
 ACTIVATIONS = {nn.functional.relu: "relu", nn.functional.gelu: "gelu"}
 MODULES = {nn.ReLU: "relu", nn.GELU: "gelu", nn.SiLU: "silu"}
 
 
-class Attention(Accelerated):
+class OwnModule(Accelerated):
+    """A module of torch itself."""
+
+    _dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+    def _obstacle(self, tree: Tree) -> str | None:
+        reason = super()._obstacle(tree)
+        if reason is None and tree.dtype is torch.float64 and self._pyattn.dtype not in (None, "float64"):
+            return f"parameters of torch.float64, where {self._pyattn.dtype} was asked for"
+        return reason
+
+    def _as_made(self) -> nn.Module:
+        return MADE[self._own_class](self)
+
+    def _check_inputs(self, *inputs: Any) -> None:
+        dtype = next(self.parameters()).dtype  # type: ignore[attr-defined]
+        for x in inputs:
+            if x.is_nested or x.dtype is not dtype or x.ndim not in (2, 3) or not x.numel():
+                raise PassedOn("inputs of another dtype, of other axes, or empty")
+
+
+class Attention(OwnModule):
     """nn.MultiheadAttention without weights."""
 
-    def _make(self) -> MultiHeadAttention:
+    def _make(self, dtype: str) -> MultiHeadAttention:
         module: Any = self
         sizes = {"kdim": module.kdim, "vdim": module.vdim, "bias": module.in_proj_bias is not None}
-        layer = MultiHeadAttention(module.embed_dim, module.num_heads, **sizes, dtype=self._dtype)
+        layer = MultiHeadAttention(module.embed_dim, module.num_heads, **sizes, dtype=dtype)
         layer.load_state_dict(_arrays(module))
         return layer
 
-    def _reason(
+    def _call(
         self,
         query: Tensor,
         key: Tensor,
@@ -34,135 +56,177 @@ class Attention(Accelerated):
         attn_mask: Tensor | None = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
-    ) -> Reason:
+    ) -> Call:
+        module: Any = self
         if need_weights:
-            return "need_weights: need_weights=False goes without"
-        return _reason_of_masks(query, attn_mask, key_padding_mask)
-
-    def _run(
-        self,
-        twin: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = True,
-        attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,
-    ) -> tuple[Tensor, None]:
-        first = self.batch_first or query.ndim == 2  # type: ignore[attr-defined]
+            raise PassedOn("need_weights: need_weights=False goes without")
+        self._check_inputs(query, key, value)
+        if not query.ndim == key.ndim == value.ndim:
+            raise PassedOn("inputs of another dtype, of other axes, or empty")
+        first = module.batch_first or query.ndim == 2
+        mask = _Masks(query, key, first, attn_mask, key_padding_mask, is_causal, module.num_heads)
         arrays = [_array(x, first) for x in (query, key, value)]
         if key is query:
             arrays[1] = arrays[0]
         if value is key:
             arrays[2] = arrays[1]
-        mask = _mask(attn_mask, arrays[0].dtype)
-        if mask is not None and mask.ndim == 3:  # one for each batch element and head
-            mask = mask.reshape(-1, self.num_heads, *mask.shape[1:])  # type: ignore[attr-defined]
-        out = twin(*arrays, mask, key_mask=_live(key_padding_mask))
-        return _tensor(out, query, first), None
+        return lambda twin: (_tensor(twin(*arrays, mask.mask(arrays[0]), key_mask=mask.live()), query, first), None)
 
 
-class Encoder(Accelerated):
-    """nn.TransformerEncoder."""
-
-    layers: Any
-    norm: Any
-
-    def _make(self) -> TransformerEncoder:
-        layer = _layer(self.layers[0], self._dtype)
-        norm = None if self.norm is None else LayerNorm(self.norm.weight.shape[0], self.norm.eps, dtype=self._dtype)
-        stack = TransformerEncoder(layer, len(self.layers), norm)
-        stack.load_state_dict(_arrays(self))
-        return stack
-
-    def _reason(
-        self,
-        src: Tensor,
-        mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        is_causal: bool | None = False,
-    ) -> Reason:
-        if mask is not None and mask.ndim != 2:
-            return "a mask for each head"
-        return _reason_of_masks(src, mask, src_key_padding_mask)
-
-    def _run(
-        self,
-        twin: Any,
-        src: Tensor,
-        mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        is_causal: bool | None = False,
-    ) -> Tensor:
-        first = self._first().self_attn.batch_first or src.ndim == 2
-        x = _array(src, first)
-        return _tensor(twin(x, _mask(mask, x.dtype), key_mask=_live(src_key_padding_mask)), src, first)
-
-    def _first(self) -> Any:
-        return self.layers[0]
-
-
-class Layer(Encoder):
+class Layer(OwnModule):
     """nn.TransformerEncoderLayer."""
 
-    def _make(self) -> Any:
-        layer = _layer(self, self._dtype)
+    def _make(self, dtype: str) -> Any:
+        layer = TransformerEncoderLayer(*choices(self), dtype=dtype)
         layer.load_state_dict(_arrays(self))
         return layer
 
-    def _reason(
+    def _call(
         self,
         src: Tensor,
         src_mask: Tensor | None = None,
         src_key_padding_mask: Tensor | None = None,
         is_causal: bool | None = False,
-    ) -> Reason:
-        return super()._reason(src, src_mask, src_key_padding_mask, is_causal)
-
-    def _run(
-        self,
-        twin: Any,
-        src: Tensor,
-        src_mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        is_causal: bool | None = False,
-    ) -> Tensor:
-        return super()._run(twin, src, src_mask, src_key_padding_mask, is_causal)
+    ) -> Call:
+        self._check_inputs(src)
+        first = self._first().self_attn.batch_first or src.ndim == 2
+        mask = _Masks(src, src, first, src_mask, src_key_padding_mask, is_causal)
+        x = _array(src, first)
+        return lambda twin: _tensor(twin(x, mask.mask(x), key_mask=mask.live()), src, first)
 
     def _first(self) -> Any:
         return self
 
 
-def kind_of_module(module: nn.Module) -> type | None:
-    """What accelerates one of torch's modules, or None."""
-    if type(module) is nn.MultiheadAttention:
-        plain = module.bias_k is None and module.bias_v is None and not module.add_zero_attn
-        return Attention if plain else None
-    if type(module) is nn.TransformerEncoderLayer:
-        return Layer if _choices(module) is not None else None
-    if type(module) is nn.TransformerEncoder and len(module.layers):
-        kinds = {_choices(layer) if type(layer) is nn.TransformerEncoderLayer else None for layer in module.layers}
-        norm = module.norm is None or type(module.norm) is nn.LayerNorm
-        return Encoder if len(kinds) == 1 and None not in kinds and norm else None
-    return None
+class Encoder(Layer):
+    """nn.TransformerEncoder."""
+
+    layers: Any
+    norm: Any
+
+    def _make(self, dtype: str) -> TransformerEncoder:
+        layer = TransformerEncoderLayer(*choices(self.layers[0]), dtype=dtype)
+        norm = None if self.norm is None else LayerNorm(self.norm.weight.shape[0], self.norm.eps, dtype=dtype)
+        stack = TransformerEncoder(layer, len(self.layers), norm)
+        stack.load_state_dict(_arrays(self))
+        return stack
+
+    def _call(
+        self,
+        src: Tensor,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool | None = False,
+    ) -> Call:
+        return super()._call(src, mask, src_key_padding_mask, is_causal)
+
+    def _first(self) -> Any:
+        return self.layers[0]
 
 
-def _choices(layer: Any) -> tuple[Any, ...] | None:
-    """What a layer is made with, or None if pyattn has no such layer."""
+class _Masks:
+    """The masks of a call, which raise PassedOn where torch broadcasts, refuses or gives NaN."""
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        batch_first: bool,
+        mask: Tensor | None,
+        padding: Tensor | None,
+        is_causal: bool | None,
+        heads: int = 0,
+    ) -> None:
+        self._mask, self._padding, self._heads = mask, padding, heads
+        rows, columns = (x.shape[-2] if batch_first else x.shape[0] for x in (query, key))
+        batch = None if query.ndim == 2 else query.shape[0 if batch_first else 1]
+        shapes = [(rows, columns), *([((batch or 1) * heads, rows, columns)] if heads else [])]
+        if mask is not None and (mask.dtype not in (torch.bool, query.dtype) or tuple(mask.shape) not in shapes):
+            raise PassedOn("a mask of another shape or dtype")
+        there = (columns,) if batch is None else (batch, columns)
+        if padding is not None and (padding.dtype is not torch.bool or tuple(padding.shape) != there):
+            raise PassedOn("a padding mask of another shape or dtype")
+        hidden = None
+        if mask is not None:
+            hidden = mask if mask.dtype is torch.bool else mask == -torch.inf
+        if is_causal and not (
+            hidden is not None
+            and rows == columns
+            and torch.equal(hidden, torch.ones_like(hidden).triu(1))
+            and (mask is hidden or not mask.masked_fill(hidden, 0).any())  # type: ignore[union-attr]
+        ):
+            raise PassedOn("is_causal without a mask that says the same")
+        if padding is not None:
+            across = padding[..., None, :]  # (batch,) 1, columns
+            if hidden is not None and hidden.ndim == 3:
+                across = across.repeat_interleave(heads, 0)
+            hidden = across if hidden is None else across | hidden
+        if hidden is not None and hidden.all(-1).any():
+            raise PassedOn("a row that attends to nothing")
+
+    def mask(self, like: Any) -> Any:
+        """torch's True, where attention may not look, as pyattn's False; what is added as it is."""
+        if self._mask is None:
+            return None
+        array = array_of(self._mask)
+        array = ~array if self._mask.dtype is torch.bool else array.astype(like.dtype, copy=False)
+        # one for each batch element and head
+        return array.reshape(-1, self._heads, *array.shape[1:]) if array.ndim == 3 else array
+
+    def live(self) -> Any:
+        return None if self._padding is None else np.logical_not(array_of(self._padding))
+
+
+def _attention_like(module: Any) -> nn.Module:
+    options = {"kdim": module.kdim, "vdim": module.vdim, "batch_first": module.batch_first}
+    return nn.MultiheadAttention(module.embed_dim, module.num_heads, bias=module.in_proj_bias is not None, **options)
+
+
+def _layer_like(layer: Any) -> nn.Module:
+    width, heads, inner, _, eps, norm_first, bias = choices(layer)
+    options = {"batch_first": layer.self_attn.batch_first, "norm_first": norm_first, "bias": bias}
+    activation = layer.activation
+    if isinstance(activation, nn.GELU):
+        activation = nn.GELU(activation.approximate)
+    elif isinstance(activation, nn.Module):
+        activation = type(activation)()
+    return nn.TransformerEncoderLayer(width, heads, inner, activation=activation, layer_norm_eps=eps, **options)
+
+
+def _encoder_like(module: Any) -> nn.Module:
+    norm = None if module.norm is None else nn.LayerNorm(module.norm.normalized_shape, module.norm.eps)
+    layer = _layer_like(module.layers[0])
+    return nn.TransformerEncoder(layer, len(module.layers), norm, enable_nested_tensor=False)
+
+
+MADE = {
+    nn.MultiheadAttention: _attention_like,
+    nn.TransformerEncoderLayer: _layer_like,
+    nn.TransformerEncoder: _encoder_like,
+}
+KINDS: dict[type, type[OwnModule]] = {
+    nn.MultiheadAttention: Attention,
+    nn.TransformerEncoderLayer: Layer,
+    nn.TransformerEncoder: Encoder,
+}
+
+
+def kind_of_module(module: Any, cls: type) -> type[OwnModule] | None:
+    """What accelerates one of torch's modules that is as its class makes it, or None: then parts of it may be."""
+    if cls not in KINDS or difference(module, lambda: MADE[cls](module), lambda x: cls if x is module else type(x)):
+        return None
+    return KINDS[cls]
+
+
+def choices(layer: Any) -> tuple[Any, ...]:
+    """What a layer is made with; raises ValueError if pyattn has no such layer."""
     activation = MODULES.get(type(layer.activation)) or ACTIVATIONS.get(layer.activation)
     if getattr(layer.activation, "approximate", "none") == "tanh":
         activation = "gelu_tanh"
-    attention, norm = layer.self_attn, layer.norm1
-    if activation is None or kind_of_module(attention) is None or norm.eps != layer.norm2.eps:
-        return None
-    sizes = attention.embed_dim, attention.num_heads, layer.linear1.out_features
-    return *sizes, activation, norm.eps, layer.norm_first, layer.linear1.bias is not None
-
-
-def _layer(layer: Any, dtype: Any) -> TransformerEncoderLayer:
-    return TransformerEncoderLayer(*(_choices(layer) or ()), dtype=dtype)
+    if activation is None:
+        raise ValueError(f"accelerate: pyattn has no layer of the activation {layer.activation}")
+    sizes = layer.self_attn.embed_dim, layer.self_attn.num_heads, layer.linear1.out_features
+    return *sizes, activation, layer.norm1.eps, layer.norm_first, layer.linear1.bias is not None
 
 
 def _arrays(module: Any) -> dict[str, Any]:
@@ -178,22 +242,3 @@ def _array(x: Tensor, batch_first: bool) -> Any:
 def _tensor(out: Any, like: Tensor, batch_first: bool) -> Tensor:
     result = torch.from_numpy(out).to(like.dtype)
     return result if batch_first else result.transpose(0, 1)
-
-
-def _reason_of_masks(x: Tensor, mask: Tensor | None, padding: Tensor | None) -> Reason:
-    if padding is not None and padding.dtype is not torch.bool:
-        return "a floating padding mask"
-    if mask is not None and mask.dtype not in (torch.bool, x.dtype):
-        return "a mask of another dtype"
-    return "a nested tensor" if x.is_nested else None
-
-
-def _mask(mask: Tensor | None, dtype: Any) -> Any:
-    """torch's True, where attention may not look, as pyattn's False; what is added as it is."""
-    if mask is None:
-        return None
-    return ~array_of(mask) if mask.dtype is torch.bool else array_of(mask).astype(dtype, copy=False)
-
-
-def _live(padding: Tensor | None) -> Any:
-    return None if padding is None else np.logical_not(array_of(padding))
