@@ -88,7 +88,8 @@ class Generator(Pretrained):
         check_ids(ids)
         live: Any = None if "attention_mask" not in given else mask_of(given["attention_mask"], ids)
         ends, fill = self._special(config)
-        if live is None and fill is not None and fill not in ends and (ids == fill).any():
+        pad = config.pad_token_id
+        if live is None and pad is not None and pad not in ends and (ids == pad).any():
             raise PassedOn("generate: padding without attention_mask")
         after, padded = self.config.is_encoder_decoder, live is not None and not bool(live.all())
         if padded and not _is_regular(live if after else live.flip(1)):
@@ -98,14 +99,12 @@ class Generator(Pretrained):
             raise PassedOn(f"generate: {rules[0]} beside padding")
         values |= self._lengths(config, generation_config, kwargs.get("max_length"), 1 if after else ids.shape[1])
         options = GenerationOptions.from_dict({**values, "eos_token_id": ends})
-        if options.num_beams > 1 and not fill and ends:  # as transformers fills what beams leave
-            fill = ends[0]
         start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
         if after and type(start) is not int:
             raise PassedOn("generate: decoder_start_token_id is not one token")
-        return lambda made: _tokens(made[0], ids, live, options, fill or 0, start if after else None)
+        return lambda made: _tokens(made[0], ids, live, options, fill, start if after else None)
 
-    def _special(self, config: Any) -> tuple[list[int], int | None]:
+    def _special(self, config: Any) -> tuple[list[int], int]:
         """Tokens that end a text, and that which fills up what has ended."""
         ends, pad = config.eos_token_id, config.pad_token_id
         ends = [] if ends is None else [ends] if isinstance(ends, int) else ends
@@ -114,7 +113,9 @@ class Generator(Pretrained):
         size = self.config.get_text_config().vocab_size
         if pad is not None and not (type(pad) is int and 0 <= pad < size):
             raise PassedOn("generate: pad_token_id is no token")
-        fill = ends[0] if pad is None and ends else pad
+        fill = pad or 0
+        if ends and (pad is None or (pad == 0 and config.num_beams != 1)):  # of beams 0 is none to transformers
+            fill = ends[0]
         return [x for x in ends if x < size], fill
 
     def _lengths(self, config: Any, given: Any, max_length: Any, prompt: int) -> dict[str, int]:
@@ -146,7 +147,7 @@ def _values(config: Any) -> dict[str, Any]:
             values[name] = x
         elif not (name in unread or name.startswith("_") or x is None or x is False or x == IDLE.get(name, IDLE)):
             raise PassedOn(f"generate: {name} is given")
-    if sampling and values["top_k"] is None:
+    if sampling and config.top_k is None:
         values["top_k"] = 0  # None means 50 in files
     return {name: x for name, x in values.items() if x is not None and x != IDLE.get(name, IDLE)}
 
