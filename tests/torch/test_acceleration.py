@@ -84,6 +84,82 @@ def test_calls_that_are_left_to_the_model():
     assert len(hidden) == 1 and served(fast).calls == 1
 
 
+def both(own, fast, call):
+    """Errors and results of a call are the same."""
+    found = []
+    with torch.no_grad():
+        for module in (own, fast):
+            try:
+                found.append(call(module))
+            except Exception as error:
+                found.append(error)
+    if isinstance(found[0], Exception):
+        assert type(found[0]) is type(found[1]), found
+    else:
+        torch.testing.assert_close(found[1], found[0], rtol=0, atol=2e-5, equal_nan=True)
+        assert found[0].dtype is found[1].dtype
+
+
+IDS = torch.randint(3, 99, (3, 12), generator=torch.Generator().manual_seed(0))
+MASK = (torch.arange(12) < torch.tensor([12, 8, 12])[:, None]).long()
+LIVE = MASK.bool()
+LEFT = MASK.flip(1)
+TEXTS = {  # of calls, whether pyattn takes them
+    "ids beyond the vocabulary": (lambda m: m(IDS + 50)[0], False),
+    "negative ids": (lambda m: m(IDS - 50)[0], False),
+    "ids of 32 bits": (lambda m: m(IDS.int())[0], False),
+    "ids of 8 bits": (lambda m: m(IDS.to(torch.uint8))[0], False),
+    "one axis": (lambda m: m(IDS[0])[0], False),
+    "no texts": (lambda m: m(IDS[:0])[0], False),
+    "no tokens": (lambda m: m(IDS[:, :0])[0], False),
+    "too long": (lambda m: m(IDS.repeat(1, 50))[0], False),
+    "a mask that is too short": (lambda m: m(IDS, attention_mask=MASK[:, :9])[0], False),
+    "a mask of one row": (lambda m: m(IDS, attention_mask=MASK[1:2])[0], False),
+    "a mask of halves": (lambda m: m(IDS, attention_mask=MASK * 0.5)[0], False),
+    "a mask of twos": (lambda m: m(IDS, attention_mask=MASK * 2)[0], False),
+    "booleans": (lambda m: m(IDS, attention_mask=LIVE)[0][LIVE], True),
+    "bfloat16": (lambda m: m(IDS, MASK.bfloat16())[0][LIVE], True),
+    "a row of padding": (lambda m: m(IDS, attention_mask=MASK * torch.tensor([[1], [1], [0]]))[0], False),
+    "types of one row": (lambda m: m(IDS, token_type_ids=torch.ones(1, 12).long())[0], False),
+    "types": (lambda m: m(IDS, token_type_ids=IDS % 2)[0], True),
+    "types beyond": (lambda m: m(IDS, token_type_ids=IDS)[0], False),
+    "an unknown argument": (lambda m: m(IDS, foo=3)[0], False),
+    "tokens and embeddings": (lambda m: m(IDS, inputs_embeds=torch.ones(3, 12, 32))[0], False),
+    "a tuple": (lambda m: m(IDS, return_dict=False)[1], False),
+    "autocast": (lambda m: torch.autocast("cpu", torch.bfloat16)(lambda: m(IDS)[0])(), False),
+    "nothing": (lambda m: m()[0], False),
+}
+
+
+@pytest.mark.parametrize(("call", "taken"), TEXTS.values(), ids=TEXTS)
+def test_arguments_of_texts(call, taken):
+    own = model("BertModel", "eager")
+    fast = accelerate(own)
+    both(own, fast, call)
+    assert served(fast).calls == taken
+
+
+@pytest.mark.parametrize("name", ["Roberta", "DistilBert", "Electra", "ModernBert", "MPNet"])
+def test_heads_that_look_at_padding_in_front(name):
+    kind = getattr(transformers, f"{name}ForSequenceClassification")
+    torch.manual_seed(0)
+    own = kind(kind.config_class(**MODELS[f"{name}Model"])).eval()
+    fast = accelerate(own)
+    for mask, calls in ((LEFT, 0), (MASK, 1)):
+        both(own, fast, lambda m, mask=mask: m(IDS, attention_mask=mask).logits)
+        assert served(fast).calls == calls
+
+
+@pytest.mark.parametrize("name", ["ViTModel", "Dinov2Model"])
+def test_arguments_of_images(name):
+    own = model(name, "eager")
+    fast = accelerate(own)
+    both(own, fast, lambda m: m(numbers(2, 3, 32, 40))[0])
+    assert served(fast).calls == (name == "Dinov2Model")
+    both(own, fast, lambda m: m(numbers(2, 3, 24, 24, dtype=torch.float64))[0])
+    assert served(fast).calls == (name == "Dinov2Model")
+
+
 def test_training_goes_on_and_changed_weights_are_seen():
     own, arguments = model("BertModel", "eager"), given("BertModel")
     fast = accelerate(own)
@@ -194,6 +270,55 @@ def test_torchs_own_attention(widths):
     with torch.no_grad():
         assert torch.equal(fast(query, key, value)[1], own(query, key, value)[1])
     assert served(fast).calls == 4
+
+
+X, CAUSAL = numbers(3, 10, 32), torch.ones(10, 10, dtype=torch.bool).triu(1)
+PADDING = torch.arange(10) >= torch.tensor([10, 8, 10])[:, None]
+LAYERS = {
+    "bfloat16": (lambda m: m(X.bfloat16()), False),
+    "float64": (lambda m: m(X.double()), False),
+    "other width": (lambda m: m(X[..., :31]), False),
+    "no sequences": (lambda m: m(X[:0]), False),
+    "one sequence": (lambda m: m(X[0], src_key_padding_mask=PADDING[1])[:8], True),
+    "is_causal alone": (lambda m: m(X, is_causal=True), False),
+    "is_causal beside another mask": (lambda m: m(X, CAUSAL.T, is_causal=True), False),
+    "is_causal": (lambda m: m(X, CAUSAL, is_causal=True), True),
+    "a mask of one row": (lambda m: m(X, CAUSAL[:1]), False),
+    "padding of one row": (lambda m: m(X, src_key_padding_mask=PADDING[:1]), False),
+    "padding of another length": (lambda m: m(X, src_key_padding_mask=PADDING[:, :9]), False),
+    "floating padding": (lambda m: m(X, src_key_padding_mask=PADDING * -1e9)[~PADDING], False),
+    "a sequence of padding": (lambda m: m(X, src_key_padding_mask=PADDING | (torch.arange(3) == 0)[:, None])[1:], False),
+    "a row that sees nothing": (lambda m: m(X, CAUSAL | (torch.arange(10) == 4)[:, None]), False),
+    "a row that sees only padding": (lambda m: m(X, CAUSAL.T, src_key_padding_mask=PADDING), False),
+    "autocast": (lambda m: torch.autocast("cpu", torch.bfloat16)(lambda: m(X))(), False),
+}
+
+
+@pytest.mark.parametrize(("call", "taken"), LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_arguments_of_torchs_own(call, taken, fast_path):
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(32, 4, 48, batch_first=True)
+    own = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    fast = accelerate(own)
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(fast_path)
+    try:
+        both(own, fast, call)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+    assert served(fast).calls == taken
+
+
+@pytest.mark.parametrize("heads", [4, 12, 16])
+def test_masks_of_heads(heads):
+    own = torch.nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    fast = accelerate(own)
+    mask = (numbers(heads, 10, 10) > 1).index_fill(2, torch.tensor([0]), False)
+    for padding in (None, PADDING):
+        both(own, fast, lambda m, x=padding: m(X, X, X, x, need_weights=False, attn_mask=mask)[0])
+    assert served(fast).calls == 2 * (heads == 12)
+    both(own, fast, lambda m: m(X, X, X, need_weights=False, is_causal=True)[0])
 
 
 def test_a_sentence_transformer_keeps_its_prompts_and_pooling(tmp_path):
