@@ -16,7 +16,7 @@ from pyattn.models.families import IMAGE_FAMILIES, TEXT_FAMILIES
 from pyattn.models.pretrained import EncoderConfig
 from pyattn.torch.accelerated import Accelerated, Call, PassedOn
 from pyattn.torch.tensors import array_of
-from pyattn.torch.trees import Tree
+from pyattn.torch.trees import Tree, config_of
 
 EXAMPLE, MOST_APART = 8, 1e-3  # tokens with which a model is tried, and how far apart results may be
 TEXTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -170,16 +170,18 @@ def _signature(cls: type) -> inspect.Signature:
 
 def is_encoder(module: Any, cls: type) -> bool:
     """Whether it is the base model of a family that pyattn has."""
-    config = getattr(module, "config", None)
+    config = config_of(module)
     kind = getattr(config, "model_type", None)
     if (kind not in TEXT_FAMILIES and kind not in IMAGE_FAMILIES) or getattr(config, "is_decoder", False):
         return False
-    from transformers import MODEL_MAPPING
-
-    return is_of(cls, MODEL_MAPPING, config)
+    return is_of(cls, "MODEL_MAPPING", config)
 
 
-def is_of(cls: type, mapping: Any, config: Any) -> bool:
-    """Whether it is the class that transformers has for a configuration, and no other one for it."""
-    found = mapping.get(type(config), None)
+def is_of(cls: type, table: str, config: Any) -> bool:
+    """Whether it is the class that a table of transformers has for a configuration."""
+    if not cls.__module__.startswith("transformers."):
+        return False
+    import transformers
+
+    found = getattr(transformers, table).get(type(config), None)
     return cls in found if isinstance(found, tuple) else cls is found

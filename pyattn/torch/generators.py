@@ -11,6 +11,7 @@ from pyattn.models.generative import GenerativeConfig, GenerativeModel
 from pyattn.torch.accelerated import Call, PassedOn
 from pyattn.torch.encoders import EXAMPLE, Pretrained, check_ids, is_of, mask_of, tensors_of
 from pyattn.torch.tensors import array_of
+from pyattn.torch.trees import config_of
 
 # Keys of a generation config that are options here too, of all calls and of some, ...
 OPTIONS = ("num_beams", "num_return_sequences", "do_sample")
@@ -189,12 +190,9 @@ def _tokens(
 
 def is_generator(module: Any, cls: type) -> bool:
     """Whether it is a model that generates, of a family that pyattn has."""
-    config = getattr(module, "config", None)
+    config = config_of(module)
     kind = getattr(config, "model_type", None)
     if kind not in GENERATIVE_FAMILIES or kind == "whisper":
         return False
-    import transformers
-
     encodes = "encoder_layers" in GENERATIVE_FAMILIES[kind].keys
-    name = "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING" if encodes else "MODEL_FOR_CAUSAL_LM_MAPPING"
-    return is_of(cls, getattr(transformers, name), config)
+    return is_of(cls, f"MODEL_FOR_{'SEQ_TO_SEQ_CAUSAL_LM' if encodes else 'CAUSAL_LM'}_MAPPING", config)

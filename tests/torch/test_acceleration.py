@@ -273,7 +273,7 @@ def test_torchs_own_attention(widths):
 
 
 X, CAUSAL = numbers(3, 10, 32), torch.ones(10, 10, dtype=torch.bool).triu(1)
-PADDING = torch.arange(10) >= torch.tensor([10, 8, 10])[:, None]
+PADDING, ZERO = torch.arange(10) >= torch.tensor([10, 8, 10])[:, None], torch.tensor([0])
 LAYERS = {
     "bfloat16": (lambda m: m(X.bfloat16()), False),
     "float64": (lambda m: m(X.double()), False),
@@ -287,7 +287,10 @@ LAYERS = {
     "padding of one row": (lambda m: m(X, src_key_padding_mask=PADDING[:1]), False),
     "padding of another length": (lambda m: m(X, src_key_padding_mask=PADDING[:, :9]), False),
     "floating padding": (lambda m: m(X, src_key_padding_mask=PADDING * -1e9)[~PADDING], False),
-    "a sequence of padding": (lambda m: m(X, src_key_padding_mask=PADDING | (torch.arange(3) == 0)[:, None])[1:], False),
+    "a sequence of padding": (
+        lambda m: m(X, src_key_padding_mask=PADDING | (torch.arange(3) == 0)[:, None])[1:],
+        False,
+    ),
     "a row that sees nothing": (lambda m: m(X, CAUSAL | (torch.arange(10) == 4)[:, None]), False),
     "a row that sees only padding": (lambda m: m(X, CAUSAL.T, src_key_padding_mask=PADDING), False),
     "autocast": (lambda m: torch.autocast("cpu", torch.bfloat16)(lambda: m(X))(), False),
@@ -314,7 +317,7 @@ def test_arguments_of_torchs_own(call, taken, fast_path):
 def test_masks_of_heads(heads):
     own = torch.nn.MultiheadAttention(32, 4, batch_first=True).eval()
     fast = accelerate(own)
-    mask = (numbers(heads, 10, 10) > 1).index_fill(2, torch.tensor([0]), False)
+    mask = (numbers(heads, 10, 10) > 1).index_fill(2, ZERO, False)
     for padding in (None, PADDING):
         both(own, fast, lambda m, x=padding: m(X, X, X, x, need_weights=False, attn_mask=mask)[0])
     assert served(fast).calls == 2 * (heads == 12)
