@@ -75,6 +75,8 @@ struct pyattn_attention {
   int index_bias; /* whether gathered keys carry biases */
   const struct pyattn_attention_path *path;
   double scale, softcap; /* softcap 0: none */
+  double dropout;        /* the probability that a weight is dropped; 0: none. It decides with dropout_seed, below */
+  uint64_t dropout_seed;
   ptrdiff_t left, right; /* a query at position p sees the keys from p - left to p + right */
   ptrdiff_t top_k;
 };
@@ -97,6 +99,8 @@ struct pyattn_query_block {
   ptrdiff_t rows, first, length;  /* at most vectors * lanes */
   ptrdiff_t query_offset;         /* position of query 0 */
   ptrdiff_t kv_length;            /* keys at or after this are masked */
+  ptrdiff_t head_number;          /* of row 0, counted over batch, or packed sequences, and heads: for dropout */
+  ptrdiff_t query_number;         /* what `first` counts from, for dropout */
   char *scratch;                  /* aligned, state_bytes; the block's state, from begin to finish */
   struct pyattn_addends *addends; /* or NULL */
   const char *next_query; /* row 0 of the block that takes this one's place later on, of as many rows, or NULL */

@@ -27,6 +27,8 @@ class PackedOptions(TypedDict, total=False):
     sinks: ArrayLike | None
     kv_lengths: ArrayLike | None
     query_offset: ArrayLike | None
+    dropout_p: float
+    dropout_seed: int | None
     out: Array | None
 
 
@@ -85,6 +87,8 @@ def scaled_dot_product_attention(
     sinks: ArrayLike | None = None,
     kv_lengths: ArrayLike | None = None,
     query_offset: ArrayLike | None = None,
+    dropout_p: float = 0.0,
+    dropout_seed: int | None = None,
     return_lse: bool = False,
     return_weights: bool = False,
     out: Array | None = None,
@@ -132,6 +136,11 @@ def scaled_dot_product_attention(
         kv_lengths: integers from 0 to S, broadcasting to query.shape[:-3], as (B,): keys j >= kv_lengths are masked.
         query_offset: integers below 2**30 in magnitude, broadcasting to query.shape[:-3]: the position of query 0. None
             means kv_lengths - L (S - L without them): the last query stands at the last key.
+        dropout_p: the probability that a weight is dropped, for training; the others are divided by 1 - dropout_p, and
+            the lse is that without dropout (Srivastava et al. 2014, Dropout, section 4). For masks that are not sparse.
+        dropout_seed: an integer from 0 to 2**64 - 1, needed where dropout_p is not 0: it, the number of the head, batch
+            elements and heads counted together, of the query and of the key decide, as in pyattn.reference.kept_pairs,
+            whatever is computed beside them.
         return_lse: also return the logarithm of each row's sum of exponentials, sink included, with which
             merge_attention merges results over disjoint keys.
         return_weights: also return the softmax, L x S numbers a head.
@@ -185,6 +194,8 @@ def attend(
         call.bind(name, x)
     return_lse = _checks.flag(function, "return_lse", given.get("return_lse", False))
     return_weights = _checks.flag(function, "return_weights", given.get("return_weights", False))
+    if return_weights and given.get("dropout_p"):
+        raise ValueError(f"{function}: return_weights gives those without dropout, so that dropout_p must be 0")
     shape = (*query.shape[:-1], value.shape[-1])
     results = {"out": _checks.output(function, given.get("out"), shape, query.dtype, given)}
     if return_lse:
@@ -233,6 +244,8 @@ def varlen_attention(
     sinks: ArrayLike | None = None,
     kv_lengths: ArrayLike | None = None,
     query_offset: ArrayLike | None = None,
+    dropout_p: float = 0.0,
+    dropout_seed: int | None = None,
     return_lse: bool = False,
     out: Array | None = None,
 ) -> Array | tuple[Array, Array]:
@@ -252,6 +265,7 @@ def varlen_attention(
         alibi_slopes, sinks: real floating, (H,) or a scalar.
         kv_lengths: integers (sequences,), from 0 to the sequence's number of keys: only its first so many are used.
         query_offset: integers below 2**30 in magnitude, (sequences,) or a scalar: the position of a sequence's query 0.
+        dropout_p, dropout_seed: as in scaled_dot_product_attention, where sequences count as batch elements.
         return_lse: also return the logarithm of each row's sum of exponentials.
 
     Returns:

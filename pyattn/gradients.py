@@ -15,7 +15,7 @@ _INPUTS = ("query", "key", "value")
 _GRADS = ("grad_query", "grad_key", "grad_value")
 _OPTIONS = (
     *("mask", "bias", "is_causal", "window", "scale", "softcap"),
-    *("alibi_slopes", "sinks", "kv_lengths", "query_offset"),
+    *("alibi_slopes", "sinks", "kv_lengths", "query_offset", "dropout_p", "dropout_seed"),
 )
 
 WHOLE_VECTORS = 16  # elements of a row that every instruction set takes in whole vectors
@@ -53,6 +53,8 @@ def attention_backward(
     sinks: ArrayLike | None = None,
     kv_lengths: ArrayLike | None = None,
     query_offset: ArrayLike | None = None,
+    dropout_p: float = 0.0,
+    dropout_seed: int | None = None,
     grad_lse: Array | None = None,
     also: Sequence[str] = (),
 ) -> Gradients:
@@ -63,7 +65,8 @@ def attention_backward(
 
         dV = P^T dO,  dS = P (dO V^T - D),  dQ = scale dS K,  dK = scale dS^T Q
 
-    where dS passes the derivative 1 - tanh^2 of a soft cap before it meets Q and K; a bias gets dS, the slope of ALiBi
+    With dropout, dV is that of the weights that were kept, and dO V^T counts for these alone, both over 1 - dropout_p.
+    dS passes the derivative 1 - tanh^2 of a soft cap before it meets Q and K; a bias gets dS, the slope of ALiBi
     -sum dS |p - j|, a sink -sum over queries of exp(sink - lse) D. Weights are computed again from the lse.
 
     Args:
@@ -73,8 +76,8 @@ def attention_backward(
             that are no multiple of 16.
         out, lse: what scaled_dot_product_attention(..., return_lse=True) returned for these arguments: (..., H, L, Dv)
             of query's dtype, and (..., H, L) in float32 (float64 for float64).
-        mask, bias, is_causal, window, scale, softcap, alibi_slopes, sinks, kv_lengths, query_offset: the same as in
-            the forward pass. A sparse mask is made dense for 1,024 queries at a time.
+        mask, bias, is_causal, window, scale, softcap, alibi_slopes, sinks, kv_lengths, query_offset, dropout_p,
+        dropout_seed: the same as in the forward pass. A sparse mask is made dense for 1,024 queries at a time.
         grad_lse: the gradient of lse, of its shape and dtype, where that was used too; None is 0.
         also: of which of "mask", "bias", "alibi_slopes" and "sinks" gradients are wanted beside those of query, key and
             value; those of dense masks and biases, and of slopes, take another pass of 2/5 of the work.
@@ -139,6 +142,8 @@ def varlen_attention_backward(
     sinks: ArrayLike | None = None,
     kv_lengths: ArrayLike | None = None,
     query_offset: ArrayLike | None = None,
+    dropout_p: float = 0.0,
+    dropout_seed: int | None = None,
     grad_lse: Array | None = None,
     also: Sequence[str] = (),
 ) -> Gradients:

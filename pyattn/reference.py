@@ -32,6 +32,8 @@ def scaled_dot_product_attention(
     mask: Any = None,
     *,
     return_weights: bool = False,
+    dropout_p: float = 0.0,
+    dropout_seed: int | None = None,
     dtype: DTypeLike = np.float64,
     **options: Any,
 ) -> tuple[Array, ...]:
@@ -41,13 +43,15 @@ def scaled_dot_product_attention(
     """
     _, rounded = arithmetic(dtype)
     live, _, weights, lse = softmax(query, key, mask, dtype=dtype, **options)
+    kept = kept_pairs(weights.shape, dropout_p, dropout_seed)
     value = repeated_heads(rounded(value), query)
     finite = np.isfinite(value)
     with np.errstate(all="ignore"):
-        out = weights.astype(value.dtype) @ np.where(finite, value, 0)
+        used = (weights * kept).astype(value.dtype)
+        out = used @ np.where(finite, value, 0)
         # a masked value must not be read, not even as 0 * NaN
         for j in np.flatnonzero(~finite.all(axis=(*range(value.ndim - 2), -1))):
-            term = weights[..., j, None] * np.where(finite, 0, value)[..., None, j, :]
+            term = used[..., j, None] * np.where(finite, 0, value)[..., None, j, :]
             out += np.where(live[..., j, None], term, 0)
         out = out.astype(dtype)
     return (out, lse, weights) if return_weights else (out, lse)
@@ -90,6 +94,8 @@ def attention_backward(
     mask: Any = None,
     *,
     grad_lse: Array | None = None,
+    dropout_p: float = 0.0,
+    dropout_seed: int | None = None,
     dtype: DTypeLike = np.float64,
     **options: Any,
 ) -> dict[str, Array]:
@@ -101,10 +107,12 @@ def attention_backward(
     live, _, weights, lse = softmax(query, key, mask, dtype=dtype, **options)
     q, k, v, grad = rounded(query), *(repeated_heads(rounded(x), query) for x in (key, value)), rounded(grad_out)
     scale = np.asarray(options.get("scale") or 1 / np.sqrt(max(1, query.shape[-1])), compute)
-    weights = weights.astype(compute)
-    delta = rounded((grad * rounded(weights @ v)).sum(-1)) - (0 if grad_lse is None else rounded(grad_lse))
+    weights, kept = weights.astype(compute), kept_pairs(weights.shape, dropout_p, dropout_seed).astype(compute)
+    delta = rounded((grad * rounded(kept * weights @ v)).sum(-1)) - (0 if grad_lse is None else rounded(grad_lse))
     with np.errstate(all="ignore"):
-        logits = rounded(np.where(live, weights * (rounded(grad @ np.swapaxes(v, -1, -2)) - delta[..., None]), 0))
+        logits = rounded(
+            np.where(live, weights * (kept * rounded(grad @ np.swapaxes(v, -1, -2)) - delta[..., None]), 0)
+        )
         scores = logits
         if (cap := options.get("softcap")) is not None:
             scores = logits * (1 - np.tanh(scale * (q @ np.swapaxes(k, -1, -2)) / cap) ** 2)
@@ -113,12 +121,40 @@ def attention_backward(
     found = {
         "query": scale * scores @ k,
         "key": _of_shared_heads(scale * np.swapaxes(scores, -1, -2) @ q, key),
-        "value": _of_shared_heads(np.swapaxes(weights, -1, -2) @ grad, value),
+        "value": _of_shared_heads(np.swapaxes(kept * weights, -1, -2) @ grad, value),
         "logits": logits,
         "sinks": to_sinks,
         "alibi_slopes": -(logits * np.abs(_positions(query, key, **options) - np.arange(key.shape[-2]))).sum((-1, -2)),
     }
     return {name: x.astype(dtype) for name, x in found.items()}
+
+
+def kept_pairs(shape: tuple[int, ...], probability: float, seed: int | None) -> Array:
+    """What weights (..., H, L, S) are multiplied by: 0 where they are dropped, else 1 / (1 - probability).
+
+    A pair has 32 bits, of the seed, the number of its head, those of its query and of its key, by steps of SplitMix64
+    (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195, figure 17) and the finalizer of MurmurHash3; it is dropped
+    if they are below probability 2**32.
+    """
+    if not probability:
+        return np.ones((1, 1))
+    *leading, length, keys = shape
+
+    def mixed(x: Any) -> Any:
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+        return x ^ x >> np.uint64(31)
+
+    with np.errstate(over="ignore"):
+        heads = mixed(np.uint64(seed or 0) ^ mixed(np.arange(np.prod(leading, dtype=int), dtype=np.uint64)))
+        rows = mixed(heads[:, None] + np.arange(length, dtype=np.uint64)) >> np.uint64(32)
+        x = rows.astype(np.uint32)[..., None] ^ np.arange(keys, dtype=np.uint32) * np.uint32(0x9E3779B9)
+        x = (x ^ x >> np.uint32(16)) * np.uint32(0x85EBCA6B)
+        x = (x ^ x >> np.uint32(13)) * np.uint32(0xC2B2AE35)
+        x ^= x >> np.uint32(16)
+    kept: Array = np.where(x >= int(probability * 2**32), 1 / (1 - probability), 0).reshape(shape)
+    return kept
 
 
 def _positions(query: Array, key: Array, *, kv_lengths: Any = None, query_offset: Any = None, **_: Any) -> Array:

@@ -51,7 +51,8 @@ def test_widths_beyond_a_block(width, value_width, dtype, length):
 
 def test_random_problems_take_every_option():
     """And so do the benchmarks, but for a scale, which costs nothing."""
-    known = inspect.signature(sdpa).parameters.keys() - {"query", "key", "value", "out", *ALL}
+    apart = {"query", "key", "value", "out", "dropout_p", "dropout_seed", *ALL}
+    known = inspect.signature(sdpa).parameters.keys() - apart
     assert known == {"mask", *OPTIONS} == {"scale", *everything(np.float32, 1, 1, 1)}
     case, rng = bench_cases.Case(1, 4, 4, 2), np.random.default_rng(0)
     assert known <= {"scale"}.union(*(make(case, rng) for make in bench_options.OPTIONS.values()))

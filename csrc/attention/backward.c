@@ -13,6 +13,7 @@
  * What a bias and the slopes of ALiBi get is dS before scale and soft cap: a pass of its own, as the rows of others
  * may have to be added to theirs. */
 #include "../gemm.h"
+#include "dropout.h"
 #include "options.h"
 
 enum {
@@ -25,7 +26,8 @@ enum {
 /* Of a block, behind its attention_state. */
 struct gradient_state {
   vec lse[TILE_VECTORS];   /* in the units of logits; inf for a row that saw nothing */
-  vec delta[TILE_VECTORS]; /* D, times factor */
+  vec delta[TILE_VECTORS]; /* D, times factor, but with dropout, where 0 */
+  vec apart[TILE_VECTORS]; /* stands for it in the tiles, and this is subtracted after them */
   real factor;             /* of dS: the scale, or 1 where it is what a bias gets */
   int is_final;            /* whether it is that of a scaled product */
   int has_queries;         /* whether dQ of the block has been written */
@@ -90,6 +92,8 @@ static void gradient_begin(const struct pyattn_query_block *block, int stage) {
       if (grad_lse.data) state->delta[n][i] -= load_real(operand_row(block, &grad_lse, r));
     }
     state->delta[n] *= state->factor;
+    state->apart[n] = state->delta[n];
+    if (block->call->dropout > 0) state->delta[n] = (vec){0};
   }
 }
 
@@ -162,6 +166,21 @@ static void pass_soft_cap(const struct pyattn_query_block *block, ptrdiff_t coun
   }
 }
 
+/* With m = 1 / (1 - p) for the pairs that are kept, else 0: P to m P, and m P dO V^T to dS. */
+static void drop_pairs(const struct pyattn_query_block *block, ptrdiff_t first, ptrdiff_t count, int masked) {
+  struct gradient_state *state = gradients_of(block);
+  vec *p = state_of(block)->p, *ds = state->ds;
+  const vec factor = splat(kept_factor(block->call));
+  for (ptrdiff_t j = 0; j < count; j++) {
+    for (int n = 0; n < block->vectors; n++, p++, ds++) {
+      const vec kept = choose(kept_pairs(state_of(block), n, first + j), factor, (vec){0});
+      const vec all = kept * *ds - *p * state->apart[n];
+      *ds = masked ? choose((ivec)*p == (ivec)NOTHING, (vec){0}, all) : all;
+      *p *= kept; /* -0 stays */
+    }
+  }
+}
+
 /* P and dS of keys first ... first + count; returns whether some are masked. */
 static int gradient_pairs(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
                           ptrdiff_t count) {
@@ -176,6 +195,7 @@ static int gradient_pairs(const struct pyattn_query_block *block, const struct p
   else
     WITH_CONSTANT(VECTORS, block->vectors, TILE_VECTORS, weigh_pairs(block, 0, count, count, 0, VECTORS);
                   multiply_pairs(block, keys, first, count, 0, VECTORS))
+  if (block->call->dropout > 0) drop_pairs(block, first, count, masked);
   if (gradients_of(block)->capped && gradients_of(block)->is_final) pass_soft_cap(block, count, masked);
   return masked;
 }

@@ -2,7 +2,7 @@
  *
  * Results over disjoint keys, (max, sum, o) and (max', sum', o'), are merged by the factors 2^(max - joint max) and
  * 2^(max' - joint max). */
-#include "state.h"
+#include "dropout.h"
 
 static ptrdiff_t state_bytes(const struct pyattn_attention *call, int vectors) {
   const ptrdiff_t arrays = query_groups(call) * vectors + 2 * (output_vectors(call, vectors) + call->top_k * vectors);
@@ -43,6 +43,31 @@ static void choose_scales(const struct pyattn_query_block *block) {
   }
 }
 
+/* A step of SplitMix64: Steele, Lea and Flood 2014 (doi:10.1145/2660193.2660195), figure 17. */
+INLINE uint64_t mixed_bits(uint64_t x) {
+  x += 0x9e3779b97f4a7c15;
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+  x = (x ^ x >> 27) * 0x94d049bb133111eb;
+  return x ^ x >> 31;
+}
+
+/* Of each row, 32 bits of its seed, head and number: dropout.h. */
+static void begin_dropout(const struct pyattn_query_block *block) {
+  const struct pyattn_attention *call = block->call;
+  struct attention_state *state = state_of(block);
+  state->dropped_below = (uword)(call->dropout * 4294967296.0);
+  if (state->dropped_below == 0) return;
+  for (int n = 0; n < block->vectors; n++) {
+    for (int i = 0; i < LANES; i++) {
+      const ptrdiff_t r = lane_row(block, n, i), length = block->length;
+      const uint64_t head = (uint64_t)(block->head_number + (block->rows > length ? r / length : 0));
+      const uint64_t row = (uint64_t)(block->query_number + block->first + (block->rows > length ? r % length : r));
+      const uint64_t bits = mixed_bits(mixed_bits(call->dropout_seed ^ mixed_bits(head)) + row);
+      state->dropped_rows[n][i] = (uword)(bits >> 32);
+    }
+  }
+}
+
 /* What lies apart from all that short sequences have touched so far: the rows of the output, and of the next queries.
  */
 static void expect_rows(const struct pyattn_query_block *block) {
@@ -68,6 +93,7 @@ static void begin(const struct pyattn_query_block *block) {
   state->best_key = (ivec *)(state->best + call->top_k * block->vectors);
   state->has_total = 0;
   state->capped = NULL;
+  begin_dropout(block);
   expect_rows(block);
   choose_scales(block);
   const word position = (word)(block->query_offset + block->first), last = (word)block->rows - 1;
@@ -204,6 +230,7 @@ static void finish(const struct pyattn_query_block *block) {
   merge_split(block, block->scratch);
   for (int n = 0; n < block->vectors; n++) {
     const vec seen = state->total.max[n], factor = add_sinks(block, n);
-    write_rows(block, factor, finish_sums(block, n, seen), n);
+    const vec share = finish_sums(block, n, seen);
+    write_rows(block, factor, block->call->dropout > 0 ? share * kept_factor(block->call) : share, n);
   }
 }

@@ -24,6 +24,7 @@
  * completed before they are merged into those of all splits before: splits may be computed apart, by several threads,
  * and rounding errors do not grow with the number of keys. */
 #include "../gemm.h"
+#include "dropout.h"
 #include "options.h"
 
 enum {
@@ -380,12 +381,28 @@ INLINE void weigh(const struct pyattn_query_block *block, ptrdiff_t count, int m
     softmax(state, count, vectors, masked, EXP_SUBTRACT_FIRST);
 }
 
+/* Weights that are dropped to 0; what is masked stays -0. Those that are kept are divided by 1 - p in the end. */
+INLINE void drop_weights(const struct pyattn_query_block *block, ptrdiff_t first, ptrdiff_t count, int vectors) {
+  struct attention_state *state = state_of(block);
+  for (ptrdiff_t j = 0; j < count; j += GROUP) {
+    UNROLL for (int n = 0; n < vectors; n++) {
+      vec *p = state->p + j / GROUP * vectors + n;
+      uvec kept = (uvec)kept_pairs(state, n, first + j) | (uword)SIGN_BIT;
+      if (GROUP == 2)
+        kept = (kept >> 16) | (((uvec)kept_pairs(state, n, first + j + 1) | (uword)SIGN_BIT) & 0xffff0000);
+      *p = (vec)((uvec)*p & kept);
+    }
+  }
+}
+
 /* The weights of keys first ... first + count, which it may narrow; returns whether some are masked. */
 KERNEL int prefill_weights(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t *first,
                            ptrdiff_t *count) {
   const int masked = prefill_logits(block, keys, first, count);
   if (*count <= 0) return 0;
   WITH_CONSTANT(VECTORS, block->vectors, TILE_VECTORS, weigh(block, *count, masked, VECTORS))
+  if (state_of(block)->dropped_below > 0)
+    WITH_CONSTANT(VECTORS, block->vectors, TILE_VECTORS, drop_weights(block, *first, *count, VECTORS))
   if (KEY_BYTES == 1 && block->call->value_width > 0) scale_weights(block, keys, *first, *count);
   return masked;
 }

@@ -51,12 +51,14 @@ struct attention_state {
   vec entropy[TILE_VECTORS];
   ivec position[TILE_VECTORS];
   vec slope[TILE_VECTORS];
-  real query_scale; /* multiplied into q where dot-product groups are single elements, else 1 */
-  real score_scale; /* multiplied into products where it is not in q or to_log2 */
-  real cap_scale;   /* the soft cap, in the units of logits */
-  real to_log2;     /* a logit times this is in units of log2 */
-  double to_nats;   /* a logit times this is in units of ln */
-  int exponential;  /* EXP_BASE_2, ... */
+  uvec dropped_rows[TILE_VECTORS]; /* of dropout: what each row brings to the numbers of its pairs */
+  uword dropped_below;             /* 0: none */
+  real query_scale;                /* multiplied into q where dot-product groups are single elements, else 1 */
+  real score_scale;                /* multiplied into products where it is not in q or to_log2 */
+  real cap_scale;                  /* the soft cap, in the units of logits */
+  real to_log2;                    /* a logit times this is in units of log2 */
+  double to_nats;                  /* a logit times this is in units of ln */
+  int exponential;                 /* EXP_BASE_2, ... */
   int has_total;
   struct strip read_ahead, written_ahead; /* softmax fetches them into the cache: it leaves loads idle */
   vec *capped;                            /* NULL, or where logits are written between soft cap and biases, [key][N] */

@@ -18,7 +18,7 @@ from pyattn._checks.arrays import (
     wrong_value,
 )
 from pyattn._checks.masks import aligned_mask, structure
-from pyattn._checks.numbers import MAX_ROWS, finite_scale, finite_softcap, flag, sides
+from pyattn._checks.numbers import MAX_ROWS, dropout, finite_scale, finite_softcap, flag, sides
 from pyattn._checks.sequences import packed_starts
 from pyattn._core.call import AttentionCall
 
@@ -39,6 +39,8 @@ def attention_call(
     mask, bias = options.get("mask"), options.get("bias")
     if hasattr(mask, "tocsr") or hasattr(bias, "tocsr"):
         sparse_bias = bias if hasattr(bias, "tocsr") else None
+        if options.get("dropout_p"):
+            raise ValueError(f"{function}: dropout_p is for dense masks; mask.toarray() != 0 makes a sparse one dense")
         call.bind_csr(*structure(function, mask, sparse_bias, shape[-2:], dtype))
     for name, x in (("mask", mask), ("bias", bias)):
         if x is not None and not hasattr(x, "tocsr"):
@@ -68,6 +70,7 @@ def _set_options(function: str, call: AttentionCall, options: Mapping[str, Any])
     left, right = sides(function, options.get("window"))
     right = 0 if flag(function, "is_causal", options.get("is_causal", False)) else right
     call.set_numbers(scale, softcap, left, right)
+    call.set_dropout(*dropout(function, options.get("dropout_p", 0.0), options.get("dropout_seed")))
     if (slopes := options.get("alibi_slopes")) is not None:
         # times any distance, in units of log2, a slope is still finite
         most = float(np.finfo(statistics).max) / 2**33

@@ -101,6 +101,20 @@ def finite_softcap(function: str, softcap: Any, dtype: np.dtype[Any]) -> float:
     return float(softcap)
 
 
+def dropout(function: str, probability: Any, seed: Any) -> tuple[float, int]:
+    """The probability that a weight is dropped, and what decides, 64 bits."""
+    probability = float(number(function, "dropout_p", probability))
+    if not 0 <= probability < 1:
+        raise ValueError(f"{function}: dropout_p must be at least 0 and below 1, not {probability}")
+    if seed is None:
+        if probability > 0:
+            raise ValueError(f"{function}: dropout_p needs a dropout_seed, an integer from 0 to 2**64 - 1")
+        return probability, 0
+    if not 0 <= (seed := integer(function, "dropout_seed", seed)) < 2**64:
+        raise ValueError(f"{function}: dropout_seed must be an integer from 0 to 2**64 - 1, not {seed}")
+    return probability, seed
+
+
 def sides(function: str, window: Any) -> tuple[int, int]:
     """A window's (left, right) with -1 for None."""
     if window is None:

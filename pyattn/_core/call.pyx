@@ -1,7 +1,7 @@
 """A call of attention, checked: see call.pxd."""
 
 cimport numpy as cnp
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.string cimport memset
 
 from pyattn._core.attention cimport operations, run_attention
@@ -149,6 +149,10 @@ cdef class AttentionCall:
         """softcap: 0 for none. left, right: how many keys a query sees before and after its position; -1 for all."""
         self.call.shared.scale, self.call.shared.softcap = scale, softcap
         set_window(&self.call, left, right)
+
+    def set_dropout(self, double probability, uint64_t seed):
+        """Weights are dropped with that probability, as the seed decides."""
+        self.call.shared.dropout, self.call.shared.dropout_seed = probability, seed
 
     @property
     def scale(self):

@@ -1,6 +1,6 @@
 """csrc/kernels.h, as the drivers see it."""
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 cdef extern from "kernels.h" nogil:
     enum:
@@ -25,7 +25,8 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t width, value_width
         int mask_kind, index_bias
         const pyattn_attention_path *path
-        double scale, softcap
+        double scale, softcap, dropout
+        uint64_t dropout_seed
         Py_ssize_t left, right, top_k
 
     struct pyattn_addends:
@@ -38,7 +39,7 @@ cdef extern from "kernels.h" nogil:
         const pyattn_attention *call
         char *data[PYATTN_OPERANDS]
         int vectors
-        Py_ssize_t rows, first, length, query_offset, kv_length
+        Py_ssize_t rows, first, length, query_offset, kv_length, head_number, query_number
         char *scratch
         pyattn_addends *addends
         const char *next_query

@@ -109,9 +109,10 @@ cdef object no_scratch():
     calls then need not hand it down."""
     frame, name = sys._getframe(), "pyattn"
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "pyattn":
-        name, owner = frame.f_code.co_name, frame.f_locals.get("self")
-        if owner is not None:
-            name = type(owner).__name__ if name == "__call__" else f"{type(owner).__name__}.{name}"
+        if frame.f_globals["__name__"] != "pyattn._namespaces":  # which stands between, under a name of its own
+            name, owner = frame.f_code.co_name, frame.f_locals.get("self")
+            if owner is not None:
+                name = type(owner).__name__ if name == "__call__" else f"{type(owner).__name__}.{name}"
         frame = frame.f_back
     return MemoryError(f"{name}: cannot allocate scratch memory")
 

@@ -58,6 +58,8 @@ cdef Py_ssize_t place_head(
         if operand.data != NULL:
             place = key_head if call.rows[i] == KEY_ROWS and i != PYATTN_COLUMN_SUMS else head
             block.data[i] += place * operand.head + start[call.rows[i]] * operand.row
+    block.head_number = (sequence + unit) * call.heads + head  # one of both is 0
+    block.query_number = call.first_query
     for axis in range(call.batch_axes - 1, -1, -1):
         place = unit % call.batch_shape[axis]
         unit //= call.batch_shape[axis]

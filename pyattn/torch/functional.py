@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 
 from pyattn import _checks
 from pyattn.torch.operators import NOT_COMPUTED, Transformed, attention, compute
-from pyattn.torch.tensors import is_plain, needs_gradients
+from pyattn.torch.tensors import drawn_seed, is_plain, needs_gradients
 
 Result: TypeAlias = Any  # a tensor, or a tuple of it and what else was asked for
 
@@ -30,6 +30,8 @@ def scaled_dot_product_attention(
     sinks: Any = None,
     kv_lengths: Any = None,
     query_offset: Any = None,
+    dropout_p: float = 0.0,
+    dropout_seed: int | None = None,
     return_lse: bool = False,
     return_weights: bool = False,
 ) -> Result:
@@ -39,7 +41,8 @@ def scaled_dot_product_attention(
 
     Arguments, results and errors are those of pyattn.scaled_dot_product_attention, with tensors for arrays; a sparse
     mask or bias is a torch.sparse_csr tensor. is_causal lets the *last* query see all keys, where torch's own function
-    lets the first query see the first key alone, as query_offset=0 does here. There is no dropout.
+    lets the first query see the first key alone, as query_offset=0 does here. Without a
+    dropout_seed, one is drawn from torch's generator.
 
     Gradients flow to query, key, value, a dense floating mask or bias, alibi_slopes and sinks, from the result, its lse
     and its weights. They are pyattn.attention_backward's, in O(n) memory; through
@@ -78,6 +81,7 @@ def scaled_dot_product_attention(
         "kv_lengths": _tensor(kv_lengths),
         "query_offset": _tensor(query_offset),
         **_numbers(function, is_causal, window, scale, softcap),
+        **_dropout(function, dropout_p, dropout_seed),
         "return_weights": _checks.flag(function, "return_weights", return_weights),
     }
     out, lse, weights = _attend(function, given)
@@ -100,6 +104,8 @@ def varlen_attention(
     sinks: Any = None,
     kv_lengths: Any = None,
     query_offset: Any = None,
+    dropout_p: float = 0.0,
+    dropout_seed: int | None = None,
     return_lse: bool = False,
 ) -> Result:
     """pyattn.varlen_attention of tensors on the CPU, as scaled_dot_product_attention above is of its namesake.
@@ -128,6 +134,7 @@ def varlen_attention(
         "kv_lengths": _tensor(kv_lengths),
         "query_offset": _tensor(query_offset),
         **_numbers(function, is_causal, window, scale, softcap),
+        **_dropout(function, dropout_p, dropout_seed),
         "return_weights": False,
     }
     out, lse, _ = _attend(function, given)
@@ -186,6 +193,13 @@ def _numbers(function: str, is_causal: Any, window: Any, scale: Any, softcap: An
         "scale": None if scale is None else float(_checks.number(function, "scale", scale)),
         "softcap": None if softcap is None else float(_checks.number(function, "softcap", softcap)),
     }
+
+
+def _dropout(function: str, probability: Any, seed: Any) -> dict[str, Any]:
+    if seed is None and probability:
+        seed = drawn_seed()
+    probability, seed = _checks.dropout(function, probability, seed)
+    return {"dropout_p": probability, "dropout_seed": seed - 2**64 if seed >= 2**63 else seed}
 
 
 def _tensor(x: Any) -> torch.Tensor | None:

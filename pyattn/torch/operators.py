@@ -71,6 +71,8 @@ def compute(
     window: Sequence[int],
     scale: float | None,
     softcap: float | None,
+    dropout_p: float,
+    dropout_seed: int,
     return_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """out, lse and weights, which are empty unless asked for.
@@ -88,6 +90,7 @@ def compute(
 def options_of(given: dict[str, Any]) -> dict[str, Any]:
     """The operator's arguments by name, as functions on arrays call them."""
     rows, columns, values = (given.pop(name) for name in ("crow_indices", "col_indices", "csr_bias"))
+    given["dropout_seed"] &= 2**64 - 1  # which torch knows as a number with a sign
     given["window"] = tuple(None if side < 0 else side for side in given["window"])
     if rows is not None:
         places = (array_of(rows), array_of(columns))
@@ -136,6 +139,8 @@ def gradients_of(
     window: Sequence[int],
     scale: float | None,
     softcap: float | None,
+    dropout_p: float,
+    dropout_seed: int,
 ) -> list[Tensor]:
     """Gradients of those inputs of LEARNED that are wanted, given out, lse and weights, and their gradients or None."""
     given = {name: x for name, x in locals().items() if name not in ("results", "grads", "wanted")}

@@ -22,10 +22,11 @@ from pyattn import _checks
 from pyattn.torch.accelerated import Accelerated
 from pyattn.torch.gradients import attention_gradients
 from pyattn.torch.operators import attention, write
-from pyattn.torch.tensors import empty_output, is_plain, needs_gradients, statistics_dtype
+from pyattn.torch.tensors import drawn_seed, empty_output, is_plain, needs_gradients, statistics_dtype
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-NOT_COUNTED, GRADIENTS = "not counted", "gradients"  # reasons
+# Reasons; the second is none: pyattn's operator is to be called, where torch has no kernel that is served
+NOT_COUNTED, OPERATOR = "not counted", "gradients"
 
 
 class Served(NamedTuple):
@@ -182,10 +183,11 @@ def _wrapped_attention(original: Callable[..., Any]) -> Callable[..., Any]:
         mask = attn_mask
         if mask is not None and mask.ndim != query.ndim:
             mask = mask.expand((1,) * (query.ndim - mask.ndim) + mask.shape)
-        if reason == GRADIENTS and not (_misfit(tensors, enable_gqa) or _has_kernel(tensors)):
+        if reason == OPERATOR and not (_misfit(tensors, enable_gqa) or _has_kernel(tensors, dropout_p)):
             offset = torch.tensor(0) if is_causal else None
+            numbers = scale, None, dropout_p, drawn_seed() if dropout_p else 0, False
             _state.count()
-            return attention(query, key, value, mask, *[None] * 9, offset, is_causal, [-1, -1], scale, None, False)[0]
+            return attention(query, key, value, mask, *[None] * 9, offset, is_causal, [-1, -1], *numbers)[0]
         if reason is None:
             out = empty_output(query, value.shape[-1])
             write(query, key, value, _options(mask, is_causal, scale), out=out)
@@ -288,11 +290,12 @@ def _of_dtype(mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor | None, b
     return converted, torch.equal(converted.to(mask.dtype), mask)
 
 
-def _has_kernel(tensors: list[Tensor]) -> bool:
+def _has_kernel(tensors: list[Tensor], dropout_p: float) -> bool:
     """Whether torch has a kernel for a call that needs gradients, which is served in its place."""
     query, _, value, *masks = tensors
     return (
-        query.ndim == 4
+        not dropout_p
+        and query.ndim == 4
         and query.shape[-1] == value.shape[-1]
         and all(x.numel() and x.stride(-1) == 1 for x in tensors[:3])
         and not any(mask.requires_grad or mask.ndim not in (2, 4) for mask in masks)
@@ -313,7 +316,7 @@ def _obstacle(
             return "torch.func"
         fake = torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() or query.device.type != "cpu"
         return NOT_COUNTED if fake else "kind of tensor"
-    if dropout_p:
+    if dropout_p and not (above and 0 < dropout_p < 1):
         return "dropout"
     if query.dtype not in DTYPES or not query.dtype == tensors[1].dtype == tensors[2].dtype:
         return "dtype"
@@ -321,10 +324,10 @@ def _obstacle(
         return "scale of 0 or beyond"
     if is_causal and len(tensors) > 3:
         return "mask beside is_causal"
-    if above and needs_gradients(tensors):
-        return GRADIENTS
     if above and not (torch._C._get_math_sdp_enabled() and torch._C._get_flash_sdp_enabled()):
         return "backend chosen"
+    if above and (dropout_p or needs_gradients(tensors)):
+        return OPERATOR
     return None
 
 

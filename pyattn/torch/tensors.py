@@ -56,6 +56,11 @@ def tensor_of(array: Array) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
+def drawn_seed() -> int:
+    """For dropout, from torch's generator, so that torch.manual_seed decides."""
+    return int(torch.randint(2**63 - 1, ()))
+
+
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype is torch.float64 else torch.float32
 

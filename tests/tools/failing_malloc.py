@@ -102,6 +102,20 @@ def statistics(directory):
     yield "merged", lambda: pyattn.merge_attention(outputs, lses)
 
 
+def gradients(directory):
+    rng = np.random.default_rng(0)
+    query, key, value, grad = rng.standard_normal((4, 2, 4, 40, 20), dtype=np.float32)
+    options = {"bias": np.zeros((40, 40), np.float32), "sinks": np.zeros(4, np.float32), "softcap": 3.0}
+    for given, also in (({"is_causal": True}, ()), (options, ("bias", "sinks"))):
+        out, lse = pyattn.scaled_dot_product_attention(query, key, value, return_lse=True, **given)
+
+        def call(given=given, also=also, out=out, lse=lse):
+            grads = pyattn.attention_backward(grad, query, key, value, out, lse, also=also, **given)
+            return [x for x in grads if x is not None]
+
+        yield str(also), call
+
+
 def rows(directory):
     x = np.random.default_rng(0).standard_normal((30, 70), dtype=np.float32)
     norm = pyattn.LayerNorm(70)
@@ -216,6 +230,7 @@ NAMES = {
     "few_queries": ("scaled_dot_product_attention",),
     "varlen": ("varlen_attention",),
     "statistics": ("attention_statistics",),
+    "gradients": ("attention_backward",),
     "linear": ("Linear",),
     "encoder": (
         "TransformerEncoder",
@@ -229,7 +244,21 @@ NAMES = {
     "sentences": ("SentenceEncoder.encode",),
 }
 
-KINDS = (attention, few_queries, varlen, statistics, rows, linear, encoder, decoder, loading, models, sentences, index)
+KINDS = (
+    attention,
+    few_queries,
+    varlen,
+    statistics,
+    gradients,
+    rows,
+    linear,
+    encoder,
+    decoder,
+    loading,
+    models,
+    sentences,
+    index,
+)
 
 
 def same(found, expected):

@@ -47,6 +47,7 @@ OPTIONS = {
         "mask": SPARSE,
         "bias": csr(numbers(SPARSE.values().numel())),
     },
+    "dropout": {"dropout_p": 0.3, "dropout_seed": 2**64 - 5, "is_causal": True},
     "many": {
         "bias": numbers(5, 6, dtype=torch.float64),
         "softcap": 2.0,
@@ -78,10 +79,9 @@ def test_tensors_give_the_bits_of_arrays(name):
     options = OPTIONS[name]
     arrays = {key: array(x) for key, x in options.items()}
     query, key, value = problem()
-    found = scaled_dot_product_attention(query, key, value, **options, return_lse=True, return_weights=True)
-    expected = pyattn.scaled_dot_product_attention(
-        query.numpy(), key.numpy(), value.numpy(), **arrays, return_lse=True, return_weights=True
-    )
+    asked = {"return_lse": True, "return_weights": "dropout_p" not in options}
+    found = scaled_dot_product_attention(query, key, value, **options, **asked)
+    expected = pyattn.scaled_dot_product_attention(query.numpy(), key.numpy(), value.numpy(), **arrays, **asked)
     for x, y in zip(found, expected, strict=True):
         np.testing.assert_array_equal(x.numpy(), y)
     through_autograd = scaled_dot_product_attention(query.requires_grad_(), key, value, **options)
@@ -111,13 +111,14 @@ def test_gradients(name):
 
     def call(query, key, value, *others):
         given = options | dict(zip(learned, others, strict=False))
-        return scaled_dot_product_attention(query, key, value, **given, return_lse=True, return_weights=True)
+        asked = {"return_lse": True, "return_weights": "dropout_p" not in given}
+        return scaled_dot_product_attention(query, key, value, **given, **asked)
 
     finite = call(*tensors)[1].detach().isfinite()  # the logarithms of empty rows are -inf, and have no differences
 
     def finite_results(*given):
-        out, lse, weights = call(*given)
-        return out, lse[finite], weights
+        out, lse, *weights = call(*given)
+        return out, lse[finite], *weights
 
     assert torch.autograd.gradcheck(finite_results, tensors)
 
@@ -240,10 +241,10 @@ def test_sparse_masks_and_biases_have_no_gradients():
 def test_the_operator_keeps_torchs_rules():
     tensors = [x.requires_grad_() for x in problem(torch.float32)]
     bias, slopes, sinks = numbers(5, 6).requires_grad_(), torch.rand(4), torch.randn(4)
-    numbers_given = (None, None, None, None, None, LENGTHS, None, True, [3, -1], None, 2.0, False)
+    numbers_given = (None, None, None, None, None, LENGTHS, None, True, [3, -1], None, 2.0, 0.2, 7, False)
     torch.library.opcheck(attention, (*tensors, None, bias, slopes, sinks, *numbers_given))
     packed = [x.requires_grad_() for x in inputs((7, 4, 8))]
     starts = torch.tensor([0, 3, 7])
     torch.library.opcheck(
-        attention, (*packed, *[None] * 7, starts, starts, None, None, False, [-1, -1], None, None, False)
+        attention, (*packed, *[None] * 7, starts, starts, None, None, False, [-1, -1], None, None, 0.0, 0, False)
     )

@@ -98,12 +98,41 @@ def test_gradients_are_those_of_pyattn(kind, dtype):
         assert torch.equal(x, y)
 
 
+@pytest.mark.parametrize("shape", [(2, 4, 50, 16), (3, 50, 16)], ids=str)
+def test_dropout_is_decided_by_torchs_generator(shape):
+    tensors = [x.requires_grad_() for x in inputs(shape)]
+    pyattn.torch.enable()
+    before = pyattn.torch.served().calls
+    torch.manual_seed(3)
+    out = attention(*tensors, dropout_p=0.3)
+    grads = torch.autograd.grad(out.square().sum(), tensors)
+    assert pyattn.torch.served().calls == before + 1
+    torch.manual_seed(3)
+    ours = pyattn.torch.scaled_dot_product_attention(*tensors, dropout_p=0.3)
+    for x, y in zip((out, *grads), (ours, *torch.autograd.grad(ours.square().sum(), tensors)), strict=True):
+        assert torch.equal(x, y)
+    assert not torch.equal(ours, attention(*tensors, dropout_p=0.3))
+    torch.manual_seed(4)
+    mean = torch.stack([attention(*tensors, dropout_p=0.3) for _ in range(200)]).mean(0)
+    assert (mean - attention(*tensors)).abs().mean() < 0.05
+
+
+def test_a_layer_that_is_trained_drops_weights_in_pyattn():
+    layer = torch.nn.TransformerEncoderLayer(32, 4, 48, batch_first=True)
+    x = numbers(2, 30, 32).requires_grad_()
+    pyattn.torch.enable()
+    before = pyattn.torch.served()
+    layer(x).sum().backward()
+    assert pyattn.torch.served().calls == before.calls + 1
+    assert all(torch.isfinite(p.grad).all() for p in (x, *layer.parameters()))
+
+
 def test_calls_are_counted_once_and_reasons_told():
     before = pyattn.torch.served()
     pyattn.torch.enable()
     attention(*inputs())
     attention(*(x.requires_grad_() for x in inputs()))
-    attention(*inputs(), dropout_p=0.5)
+    attention(*inputs(), dropout_p=1.0)
     attention(*inputs(), scale=0.0)
     pyattn.torch.disable()
     attention(*inputs())
