@@ -24,9 +24,9 @@ def accelerate(model: _Module, *, dtype: Any = None) -> _Module:
     All else stays torch's.
 
     Such a module computes in pyattn what is known to be the same, and its own forward or generate all other calls:
-    those that need gradients, dropout, hidden states of all layers, embeddings instead of tokens, padding in front of
-    an encoder's tokens, behind a decoder's or between these; those under autocast, with hooks or masks of other
-    shapes; and all calls of modules that are not as their class makes them, with layers replaced, wrapped or given
+    those that need gradients, dropout, hidden states of all layers, or embeddings instead of tokens; those with padding
+    in front of an encoder's tokens or behind a decoder's, under autocast, with hooks, options or shapes that it does
+    not know; and all calls of modules that are not as their class makes them, with layers replaced, wrapped or given
     other attributes. `served(model)` counts the calls that pyattn took, and the others by their reason. In an
     encoder's results padding is 0, and where tokens are drawn, they are other ones than torch's for the same seed.
 

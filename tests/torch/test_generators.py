@@ -9,6 +9,7 @@ from pyattn.torch import accelerate, served  # noqa: E402
 from tests.torch.test_transformers import model  # noqa: E402
 
 pytestmark = [pytest.mark.oracle, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+Config = transformers.GenerationConfig
 NAMES = ("LlamaForCausalLM", "GPT2LMHeadModel", "BartForConditionalGeneration", "T5ForConditionalGeneration")
 IDS = torch.randint(3, 99, (3, 12), generator=torch.Generator().manual_seed(5))
 MASK = torch.ones_like(IDS)
@@ -16,10 +17,6 @@ LEFT, RIGHT, HOLES = MASK.clone(), MASK.clone(), MASK.clone()
 LEFT[0, :5], RIGHT[0, 7:], HOLES[0, 4:6] = 0, 0, 0
 TEN = {"max_new_tokens": 10}
 ENDS = [52, 69, 92, 33, 84]  # of what models write here
-
-
-class Config(transformers.GenerationConfig if transformers else object):
-    pass
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -57,7 +54,10 @@ SERVED = {
     "an end beyond the vocabulary": TEN | {"eos_token_id": 50256},
     "no padding token": TEN | {"eos_token_id": ENDS, "pad_token_id": None},
     "configuration": {"generation_config": Config(max_new_tokens=10, eos_token_id=ENDS)},
-    "configuration and changes": {"generation_config": Config(max_new_tokens=10), "max_new_tokens": 3},
+    "configuration and changes": {
+        "generation_config": Config(max_new_tokens=10),
+        "max_new_tokens": 3,
+    },
     "beams": TEN | {"num_beams": 4, "eos_token_id": ENDS, "early_stopping": True},
     "several beams": TEN | {"num_beams": 4, "eos_token_id": ENDS, "num_return_sequences": 3, "length_penalty": 2.0},
     "rules": TEN | {"repetition_penalty": 2.0, "no_repeat_ngram_size": 2, "bad_words_ids": [[5], [6, 7]]},
@@ -71,22 +71,24 @@ def test_what_is_served(both, options):
     compare(both, 1, options)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [TEN, {}, {"max_length": 20}, {"max_length": 25, "min_length": 18, "eos_token_id": ENDS}],
-    ids=["new tokens", "default", "max_length", "min_length"],
-)
-@pytest.mark.parametrize("beams", [1, 3])
-def test_padding(both, options, beams):
+LENGTHS = {
+    "new tokens": TEN | {"num_beams": 3},
+    "default": {},
+    "max_length": {"max_length": 20},
+    "min_length": {"max_length": 25, "min_length": 18, "eos_token_id": ENDS},
+}
+
+
+@pytest.mark.parametrize("options", LENGTHS.values(), ids=LENGTHS)
+def test_padding(both, options):
     """Lengths count it, as transformers does; it is served in front of a decoder's tokens, and after an encoder's."""
     encodes = both[0].config.is_encoder_decoder
     for mask, regular in ((LEFT, not encodes), (RIGHT, encodes), (HOLES, False)):
-        ids = IDS.masked_fill(mask == 0, 0)
-        compare(both, regular, options | {"attention_mask": mask, "num_beams": beams}, ids)
-    compare(both, 0, options | {"num_beams": beams}, IDS.masked_fill(LEFT == 0, 0))
+        compare(both, regular, options | {"attention_mask": mask}, IDS.masked_fill(mask == 0, 0))
+    compare(both, 0, options, IDS.masked_fill(LEFT == 0, 0))
 
 
-class Stops(transformers.StoppingCriteria if transformers else object):
+class Stops(transformers.StoppingCriteria):
     def __call__(self, ids, scores, **kwargs):
         return torch.tensor([ids.shape[1] >= 15] * len(ids))
 
@@ -118,14 +120,15 @@ def test_what_is_passed_on(both, options):
     compare(both, None if only_for_encoders else 0, options)
 
 
+@pytest.mark.parametrize("both", NAMES[::2], indirect=True)
 @pytest.mark.parametrize("inputs", [IDS[:0], IDS[:, :0], IDS + 50, IDS - 20, IDS[0]], ids=str)
 def test_wrong_inputs(both, inputs):
     compare(both, 0, TEN, inputs)
 
 
-@pytest.mark.parametrize("start", [7, 9])
-def test_another_start_of_an_encoders_text(both, start):
-    compare(both, 1, TEN | {"decoder_start_token_id": start})
+@pytest.mark.parametrize("both", NAMES[2:], indirect=True)
+def test_another_start_of_an_encoders_text(both):
+    compare(both, 1, TEN | {"decoder_start_token_id": 7})
 
 
 def test_the_models_own_configuration_fills_what_is_not_given():
@@ -133,7 +136,11 @@ def test_the_models_own_configuration_fills_what_is_not_given():
     for name, x in {"repetition_penalty": 3.0, "max_new_tokens": 8, "eos_token_id": ENDS}.items():
         setattr(own.generation_config, name, x)
     fast = accelerate(own)
-    for options in ({}, {"generation_config": Config(num_beams=1)}, {"repetition_penalty": None}):
+    for options in (
+        {},
+        {"generation_config": Config(num_beams=1)},
+        {"repetition_penalty": None},
+    ):
         compare((own, fast), 1, options)
 
 
