@@ -142,8 +142,7 @@ def _is_as_made(found: Any, made: nn.Module, class_of: Callable[[Any], type]) ->
     for name, x in vars(made).items():
         if name in FREE or "drop" in name or (name == "p" and isinstance(made, nn.modules.dropout._DropoutNd)):
             continue
-        y = own.get(name, own)  # a type that no attribute has
-        if type(x) is not type(y) or (isinstance(x, VALUES) and x != y):
+        if name not in own or type(own[name]) is not type(x) or (isinstance(x, VALUES) and own[name] != x):
             return False
     return True
 
