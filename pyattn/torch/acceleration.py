@@ -1,6 +1,5 @@
 """Whole models of torch, computed by pyattn."""
 
-import contextlib
 import sys
 from typing import Any, TypeVar
 
@@ -40,7 +39,7 @@ def accelerate(model: _Module, *, dtype: Any = None) -> _Module:
 
     Raises:
         TypeError: model is no module, or one that is compiled, or dtype none that pyattn has.
-        ValueError: nothing in model is what pyattn computes, or its configuration asks for what is not supported.
+        ValueError: nothing in model is what pyattn computes, or no configuration of it is supported.
 
     Example:
         >>> import torch, pyattn.torch
@@ -58,9 +57,16 @@ def accelerate(model: _Module, *, dtype: Any = None) -> _Module:
         raise TypeError("accelerate: model has been compiled; accelerate it first, then torch.compile what that gives")
     chosen = None if dtype is None else _checks.weight_dtype_name("accelerate", dtype)
     result, accelerated = cloned(model, _kind_of, chosen)
+    refused = []
     for module in accelerated:
-        with contextlib.suppress(PassedOn):  # which its calls are, unless that changes
-            module._current()  # which refuses what pyattn does not compute, now
+        try:
+            module._current()
+        except PassedOn:  # which its calls are, unless that changes
+            pass
+        except ValueError as error:
+            refused.append(error)
+    if refused and len(refused) == len(accelerated):
+        raise refused[0]
     if not accelerated:
         raise ValueError(
             f"accelerate: {type(model).__name__} has no module that pyattn computes; accepted are models of "

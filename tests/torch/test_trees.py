@@ -331,3 +331,17 @@ def test_backbones_are_no_encoders():
     causal = transformers.BertLMHeadModel(transformers.BertConfig(**MODELS["BertModel"])).eval()
     with torch.no_grad():
         torch.testing.assert_close(accelerate(causal)(IDS)[0], causal(IDS)[0], rtol=0, atol=1e-5)
+
+
+def test_one_of_two_models_is_supported():
+    texts = transformers.BertConfig(**MODELS["BertModel"])
+    written = transformers.GPT2Config(**MODELS["GPT2LMHeadModel"], add_cross_attention=True)
+    decoder = transformers.GPT2LMHeadModel(written).eval()
+    with pytest.raises(ValueError, match="add_cross_attention"):
+        accelerate(decoder)
+    own = transformers.EncoderDecoderModel(encoder=transformers.BertModel(texts).eval(), decoder=decoder).eval()
+    fast = accelerate(own)
+    with torch.no_grad():
+        found, expected = (m(IDS, decoder_input_ids=IDS)[0] for m in (fast, own))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert served(fast).calls == 1
