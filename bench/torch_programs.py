@@ -111,6 +111,50 @@ def transformer_encoder(contender: str, padded: bool) -> Calls:
     return {"timed": call, "answer": lambda: numbers(call() * ~padding[:, :, None])}
 
 
+def trained_attention(contender: str, dropout: float = 0.0, masked: bool = False) -> Calls:
+    """Forward and backward; masked: a boolean mask lets each query see half of the keys."""
+    import torch
+
+    prepared(contender)
+    torch.manual_seed(0)
+    inputs = [torch.randn(LARGE).requires_grad_() for _ in range(3)]
+    mask = torch.rand(LARGE[-2], LARGE[-2]) < 0.5 if masked else None
+
+    def gradients(dropout_p: float) -> Any:
+        out = torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=mask, dropout_p=dropout_p)
+        return torch.autograd.grad(out.sum(), inputs)
+
+    return {"timed": lambda: gradients(dropout), "answer": lambda: numbers(torch.stack(gradients(0.0)))}
+
+
+def training_step(contender: str) -> Calls:
+    """Of an encoder over 16 texts of 128 tokens at most, a part of which is padding, with AdamW."""
+    import torch
+
+    prepared(contender)
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(384, 12, 1536, dropout=0.1, batch_first=True)
+    model = torch.nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
+    x, lengths = torch.randn(16, 128, 384), torch.linspace(16, 128, 16).int()
+    padding = torch.arange(128) >= lengths[:, None]
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(x, src_key_padding_mask=padding)[~padding].square().mean().backward()
+        optimizer.step()
+
+    def answer() -> np.ndarray:
+        model.eval()
+        (grad,) = torch.autograd.grad(
+            model(x, src_key_padding_mask=padding)[~padding].sum(), [model.layers[0].norm1.weight]
+        )
+        model.train()
+        return numbers(grad)
+
+    return {"timed": step, "answer": answer}
+
+
 def steps(contender: str, dtype: str) -> Calls:
     """A decoder of random weights writes tokens after a prompt: all steps but the first are timed."""
     import torch
@@ -186,6 +230,10 @@ PROGRAMS = [
         )
         for padded in (False, True)
     ),
+    Program("attention 8 x 2048 x 64 trained", trained_attention, others=(ENABLED,)),
+    Program("the same with dropout of .1", partial(trained_attention, dropout=0.1), {ENABLED: 3.0}),
+    Program("and half of the pairs masked", partial(trained_attention, dropout=0.1, masked=True), {ENABLED: 2.5}),
+    Program("a training step of 6 layers, 16 x 128 x 384, 44 % padding", training_step, {ENABLED: 1.6}),
     Program(
         f"SentenceTransformer, {PARAGRAPHS} paragraphs", sentences, {ACCELERATED: 2.8, INT8: 6.0}, others=(ENABLED,)
     ),
