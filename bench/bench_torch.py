@@ -36,8 +36,8 @@ from bench.report import (
 from bench.timing import interleave
 from bench.torch_programs import ENABLED, INT8, PROGRAMS, SMALL_CALLS, TORCH, Program, sentences
 
-ROUNDS, QUICK_ROUNDS = 7, 2
-BUDGET, QUICK_BUDGET = 15.0, 3.0  # seconds of one contender in one program
+ROUNDS, QUICK_ROUNDS = 3, 2
+BUDGET, QUICK_BUDGET = 5.0, 2.0  # seconds of one contender in one program
 INT8_TOLERANCE = 0.3
 MICROSECONDS = 25.0, 10.0  # at most: of the small call, and beyond torch's of the one that is passed on
 BOTH_OVER_SUM = 1.1

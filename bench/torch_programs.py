@@ -146,9 +146,8 @@ def training_step(contender: str) -> Calls:
 
     def answer() -> np.ndarray:
         model.eval()
-        (grad,) = torch.autograd.grad(
-            model(x, src_key_padding_mask=padding)[~padding].sum(), [model.layers[0].norm1.weight]
-        )
+        loss = (model(x, src_key_padding_mask=padding) * x)[~padding].sum()  # sums of norms alone are constant
+        (grad,) = torch.autograd.grad(loss, [model.layers[0].norm1.weight])
         model.train()
         return numbers(grad)
 
@@ -233,7 +232,7 @@ PROGRAMS = [
     Program("attention 8 x 2048 x 64 trained", trained_attention, others=(ENABLED,)),
     Program("the same with dropout of .1", partial(trained_attention, dropout=0.1), {ENABLED: 3.0}),
     Program("and half of the pairs masked", partial(trained_attention, dropout=0.1, masked=True), {ENABLED: 2.5}),
-    Program("a training step of 6 layers, 16 x 128 x 384, 44 % padding", training_step, {ENABLED: 1.6}),
+    Program("a training step of 6 layers, 16 x 128 x 384, 44 % padding", training_step, {ENABLED: 1.6}, tolerance=1e-3),
     Program(
         f"SentenceTransformer, {PARAGRAPHS} paragraphs", sentences, {ACCELERATED: 2.8, INT8: 6.0}, others=(ENABLED,)
     ),
