@@ -33,7 +33,8 @@ PORTABLE = $(ALONE) tests/kernels tests/cli tests/generation tests/tasks/test_au
 LESSER_EXAMPLES = 0.33
 # The tests that reach every kernel, for builds and machines on which all would take hours
 KERNEL_TESTS ?= tests/test_functional.py tests/test_same_bits.py tests/test_layers.py tests/test_decoder.py \
-  tests/test_gradients.py tests/test_precision.py tests/test_int8_keys.py tests/test_statistics.py tests/models/test_families.py tests/kernels
+  tests/test_gradients.py tests/test_dropout.py tests/test_precision.py tests/test_int8_keys.py \
+  tests/test_statistics.py tests/models/test_families.py tests/kernels
 SANITIZED = $(KERNEL_TESTS) tests/test_info.py::test_a_debug_build_sees_an_index_out_of_bounds
 AARCH64_TESTS ?= $(KERNEL_TESTS) tests/test_activations.py tests/test_checks.py tests/test_onnx.py tests/positional \
   tests/test_flash_grid.py

@@ -104,22 +104,21 @@ def attention_backward(
     given = locals().copy()
     function = "attention_backward"
     query, key, value = _checks.attention_arrays(function, query=query, key=key, value=value)
-    options = {name: given[name] for name in _OPTIONS if given[name] is not None}
+    options = _options(function, given)
     names = _checks.learned_options(function, also, options)
     call = _checks.attention_call(function, query, key, value, options)
     arrays = _checks.results_and_gradients(function, query, value, out, lse, grad_out, grad_lse)
     options["scale"] = call.scale
     work = arrays["lse"].dtype
-    for name in ("mask", "bias"):
-        if name in options and not hasattr(options[name], "tocsr") and options[name].dtype != bool:
-            options[name] = options[name].astype(work, copy=False)
+    dense = {name: x for name, x in options.items() if name in ("mask", "bias") and not hasattr(x, "tocsr")}
+    options |= {name: x.astype(work, copy=False) for name, x in dense.items() if x.dtype != bool}
     inputs = {name: _rows(x, work) for name, x in zip(_INPUTS, (query, key, value), strict=True)}
     results = {name: _rows(x, work) if x.ndim == query.ndim else x for name, x in arrays.items()}
     problem = _Problem(function, inputs, options, results, csr=call.operands.get("csr"))
     grads = [_like(x, y) for x, y in zip(_of_inputs(problem), (query, key, value), strict=True)]
     others = {name: _of_option(problem, name) for name in names}
-    for name in others.keys() & {"mask", "bias"}:
-        others[name] = others[name].astype(given[name].dtype, copy=False)
+    for name in others.keys() & dense.keys():
+        others[name] = others[name].astype(dense[name].dtype, copy=False)
     return Gradients(*grads, **others)
 
 
@@ -173,7 +172,7 @@ def varlen_attention_backward(
     given = locals().copy()
     function = "varlen_attention_backward"
     query, key, value = _checks.attention_arrays(function, query=query, key=key, value=value)
-    options = {name: given[name] for name in _OPTIONS if given.get(name) is not None}
+    options = _options(function, given)
     names = _checks.learned_options(function, also, options)
     starts = (cu_seqlens_q, cu_seqlens_k)
     call = _checks.packed_call(function, query, key, value, starts, options)
@@ -225,6 +224,15 @@ class _Problem(NamedTuple):
                 name: x[..., rows, :] if x.ndim == query.ndim else x[..., rows] for name, x in self.results.items()
             }
             yield rows, _Problem(self.function, self.inputs | {"query": query[..., rows, :]}, options, results)
+
+
+def _options(function: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Those that are given, with masks and biases that are not sparse as arrays."""
+    options = {name: x for name in _OPTIONS if (x := given.get(name)) is not None}
+    for name in options.keys() & {"mask", "bias"}:
+        if not hasattr(options[name], "tocsr"):
+            options[name] = _checks.array(function, name, options[name])
+    return options
 
 
 def _rows(x: Array, dtype: Any) -> Array:

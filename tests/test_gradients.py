@@ -171,6 +171,13 @@ def test_number_of_axes(ndim):
     assert_right(arrays, {"sinks": np.float32(0.5), "bias": normal((17, 33))})
 
 
+def test_masks_may_be_lists():
+    arrays, options = qkv(2, 3, 4, 16), {"mask": normal((3, 4)) > 0, "bias": normal((3, 4))}
+    lists = {"mask": options["mask"].tolist(), "bias": options["bias"]}
+    for x, y in zip(gradients(arrays, lists, ["bias"]), gradients(arrays, options, ["bias"]), strict=True):
+        assert (x is None and y is None) or assert_same(x, y) is None
+
+
 def test_a_sparse_mask_is_its_dense_one(monkeypatch):
     from pyattn import gradients as module
 

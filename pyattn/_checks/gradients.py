@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from pyattn._checks.arrays import Array, array, statistics_dtype, wrong_dtype, wrong_shape
 
 LEARNED_OPTIONS = ("mask", "bias", "alibi_slopes", "sinks")
@@ -39,6 +37,6 @@ def learned_options(function: str, also: Any, options: Mapping[str, Any]) -> lis
             raise ValueError(f"{function}: also has {name!r}, but {name} is not given")
         if hasattr(x, "tocsr"):
             raise ValueError(f"{function}: a sparse {name} has no gradient; {name}.toarray() makes it dense")
-        if name == "mask" and np.asarray(x).dtype == bool:
+        if name == "mask" and x.dtype == bool:
             raise ValueError(f"{function}: a boolean mask has no gradient; what is added to logits has one")
     return names

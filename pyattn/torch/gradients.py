@@ -21,9 +21,8 @@ def attention_gradients(
     inputs = {name: options[name] for name in ("query", "key", "value")}
     value, width = inputs["value"], inputs["value"].shape[-1]
     grad_out = torch.zeros_like(out) if grad_out is None else grad_out
-    if (
-        grad_weights and grad_weights[0] is not None and grad_weights[0].ndim > 1
-    ):  # weights are what values of the unit matrix give
+    if grad_weights and grad_weights[0] is not None and grad_weights[0].ndim > 1:
+        # weights are what values of the unit matrix give
         unit = torch.eye(value.shape[-2], dtype=value.dtype).expand(*value.shape[:-2], -1, -1)
         inputs["value"] = torch.cat([value, unit], dim=-1)
         out, grad_out = torch.cat([out, *weights], dim=-1), torch.cat([grad_out, *grad_weights], dim=-1)

@@ -25,8 +25,8 @@ from pyattn.torch.operators import attention, write
 from pyattn.torch.tensors import drawn_seed, empty_output, is_plain, needs_gradients, statistics_dtype
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-# Reasons; the second is none: pyattn's operator is to be called, where torch has no kernel that is served
-NOT_COUNTED, OPERATOR = "not counted", "gradients"
+NOT_COUNTED = "not counted"  # a reason
+OPERATOR = ("gradients", "dropout")  # reasons to call pyattn's operator, where torch has no kernel that is served
 
 
 class Served(NamedTuple):
@@ -183,7 +183,7 @@ def _wrapped_attention(original: Callable[..., Any]) -> Callable[..., Any]:
         mask = attn_mask
         if mask is not None and mask.ndim != query.ndim:
             mask = mask.expand((1,) * (query.ndim - mask.ndim) + mask.shape)
-        if reason == OPERATOR and not (_misfit(tensors, enable_gqa) or _has_kernel(tensors, dropout_p)):
+        if reason in OPERATOR and not (_misfit(tensors, enable_gqa) or _has_kernel(tensors, dropout_p)):
             offset = torch.tensor(0) if is_causal else None
             numbers = scale, None, dropout_p, drawn_seed() if dropout_p else 0, False
             _state.count()
@@ -317,7 +317,7 @@ def _obstacle(
         fake = torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() or query.device.type != "cpu"
         return NOT_COUNTED if fake else "kind of tensor"
     if dropout_p and not (above and 0 < dropout_p < 1):
-        return "dropout"
+        return "dropout of all"
     if query.dtype not in DTYPES or not query.dtype == tensors[1].dtype == tensors[2].dtype:
         return "dtype"
     if scale is not None and not 0 < abs(scale) <= torch.finfo(statistics_dtype(query.dtype)).max / 2:
@@ -326,8 +326,10 @@ def _obstacle(
         return "mask beside is_causal"
     if above and not (torch._C._get_math_sdp_enabled() and torch._C._get_flash_sdp_enabled()):
         return "backend chosen"
-    if above and (dropout_p or needs_gradients(tensors)):
-        return OPERATOR
+    if above and needs_gradients(tensors):
+        return "gradients"
+    if above and dropout_p:
+        return "dropout"
     return None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 
 import pyattn
-from pyattn import _threads
+from pyattn import _checks, _threads
 from pyattn._core import binding, linear, rowwise
 from pyattn.layers.config import LayerConfig
 from pyattn.layers.sequences import Sequences
@@ -68,6 +68,26 @@ def attention(rng, dtype, length, keys, width, at_end):
     turned = (guarded(x.swapaxes(-1, -2), at_end).swapaxes(-1, -2) for x in (query, key, value))
     pyattn.scaled_dot_product_attention(*turned)
     pyattn.attention_statistics(query, key, value, entropy=True, received=True, top_k=min(keys, 3))
+
+
+def gradients(rng, dtype, length, keys, width, at_end):
+    """Rows are whole vectors, as the driver takes them; all arrays, those that are written too, at the edge."""
+
+    def random(*shape):
+        return guarded(rng.standard_normal(shape).astype(dtype), at_end)
+
+    query, key, value = random(2, length, width), random(1, keys, width), random(1, keys, 2 * width)
+    bias = random(2, length, keys)
+    dropout = {"dropout_p": 0.2, "dropout_seed": 1}
+    mask = guarded(rng.random((length, keys)) < 0.9, at_end)
+    for options in ({}, {"bias": bias, "mask": mask, "softcap": 3.0}, {"is_causal": True, **dropout}):
+        out, lse = pyattn.scaled_dot_product_attention(query, key, value, return_lse=True, **options)
+        given = {"out": guarded(out, at_end), "lse": guarded(lse, at_end), "grad_out": random(*out.shape)}
+        given["grad_lse"] = random(*lse.shape)
+        written = [{f"grad_{x}": random(*y.shape) for x, y in (("query", query), ("key", key), ("value", value))}]
+        written += [{"grad_bias": random(*bias.shape), "grad_slopes": random(*lse.shape)}]
+        for arrays in written:
+            _checks.attention_call("guarded", query, key, value, options).run_gradients(lambda _: 2, **given, **arrays)
 
 
 def layers(rng, dtype, rows, inputs, outputs, at_end):
@@ -161,6 +181,8 @@ def main():
             for sizes in ((size, 33, 16), (3, size, 16), (1, size, 80), (12, size, 80), (17, 33, size)):
                 int8_keys(rng, *sizes, at_end)
         if dtype.itemsize >= 4:
+            gradients(rng, dtype, size, 33, 16, at_end)
+            gradients(rng, dtype, 9, size, 48, at_end)
             layers(rng, dtype, size, 33, 17, at_end)
             layers(rng, dtype, 9, size, 50, at_end)
             layers(rng, dtype, 9, 33, size, at_end)

@@ -139,7 +139,7 @@ def test_calls_are_counted_once_and_reasons_told():
     now = pyattn.torch.served()
     assert now.calls - before.calls == 2
     reasons = {name: n - before.passed_on.get(name, 0) for name, n in now.passed_on.items()}
-    assert {name for name, n in reasons.items() if n} == {"dropout", "scale of 0 or beyond"}
+    assert {name for name, n in reasons.items() if n} == {"dropout of all", "scale of 0 or beyond"}
 
 
 def serves():
