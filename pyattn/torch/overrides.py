@@ -180,17 +180,14 @@ def _wrapped_attention(original: Callable[..., Any]) -> Callable[..., Any]:
         if _state.asked or _state.open:
             tensors = [query, key, value] if attn_mask is None else [query, key, value, attn_mask]
             reason = _obstacle(tensors, dropout_p, is_causal, scale) or _misfit(tensors, enable_gqa)
-        mask = attn_mask
-        if mask is not None and mask.ndim != query.ndim:
-            mask = mask.expand((1,) * (query.ndim - mask.ndim) + mask.shape)
         if reason in OPERATOR and not (_misfit(tensors, enable_gqa) or _has_kernel(tensors, dropout_p)):
-            offset = torch.tensor(0) if is_causal else None
+            mask, offset = _of_all_axes(attn_mask, query), torch.tensor(0) if is_causal else None
             numbers = scale, None, dropout_p, drawn_seed() if dropout_p else 0, False
             _state.count()
             return attention(query, key, value, mask, *[None] * 9, offset, is_causal, [-1, -1], *numbers)[0]
         if reason is None:
             out = empty_output(query, value.shape[-1])
-            write(query, key, value, _options(mask, is_causal, scale), out=out)
+            write(query, key, value, _options(_of_all_axes(attn_mask, query), is_causal, scale), out=out)
             _state.count()
             return out
         kernels = _here.kernels
@@ -280,6 +277,13 @@ def _wrapped_backward(original: Callable[..., Any]) -> Callable[..., Any]:
         return tuple(grad.transpose(1, 2).contiguous().transpose(1, 2) for grad in grads)
 
     return flash_attention_for_cpu_backward
+
+
+def _of_all_axes(mask: Tensor | None, query: Tensor) -> Tensor | None:
+    """A mask of fewer axes than query, with ones in front: to pyattn the first of three were a batch."""
+    if mask is None or mask.ndim == query.ndim:
+        return mask
+    return mask.expand((1,) * (query.ndim - mask.ndim) + mask.shape)
 
 
 def _of_dtype(mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor | None, bool]:
