@@ -203,8 +203,7 @@ struct pyattn_kernels {
                         ptrdiff_t count);
   void (*gradient_products)(const struct pyattn_query_block *, int count_of_blocks, const int *masked,
                             const struct pyattn_keys *, ptrdiff_t first, ptrdiff_t count, int add);
-  void (*gradient_options)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
-                           ptrdiff_t count);
+  void (*gradient_options)(const struct pyattn_query_block *, ptrdiff_t first, ptrdiff_t count);
   void (*gradient_finish)(const struct pyattn_query_block *);
 
   /* The format of least memory that multiplies to the same bits as a strided (outputs, inputs) array of elements. */

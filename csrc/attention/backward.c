@@ -212,10 +212,6 @@ INLINE void product_tile(const struct factors *factors, int count, ptrdiff_t r0,
                          ptrdiff_t out_row, int add, int rows, int vectors) {
   vec acc[MOST_ROWS][PRODUCT_VECTORS];
   UNROLL for (int r = 0; r < rows; r++) { UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = (vec){0}; }
-  const char *ahead = out + (r0 + rows) * out_row;
-  ptrdiff_t steps = 0;
-  for (int i = 0; i < count; i++) steps += factors[i].steps;
-  const ptrdiff_t ahead_step = rows * out_row / (steps > 0 ? steps : 1);
   for (int i = 0; i < count; i++) {
     const ptrdiff_t row = factors[i].left_row, step = factors[i].left_step, next = factors[i].right_row;
     const char *left = factors[i].left + r0 * row, *right = factors[i].right + d * ELEMENT_BYTES;
@@ -226,8 +222,6 @@ INLINE void product_tile(const struct factors *factors, int count, ptrdiff_t r0,
         const vec y = splat(load_real(left + r * row));
         UNROLL for (int n = 0; n < vectors; n++) acc[r][n] = multiply_add(y, x[n], acc[r][n]);
       }
-      __builtin_prefetch(ahead, 1, 3);
-      ahead += ahead_step;
       left += step;
       right += next;
     }
@@ -364,12 +358,10 @@ static void gradient_finish(const struct pyattn_query_block *block) {
 }
 
 /* Adds dS, which is not final, to what bias and slopes get. */
-static void gradient_options(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
-                             ptrdiff_t count) {
+static void gradient_options(const struct pyattn_query_block *block, ptrdiff_t first, ptrdiff_t count) {
   const struct pyattn_array bias = operand(block, PYATTN_GRAD_BIAS), slopes = operand(block, PYATTN_GRAD_SLOPES);
   const struct gradient_state *state = gradients_of(block);
   const int vectors = block->vectors;
-  (void)keys;
   for (int n = 0; n < vectors; n++) {
     const ptrdiff_t rows = least(block->rows - n * LANES, LANES);
     for (ptrdiff_t j = 0; bias.data && j < count; j += LANES) {

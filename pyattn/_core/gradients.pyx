@@ -257,7 +257,7 @@ cdef void options_turn(const void *context, Py_ssize_t number, int thread) noexc
                 keys.count = min(seen.end, key - key % PYATTN_KEY_BLOCK + PYATTN_KEY_BLOCK) - key
                 call.shared.path.load(&call.shared, &keys, NULL)
                 call.kernels.gradient_pairs(&block, &keys, key, keys.count)
-                call.kernels.gradient_options(&block, &keys, key, keys.count)
+                call.kernels.gradient_options(&block, key, keys.count)
                 key += keys.count
 
 

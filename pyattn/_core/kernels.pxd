@@ -104,8 +104,7 @@ cdef extern from "kernels.h" nogil:
                               Py_ssize_t count) noexcept nogil
         void (*gradient_products)(const pyattn_query_block *, int count_of_blocks, const int *masked,
                                   const pyattn_keys *, Py_ssize_t first, Py_ssize_t count, int add) noexcept nogil
-        void (*gradient_options)(const pyattn_query_block *, const pyattn_keys *, Py_ssize_t first,
-                                 Py_ssize_t count) noexcept nogil
+        void (*gradient_options)(const pyattn_query_block *, Py_ssize_t first, Py_ssize_t count) noexcept nogil
         void (*gradient_finish)(const pyattn_query_block *) noexcept nogil
         int (*linear_format)(const char *elements, Py_ssize_t row, Py_ssize_t column, Py_ssize_t outputs,
                              Py_ssize_t inputs) noexcept nogil
