@@ -43,12 +43,13 @@ OLD_CPUS = Nehalem Haswell
 CLANG ?= $(firstword $(foreach name,clang $(foreach n,22 21 20 19 18 17 16 15 14,clang-$(n)),$(shell command -v $(name))))
 # SHORT=1: the worst and the best instruction set alone, and a tenth of the random problems
 SANITIZED_ISAS = $(if $(SHORT),isas[::len(isas) - 1 or 1],isas)
+EXAMPLES = $(basename $(notdir $(shell grep -l '^def main(argv' examples/*.py)))
 DEMO_QUESTION ?= find the minimum of a function of several variables
 
 # Bytecode is kept: else each of the tests' many processes would compile the same modules
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo dev t test oracles torch soak fuzz sanitize clang aarch64 old-cpus coverage lint format bench clean
+.PHONY: help demo dev t test oracles torch examples soak fuzz sanitize clang aarch64 old-cpus coverage lint format bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -58,6 +59,7 @@ help:
 	@echo "make test    run the tests under every instruction set of this machine"
 	@echo "make oracles run the tests beside torch, transformers and other trained models (minutes; installs them)"
 	@echo "make torch   run the tests of pyattn under torch and transformers (minutes; installs them)"
+	@echo "make examples  a look at all trained examples (minutes; installs torch and fetches data): examples/"
 	@echo "make soak    random calls from many threads for ten minutes, judged by the reference; then 10,000 ragged batches"
 	@echo "make fuzz    hostile model directories and indexes: each refused by name, or right (minutes)"
 	@echo "make sanitize  a debug build that stops at reads and writes out of bounds, and its tests (minutes; SHORT=1: fewer)"
@@ -142,6 +144,14 @@ oracles: .venv/oracles
 torch: .venv/torch
 	$(TWO) tests/torch tests/test_docs.py
 
+.venv/examples: .venv/torch
+	$(BIN)/python -m pip install --quiet matplotlib
+	@touch $@
+
+# A full run of one: .venv/bin/python -m examples.NAME
+examples: .venv/examples
+	for example in $(EXAMPLES); do echo "== $$example"; $(BIN)/python -m examples.$$example --quick || exit; done
+
 soak: .venv/built
 	$(BIN)/python -m tests.tools.soak --seconds $(SOAK_SECONDS)
 	$(BIN)/python -m tests.tools.soak_encode --batches $(SOAK_BATCHES)
@@ -152,7 +162,7 @@ fuzz: .venv/built
 # Sources for a build of its own in build/$(1)
 define fresh_copy
 	rm -rf build/$(1) && mkdir -p build/$(1)
-	cp -r csrc docs pyattn tests bench setup.py pyproject.toml *.md LICENSE MANIFEST.in Makefile .pre-commit-config.yaml build/$(1)
+	cp -r csrc docs examples pyattn tests bench setup.py pyproject.toml *.md LICENSE MANIFEST.in Makefile .pre-commit-config.yaml build/$(1)
 	rm -f build/$(1)/pyattn/_core/*.so
 endef
 

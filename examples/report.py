@@ -66,13 +66,18 @@ def finish(name: str, options: Options, table: Table, figures: dict[str, Any]) -
     print(f"wrote {os.path.relpath(path)}")
 
 
+def read_table(path: Path) -> Table:
+    """That of a result file."""
+    return Table(**json.loads(path.read_text())["table"])
+
+
 def with_tables(text: str, name: str | None = None) -> str:
     """The text with the table of each result where `<!-- name -->` announces it, up to `<!-- end -->`.
 
-    In a script's head, "Full run:" announces that of its own ``name``, which ends with the docstring or an empty line.
+    In a script's head, "Full run:" announces that of its own ``name``.
     """
     for path in sorted(RESULTS.glob("*.json")):
-        table = str(Table(**json.loads(path.read_text())["table"]))
+        table = str(read_table(path))
         if name is None:
             text = re.sub(rf"(<!-- {path.stem} -->\n).*?(\n<!-- end -->)", rf"\g<1>{table}\g<2>", text, flags=re.S)
         elif name == path.stem:

@@ -3,7 +3,7 @@
 Vaswani et al. 2017 (arXiv:1706.03762), section 3.2.1 with its footnote 4: of queries and keys whose numbers have mean 0
 and variance 1, dot products have variance d. Here such ones meet 256 keys, scaled and unscaled; of each width d the
 entropy of the weights, the largest weight, and the norm of the gradient of the logits for a random gradient of the
-output. NumPy and pyattn alone: attention_statistics, and the gradient of a bias, which is that of the logits.
+output, in the mean over rows and in the median row. NumPy and pyattn alone: attention_statistics, and the gradient of a bias, which is that of the logits.
 
     python -m examples.softmax_scaling [--quick]     # a minute; also writes softmax_scaling.png
 
@@ -36,6 +36,7 @@ class Softness:
     entropy: float  # nats; log(KEYS) where all weights are the same
     largest: float
     gradient: float  # norm of a row of the logits' gradient, for an output gradient of independent normal numbers
+    median_gradient: float  # of that norm, no mean
 
 
 def softness(width: int, scaled: bool, rows: int) -> Softness:
@@ -48,7 +49,8 @@ def softness(width: int, scaled: bool, rows: int) -> Softness:
     out, lse = pyattn.scaled_dot_product_attention(query, key, value, zeros, scale=scale, return_lse=True)
     grads = pyattn.attention_backward(grad, query, key, value, out, lse, zeros, scale=scale, also=("mask",))
     norms = np.linalg.norm(grads.mask, axis=-1)
-    return Softness(width, scaled, float(told.entropy.mean()), float(told.top_weights.mean()), float(norms.mean()))
+    means = (float(x.mean()) for x in (told.entropy, told.top_weights, norms))
+    return Softness(width, scaled, *means, float(np.median(norms)))
 
 
 def draw(found: Sequence[Softness], path: Path) -> None:
@@ -58,13 +60,13 @@ def draw(found: Sequence[Softness], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), dpi=100, layout="constrained")
-    titles = {"gradient": "norm of the logits' gradient", "entropy": "entropy of the weights, nats"}
+    titles = {"median_gradient": "norm of the logits' gradient, median row", "entropy": "entropy of the weights, nats"}
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         for scaled, colour, label in ((True, "#0072B2", "q . k / sqrt(d)"), (False, "#D55E00", "q . k")):
             points = [(x.width, getattr(x, name)) for x in found if x.scaled == scaled]
             axes.plot(*zip(*points, strict=True), color=colour, marker="o", label=label)
         axes.set_xscale("log", base=4)
-        axes.set_yscale("log" if name == "gradient" else "linear")
+        axes.set_yscale("log" if name == "median_gradient" else "linear")
         axes.set_xlabel("width d of queries and keys", loc="left")
         axes.set_title(title, loc="left", fontsize=11)
         axes.grid(axis="y", color="0.9")
@@ -83,17 +85,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(__doc__, argv)
     pyattn.set_num_threads(options.threads)
     found = run(options)
-    rows = [
-        [
-            str(scaled.width),
-            *(f"{x.entropy:.2f}" for x in (scaled, unscaled)),
-            *(f"{x.largest:.3f}" for x in (scaled, unscaled)),
-            *(f"{x.gradient:.3g}" for x in (scaled, unscaled)),
+    rows = []
+    for scaled, unscaled in zip(found[::2], found[1::2], strict=True):
+        told = [
+            f"{getattr(scaled, name):.{digits}g} / {getattr(unscaled, name):.{digits}g}"
+            for name, digits in (("entropy", 3), ("largest", 2), ("gradient", 2), ("median_gradient", 2))
         ]
-        for scaled, unscaled in zip(found[::2], found[1::2], strict=True)
-    ]
-    names = ("entropy", "largest weight", "gradient")
-    table = Table(["d", *(f"{name}, {kind}" for name in names for kind in ("scaled", "unscaled"))], rows)
+        rows.append([str(scaled.width), *told])
+    table = Table(["d; scaled / unscaled", "entropy", "largest weight", "mean gradient", "median gradient"], rows)
     finish("softmax_scaling", options, table, {"found": [asdict(x) for x in found]})
     if options.out is not None:
         draw(found, options.out / "softmax_scaling.png")
