@@ -12,12 +12,12 @@ from pyattn._extras import import_extra
 
 
 @functools.cache
-def _plain_keys() -> int:
-    """The dispatch keys of dense tensors on the CPU, as bits."""
+def _other_keys() -> int:
+    """All dispatch keys but those of dense tensors on the CPU, as bits."""
     with torch.inference_mode(False):
         keys = torch._C._dispatch_keys(torch.empty(0)).raw_repr()
     with torch.inference_mode():
-        return keys | torch._C._dispatch_keys(torch.empty(0)).raw_repr()
+        return ~(keys | torch._C._dispatch_keys(torch.empty(0)).raw_repr())
 
 
 def is_plain(tensors: Iterable[torch.Tensor]) -> bool:
@@ -26,10 +26,12 @@ def is_plain(tensors: Iterable[torch.Tensor]) -> bool:
     Not so: fake tensors, those of torch.func or lazily negated, zeros without memory, sparse and nested ones, and those
     of other devices; and all while a program is traced, or dispatched in a mode.
     """
-    other = ~_plain_keys()
+    keys, other = torch._C._dispatch_keys, _other_keys()
+    for tensor in tensors:
+        if keys(tensor).raw_repr() & other:
+            return False
     return not (
-        any(torch._C._dispatch_keys(tensor).raw_repr() & other for tensor in tensors)
-        or torch._C._are_functorch_transforms_active()
+        torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._get_tracing_state()
         or forward_ad._current_level >= 0
@@ -42,7 +44,8 @@ def needs_gradients(tensors: Iterable[torch.Tensor]) -> bool:
 
 def array_of(tensor: torch.Tensor) -> Array:
     """A dense tensor on the CPU as an array of the same memory and strides."""
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if tensor.dtype is torch.bfloat16:
         bfloat16 = import_extra("ml_dtypes", "bfloat16 in pyattn.torch", group="torch").bfloat16
         return tensor.view(torch.int16).numpy().view(bfloat16)
