@@ -86,6 +86,7 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .normalise_row = normalise_row,
     .add_row = add_row,
     .activate = activate,
+    .drop = drop,
 #endif
     .probe_multiply_add = probe_multiply_add,
     .probe_read = probe_read,

@@ -236,6 +236,10 @@ struct pyattn_kernels {
   void (*add_row)(const char *input, char *sum, ptrdiff_t width);
   /* out[i] = activation(input[i]), i < count; out may be input. */
   void (*activate)(const char *input, char *out, ptrdiff_t count, int activation);
+  /* out[i] = activation(input[i]) with dropout; or, of the gradient of that, input's. grad may be NULL, and any may be
+   * out. */
+  void (*drop)(const char *input, const char *grad, char *out, ptrdiff_t width, uint64_t seed, ptrdiff_t row,
+               double probability, int activation);
 
   /* Runs rounds of independent multiply-adds; returns how many floating-point operations those were. */
   double (*probe_multiply_add)(ptrdiff_t rounds);

@@ -1,5 +1,6 @@
-/* What runs along a row: normalisation, activations on their own, gates and rotations. Rows are contiguous. */
+/* What runs along a row: normalisation, activations on their own, gates, rotations and dropout. Rows are contiguous. */
 #include "activations.h"
+#include "dropout.h"
 #include "kernels.h"
 
 /* activation(a) b of a row [a, b]: GLU, Dauphin et al. 2016 (arXiv:1612.08083); Shazeer 2020 (arXiv:2002.05202). */
@@ -75,6 +76,37 @@ static void activate(const char *input, char *out, ptrdiff_t count, int activati
     vec x = load_reals(input + i * step, count - i);
     activate_all(&x, 1, activation);
     store_reals(out + i * step, x, count - i);
+  }
+}
+
+INLINE void drop_as(const char *input, const char *grad, char *out, ptrdiff_t width, uint64_t seed, ptrdiff_t row,
+                    double probability, int activation) {
+  const ptrdiff_t step = sizeof(real);
+  const uvec bits = (uvec){0} + (uword)dropout_row(seed, 0, (uint64_t)row);
+  const uword below = dropped_below(probability);
+  const vec factor = splat((real)(1 / (1 - probability)));
+  uvec column;
+  UNROLL for (int i = 0; i < LANES; i++) column[i] = (uint32_t)i * DROPOUT_COLUMN;
+  for (ptrdiff_t i = 0; i < width; i += LANES) {
+    vec x = load_reals(input + i * step, width - i);
+    if (grad) {
+      x = slope_of(x, activation) * load_reals(grad + i * step, width - i);
+    } else {
+      activate_all(&x, 1, activation);
+    }
+    store_reals(out + i * step, choose(is_kept(bits ^ column, below), x * factor, (vec){0}), width - i);
+    column = low_bits(column + (uword)(LANES * DROPOUT_COLUMN));
+  }
+}
+
+static void drop(const char *input, const char *grad, char *out, ptrdiff_t width, uint64_t seed, ptrdiff_t row,
+                 double probability, int activation) {
+  switch (activation) { /* a loop for each, in which nothing is asked */
+    case PYATTN_RELU: drop_as(input, grad, out, width, seed, row, probability, PYATTN_RELU); break;
+    case PYATTN_GELU: drop_as(input, grad, out, width, seed, row, probability, PYATTN_GELU); break;
+    case PYATTN_GELU_TANH: drop_as(input, grad, out, width, seed, row, probability, PYATTN_GELU_TANH); break;
+    case PYATTN_SILU: drop_as(input, grad, out, width, seed, row, probability, PYATTN_SILU); break;
+    default: drop_as(input, grad, out, width, seed, row, probability, PYATTN_IDENTITY); break;
   }
 }
 #endif

@@ -48,7 +48,9 @@ def parse_options(description: str | None, argv: Sequence[str] | None = None) ->
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--quick", action="store_true", help="a little of the data, few steps; a look, not a result")
     parser.add_argument("--threads", type=int, default=cpus, metavar="N", help="of torch and pyattn (%(default)s)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (examples/results; --quick: none)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the results (examples/results; --quick: none)"
+    )
     given = parser.parse_args(argv)
     if given.threads < 1:
         parser.error(f"argument --threads: must be a positive integer, not {given.threads}")

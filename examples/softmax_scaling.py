@@ -1,9 +1,10 @@
 """Why attention divides by the square root of d: without it the softmax saturates, and gradients vanish.
 
 Vaswani et al. 2017 (arXiv:1706.03762), section 3.2.1 with its footnote 4: of queries and keys whose numbers have mean 0
-and variance 1, dot products have variance d. Here such ones meet 256 keys, scaled and unscaled; of each width d the
-entropy of the weights, the largest weight, and the norm of the gradient of the logits for a random gradient of the
-output, in the mean over rows and in the median row. NumPy and pyattn alone: attention_statistics, and the gradient of a bias, which is that of the logits.
+and variance 1, dot products have variance d. Here such ones meet 256 keys, scaled and unscaled. For each width d, the
+entropy of the weights, the largest weight, and the norm of the logits' gradient for a random gradient of the output, in
+the mean over rows and in the median row. NumPy and pyattn alone: attention_statistics, and the gradient of a mask that
+is added, which is that of the logits.
 
     python -m examples.softmax_scaling [--quick]     # a minute; also writes softmax_scaling.png
 
@@ -49,8 +50,8 @@ def softness(width: int, scaled: bool, rows: int) -> Softness:
     out, lse = pyattn.scaled_dot_product_attention(query, key, value, zeros, scale=scale, return_lse=True)
     grads = pyattn.attention_backward(grad, query, key, value, out, lse, zeros, scale=scale, also=("mask",))
     norms = np.linalg.norm(grads.mask, axis=-1)
-    means = (float(x.mean()) for x in (told.entropy, told.top_weights, norms))
-    return Softness(width, scaled, *means, float(np.median(norms)))
+    entropy, largest, gradient = (float(x.mean()) for x in (told.entropy, told.top_weights, norms))
+    return Softness(width, scaled, entropy, largest, gradient, float(np.median(norms)))
 
 
 def draw(found: Sequence[Softness], path: Path) -> None:

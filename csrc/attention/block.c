@@ -43,27 +43,18 @@ static void choose_scales(const struct pyattn_query_block *block) {
   }
 }
 
-/* A step of SplitMix64: Steele, Lea and Flood 2014 (doi:10.1145/2660193.2660195), figure 17. */
-INLINE uint64_t mixed_bits(uint64_t x) {
-  x += 0x9e3779b97f4a7c15;
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
-  x = (x ^ x >> 27) * 0x94d049bb133111eb;
-  return x ^ x >> 31;
-}
-
-/* Of each row, 32 bits of its seed, head and number: dropout.h. */
+/* Of each row, 32 bits of its seed, head and number: ../dropout.h. */
 static void begin_dropout(const struct pyattn_query_block *block) {
   const struct pyattn_attention *call = block->call;
   struct attention_state *state = state_of(block);
-  state->dropped_below = (uword)(call->dropout * 4294967296.0);
+  state->dropped_below = dropped_below(call->dropout);
   if (state->dropped_below == 0) return;
   for (int n = 0; n < block->vectors; n++) {
     for (int i = 0; i < LANES; i++) {
       const ptrdiff_t r = lane_row(block, n, i), length = block->length;
       const uint64_t head = (uint64_t)(block->head_number + (block->rows > length ? r / length : 0));
       const uint64_t row = (uint64_t)(block->query_number + block->first + (block->rows > length ? r % length : r));
-      const uint64_t bits = mixed_bits(mixed_bits(call->dropout_seed ^ mixed_bits(head)) + row);
-      state->dropped_rows[n][i] = (uword)(bits >> 32);
+      state->dropped_rows[n][i] = dropout_row(call->dropout_seed, head, row);
     }
   }
 }

@@ -101,17 +101,19 @@ def finite_softcap(function: str, softcap: Any, dtype: np.dtype[Any]) -> float:
     return float(softcap)
 
 
-def dropout(function: str, probability: Any, seed: Any) -> tuple[float, int]:
-    """The probability that a weight is dropped, and what decides, 64 bits."""
-    probability = float(number(function, "dropout_p", probability))
+def dropout(
+    function: str, probability: Any, seed: Any, names: tuple[str, str] = ("dropout_p", "dropout_seed")
+) -> tuple[float, int]:
+    """The probability that a number is dropped, and what decides, 64 bits."""
+    probability = float(number(function, names[0], probability))
     if not 0 <= probability < 1:
-        raise ValueError(f"{function}: dropout_p must be at least 0 and below 1, not {probability}")
+        raise ValueError(f"{function}: {names[0]} must be at least 0 and below 1, not {probability}")
     if seed is None:
         if probability > 0:
-            raise ValueError(f"{function}: dropout_p needs a dropout_seed, an integer from 0 to 2**64 - 1")
+            raise ValueError(f"{function}: {names[0]} needs a {names[1]}, an integer from 0 to 2**64 - 1")
         return probability, 0
-    if not 0 <= (seed := integer(function, "dropout_seed", seed)) < 2**64:
-        raise ValueError(f"{function}: dropout_seed must be an integer from 0 to 2**64 - 1, not {seed}")
+    if not 0 <= (seed := integer(function, names[1], seed)) < 2**64:
+        raise ValueError(f"{function}: {names[1]} must be an integer from 0 to 2**64 - 1, not {seed}")
     return probability, seed
 
 

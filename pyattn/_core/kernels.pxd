@@ -124,6 +124,8 @@ cdef extern from "kernels.h" nogil:
                               double eps, int centred) noexcept nogil
         void (*add_row)(const char *input, char *sum, Py_ssize_t width) noexcept nogil
         void (*activate)(const char *input, char *out, Py_ssize_t count, int activation) noexcept nogil
+        void (*drop)(const char *input, const char *grad, char *out, Py_ssize_t width, uint64_t seed, Py_ssize_t row,
+                     double probability, int activation) noexcept nogil
         double (*probe_multiply_add)(Py_ssize_t rounds) noexcept nogil
         double (*probe_read)(const char *p, Py_ssize_t count) noexcept nogil
 

@@ -6,6 +6,9 @@ def normalise(
     input: Array, weight: Array | None, bias: Array | None, out: Array, eps: float, centred: bool, threads: int
 ) -> None: ...
 def activate(input: Array, out: Array, activation: int, threads: int) -> None: ...
+def drop(
+    input: Array, grad: Array | None, out: Array, seed: int, probability: float, activation: int, threads: int
+) -> None: ...
 def rotate(
     rows: Array,
     positions: Array,

@@ -6,7 +6,7 @@ A norm's sizes are not: it is a part of layers that may be replaced by one that 
 """
 
 cimport numpy as cnp
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
 import numpy as np
@@ -153,6 +153,40 @@ def activate(cnp.ndarray input not None, cnp.ndarray out not None, int activatio
     cdef RowTask task = task_of(&read, &written, &activation)
     cdef Py_ssize_t parts = (out.size + ELEMENTS - 1) // ELEMENTS
     each_row(activate_part, &task, parts, ELEMENTS, threads)
+
+
+cdef struct Dropout:
+    const Rows *grad  # NULL in the forward pass
+    uint64_t seed
+    double probability
+    int activation
+
+
+cdef void drop_row(const RowTask *task, Py_ssize_t row) noexcept nogil:
+    cdef const Dropout *dropout = <const Dropout *> task.parameters
+    task.kernels.drop(
+        task.input.data + row * task.input.stride,
+        dropout.grad.data + row * dropout.grad.stride if dropout.grad != NULL else NULL,
+        task.out.data + row * task.out.stride, task.out.width, dropout.seed, row, dropout.probability,
+        dropout.activation,
+    )
+
+
+def drop(
+    cnp.ndarray input not None, cnp.ndarray grad, cnp.ndarray out not None, uint64_t seed, double probability,
+    int activation, int threads,
+):
+    """Dropout of the activation of rows (n, width) into out; or, of the gradient of that, the gradient of input.
+
+    The same numbers are dropped for the same seed, row and column: pyattn.reference.kept_pairs of (n, width).
+    """
+    cdef Rows read = rows_of(input), written = rows_of(out), gradient
+    cdef Dropout dropout = Dropout(NULL, seed, probability, activation)
+    if grad is not None:
+        gradient = rows_of(grad)
+        dropout.grad = &gradient
+    cdef RowTask task = task_of(&read, &written, &dropout)
+    each_row(drop_row, &task, written.count, written.width, threads)
 
 
 cdef struct Rotation:

@@ -5,6 +5,7 @@ from pyattn._extras import import_extra
 import_extra("torch", "pyattn.torch", group="torch")
 
 from pyattn.torch.acceleration import accelerate  # noqa: E402
+from pyattn.torch.dropout import dropout  # noqa: E402
 from pyattn.torch.functional import scaled_dot_product_attention, varlen_attention  # noqa: E402
 from pyattn.torch.overrides import Served, disable, enable, enabled, served  # noqa: E402
 
@@ -12,6 +13,7 @@ __all__ = [
     "Served",
     "accelerate",
     "disable",
+    "dropout",
     "enable",
     "enabled",
     "scaled_dot_product_attention",

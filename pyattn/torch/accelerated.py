@@ -33,6 +33,9 @@ class _State:
     def __init__(self, dtype: str | None) -> None:
         self.dtype = dtype  # of pyattn's weights, as it was asked for
         self.known: tuple[Tree, Any] | None = None
+        self.trained: Tree | None = (
+            None  # the modules, whatever their parameters are, that are as their class makes them
+        )
         self.served = 0
         self.passed_on: dict[str, int] = {}
 
@@ -41,7 +44,8 @@ class Accelerated:
     """What accelerated modules add to their class.
 
     A subclass says how such a module is made (_as_made), what stands in for it (_make) and what that computes of a
-    call (_call). All that is not known to be the same is passed on to the module's own forward.
+    call (_call), or of one that needs gradients (_train). All that is not known to be the same is passed on to the
+    module's own forward.
     """
 
     _pyattn: _State
@@ -62,11 +66,14 @@ class Accelerated:
             return own(*args, **kwargs)
         state = self._pyattn
         try:
-            self._check([x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)])
-            run = call(*args, **kwargs)
-            twin = self._current()
+            tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
+            self._check(tensors)
             with _threads.num_threads(min(_threads.get_num_threads(), torch.get_num_threads())):
-                result = run(twin)
+                if self._learns(tensors):
+                    result = self._train(*args, **kwargs)
+                else:
+                    run = call(*args, **kwargs)
+                    result = run(self._current())
         except PassedOn as error:
             reason = str(error)
         except (TypeError, ValueError, IndexError):  # in which torch has an error of its own, or a result
@@ -97,15 +104,32 @@ class Accelerated:
 
     def _check(self, tensors: list[torch.Tensor]) -> None:
         """Raises PassedOn for calls that pyattn takes of no module."""
-        module: Any = self
         if not is_plain(tensors):
             raise PassedOn("traced, or a kind of tensor")
         if torch.is_autocast_enabled("cpu"):
             raise PassedOn("autocast")
-        if torch.is_grad_enabled() and (needs_gradients(tensors) or any(x.requires_grad for x in module.parameters())):
-            raise PassedOn("gradients: a call under torch.no_grad() needs none")
         if nn.modules.module._has_any_global_hook():
             raise PassedOn("hooks on all modules")
+
+    def _learns(self, tensors: list[torch.Tensor]) -> bool:
+        """Whether a call of these inputs needs gradients."""
+        module: Any = self
+        return needs_gradients(tensors) or needs_gradients(module.parameters())
+
+    def _train(self, *args: Any, **kwargs: Any) -> Any:
+        """The result of a call that needs gradients."""
+        raise PassedOn("gradients: a call under torch.no_grad() needs none")
+
+    def _check_modules(self) -> None:
+        """Raises PassedOn unless the modules are what pyattn trains."""
+        tree = self._pyattn.trained
+        if tree is None or not tree.unchanged(in_contents=False):
+            tree = Tree(self)
+            if reason := tree.obstacle() or self._misfit(tree):
+                raise PassedOn(reason)
+            self._pyattn.trained = tree
+        if tree.hooked():
+            raise PassedOn("hooks on modules inside")
 
     def _current(self) -> Any:
         """What stands in for the module, made anew where something has changed; else raises PassedOn."""
@@ -134,12 +158,15 @@ class Accelerated:
         """Why pyattn does not compute the module as it is, or None."""
         if tree.drops():
             return "dropout: module.eval() goes without"
-        reason = tree.obstacle()
-        if reason is None and tree.dtype not in self._dtypes:
+        return tree.obstacle() or self._misfit(tree)
+
+    def _misfit(self, tree: Tree) -> str | None:
+        """In what the modules are not what pyattn knows, or None."""
+        if tree.dtype not in self._dtypes:
             return f"parameters of {tree.dtype}"
-        if reason is None and (where := difference(self, self._as_made, class_of)):
+        if where := difference(self, self._as_made, class_of):
             return f"not as {self._own_class.__name__} is made: {where}"
-        return reason
+        return None
 
     def _as_made(self) -> nn.Module:
         raise NotImplementedError

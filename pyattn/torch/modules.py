@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from pyattn.layers import LayerNorm, MultiHeadAttention, TransformerEncoder, TransformerEncoderLayer
 from pyattn.torch.accelerated import Accelerated, Call, PassedOn
 from pyattn.torch.tensors import array_of
+from pyattn.torch.training import encode_packed
 from pyattn.torch.trees import Tree, difference
 
 ACTIVATIONS = {nn.functional.relu: "relu", nn.functional.gelu: "gelu"}
+TRAINED = (torch.float32, torch.float64)
 MODULES = {nn.ReLU: "relu", nn.GELU: "gelu", nn.SiLU: "silu"}
 
 
@@ -94,8 +96,36 @@ class Layer(OwnModule):
         x = _array(src, first)
         return lambda twin: _tensor(twin(x, mask.mask(x), key_mask=mask.live()), src, first)
 
+    def _train(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool | None = False,
+    ) -> Tensor:
+        self._check_inputs(src)
+        if src_mask is not None or is_causal:
+            raise PassedOn("gradients beside a mask of queries and keys")
+        if src.dtype not in TRAINED:
+            raise PassedOn(f"gradients of {src.dtype}")
+        self._check_modules()
+        first = self._first().self_attn.batch_first or src.ndim == 2
+        _Masks(src, src, first, None, src_key_padding_mask, False)
+        layers, norm = self._layers()
+        x = src if first else src.transpose(0, 1)
+        padding = src_key_padding_mask
+        if src.ndim == 2:
+            x, padding = x[None], None if padding is None else padding[None]
+        out = encode_packed(layers, norm, choices(layers[0])[3], x, padding)
+        if src.ndim == 2:
+            return out[0]
+        return out if first else out.transpose(0, 1)
+
     def _first(self) -> Any:
         return self
+
+    def _layers(self) -> tuple[list[Any], Any]:
+        return [self], None
 
 
 class Encoder(Layer):
@@ -106,7 +136,8 @@ class Encoder(Layer):
 
     def _make(self, dtype: str) -> TransformerEncoder:
         layer = TransformerEncoderLayer(*choices(self.layers[0]), dtype=dtype)
-        norm = None if self.norm is None else LayerNorm(self.norm.weight.shape[0], self.norm.eps, dtype=dtype)
+        real = "float64" if dtype == "float64" else "float32"
+        norm = None if self.norm is None else LayerNorm(self.norm.weight.shape[0], self.norm.eps, dtype=real)
         stack = TransformerEncoder(layer, len(self.layers), norm)
         stack.load_state_dict(_arrays(self))
         return stack
@@ -120,8 +151,20 @@ class Encoder(Layer):
     ) -> Call:
         return super()._call(src, mask, src_key_padding_mask, is_causal)
 
+    def _train(
+        self,
+        src: Tensor,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool | None = False,
+    ) -> Tensor:
+        return super()._train(src, mask, src_key_padding_mask, is_causal)
+
     def _first(self) -> Any:
         return self.layers[0]
+
+    def _layers(self) -> tuple[list[Any], Any]:
+        return [*self.layers], self.norm
 
 
 class _Masks:

@@ -50,15 +50,15 @@ class Tree:
         self._contents = None if self._unread() else self._counted()
         self.dtype = next((x.dtype for x in self.tensors if isinstance(x, nn.Parameter)), torch.float32)
 
-    def unchanged(self) -> bool:
-        """Whether modules, attributes, configurations and tensors are what they were."""
+    def unchanged(self, in_contents: bool = True) -> bool:
+        """Whether modules, attributes, configurations and tensors are what they were, and their numbers too."""
         try:
             return (
                 not any(self._empty)
                 and self._ids == [*map(id, chain.from_iterable(self._inside))]
                 and self._seen == [*chain.from_iterable(self._attributes)]
                 and self._settings == [*map(vars, self.configs)]
-                and (self._contents is None or self._contents == self._counted())
+                and (not in_contents or self._contents is None or self._contents == self._counted())
             )
         except (RuntimeError, ValueError):  # tensors or arrays as attributes, or tensors of another kind
             return False

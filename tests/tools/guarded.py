@@ -114,6 +114,8 @@ def layers(rng, dtype, rows, inputs, outputs, at_end):
     for name in ("float32", "bfloat16") if dtype == np.float32 else ("float64",):
         gate(random, rows, inputs, name, at_end)
     rowwise.activate(x, x, 2, 2)
+    for grad in (None, x):
+        rowwise.drop(random(rows, inputs), grad, x, 1, 0.5, 2, 2)
     tables = [random(5, inputs) for _ in range(3)]
     numbers = [guarded(rng.integers(0, 5, rows), at_end) for _ in tables]
     rowwise.embed(tables, numbers, x, 2)
