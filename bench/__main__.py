@@ -28,12 +28,13 @@ BENCHMARKS = {
     "threads": "bench.bench_threads",
     "neighbours": "bench.bench_neighbours",
     "torch": "bench.bench_torch",
+    "training": "bench.bench_training",
     "import": "bench.import_time",
     "picture": "bench.plot",
 }
 
 # Lesser instruction sets leave these out.
-WITHOUT_ROWS = ("memory", "threads", "neighbours", "torch", "import", "picture")
+WITHOUT_ROWS = ("memory", "threads", "neighbours", "torch", "training", "import", "picture")
 
 EXPLANATION = """\
 benchmarks:
@@ -52,6 +53,7 @@ benchmarks:
   threads     pyattn on one thread and on all: speedups, and what a parallel region costs
   neighbours  all-MiniLM-L6-v2 and attention beside other processes that are busy on the cores: slowdowns
   torch       programs of torch as they are, under pyattn.torch.enable() and after accelerate, times as fast
+  training    where a training step of torch goes, and what pyattn's operators take of it
   import      what `import pyattn` costs over `import numpy`, ms
   picture     time and memory against the sequence length
 

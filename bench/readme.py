@@ -182,6 +182,15 @@ def torch(found: dict[str, Any]) -> str:
     return _rows(f"| times as fast as torch | torch | {' | '.join(f'`{name}`' for name in names[1:])} |", rows)
 
 
+def training(found: dict[str, Any]) -> str:
+    rows = [
+        [f"{model}: {part}", *(_percent(x[whose], 1) if whose in x else "-" for whose in ("torch", "pyattn"))]
+        for model, parts in found["results"].items()
+        for part, x in parts.items()
+    ]
+    return _rows("| part of torch's training step | torch's | pyattn's in its place |", rows)
+
+
 def scaling_model(found: dict[str, Any]) -> str:
     return _rows(f"| {' | '.join(HEADER)} |", [[cell.replace("%", " %") for cell in row] for row in model_rows(found)])
 
@@ -198,7 +207,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     make.__name__: make
     for make in (
         *(attention, precision, backward, linear, options, padding, decode, encoder, images, speech, generate),
-        *(neighbours, threads, torch),
+        *(neighbours, threads, torch, training),
     )
 }
 
