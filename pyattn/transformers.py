@@ -93,12 +93,20 @@ def attention_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Attention as transformers calls it: query (B, H, L, D), key (B, Hkv, S, D), value (B, Hkv, S, Dv), a mask
     (B, 1, L, S) or None; returns out (B, L, H, Dv), and the weights (B, H, L, S) if somebody wants them."""
-    _refuse(NAME, dropout, others)
+    _refuse(NAME, others)
     output_attentions = output_attentions or _are_recorded()
+    if dropout and output_attentions:
+        raise ValueError(f"{NAME}: weights are not computed beside dropout of {dropout}; model.eval() goes without")
     rows, keys = query.shape[-2], key.shape[-2]
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
-    options: dict[str, Any] = {"scale": scaling, "softcap": softcap, "sinks": s_aux, "window": window}
+    options: dict[str, Any] = {
+        "scale": scaling,
+        "softcap": softcap,
+        "sinks": s_aux,
+        "window": window,
+        "dropout_p": dropout,
+    }
     if attention_mask is not None:
         attention_mask = attention_mask[..., :keys]  # of a cache, it may be longer
         if attention_mask.dtype is not torch.bool:
@@ -135,7 +143,6 @@ def unpadded_attention_forward(
 ) -> tuple[Tensor, None]:
     """The same with the mask (B, S) of a padded batch or none: transformers' path for FlashAttention, which leaves out
     padding, and takes the packed sequences that cu_seq_lens or position_ids describe."""
-    _refuse(UNPADDED, dropout, {})
     refused = {
         "position_bias": position_bias is not None,
         "output_attentions": output_attentions or _are_recorded(),
@@ -150,19 +157,14 @@ def unpadded_attention_forward(
         mask = attention_mask[:, None, None].bool()
         sliding_window = options.pop("sliding_window", None)
         window = None if sliding_window is None else (sliding_window - 1,) * 2
-        return attention_forward(module, query, key, value, mask, scaling, window=window, **options)
+        return attention_forward(module, query, key, value, mask, scaling, dropout, window=window, **options)
     flash = import_extra("transformers.modeling_flash_attention_utils", UNPADDED, group="torch")
     rows_first = (x.transpose(1, 2) for x in (query, key, value))
-    options |= {"query_length": query.shape[2], "is_causal": is_causal, "softmax_scale": scaling}
+    options |= {"query_length": query.shape[2], "is_causal": is_causal, "softmax_scale": scaling, "dropout": dropout}
     return flash._flash_attention_forward(*rows_first, attention_mask, attn_implementation=UNPADDED, **options), None
 
 
-def _refuse(name: str, dropout: float, others: dict[str, Any]) -> None:
-    if dropout:
-        raise ValueError(
-            f"{name}: dropout of attention weights is {dropout}, and is not computed; remedies: model.eval(), or "
-            "attention_dropout=0 in the model's configuration"
-        )
+def _refuse(name: str, others: dict[str, Any]) -> None:
     unknown = sorted(key for key, x in others.items() if x is not None and key not in PASSED_OVER)
     if unknown:
         raise ValueError(
@@ -263,9 +265,10 @@ def _flash_varlen_function(
     window_size: tuple[int, int] = (-1, -1),
     softcap: float = 0.0,
     s_aux: Tensor | None = None,
+    dropout_p: float = 0.0,
 ) -> Tensor:
     """flash_attn_varlen_func of packed sequences (total, H, D); its signature tells transformers what is served."""
-    options = _options(softmax_scale, causal, window_size, softcap, s_aux)
+    options = _options(softmax_scale, causal, window_size, softcap, s_aux, dropout_p)
     return varlen_attention(query, key, value, cu_seqlens_q, cu_seqlens_k, **options)
 
 
@@ -275,6 +278,7 @@ def _options(
     window_size: tuple[int, int] = (-1, -1),
     softcap: float = 0.0,
     s_aux: Tensor | None = None,
+    dropout_p: float = 0.0,
 ) -> dict[str, Any]:
     """FlashAttention's options by pyattn's names; both see causal queries from the last key on."""
     left, right = (None if side < 0 else side for side in window_size)
@@ -284,4 +288,5 @@ def _options(
         "window": (left, right),
         "softcap": softcap or None,
         "sinks": s_aux,
+        "dropout_p": dropout_p,
     }

@@ -148,11 +148,34 @@ def test_generation(name, implementation, registered):
     assert torch.equal(*tokens)
 
 
+@pytest.mark.parametrize("implementation", ["pyattn", "pyattn_flash"])
+def test_dropout_of_weights(implementation, registered):
+    """Its mean over many draws lies near what goes without, and one draw does not."""
+    if implementation not in registered:
+        pytest.skip("this version of transformers has no place for it")
+    made = model("BertModel", implementation)
+    layer = made.encoder.layer[0].attention.self
+    query = torch.randn(1, 2, 5, 8, requires_grad=True)
+    forward = transformers.AttentionInterface()[implementation]
+    options = {"scaling": 0.3, "is_causal": False}
+
+    def drawn(dropout):
+        return forward(layer, query, query, query, None, dropout=dropout, **options)[0]
+
+    torch.manual_seed(0)
+    one, draws = drawn(0.5), torch.stack([drawn(0.5) for _ in range(2000)])
+    torch.manual_seed(0)
+    assert torch.equal(one, drawn(0.5))
+    one.sum().backward()
+    assert not torch.allclose(one, drawn(0.0), atol=0.1)
+    assert ((draws.mean(0) - drawn(0.0)).abs() < 6 * (draws.var(0) / len(draws)).sqrt()).all()
+
+
 def test_training_and_what_is_not_served():
     made = model("BertModel", "pyattn").train()
     given = inputs("BertModel", torch.float32)
-    with pytest.raises(ValueError, match=r"^pyattn: dropout of attention weights is 0.1"):
-        made(**given)
+    with pytest.raises(ValueError, match=r"^pyattn: weights are not computed beside dropout of 0.1"):
+        made(**given, output_attentions=True)
     gradients = []
     for implementation in ("pyattn", "eager"):
         made = model("BertModel", implementation)
