@@ -76,14 +76,14 @@ def read_table(path: Path) -> Table:
 def with_tables(text: str, name: str | None = None) -> str:
     """The text with the table of each result where `<!-- name -->` announces it, up to `<!-- end -->`.
 
-    In a script's head, "Full run:" announces that of its own ``name``.
+    In a script's head, "Full run:" announces that of its own ``name``, and an empty line ends it.
     """
     for path in sorted(RESULTS.glob("*.json")):
         table = str(read_table(path))
         if name is None:
-            text = re.sub(rf"(<!-- {path.stem} -->\n).*?(\n<!-- end -->)", rf"\g<1>{table}\g<2>", text, flags=re.S)
+            text = re.sub(rf"(<!-- {path.stem} -->\n).*?(<!-- end -->)", rf"\g<1>{table}\n\g<2>", text, flags=re.S)
         elif name == path.stem:
-            text = re.sub(r"(Full run:\n\n)(?:\|.*\n)*", rf"\g<1>{table}\n", text, count=1)
+            text = re.sub(r"(Full run:\n\n)(?:\|.*\n)*\n?", rf"\g<1>{table}\n\n", text, count=1)
     return text
 
 

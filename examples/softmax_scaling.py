@@ -10,6 +10,18 @@ is added, which is that of the logits.
 
 Full run:
 
+| d; scaled / unscaled | entropy | largest weight | mean gradient | median gradient |
+| --- | --- | --- | --- | --- |
+| 1 | 5.08 / 5.08 | 0.046 / 0.046 | 0.77 / 0.77 | 0.61 / 0.61 |
+| 4 | 5.08 / 4.03 | 0.042 / 0.16 | 0.76 / 1.3 | 0.69 / 1.1 |
+| 16 | 5.03 / 1.86 | 0.045 / 0.5 | 0.79 / 2 | 0.75 / 1.8 |
+| 64 | 5.05 / 0.738 | 0.043 / 0.75 | 0.77 / 1.6 | 0.74 / 1.1 |
+| 256 | 5.06 / 0.332 | 0.043 / 0.87 | 0.78 / 0.97 | 0.74 / 0.21 |
+| 1024 | 5.05 / 0.155 | 0.043 / 0.94 | 0.78 / 0.52 | 0.75 / 0.0048 |
+
+The article is right, with an addition: at first larger logits have larger gradients, and the mean over rows falls
+slowly, as the few rows in which two keys compete keep theirs. But from d = 64 on an unscaled row in the middle has one
+key that takes nearly all, and at 1,024 less than a hundredth of its gradient is left.
 """
 
 from __future__ import annotations
@@ -67,12 +79,13 @@ def draw(found: Sequence[Softness], path: Path) -> None:
             points = [(x.width, getattr(x, name)) for x in found if x.scaled == scaled]
             axes.plot(*zip(*points, strict=True), color=colour, marker="o", label=label)
         axes.set_xscale("log", base=4)
+        axes.set_xticks(WIDTHS, [str(width) for width in WIDTHS])
         axes.set_yscale("log" if name == "median_gradient" else "linear")
         axes.set_xlabel("width d of queries and keys", loc="left")
         axes.set_title(title, loc="left", fontsize=11)
         axes.grid(axis="y", color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False)
+    panels[0].legend(frameon=False, loc="lower left")
     figure.savefig(path)
     pyplot.close(figure)
 
