@@ -13,6 +13,8 @@ from pyattn import scaled_dot_product_attention as sdpa
 from tests.support import oracle
 from tests.support.oracle import DTYPES, assert_same
 from tests.support.problems import everything, examples, laid_out, normal, num_threads, problems, qkv
+from tests.test_flash_grid import drawn, grid
+from tests.test_flash_grid import name as case_name
 
 SIZES = [0, 1, 2, 7, 15, 16, 17, 33, 47, 48, 49, 97, 127, 128, 129, 193, 257]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -163,6 +165,12 @@ def test_gradients_are_summed_over_what_was_broadcast(dtype):
 @given(problems())
 def test_random_problems(problem):
     assert_right(problem.arrays, problem.options)
+
+
+@pytest.mark.parametrize("case", grid(longest=300), ids=case_name)
+def test_flash_attention_grid(case):
+    """FlashAttention's sizes and options, and its rule."""
+    assert_right(*drawn(case))
 
 
 @pytest.mark.parametrize("ndim", [2, 3, 4])

@@ -26,6 +26,7 @@ long = np.broadcast_to(query[:1, :1], (4, 20000, 64))
 linear, encoder = pyattn.Linear(64, 4000, rng=0), pyattn.TransformerEncoderLayer(64, 2, 4096, rng=0)
 call = {
     "attention": lambda: pyattn.scaled_dot_product_attention(long, long, long),
+    "gradients": lambda: pyattn.attention_backward(*[long] * 5, long[..., 0]),
     "linear": lambda: linear(long),
     "layer": lambda: encoder(long),
 }[sys.argv[1]]
@@ -38,7 +39,7 @@ time.sleep(0.5)
 """
 
 
-@pytest.mark.parametrize("kind", ["attention", "linear", "layer"])
+@pytest.mark.parametrize("kind", ["attention", "gradients", "linear", "layer"])
 @pytest.mark.parametrize(("end", "status"), [("", 0), ("sys.exit(3)", 3), ("raise KeyboardInterrupt", -2)])
 def test_a_program_ends_while_daemons_compute(kind, end, status):
     """It ends as it would without them: nothing aborts, though Python gives its lock to none of them any more."""
@@ -70,9 +71,13 @@ else:
 
 
 @needs_fork
-def test_the_thread_that_forked_handles_the_childs_signals():
+@pytest.mark.parametrize(
+    "call",
+    ["pyattn.scaled_dot_product_attention(long, long, long)", "pyattn.attention_backward(*[long] * 5, long[..., 0])"],
+)
+def test_the_thread_that_forked_handles_the_childs_signals(call):
     """Though it was not the main one before."""
-    run("""
+    run(f"""
 import signal
 pyattn.set_num_threads(2)
 long = np.broadcast_to(query[:1, :1], (8, 60000, 64))
@@ -82,7 +87,7 @@ def fork():
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         try:
-            pyattn.scaled_dot_product_attention(long, long, long)
+            {call}
         except KeyboardInterrupt:
             os._exit(0)
         os._exit(3)

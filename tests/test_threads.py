@@ -436,6 +436,7 @@ def test_a_quota_bounds_the_default(monkeypatch):
         "pyattn.scaled_dot_product_attention(x[:1, :1], x, x)",  # pieces of one block, apart
         "pyattn.varlen_attention(x.swapaxes(0, 1), x.swapaxes(0, 1), x.swapaxes(0, 1), [0, 5, 30000])",
         "pyattn.attention_statistics(x, x, received=True, entropy=True)",
+        "pyattn.attention_backward(x, x, x, x, x, x[..., 0])",
         "linear(rows)",
     ],
 )

@@ -159,6 +159,8 @@ cdef void chunk_turn(const void *context, Py_ssize_t number, int thread) noexcep
     while span.end < all_keys or span.end == 0:
         span.first, span.end = span.end, min(max(all_keys, <Py_ssize_t> 1), span.end + shared.span)
         for group in range(chunk * shared.sharing * groups // chunks, (chunk + 1) * shared.sharing * groups // chunks):
+            if stopped(shared.watch, thread):
+                return
             place_head(call, &head, &keys, sequence, unit * shared.sharing + group // groups)
             if chunk > 0:
                 head.data[PYATTN_GRAD_KEY] = partial_of(shared, sequence, unit, chunk, 0)
@@ -244,6 +246,8 @@ cdef void options_turn(const void *context, Py_ssize_t number, int thread) noexc
             continue
         place_head(call, &head, &keys, sequence, unit)
         for first in range(blocks):
+            if stopped(shared.watch, thread):
+                return
             block = head
             seen = place_block(call, &block, 1, first, blocks)
             block.scratch = shared.scratch + thread * shared.thread_bytes
