@@ -1,6 +1,8 @@
 """What attention looks at: statistics of the softmax's weights, without the L x S matrix of them."""
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,8 +26,11 @@ class AttentionStatistics:
         top_keys: (..., H, L, k), int64, the keys of the k largest weights, largest first, equal ones by ascending key;
             -1 where a row may attend to fewer.
         top_weights: (..., H, L, k), their weights; 0 where there is none.
+        pooled: (..., H, rows, columns), sums of the weights in blocks: row i has the queries from i L // rows to
+            (i + 1) L // rows, and so do columns have keys. All of it sums to the number of rows with a key, less what
+            sinks take.
 
-    All but out and top_keys are float32, float64 for float64 queries. The last four are None unless asked for.
+    All but out and top_keys are float32, float64 for float64 queries. The last five are None unless asked for.
     """
 
     out: Array | None
@@ -35,6 +40,7 @@ class AttentionStatistics:
     received: Array | None = None
     top_keys: Array | None = None
     top_weights: Array | None = None
+    pooled: Array | None = None
 
 
 @in_namespace
@@ -57,6 +63,7 @@ def attention_statistics(
     received: bool = False,
     top_k: int | None = None,
     query_range: tuple[int, int] | None = None,
+    pooled: tuple[int, int] | None = None,
 ) -> AttentionStatistics:
     """Statistics of attention's weights, exactly, in memory that does not grow with L times S.
 
@@ -71,12 +78,15 @@ def attention_statistics(
         received: compute the sum of weights that each key receives.
         top_k: an integer from 1 to S: find the keys of each row's top_k largest weights.
         query_range: (start, stop), 0 <= start <= stop <= L: the queries that `received` sums over; None means all.
+        pooled: (rows, columns), integers from 1 to L and to S: sum the weights over so many blocks of queries and of
+            keys, a picture of attention of that size for sequences of any length; as much work as `received`.
 
     Returns:
         AttentionStatistics, whose bits do not depend on the number of threads.
 
     Raises:
-        TypeError, ValueError: as scaled_dot_product_attention; top_k or query_range are no integers or out of range.
+        TypeError, ValueError: as scaled_dot_product_attention; top_k, query_range or pooled are no integers or out of
+            range.
 
     Example:
         >>> import numpy as np, pyattn
@@ -102,6 +112,7 @@ def attention_statistics(
     if top_k is not None and not 1 <= _checks.integer(function, "top_k", top_k, "an integer or None") <= keys:
         raise ValueError(f"{function}: top_k must be from 1 to S ({keys}), not {top_k}")
     call.sum_queries(*_checks.row_range(function, query_range, query.shape[-2]))
+    blocks = None if pooled is None else _checks.counts(function, "pooled", pooled, {"L": query.shape[-2], "S": keys})
 
     rows, dtype = query.shape[:-1], _checks.statistics_dtype(query.dtype)
     results = {"lse": np.empty(rows, dtype), "max": np.empty(rows, dtype)}
@@ -117,4 +128,22 @@ def attention_statistics(
         results["top_weights"] = np.empty((*rows, top_k), dtype)
     call.run(threads_for, **results)
     results.pop("moments", None)
+    if blocks is not None:
+        if query_offset is None:  # a part of the queries has to know where it stands
+            given["query_offset"] = np.asarray(keys if kv_lengths is None else kv_lengths) - query.shape[-2]
+            call = _checks.attention_call(function, query, key, None, given)
+        results["pooled"] = _pooled(call, blocks, (*rows, keys), dtype)
     return AttentionStatistics(results.pop("out", None), received=results.pop("column_sums", None), **results)
+
+
+def _pooled(call: Any, counts: tuple[int, ...], shape: tuple[int, ...], dtype: Any) -> Array:
+    """Sums of weights (..., H, L, S) over blocks, one block of queries after the other."""
+    *leading, length, keys = shape
+    starts = [np.arange(count + 1) * size // count for count, size in zip(counts, (length, keys), strict=True)]
+    result: Array = np.empty((*leading, *counts), dtype)
+    for row, (first, end) in enumerate(pairwise(starts[0].tolist())):
+        sums = np.zeros((*leading, keys), dtype)
+        moments = np.empty((*leading, end - first, 2), dtype)
+        call.of_queries(first, end).run(threads_for, column_sums=sums, moments=moments)
+        result[..., row, :] = np.add.reduceat(sums, starts[1][:-1], axis=-1)
+    return result

@@ -37,6 +37,41 @@ def test_random_problems(problem, data):
     assert (found.top_keys is None) == (found.top_weights is None) == (asked["top_k"] is None)
 
 
+@examples(100)
+@given(problems(), st.data())
+def test_pooled_is_what_keys_receive_from_some_queries(problem, data):
+    (query, key, _), options = problem.arrays, problem.options
+    length, keys = query.shape[-2], key.shape[-2]
+    if not length or not keys:
+        return
+    rows, columns = (data.draw(st.integers(1, n)) for n in (length, keys))
+    asked = {"pooled": (rows, columns), "entropy": data.draw(st.booleans())}
+    found = attention_statistics(query, key, **options, **asked)
+    assert found.pooled.shape == (*query.shape[:-2], rows, columns) and found.pooled.dtype == found.lse.dtype
+    starts = np.arange(columns) * keys // columns
+    for row in {0, rows // 2, rows - 1}:
+        part = (row * length // rows, (row + 1) * length // rows)
+        received = attention_statistics(query, key, **options, received=True, query_range=part).received
+        expected = np.add.reduceat(received, starts, axis=-1)
+        np.testing.assert_allclose(found.pooled[..., row, :], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_long_text_is_pooled_into_a_small_picture():
+    """Windows are a band: each row of blocks has all its weight there."""
+    query, key, _ = qkv(1, 3000, 3000, 16)
+    found = attention_statistics(query, key, is_causal=True, window=(99, 0), pooled=(30, 30)).pooled[0]
+    np.testing.assert_allclose(found.sum(-1), 100, rtol=1e-5)
+    assert not np.triu(found, 1).any() and not np.tril(found, -2).any()
+
+
+@pytest.mark.parametrize("pooled", [3, (3,), (0, 1), (1, 9), (6, 1), (1.0, 2), "ab", (True, 1)])
+def test_pooled_refuses(pooled):
+    query, key, _ = qkv(1, 5, 8, 16)
+    accepted = r"attention_statistics: pooled must be \(1 to 5 \(L\), 1 to 8 \(S\)\), integers; not"
+    with pytest.raises((TypeError, ValueError), match=accepted):
+        attention_statistics(query, key, pooled=pooled)
+
+
 @each_dtype
 def test_received_adds_up(dtype):
     """The rows' sums, and those of the ranges, are the whole's."""

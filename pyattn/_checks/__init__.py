@@ -26,6 +26,7 @@ from pyattn._checks.masks import Sparse, aligned_mask, combined_mask
 from pyattn._checks.numbers import (
     choice,
     count,
+    counts,
     dropout,
     finite_scale,
     finite_softcap,

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -138,6 +138,16 @@ def sides(function: str, window: Any) -> tuple[int, int]:
     # no query and key are 2 * MAX_ROWS apart
     left, right = (-1 if side is None or side >= 2 * MAX_ROWS else int(side) for side in window)
     return left, right
+
+
+def counts(function: str, name: str, value: Any, most: Mapping[str, int]) -> tuple[int, ...]:
+    """As many integers as there are sizes, by name, each from 1 to that."""
+    accepted = f"({', '.join(f'1 to {size} ({axis})' for axis, size in most.items())}), integers"
+    if not isinstance(value, tuple | list) or not all(map(_is_integer, value)):
+        raise TypeError(f"{function}: {name} must be {accepted}; not {value!r}")
+    if len(value) != len(most) or not all(1 <= x <= size for x, size in zip(value, most.values(), strict=True)):
+        raise ValueError(f"{function}: {name} must be {accepted}; not {value!r}")
+    return tuple(map(int, value))
 
 
 def row_range(function: str, query_range: Any, length: int) -> tuple[int, int]:

@@ -172,6 +172,8 @@ cdef class AttentionCall:
         part.cu_seqlens[1], part.cu_seqlens[3] = end - first, self.cu_seqlens[3]
         part.call.cu_seqlens_q, part.call.cu_seqlens_k = &part.cu_seqlens[0], &part.cu_seqlens[2]
         part.call.first_query += first
+        if part.call.indptr != NULL:
+            part.call.indptr += first
         part.call.sum_to = end - first
         for i in range(PYATTN_OPERANDS):
             if part.call.rows[i] == QUERY_ROWS and part.call.shared.operands[i].data != NULL:
