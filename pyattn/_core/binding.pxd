@@ -15,12 +15,13 @@ cdef enum:  # the buffers of a workspace
 
 cdef class Workspace:
     cdef readonly list buffers
+    cdef public object watch
 
     cdef Rows rows(self, int buffer, int dtype, Py_ssize_t count, Py_ssize_t width)
 
 cdef class Binding:
     cdef Py_ssize_t batch
-    cdef cnp.ndarray query_starts, key_starts
+    cdef readonly cnp.ndarray query_starts, key_starts
     cdef readonly Workspace workspace
     cdef public cnp.ndarray mask, bias, past_len, new_len
     cdef public bint is_causal, bias_of_sequence

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import TypeAlias
 
 from numpy import ndarray as Array
@@ -6,10 +7,13 @@ Rotation: TypeAlias = tuple[Array, Array, Array] | None  # of this stub alone
 
 class Workspace:
     buffers: list[Array | None]
+    watch: Callable[..., None] | None
     def __init__(self) -> None: ...
 
 class Binding:
     workspace: Workspace
+    query_starts: Array
+    key_starts: Array
     mask: Array | None
     bias: Array | None
     past_len: Array | None

@@ -16,7 +16,10 @@ np.empty(16 << 20, np.uint8)
 
 cdef class Workspace:
     """Memory for intermediate results of a layer, kept for the next layer of the one call that has it at a time: new
-    memory costs a fault for each page."""
+    memory costs a fault for each page.
+
+    watch is None, or what each attention of the call is shown to: layer.pyx.
+    """
     def __init__(self):
         self.buffers = [None] * BUFFERS
 

@@ -52,6 +52,22 @@ cdef inline Heads cached(cnp.ndarray cache, int which) noexcept:
     return Heads(data_of(cache) + which * strides[0], strides[1], strides[2], strides[3])
 
 
+cdef cnp.ndarray copied(
+    const Heads *heads, Py_ssize_t batch, Py_ssize_t count, Py_ssize_t length, Py_ssize_t width, int dtype
+):
+    """Heads of so many rows and features as an array (batch, count, length, width) of its own."""
+    cdef cnp.npy_intp *shape = [batch, count, length, width]
+    cdef cnp.ndarray out = cnp.PyArray_EMPTY(4, shape, dtype, 0)
+    cdef char *to = data_of(out)
+    cdef Py_ssize_t bytes_of_row = width * bytes_of(dtype), sample, head, row
+    for sample in range(batch):
+        for head in range(count):
+            for row in range(length):
+                memcpy(to, heads.data + sample * heads.batch + head * heads.head + row * heads.row, bytes_of_row)
+                to += bytes_of_row
+    return out
+
+
 cdef struct Store:
     Heads rows, cache, scales  # scales: of int8, else nowhere
     const int64_t *past_len
@@ -266,8 +282,25 @@ cdef class AttentionPlan:
         cdef Rows out = own.workspace.rows(ATTENDED, dtype, rows.count, self.inner)
         cdef Heads all_keys = heads_of(&key, binding.batch, self.head_dim) if cache is None else cached(cache, 0)
         cdef Heads all_values = heads_of(&value, binding.batch, self.head_dim) if cache is None else cached(cache, 1)
+        if own.workspace.watch is not None:
+            self.show(&query, &all_keys, dtype, scales, memory is not None, binding, own.workspace.watch)
         self.weigh(&query, &all_keys, &all_values, scales, &out, binding)
         return out
+
+    cdef int show(
+        self, const Rows *query, const Heads *keys, int dtype, cnp.ndarray scales, bint cross, Binding binding, watch
+    ) except -1:
+        """Calls watch(plan, binding, query, key, scales of key or None, whether these are a memory's): of `batch`
+        samples the heads (batch, heads, rows, features), of uint16 where they are bits of bfloat16."""
+        cdef Py_ssize_t rows = query.count // max(<Py_ssize_t> 1, binding.batch)
+        cdef Py_ssize_t seen = binding.key_starts[binding.key_starts.shape[0] - 1]
+        cdef int kind = dtype if scales is None else cnp.NPY_INT8
+        cdef Heads queries = heads_of(query, binding.batch, self.head_dim)
+        watch(
+            self, binding, copied(&queries, binding.batch, self.heads, rows, self.head_dim, query.dtype),
+            copied(keys, binding.batch, self.key_heads, seen, self.head_dim, kind),
+            None if scales is None else scales[0, :, :, :seen].copy(), cross,
+        )
 
     cdef int weigh(
         self, const Rows *query, const Heads *keys, const Heads *values, cnp.ndarray scales, const Rows *out,

@@ -1,5 +1,7 @@
 """The rows of a call: sequences padded or packed, the next tokens of cached ones, or a memory that others attend to."""
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -19,6 +21,9 @@ from pyattn.positional.relative import by_distance
 from pyattn.precision import mask_to_bfloat16, to_bfloat16
 
 LEAST_TABLE = 256  # positions
+
+# What is shown each attention of the calls in this context: pyattn.explain
+watching: ContextVar[Callable[..., None] | None] = ContextVar("watching", default=None)
 
 
 @lru_cache(maxsize=8)
@@ -68,6 +73,9 @@ class Sequences:
     _bindings: dict[tuple[bool, bool], Binding] = field(default_factory=dict)
     _rotations: dict[tuple[int, int], tuple[Rotary, tuple[Array, Array, Array]]] = field(default_factory=dict)
     _positions: Array | None = None
+
+    def __post_init__(self) -> None:
+        self.workspace.watch = watching.get()
 
     @classmethod
     def padded(

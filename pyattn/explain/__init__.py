@@ -1,0 +1,6 @@
+"""What the attention of a model looks at: every layer and head, of texts of any length."""
+
+from pyattn.explain.attended import Attended, watch
+from pyattn.explain.flow import rollout
+
+__all__ = ["Attended", "rollout", "watch"]
