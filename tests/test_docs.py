@@ -130,7 +130,13 @@ def under_torch(names):
     pyattn.torch.disable()
 
 
-NAMES = {"README": names_of_attention, "layers": names_of_layers, "models": names_of_models, "torch": dict}
+NAMES = {
+    "README": names_of_attention,
+    "explain": names_of_layers,
+    "layers": names_of_layers,
+    "models": names_of_models,
+    "torch": dict,
+}
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -2,5 +2,6 @@
 
 from pyattn.explain.attended import Attended, watch
 from pyattn.explain.flow import rollout
+from pyattn.explain.pages import page
 
-__all__ = ["Attended", "rollout", "watch"]
+__all__ = ["Attended", "page", "rollout", "watch"]

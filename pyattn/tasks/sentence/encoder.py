@@ -242,6 +242,20 @@ class SentenceEncoder:
         texts = checked_texts("encode_stream", texts)
         return (vector for window in self._tokenized(call, texts) for vector in self._encoded(call, window))
 
+    def tokens(self, text: str) -> tuple[list[str], list[int]]:
+        """What `encode` makes of a text without a prompt, cut to max_seq_length: its tokens, and their ids.
+
+        Raises:
+            TypeError: text is no string.
+            ValueError: the first module has no tokenizer of the tokenizers library.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"SentenceEncoder.tokens: text must be a string, not {type(text).__name__}")
+        if self.model is None:
+            raise ValueError("SentenceEncoder.tokens: the encoder is a table of words, which has no attention")
+        (ids,), _ = self._first.tokenize([without_surrogates(text)])
+        return [self._first.tokenizer.id_to_token(token) for token in ids], ids
+
     def _tokenized(self, call: "_Call", texts: Iterable[str]) -> Iterator[list[list[int]]]:
         """The tokens of windows of texts; a thread tokenizes the next window while the caller uses the last one."""
 
