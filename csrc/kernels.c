@@ -3,6 +3,7 @@
 #include "simd.h"
 
 #define MULTIPLIES (ELEMENT != F16 && ELEMENT != KV8) /* packed weights */
+#define LEARNS (ELEMENT == F32 || ELEMENT == F64 || PAIRS_OF_BFLOAT16) /* gradients of attention */
 
 #if PYATTN_APART
 #include "kernels.h"
@@ -25,7 +26,7 @@ TYPE(linear_tile) linear_tile;
 #include "attention/decode.c"
 #include "attention/weights.c"
 #endif
-#if ELEMENT == F32 || ELEMENT == F64
+#if LEARNS
 #include "attention/backward.c"
 #endif
 #if ELEMENT == KV8
@@ -76,13 +77,16 @@ const struct pyattn_kernels PYATTN_TABLE = {
     .gate = gate,
     .rotate = rotate,
 #endif
-#if ELEMENT == F32 || ELEMENT == F64
+#if LEARNS
     .gradient_bytes = gradient_bytes,
     .gradient_begin = gradient_begin,
     .gradient_pairs = gradient_pairs,
     .gradient_products = gradient_products,
     .gradient_options = gradient_options,
     .gradient_finish = gradient_finish,
+    .gradient_sum = gradient_sum,
+#endif
+#if ELEMENT == F32 || ELEMENT == F64
     .normalise_row = normalise_row,
     .add_row = add_row,
     .activate = activate,

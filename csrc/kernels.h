@@ -61,9 +61,9 @@ enum {
   PYATTN_GRAD_LSE,    /* row: query */
   PYATTN_GRAD_QUERY,  /* written; row: query, column: feature */
   PYATTN_GRAD_KEY,    /* the same of keys, */
-  PYATTN_GRAD_VALUE,  /* and of values */
-  PYATTN_GRAD_BIAS,   /* added to; row: query, column: key; strides of 0 sum over an axis */
-  PYATTN_GRAD_SLOPES, /* added to; row: query */
+  PYATTN_GRAD_VALUE,  /* and of values; products add to arrays of compute type */
+  PYATTN_GRAD_BIAS,   /* of compute type, added to; row: query, column: key; strides of 0 sum over an axis */
+  PYATTN_GRAD_SLOPES, /* of compute type, added to; row: query */
   PYATTN_OPERANDS,
 };
 
@@ -196,7 +196,9 @@ struct pyattn_kernels {
                       double *sums);
 
   /* Gradients of a block of prefill: begin; then pairs of ranges of keys in ascending order, within blocks of
-   * PYATTN_KEY_BLOCK, each followed by products, of several blocks of the same head at once, or by options; finish. */
+   * PYATTN_KEY_BLOCK, each followed by products, of several blocks of the same head at once, or by options; finish.
+   * Those of keys and values are added up in compute type; sum writes as elements what `parts` arrays, `step` bytes
+   * apart, add up to. Of 16 bits there are gradients where there are dot products. */
   ptrdiff_t (*gradient_bytes)(const struct pyattn_attention *, int vectors); /* of scratch memory */
   void (*gradient_begin)(const struct pyattn_query_block *, int stage);
   int (*gradient_pairs)(const struct pyattn_query_block *, const struct pyattn_keys *, ptrdiff_t first,
@@ -205,6 +207,7 @@ struct pyattn_kernels {
                             const struct pyattn_keys *, ptrdiff_t first, ptrdiff_t count, int add);
   void (*gradient_options)(const struct pyattn_query_block *, ptrdiff_t first, ptrdiff_t count);
   void (*gradient_finish)(const struct pyattn_query_block *);
+  void (*gradient_sum)(const char *sums, ptrdiff_t step, ptrdiff_t parts, char *out, ptrdiff_t count);
 
   /* The format of least memory that multiplies to the same bits as a strided (outputs, inputs) array of elements. */
   int (*linear_format)(const char *elements, ptrdiff_t row, ptrdiff_t column, ptrdiff_t outputs, ptrdiff_t inputs);

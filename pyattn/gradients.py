@@ -72,7 +72,8 @@ def attention_backward(
     Args:
         grad_out: the gradient of out, (..., H, L, Dv) of query's dtype.
         query, key, value: as the forward pass was given them, float32, float64, float16 or bfloat16. They may have any
-            strides. 16 bits are computed in float32, of copies; so are copied rows that do not lie together, and widths
+            strides. bfloat16 is multiplied as it is where the machine has dot products of it, and no mask is sparse;
+            else 16 bits are computed in float32, of copies. So are copied rows that do not lie together, and widths
             that are no multiple of 16.
         out, lse: what scaled_dot_product_attention(..., return_lse=True) returned for these arguments: (..., H, L, Dv)
             of query's dtype, and (..., H, L) in float32 (float64 for float64).
@@ -109,7 +110,7 @@ def attention_backward(
     call = _checks.attention_call(function, query, key, value, options)
     arrays = _checks.results_and_gradients(function, query, value, out, lse, grad_out, grad_lse)
     options["scale"] = call.scale
-    work = arrays["lse"].dtype
+    work = _work_dtype(call, query, arrays["lse"])
     dense = {name: x for name, x in options.items() if name in ("mask", "bias") and not hasattr(x, "tocsr")}
     options |= {name: x.astype(work, copy=False) for name, x in dense.items() if x.dtype != bool}
     inputs = {name: _rows(x, work) for name, x in zip(_INPUTS, (query, key, value), strict=True)}
@@ -178,7 +179,7 @@ def varlen_attention_backward(
     call = _checks.packed_call(function, query, key, value, starts, options)
     arrays = _checks.results_and_gradients(function, query, value, out, lse, grad_out, grad_lse)
     options["scale"] = call.scale
-    work = arrays["lse"].dtype
+    work = _work_dtype(call, query, arrays["lse"])
     inputs = {name: _rows(x, work) for name, x in zip(_INPUTS, (query, key, value), strict=True)}
     results = {name: (_rows(x, work) if x.ndim == 3 else x).swapaxes(0, 1) for name, x in arrays.items()}
     problem = _Problem(function, inputs, options, results, starts=starts)
@@ -235,6 +236,11 @@ def _options(function: str, given: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def _work_dtype(call: Any, query: Array, lse: Array) -> Any:
+    """What rows are given as: a sparse mask's, whose parts add up, as sums."""
+    return query.dtype if call.has_gradients and "csr" not in call.operands else lse.dtype
+
+
 def _rows(x: Array, dtype: Any) -> Array:
     """An array of that dtype whose rows lie together and are whole vectors: x itself, if it is such."""
     width = -(-x.shape[-1] // WHOLE_VECTORS) * WHOLE_VECTORS
@@ -255,7 +261,7 @@ def _of_inputs(problem: _Problem) -> list[Array]:
     found: list[Array] = []
     for rows, part in problem.parts():
         call = part.call()
-        grads = [np.empty(call.operands[name].shape, part.results["lse"].dtype) for name in _INPUTS]
+        grads = [np.empty(call.operands[name].shape, part.inputs[name].dtype) for name in _INPUTS]
         call.run_gradients(threads_for, **part.results, **dict(zip(_GRADS, grads, strict=True)))
         if rows == slice(None):
             return grads
@@ -288,7 +294,8 @@ def _of_option(problem: _Problem, name: str) -> Array:
 def _of_sinks(problem: _Problem) -> Array:
     """Of each head, in float64."""
     results, sinks = problem.results, np.asarray(problem.options["sinks"], np.float64)
-    delta = np.einsum("...d,...d->...", results["grad_out"], results["out"], dtype=np.float64)
+    grad_out, out = (results[name].astype(results["lse"].dtype, copy=False) for name in ("grad_out", "out"))
+    delta = np.einsum("...d,...d->...", grad_out, out, dtype=np.float64)
     delta -= results.get("grad_lse", 0)
     with np.errstate(over="ignore", invalid="ignore"):
         weights = np.exp(np.broadcast_to(sinks, delta.shape[:-1])[..., None] - results["lse"])

@@ -105,6 +105,35 @@ INLINE void find_rows(const struct pyattn_query_block *block, const struct pyatt
   }
 }
 
+/* Rows of keys to [key][group of features], or of values, joined, to [group of keys][feature]: alike for groups of one.
+ * unit: what int8 is multiplied by. */
+INLINE void load_rows(struct pyattn_array from, real unit, ptrdiff_t width, ptrdiff_t count, real *target, int joined) {
+  const char *data = from.data;
+  const ptrdiff_t rows = joined ? GROUP : 1, step = LANES * GROUP / rows, row = from.row, column = from.column;
+  for (ptrdiff_t j = 0; j < count; j += rows, data += rows * row) {
+    const char *low = data;
+    ptrdiff_t left = width;
+    for (; column == KEY_BYTES && j + rows <= count && left >= step; left -= step, target += LANES) {
+      const vec x = joined ? join_rows(low, low + row, KEY_BYTES, LANES) : load_groups(low, KEY_BYTES, step);
+      store(target, KEY_BYTES == 1 ? x * unit : x);
+      UNROLL for (int i = 0; i < rows; i++) __builtin_prefetch(low + (PYATTN_KEY_BLOCK + i) * row, 0, 3);
+      low += step * KEY_BYTES;
+    }
+    for (; left > 0; left -= step, low += step * column, target += LANES) {
+      const char *high = j + 1 < count ? low + row : NULL;
+      const vec x = joined ? join_rows(low, high, column, left) : load_groups(low, column, left);
+      store(target, KEY_BYTES == 1 ? x * unit : x);
+    }
+  }
+}
+
+/* An operand of keys from a key on; data: at key 0, or NULL. */
+INLINE struct pyattn_array from_key(const struct pyattn_attention *call, int which, char *data, ptrdiff_t first) {
+  struct pyattn_array array = call->operands[which];
+  array.data = data ? data + first * array.row : NULL;
+  return array;
+}
+
 /* The scales of int8 keys or values, PYATTN_KEY_SCALES or PYATTN_VALUE_SCALES, of a range within a block of keys; the
  * last is repeated to whole vectors. */
 static void load_scales(real *scales, const struct pyattn_attention *call, const struct pyattn_keys *keys, int which,

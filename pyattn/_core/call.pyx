@@ -188,13 +188,18 @@ cdef class AttentionCall:
             bind_array(&call, operand, trailing, array, "cu_seqlens" in self.operands)
         run_attention(&call, threads_for(operations(&call)))
 
+    @property
+    def has_gradients(self):
+        """Whether there are gradients of the query's type; else they are those of copies of another."""
+        return self.call.kernels.gradient_bytes != NULL
+
     def run_gradients(self, threads_for, **arrays):
         """Writes gradients, bound to this run alone, given grad_out, out and lse, and grad_lse if there is one.
 
         grad_query (..., H, L, D), grad_key (..., Hkv, S, D) and grad_value (..., Hkv, S, Dv), whose rows lie one after
         the other in each head; or grad_bias (..., H, L, S), zeros before, where strides of 0 sum over an axis, and
-        grad_slopes (..., H, L), zeros before. All are of query's dtype, float32 or float64, with columns side by side
-        and widths of whole vectors. No mask is sparse.
+        grad_slopes (..., H, L), zeros before, both of the compute type. The others are of query's dtype, with columns
+        side by side and widths of whole vectors. No mask is sparse.
         """
         cdef Call call = self.call
         for name, array in arrays.items():

@@ -2,12 +2,14 @@
 
 The queries of a key head, of all heads that share it one after the other, are cut into chunks, whose number follows
 from how many there are, never from the threads: each sums its gradients of keys and values apart, and these are added
-in order. So results are the same bits for any threads and company.
+in order. So results are the same bits for any threads and company. Those of 16 bits are summed in memory of their own,
+and rounded at the end.
 
 What a bias gets is summed over heads, batches and queries as far as it was shared by them: there a task takes some keys
 past all queries in order.
 """
 
+from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -35,7 +37,8 @@ cdef struct Gradients:  # a run, as its turns see it
     Py_ssize_t block_bytes, thread_bytes
     Py_ssize_t span  # keys that a chunk takes past all its queries at a time
     Py_ssize_t sharing, heads  # query heads of a key head; key heads of all batch elements
-    char *partial  # of all chunks but the first
+    bint rounds  # whether sums are of another type than results
+    char *partial  # of all chunks but the first; or of those of keys with several chunks, where sums are rounded
     Py_ssize_t widths[2]  # of keys and values: bytes of a row
     const int64_t *tasks  # before each sequence, and in all
     const int64_t *partials  # bytes in front of those of each sequence
@@ -69,13 +72,28 @@ cdef Py_ssize_t find(const int64_t *starts, Py_ssize_t count, Py_ssize_t number)
     return low
 
 
-cdef char *partial_of(
-    const Gradients *shared, Py_ssize_t sequence, Py_ssize_t head, Py_ssize_t chunk, int which
+cdef inline Py_ssize_t partials_of(const Gradients *shared, Py_ssize_t sequence) noexcept nogil:
+    """Chunks of a key head that sum apart."""
+    cdef Py_ssize_t chunks = chunks_of(shared, sequence)
+    return chunks if shared.rounds and chunks > 1 else chunks - 1
+
+
+cdef inline Py_ssize_t sum_bytes(const Gradients *shared, Py_ssize_t sequence) noexcept nogil:
+    """Of a chunk that sums apart: gradients of keys, then those of values."""
+    return keys_of(shared.call, sequence) * (shared.widths[0] + shared.widths[1])
+
+
+cdef char *sums_of(
+    const Gradients *shared, Py_ssize_t sequence, Py_ssize_t head, Py_ssize_t chunk, int thread
 ) noexcept nogil:
-    """Where a chunk but the first sums its gradients of keys, 0, or values, 1."""
-    cdef Py_ssize_t keys = keys_of(shared.call, sequence), each = keys * (shared.widths[0] + shared.widths[1])
-    cdef Py_ssize_t place = head * (chunks_of(shared, sequence) - 1) + chunk - 1
-    return shared.partial + shared.partials[sequence] + place * each + which * keys * shared.widths[0]
+    """Where a chunk sums apart; NULL: in the results."""
+    cdef Py_ssize_t chunks = chunks_of(shared, sequence), partials = partials_of(shared, sequence)
+    cdef Py_ssize_t place = head * partials + chunk - (chunks - partials)
+    if shared.rounds and chunks == 1:
+        return shared.scratch + thread * shared.thread_bytes + PYATTN_GRADIENT_BLOCKS * shared.block_bytes
+    if chunk < chunks - partials:
+        return NULL
+    return shared.partial + shared.partials[sequence] + place * sum_bytes(shared, sequence)
 
 
 cdef void clear_rows(const pyattn_query_block *block, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
@@ -89,8 +107,8 @@ cdef void clear_rows(const pyattn_query_block *block, Py_ssize_t first, Py_ssize
 
 
 cdef Py_ssize_t run_group(
-    const Gradients *shared, pyattn_query_block *block, const Range *seen, int count, pyattn_keys *keys, Range span,
-    Py_ssize_t written,
+    const Gradients *shared, pyattn_query_block *block, const Range *seen, int count, const pyattn_keys *keys,
+    Range span, Py_ssize_t written,
 ) noexcept nogil:
     """Blocks of one head over a span of keys, of which those before `written` have sums; returns up to where all do."""
     cdef const Call *call = shared.call
@@ -113,8 +131,6 @@ cdef Py_ssize_t run_group(
                 first = min(first, max(key, seen[i].first))
                 end = max(end, min(key + PYATTN_KEY_BLOCK, seen[i].end))
         if first < end:
-            keys.first, keys.count = first, end - first
-            call.shared.path.load(&call.shared, keys, NULL)
             some = 0
             for i in range(count):
                 if max(first, seen[i].first) < min(end, seen[i].end):
@@ -131,6 +147,15 @@ cdef Py_ssize_t run_group(
     return written
 
 
+cdef void place_sums(
+    const Gradients *shared, pyattn_query_block *head, const pyattn_attention *apart, char *sums, Py_ssize_t keys
+) noexcept nogil:
+    """Points a head at where gradients of its keys and values are summed, if that is apart."""
+    head.call = apart
+    if sums != NULL:
+        head.data[PYATTN_GRAD_KEY], head.data[PYATTN_GRAD_VALUE] = sums, sums + keys * shared.widths[0]
+
+
 cdef void chunk_turn(const void *context, Py_ssize_t number, int thread) noexcept nogil:
     """A chunk of the queries of a key head, past a span of keys after the other."""
     cdef const Gradients *shared = <const Gradients *> context
@@ -143,6 +168,9 @@ cdef void chunk_turn(const void *context, Py_ssize_t number, int thread) noexcep
     cdef Py_ssize_t sequence, chunks, chunk, unit, groups, group, blocks, number_of_block, end, all_keys, written = 0
     cdef Range span
     cdef int count
+    cdef char *sums
+    cdef char *grad_key
+    cdef char *grad_value
     if stopped(shared.watch, thread):
         return
     memset(&keys, 0, sizeof(pyattn_keys))
@@ -152,9 +180,12 @@ cdef void chunk_turn(const void *context, Py_ssize_t number, int thread) noexcep
     unit, chunk = number // chunks, number % chunks
     blocks, all_keys = block_count(call, sequence), keys_of(call, sequence)
     place_head(call, &head, &keys, sequence, unit * shared.sharing)
-    if chunk > 0:
+    grad_key, grad_value = head.data[PYATTN_GRAD_KEY], head.data[PYATTN_GRAD_VALUE]
+    sums = sums_of(shared, sequence, unit, chunk, thread)
+    if sums != NULL:
         apart.operands[PYATTN_GRAD_KEY].row = shared.widths[0]
         apart.operands[PYATTN_GRAD_VALUE].row = shared.widths[1]
+    place_sums(shared, &head, &apart, sums, all_keys)
     span.first = span.end = 0
     while span.end < all_keys or span.end == 0:
         span.first, span.end = span.end, min(max(all_keys, <Py_ssize_t> 1), span.end + shared.span)
@@ -162,10 +193,7 @@ cdef void chunk_turn(const void *context, Py_ssize_t number, int thread) noexcep
             if stopped(shared.watch, thread):
                 return
             place_head(call, &head, &keys, sequence, unit * shared.sharing + group // groups)
-            if chunk > 0:
-                head.data[PYATTN_GRAD_KEY] = partial_of(shared, sequence, unit, chunk, 0)
-                head.data[PYATTN_GRAD_VALUE] = partial_of(shared, sequence, unit, chunk, 1)
-            head.call = &apart
+            place_sums(shared, &head, &apart, sums, all_keys)
             end = (group % groups + 1) * blocks // groups
             count = 0
             for number_of_block in range(group % groups * blocks // groups, end):
@@ -176,17 +204,22 @@ cdef void chunk_turn(const void *context, Py_ssize_t number, int thread) noexcep
             written = run_group(shared, block, seen, count, &keys, span, written)
         clear_rows(&head, written, min(span.end, all_keys))
         written = span.end
+    if shared.rounds and chunks == 1:
+        call.kernels.gradient_sum(sums, 0, 1, grad_key, all_keys * call.shared.width)
+        call.kernels.gradient_sum(sums + all_keys * shared.widths[0], 0, 1, grad_value,
+                                  all_keys * call.shared.value_width)
 
 
 cdef void sum_turn(const void *context, Py_ssize_t number, int thread) noexcept nogil:
-    """Adds the gradients of some keys that chunks have summed to those of the first."""
+    """Adds the gradients of some keys that chunks have summed to those of the first; or rounds what they add up to."""
     cdef const Gradients *shared = <const Gradients *> context
     cdef const Call *call = shared.call
     cdef pyattn_query_block head
     cdef pyattn_keys keys
-    cdef Py_ssize_t sequence, parts, first, rows, chunk, row, place
+    cdef Py_ssize_t sequence, parts, first, rows, chunk, row, place, elements
     cdef int which
     cdef char *sums
+    cdef char *to
     if stopped(shared.watch, thread):
         return
     sequence = find(shared.sums, call.sequences, number)
@@ -197,11 +230,16 @@ cdef void sum_turn(const void *context, Py_ssize_t number, int thread) noexcept 
     place_head(call, &head, &keys, sequence, number // parts * shared.sharing)
     for which in range(2):
         place = PYATTN_GRAD_VALUE if which else PYATTN_GRAD_KEY
-        row = call.shared.operands[place].row
+        to = head.data[place] + first * call.shared.operands[place].row
+        elements = rows * shared.widths[which] // call.kernels.real_bytes
+        sums = sums_of(shared, sequence, number // parts, 0 if shared.rounds else 1, thread)
+        sums += which * keys_of(call, sequence) * shared.widths[0] + first * shared.widths[which]
+        if shared.rounds:
+            call.kernels.gradient_sum(sums, sum_bytes(shared, sequence), chunks_of(shared, sequence), to, elements)
+            continue
         for chunk in range(1, chunks_of(shared, sequence)):
-            sums = partial_of(shared, sequence, number // parts, chunk, which) + first * shared.widths[which]
-            call.kernels.add_row(sums, head.data[place] + first * row,
-                                 rows * shared.widths[which] // call.kernels.real_bytes)
+            call.kernels.add_row(sums, to, elements)
+            sums += sum_bytes(shared, sequence)
 
 
 cdef Py_ssize_t slice_of(const Call *call, Py_ssize_t unit) noexcept nogil:
@@ -229,7 +267,7 @@ cdef void options_turn(const void *context, Py_ssize_t number, int thread) noexc
     cdef pyattn_query_block block
     cdef Range seen
     cdef pyattn_keys keys
-    cdef Py_ssize_t parts = 1, from_key = 0, to_key, unit, first, blocks, key, sequence
+    cdef Py_ssize_t parts = 1, from_key = 0, to_key, unit, first, blocks, key, count, sequence
     if stopped(shared.watch, thread):
         return
     memset(&keys, 0, sizeof(pyattn_keys))
@@ -257,18 +295,16 @@ cdef void options_turn(const void *context, Py_ssize_t number, int thread) noexc
                 continue
             call.kernels.gradient_begin(&block, PYATTN_GRADIENT_OF_OPTIONS)
             while key < seen.end:
-                keys.first = key
-                keys.count = min(seen.end, key - key % PYATTN_KEY_BLOCK + PYATTN_KEY_BLOCK) - key
-                call.shared.path.load(&call.shared, &keys, NULL)
-                call.kernels.gradient_pairs(&block, &keys, key, keys.count)
-                call.kernels.gradient_options(&block, key, keys.count)
-                key += keys.count
+                count = min(seen.end, key - key % PYATTN_KEY_BLOCK + PYATTN_KEY_BLOCK) - key
+                call.kernels.gradient_pairs(&block, &keys, key, count)
+                call.kernels.gradient_options(&block, key, count)
+                key += count
 
 
 cdef int run_gradients(Call *call, int threads) except -1:
     cdef Watch watch = begin_watch()
     cdef Gradients shared
-    cdef Py_ssize_t i, starts, bytes_of_partials, units, tasks
+    cdef Py_ssize_t i, starts, bytes_of_partials, units, tasks, longest = 0
     cdef bint of_options = call.shared.operands[PYATTN_GRAD_QUERY].data == NULL
     cdef int team = begin_call(threads)
     share_heads(call, 1)
@@ -282,13 +318,18 @@ cdef int run_gradients(Call *call, int threads) except -1:
     shared.span = SPAN_BYTES // (2 * max(<Py_ssize_t> 1, shared.widths[0] + shared.widths[1]))
     shared.span = max(<Py_ssize_t> 1, shared.span // PYATTN_KEY_BLOCK) * PYATTN_KEY_BLOCK
     shared.thread_bytes = shared.block_bytes * (1 if of_options else PYATTN_GRADIENT_BLOCKS)
+    shared.rounds = call.kernels.key_bytes < call.kernels.real_bytes
+    for i in range(call.sequences if shared.rounds and not of_options else 0):
+        longest = max(longest, keys_of(call, i))
+    if shared.rounds:  # sums of queries are never left before they are complete
+        shared.span = PY_SSIZE_T_MAX // 2
+        shared.thread_bytes += whole_lines(longest * (shared.widths[0] + shared.widths[1]))
 
     # One allocation: where sequences start; a scratch for each thread; the gradients of chunks.
     starts = whole_lines(3 * (call.sequences + 1) * <Py_ssize_t> sizeof(int64_t))
     bytes_of_partials = 0
     for i in range(0 if of_options else call.sequences):
-        units = shared.heads * (chunks_of(&shared, i) - 1)
-        bytes_of_partials += units * keys_of(call, i) * (shared.widths[0] + shared.widths[1])
+        bytes_of_partials += shared.heads * partials_of(&shared, i) * sum_bytes(&shared, i)
     cdef char *memory = <char *> malloc(PYATTN_ALIGNMENT + starts + team * shared.thread_bytes + bytes_of_partials)
     if memory == NULL:
         end_call()
@@ -300,10 +341,10 @@ cdef int run_gradients(Call *call, int threads) except -1:
     shared.partial = shared.scratch + team * shared.thread_bytes
     places[0] = places[call.sequences + 1] = places[2 * (call.sequences + 1)] = 0
     for i in range(call.sequences):
-        units = shared.heads * (chunks_of(&shared, i) - 1)
+        units = shared.heads * partials_of(&shared, i)
         places[i + 1] = places[i] + shared.heads * chunks_of(&shared, i)
         places[call.sequences + 2 + i] = places[call.sequences + 1 + i]
-        places[call.sequences + 2 + i] += units * keys_of(call, i) * (shared.widths[0] + shared.widths[1])
+        places[call.sequences + 2 + i] += units * sum_bytes(&shared, i)
         places[2 * call.sequences + 3 + i] = places[2 * call.sequences + 2 + i]
         if units > 0:
             places[2 * call.sequences + 3 + i] += shared.heads * ceil_divide(keys_of(call, i), SUMMED_ROWS)

@@ -106,6 +106,8 @@ cdef extern from "kernels.h" nogil:
                                   const pyattn_keys *, Py_ssize_t first, Py_ssize_t count, int add) noexcept nogil
         void (*gradient_options)(const pyattn_query_block *, Py_ssize_t first, Py_ssize_t count) noexcept nogil
         void (*gradient_finish)(const pyattn_query_block *) noexcept nogil
+        void (*gradient_sum)(const char *sums, Py_ssize_t step, Py_ssize_t parts, char *out,
+                             Py_ssize_t count) noexcept nogil
         int (*linear_format)(const char *elements, Py_ssize_t row, Py_ssize_t column, Py_ssize_t outputs,
                              Py_ssize_t inputs) noexcept nogil
         Py_ssize_t (*linear_packed_bytes)(Py_ssize_t outputs, Py_ssize_t inputs, int format) noexcept nogil
