@@ -2,7 +2,7 @@
  * whose name is PYATTN_TABLE. In a build for development two files are units of their own: an edit compiles a third. */
 #include "simd.h"
 
-#define MULTIPLIES (ELEMENT != F16 && ELEMENT != KV8) /* packed weights */
+#define MULTIPLIES (ELEMENT != F16 && ELEMENT != KV8)                  /* packed weights */
 #define LEARNS (ELEMENT == F32 || ELEMENT == F64 || PAIRS_OF_BFLOAT16) /* gradients of attention */
 
 #if PYATTN_APART

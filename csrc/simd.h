@@ -210,6 +210,7 @@ INLINE void store_strided(char *p, ptrdiff_t step, vec x, ptrdiff_t n) {
  *   load_key_lanes  KEY_GROUPS times as many, as they lie         keys
  *   key_group       the s-th group of each of these lanes         keys
  *   pack_groups     neighbouring lanes of low, then of high       inputs of a product, decode's weights
+ *   store_packed    to two rows, what pack_groups took from each  gradients of pairs
  *   join_groups     the same lanes of two vectors                 prefill's weights
  *   join_rows       up to LANES elements of each of two rows      values
  *   join_rows_wide  the same of whole rows, GROUP vectors         values in decode
@@ -234,6 +235,8 @@ INLINE vec load_groups(const char *p, ptrdiff_t step, ptrdiff_t n) {
 INLINE vec load_groups(const char *p, ptrdiff_t step, ptrdiff_t n) { return load_strided(p, step, n); }
 
 INLINE vec pack_groups(vec low, vec high) { return (void)high, low; }
+
+INLINE void store_packed(char *low, char *high, vec x) { (void)high, store(low, x); }
 
 INLINE vec join_groups(vec low, vec high) { return (void)high, low; }
 

@@ -8,6 +8,11 @@ INLINE vec load_groups(const char *p, ptrdiff_t step, ptrdiff_t n) {
 
 INLINE vec pack_groups(vec low, vec high) { return (vec)_mm512_cvtne2ps_pbh(high, low); }
 
+INLINE void store_packed(char *low, char *high, vec x) {
+  _mm256_storeu_si256((__m256i *)low, _mm512_castsi512_si256((__m512i)x));
+  _mm256_storeu_si256((__m256i *)high, _mm512_extracti64x4_epi64((__m512i)x, 1));
+}
+
 INLINE vec join_groups(vec low, vec high) {
   static const uint16_t order[] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                    8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};

@@ -216,7 +216,7 @@ cdef void sum_turn(const void *context, Py_ssize_t number, int thread) noexcept 
     cdef const Call *call = shared.call
     cdef pyattn_query_block head
     cdef pyattn_keys keys
-    cdef Py_ssize_t sequence, parts, first, rows, chunk, row, place, elements
+    cdef Py_ssize_t sequence, parts, first, rows, _, place, elements
     cdef int which
     cdef char *sums
     cdef char *to
@@ -237,7 +237,7 @@ cdef void sum_turn(const void *context, Py_ssize_t number, int thread) noexcept 
         if shared.rounds:
             call.kernels.gradient_sum(sums, sum_bytes(shared, sequence), chunks_of(shared, sequence), to, elements)
             continue
-        for chunk in range(1, chunks_of(shared, sequence)):
+        for _ in range(1, chunks_of(shared, sequence)):
             call.kernels.add_row(sums, to, elements)
             sums += sum_bytes(shared, sequence)
 

@@ -11,6 +11,7 @@ import itertools
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import scipy.sparse
 from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
@@ -114,6 +115,9 @@ def gradients(directory):
             return [x for x in grads if x is not None]
 
         yield str(also), call
+    halves = [x.astype(ml_dtypes.bfloat16) for x in (grad, query, key, value)]
+    outputs = pyattn.scaled_dot_product_attention(*halves[1:], return_lse=True)
+    yield "bfloat16", lambda: list(pyattn.attention_backward(*halves, *outputs)[:3])
 
 
 def rows(directory):
