@@ -14,6 +14,20 @@ labelme-examples), three photographs and five frames of a street, so that each t
 
 Full run:
 
+| taught by, judged on | class | IoU, Transformer | IoU, colours |
+| --- | --- | --- | --- |
+| a frame of the street, the next four | car | 0.89 | 0.06 |
+| a frame of the street, the next four | truck | 0.86 | 0.32 |
+| photograph 1, photograph 2 | person | 0.78 | 0.07 |
+| photograph 2, photograph 1 | person | 0.51 | 0.19 |
+| photograph 3, the street | vehicle | 0.26 | 0.09 |
+| the street, photograph 3 | vehicle | 0.60 | 0.27 |
+
+Colours tell next to nothing; the Transformer's features tell a car from a truck after one frame, though of a street
+whose frames differ little, and find people in another photograph, with as many pixels of pots and tools beside where the
+photograph that taught had none. They do not tell vehicles from houses by a single bus, whose photograph has hardly any.
+Images are too few for more than an impression, and for choosing settings, which are a first guess; pedestrians in the
+street are nobody's label. Nothing trained for segmentation was compared.
 """
 
 from __future__ import annotations
@@ -43,6 +57,7 @@ LONG_SIDE, QUICK_LONG_SIDE = 70 * PATCH, 18 * PATCH  # of an image as the Transf
 MEAN, STD = (
     np.array(x, np.float32) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 )  # of the colours of ImageNet
+COLOURS = 64  # of the picture, which is small that way
 STRENGTH = 0.01  # C of the classifier; there are no further images to choose it by
 PHOTOGRAPHS = ("2011_000003", "2011_000006", "2011_000025")
 STREET = tuple(f"00000{i}" for i in range(100, 105))
@@ -191,16 +206,20 @@ def draw(images: dict[str, Annotated], shown: Sequence[tuple[Any, ...]], path: P
     import_extra("matplotlib", "the picture", "test").use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(3, len(shown), figsize=(10, 5.6), dpi=75, layout="constrained")
-    colours = np.array([[0, 0, 0], [230, 159, 0], [86, 180, 233]], np.float32)
+    figure, panels = pyplot.subplots(3, len(shown), figsize=(10, 5.2), dpi=70, layout="constrained")
+    colours = np.array([[0, 0, 0], [230, 130, 0], [60, 150, 230]], np.float32)
     for column, (said, name, *masks) in zip(panels.T, shown, strict=True):
         for axes, title, mask in zip(column, (said, "Transformer", "colours"), masks, strict=True):
-            tinted = 0.35 * images[name].pixels + 0.65 * colours[mask.clip(0)]
-            axes.imshow(np.where(mask[..., None] > 0, tinted, images[name].pixels).astype(np.uint8))
+            grey = images[name].pixels.mean(axis=-1, keepdims=True)
+            tinted = np.where(mask[..., None] > 0, 0.4 * grey + 0.6 * colours[mask.clip(0)], 55 + 0.78 * grey)
+            axes.imshow(tinted.astype(np.uint8))
             axes.set_title(title, loc="left", fontsize=9)
+            axes.set_anchor("N")
             axes.axis("off")
     figure.savefig(path)
     pyplot.close(figure)
+    picture = import_extra("PIL.Image", "the picture", "test")
+    picture.open(path).convert("RGB").quantize(COLOURS, dither=picture.Dither.NONE).save(path, optimize=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
