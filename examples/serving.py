@@ -8,6 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> Any:
     import pyattn
@@ -23,3 +26,11 @@ def without_torch(function: Callable[..., Any], *arguments: Any, threads: int) -
     """What a module's function returns in a new process, in which torch must not have been imported."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_call, function, arguments, threads).result()
+
+
+def check_agreement(served: ArrayLike, trained: ArrayLike) -> None:
+    """ValueError if what was served differs from what torch's model says by more than 1e-3 of the range of that."""
+    ours, theirs = np.asarray(served, float), np.asarray(trained, float)
+    error, size = abs(ours - theirs).max(), np.ptp(theirs)
+    if not error <= 1e-3 * size:
+        raise ValueError(f"check_agreement: what was served is off by {error:.3g}, in a range of {size:.3g}")
