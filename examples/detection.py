@@ -1,13 +1,13 @@
 """Handwritten digits found in a picture by a set of queries: a small DETR, without suppression of double boxes.
 
-Carion et al. 2020 (arXiv:2005.12872): a Transformer encodes the patches of a picture, and a decoder's queries each
-answer with a class, or "nothing", and a box; training matches answers and digits one to one (Hungarian matching; L1 and
-generalized IoU of boxes, losses after each decoder layer). Aids that make it learn in minutes, not days: patches
-overlap, each query corrects a box of its own that is learned too (as in Deformable DETR, arXiv:2010.04159), it begins
-as the position of that box, and in training each patch tells the digit that it lies on. Pictures of 48 x 48 have 1 to 5
-of scikit-learn's real digits, stretched from 8 x 8 to 12 to 20 pixels, of several contrasts, under noise; those of the
-test are other digits. The baseline: connected components of the smoothed picture, and a support vector machine on their
-crops.
+Carion et al. 2020 (arXiv:2005.12872): a Transformer encodes what three convolutions make of a picture, and a decoder's
+queries each answer with a class, or "nothing", and a box; training matches answers and digits one to one (Hungarian
+matching; L1 and generalized IoU of boxes, losses after each decoder layer). Aids that make it learn in minutes, not
+days: each query corrects a box of its own that is learned too (as in Deformable DETR, arXiv:2010.04159), it begins as
+the position of that box, and in training each token of the encoder tells the digit that it lies on. Pictures of 48 x 48
+have 1 to 5 of scikit-learn's real digits, stretched from 8 x 8 to 12 to 20 pixels, of several contrasts, under noise;
+those of the test are other digits. Baseline: connected components of the smoothed picture, and a support vector machine
+on their crops. Digits are "close" in a picture where two of their boxes are less than 2 pixels apart.
 
     python -m examples.detection [--quick]     # also writes detection.png
 
