@@ -13,6 +13,16 @@ on their crops. Digits are "close" in a picture where two of their boxes are les
 
 Full run:
 
+| mAP | all, IoU .5 | apart, IoU .5 | close, IoU .5 | all, IoU .5 to .95 | training (with torch's attention) |
+| --- | --- | --- | --- | --- | --- |
+| connected components, SVM | 0.413 | 0.915 | 0.272 | 0.302 | - |
+| DETR | 0.960 | 0.981 | 0.953 | 0.650 | 360 s (326 s) |
+
+In 1,000 pictures it beats the baseline by far where digits are close, which components cannot take apart, and a little
+where they are not. Its boxes are less exact than its classes are right: over IoU up to .95 a third is lost. There is
+one baseline only, and none that is trained as long; settings were tried on other digits than the test's. Training with
+pyattn's attention is slower than with torch's: 64 tokens and 16 queries are too few to gain by. Other work ran beside;
+steps timed right after training took half as long. A query looks at a part of its digit, not all.
 """
 
 from __future__ import annotations
