@@ -130,8 +130,9 @@ def attention_statistics(
     results.pop("moments", None)
     if blocks is not None:
         if query_offset is None:  # a part of the queries has to know where it stands
-            given["query_offset"] = np.asarray(keys if kv_lengths is None else kv_lengths) - query.shape[-2]
-            call = _checks.attention_call(function, query, key, None, given)
+            lengths = np.asarray(keys if kv_lengths is None else kv_lengths, np.int64)  # those of 8 bits wrap around
+            given["query_offset"] = lengths - query.shape[-2]
+        call = _checks.attention_call(function, query, key, None, given)  # without value, of which nothing is asked
         results["pooled"] = _pooled(call, blocks, (*rows, keys), dtype)
     return AttentionStatistics(results.pop("out", None), received=results.pop("column_sums", None), **results)
 

@@ -64,6 +64,25 @@ def test_a_long_text_is_pooled_into_a_small_picture():
     assert not np.triu(found, 1).any() and not np.tril(found, -2).any()
 
 
+def test_pooled_beside_a_value_at_a_position():
+    """Blocks are computed without the value, of which nothing is asked of them."""
+    query, key, value = qkv(2, 9, 14, 16)
+    alone, beside = (
+        attention_statistics(query, key, x, is_causal=True, query_offset=3, pooled=(2, 3)).pooled for x in (None, value)
+    )
+    assert_same(beside, alone)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint64])
+def test_pooled_of_lengths_of_any_integers(dtype):
+    query, key, _ = (x[None] for x in qkv(2, 40, 60, 16))
+    found, expected = (
+        attention_statistics(query, key, is_causal=True, kv_lengths=np.array([20], kind), pooled=(4, 3)).pooled
+        for kind in (dtype, np.int64)
+    )
+    assert_same(found, expected)
+
+
 @pytest.mark.parametrize("pooled", [3, (3,), (0, 1), (1, 9), (6, 1), (1.0, 2), "ab", (True, 1)])
 def test_pooled_refuses(pooled):
     query, key, _ = qkv(1, 5, 8, 16)
