@@ -1,15 +1,19 @@
 """Dropout, of activations too, as one operator of torch: for gradients nothing is kept but the input and a seed."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from pyattn import _checks
 from pyattn._core import rowwise
 from pyattn.torch.tensors import array_of, drawn_seed, threads_for
 
 OPERATIONS = 20.0  # of a number
+SECOND = "dropout: gradients of gradients are not computed; torch.nn.functional.dropout has them"
 DTYPES = (torch.float32, torch.float64)
 
 
@@ -48,7 +52,12 @@ def dropout(x: Tensor, p: float = 0.5, *, activation: str | None = None, seed: i
     if activation is not None:
         _checks.choice("dropout", "activation", activation, tuple(filter(None, rowwise.ACTIVATIONS)))
     p, number = _checks.dropout("dropout", p, drawn_seed() if seed is None and p else seed, ("p", "seed"))
-    return _dropped(x, None, p, number - 2**64 if number >= 2**63 else number, activation)
+    arguments = x, None, p, number - 2**64 if number >= 2**63 else number, activation
+    if not torch.compiler.is_compiling() and (
+        forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    ):
+        return Transformed.apply(*arguments)
+    return _dropped(*arguments)
 
 
 def _compute(x: Tensor, grad: Tensor | None, p: float, seed: int, activation: str | None) -> Tensor:
@@ -75,12 +84,40 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad: Tensor, operator: Callable[..., Tensor]) -> tuple[Any, ...]:
     if ctx.is_gradient:
-        raise NotImplementedError(
-            "dropout: gradients of gradients are not computed; torch.nn.functional.dropout has them"
-        )
-    return _dropped(*ctx.saved_tensors, grad, *ctx.others), None, None, None, None
+        raise NotImplementedError(SECOND)
+    return operator(*ctx.saved_tensors, grad, *ctx.others), None, None, None, None
 
 
-_dropped.register_autograd(_backward, setup_context=_save)
+_dropped.register_autograd(partial(_backward, operator=_dropped), setup_context=_save)
+
+
+class Transformed(torch.autograd.Function):
+    """The operator in forward mode and under torch.func's transforms, which would leave it out, or refuse it."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return _dropped(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _save(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        return _backward(ctx, grad, Transformed.apply)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        if ctx.is_gradient:
+            raise NotImplementedError(SECOND)
+        result: Tensor = Transformed.apply(*ctx.saved_tensors, tangent, *ctx.others)
+        return result
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        places = [*zip(inputs, in_dims, strict=True)]
+        calls = ([x if dim is None else x.select(dim, i) for x, dim in places] for i in range(info.batch_size))
+        return torch.stack([Transformed.apply(*call) for call in calls]), 0
