@@ -39,8 +39,8 @@ def register() -> tuple[str, ...]:
 
     "pyattn" serves attention with masks, position biases (T5), soft caps (Gemma 2), sinks (gpt-oss), windows and
     grouped heads as they come; "pyattn_flash", where this version of transformers lets it in, also computes without
-    padding, as the models that know packed sequences do for FlashAttention. Both are for inference and for training
-    without dropout of attention weights. May be called repeatedly.
+    padding, as the models that know packed sequences do for FlashAttention. Both are for inference and for
+    training, with dropout of attention weights. May be called repeatedly.
 
     Models that do not let their attention be chosen raise ValueError when they are made with these names: those for
     which "sdpa" does, or, for "pyattn_flash", FlashAttention.

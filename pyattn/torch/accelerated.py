@@ -16,6 +16,8 @@ from pyattn.torch.trees import Tree, difference
 
 WEIGHTS = {torch.bfloat16: "bfloat16", torch.float64: "float64"}  # pyattn's for torch's
 
+DROPS = "dropout: module.eval() goes without"
+
 Call = Callable[[Any], Any]  # what pyattn computes of a call, by what stands in for the module
 
 
@@ -72,8 +74,7 @@ class Accelerated:
                 if self._learns(tensors):
                     result = self._train(*args, **kwargs)
                 else:
-                    run = call(*args, **kwargs)
-                    result = run(self._current())
+                    result = self._infer(call, *args, **kwargs)
         except PassedOn as error:
             reason = str(error)
         except (TypeError, ValueError, IndexError):  # in which torch has an error of its own, or a result
@@ -116,6 +117,11 @@ class Accelerated:
         module: Any = self
         return needs_gradients(tensors) or needs_gradients(module.parameters())
 
+    def _infer(self, call: Callable[..., Call], *args: Any, **kwargs: Any) -> Any:
+        """The result of a call that needs none."""
+        run = call(*args, **kwargs)
+        return run(self._current())
+
     def _train(self, *args: Any, **kwargs: Any) -> Any:
         """The result of a call that needs gradients."""
         raise PassedOn("gradients: a call under torch.no_grad() needs none")
@@ -157,7 +163,7 @@ class Accelerated:
     def _obstacle(self, tree: Tree) -> str | None:
         """Why pyattn does not compute the module as it is, or None."""
         if tree.drops():
-            return "dropout: module.eval() goes without"
+            return DROPS
         return tree.obstacle() or self._misfit(tree)
 
     def _misfit(self, tree: Tree) -> str | None:

@@ -1,5 +1,6 @@
 """torch's own modules of the Transformer, accelerated."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pyattn.layers import LayerNorm, MultiHeadAttention, TransformerEncoder, TransformerEncoderLayer
-from pyattn.torch.accelerated import Accelerated, Call, PassedOn
-from pyattn.torch.tensors import array_of
+from pyattn.torch.accelerated import DROPS, Accelerated, Call, PassedOn
+from pyattn.torch.tensors import array_of, backend_chosen
 from pyattn.torch.training import encode_packed
 from pyattn.torch.trees import Tree, difference
 
@@ -96,6 +97,18 @@ class Layer(OwnModule):
         x = _array(src, first)
         return lambda twin: _tensor(twin(x, mask.mask(x), key_mask=mask.live()), src, first)
 
+    def _infer(self, call: Callable[..., Call], *args: Any, **kwargs: Any) -> Any:
+        """Dropout is drawn as in _train: a reentrant checkpoint calls without gradients first, then again with them."""
+        try:
+            return super()._infer(call, *args, **kwargs)
+        except PassedOn as error:
+            if str(error) != DROPS:
+                raise
+            try:
+                return self._train(*args, **kwargs)
+            except PassedOn:
+                raise error from None
+
     def _train(
         self,
         src: Tensor,
@@ -106,12 +119,16 @@ class Layer(OwnModule):
         self._check_inputs(src)
         if src_mask is not None or is_causal:
             raise PassedOn("gradients beside a mask of queries and keys")
+        if backend_chosen():
+            raise PassedOn("gradients by a backend that was chosen")
         if src.dtype not in TRAINED:
             raise PassedOn(f"gradients of {src.dtype}")
         self._check_modules()
-        first = self._first().self_attn.batch_first or src.ndim == 2
-        _Masks(src, src, first, None, src_key_padding_mask, False)
         layers, norm = self._layers()
+        if src.shape[-1] != layers[0].self_attn.embed_dim:
+            raise PassedOn("inputs of another width")
+        first = layers[0].self_attn.batch_first or src.ndim == 2
+        _Masks(src, src, first, None, src_key_padding_mask, False)
         x = src if first else src.transpose(0, 1)
         padding = src_key_padding_mask
         if src.ndim == 2:
@@ -237,8 +254,8 @@ def _layer_like(layer: Any) -> nn.Module:
 
 
 def _encoder_like(module: Any) -> nn.Module:
-    norm = None if module.norm is None else nn.LayerNorm(module.norm.normalized_shape, module.norm.eps)
-    layer = _layer_like(module.layers[0])
+    layer: Any = _layer_like(module.layers[0])
+    norm = None if module.norm is None else nn.LayerNorm(layer.norm1.normalized_shape, module.norm.eps)
     return nn.TransformerEncoder(layer, len(module.layers), norm, enable_nested_tensor=False)
 
 

@@ -165,7 +165,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(ctx: Any, *grads: Tensor | None, backward: Callable[..., list[Tensor]]) -> tuple[Any, ...]:
-    results, saved = ctx.saved_tensors[:3], iter(ctx.saved_tensors[3:])
+    tensors = ctx.saved_tensors  # once: checkpoints compute them anew and give them away
+    results, saved = tensors[:3], iter(tensors[3:])
     inputs = [next(saved) if other is None else other[0] for other in ctx.others]
     wanted = [bool(x) for x in ctx.needs_input_grad[: len(LEARNED)]]
     found = iter(backward(results, grads, wanted, *inputs))

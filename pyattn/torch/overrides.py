@@ -22,7 +22,7 @@ from pyattn import _checks
 from pyattn.torch.accelerated import Accelerated
 from pyattn.torch.gradients import attention_gradients
 from pyattn.torch.operators import attention, write
-from pyattn.torch.tensors import drawn_seed, empty_output, is_plain, needs_gradients, statistics_dtype
+from pyattn.torch.tensors import backend_chosen, drawn_seed, empty_output, is_plain, needs_gradients, statistics_dtype
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 NOT_COUNTED = "not counted"  # a reason
@@ -328,7 +328,7 @@ def _obstacle(
         return "scale of 0 or beyond"
     if is_causal and len(tensors) > 3:
         return "mask beside is_causal"
-    if above and not (torch._C._get_math_sdp_enabled() and torch._C._get_flash_sdp_enabled()):
+    if above and backend_chosen():
         return "backend chosen"
     if above and needs_gradients(tensors):
         return "gradients"

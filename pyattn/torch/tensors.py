@@ -42,6 +42,11 @@ def needs_gradients(tensors: Iterable[torch.Tensor]) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
+def backend_chosen() -> bool:
+    """Whether a program has chosen how torch computes attention, as for gradients of gradients."""
+    return not (torch._C._get_math_sdp_enabled() and torch._C._get_flash_sdp_enabled())
+
+
 def array_of(tensor: torch.Tensor) -> Array:
     """A dense tensor on the CPU as an array of the same memory and strides."""
     if tensor.requires_grad:

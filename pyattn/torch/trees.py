@@ -40,7 +40,8 @@ class Tree:
         inside = [x for module in self.modules for x in (module._parameters, module._buffers, module._modules)]
         self._inside = [x.values() for x in inside if x]
         self._empty = [x for x in inside if not x]
-        self._hooks = [x for module in self.modules[1:] for x in (module._forward_hooks, module._forward_pre_hooks)]
+        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        self._hooks = [vars(module)[kind] for module in self.modules[1:] for kind in kinds]
         self._seen = [*chain.from_iterable(self._attributes)]
         self._held = [*chain.from_iterable(self._inside)]
         self._ids = [*map(id, self._held)]

@@ -5,6 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+
 import pyattn.torch  # noqa: E402
 from pyattn import reference  # noqa: E402
 
@@ -78,6 +80,29 @@ def test_dropout_is_an_operator():
     with pytest.raises(NotImplementedError, match="gradients of gradients"):
         (grad,) = torch.autograd.grad(pyattn.torch.dropout(x, 0.4, seed=9).sum(), x, create_graph=True)
         grad.sum().backward()
+
+
+@pytest.mark.parametrize("activation", [None, "silu"])
+def test_dropout_in_forward_mode_and_under_torch_func(activation):
+    x, tangent = torch.randn(2, 3, 5, dtype=torch.float64)
+    kept = torch.from_numpy(reference.kept_pairs(x.shape, 0.4, 9))
+
+    def own(x):
+        return ACTIVATIONS[activation](x) * kept
+
+    def ours(x):
+        return pyattn.torch.dropout(x, 0.4, activation=activation, seed=9)
+
+    for one, other in zip(torch.func.jvp(ours, (x,), (tangent,)), torch.func.jvp(own, (x,), (tangent,)), strict=True):
+        torch.testing.assert_close(one, other)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, tangent)
+        one, other = (torch.autograd.forward_ad.unpack_dual(f(dual)).tangent for f in (ours, own))
+    torch.testing.assert_close(one, other)
+    for transform in (torch.func.jacrev, torch.func.jacfwd):
+        torch.testing.assert_close(transform(ours)(x), transform(own)(x))
+    with pytest.raises(NotImplementedError, match="gradients of gradients"):
+        torch.func.hessian(lambda x: ours(x).sum())(x)
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 4), (3, 0), ()])
@@ -203,6 +228,61 @@ def test_dropout_of_encoders_is_repeatable_and_unbiased():
     expected = torch.stack([module.norm(y) for y in expected])
     apart = (found.mean(0) - expected.mean(0)).abs()
     assert (apart < 6 * ((found.var(0) + expected.var(0)) / 400).sqrt()).all()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_drop_the_same_again(reentrant):
+    fast = pyattn.torch.accelerate(encoder(dropout=0.3)).train()
+    x = torch.randn(3, 9, 24, dtype=torch.float64, requires_grad=True)
+
+    def step(call):
+        torch.manual_seed(4)
+        out = call(x, src_key_padding_mask=PADDING["right"])
+        x.grad = None
+        out.square().sum().backward()
+        return out.detach(), x.grad
+
+    def checkpointed(x, **given):
+        return checkpoint(lambda y: fast(y, **given), x, use_reentrant=reentrant)
+
+    for one, other in zip(step(checkpointed), step(fast), strict=True):
+        torch.testing.assert_close(one, other)
+    assert not pyattn.torch.served(fast).passed_on
+
+
+@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+@pytest.mark.parametrize("name", ["layers.0", "layers.1.self_attn", "layers.0.dropout", "layers.0.linear1"])
+def test_hooks_on_gradients_inside_are_seen(name, kind):
+    fast = pyattn.torch.accelerate(encoder()).train()
+    seen = []
+    getattr(fast.get_submodule(name), kind)(lambda *_: seen.append(name))
+    fast(torch.randn(3, 9, 24, dtype=torch.float64, requires_grad=True)).sum().backward()
+    assert seen and pyattn.torch.served(fast) == (0, {"hooks on modules inside": 1})
+
+
+def test_gradients_of_gradients_are_refused_or_those_of_a_chosen_backend():
+    module = encoder().train()
+    fast = pyattn.torch.accelerate(module)
+    x = torch.randn(3, 9, 24, dtype=torch.float64, requires_grad=True)
+
+    def second(module):
+        (grad,) = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), x)[0]
+
+    with pytest.raises(NotImplementedError, match="second gradients"):
+        second(fast)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        torch.testing.assert_close(second(fast), second(module))
+    assert "gradients by a backend that was chosen" in pyattn.torch.served(fast).passed_on
+
+
+def test_inputs_of_another_width_and_norms_of_two_axes_are_torchs():
+    fast = pyattn.torch.accelerate(encoder())
+    with pytest.raises(AssertionError, match="embedding dimension"):
+        fast(torch.randn(3, 9, 20, dtype=torch.float64))
+    fast.norm = torch.nn.LayerNorm((9, 24), dtype=torch.float64)
+    assert fast(torch.randn(3, 9, 24, dtype=torch.float64)).shape == (3, 9, 24)
+    assert pyattn.torch.served(fast).calls == 0
 
 
 def test_what_does_not_train_here_is_passed_on():
