@@ -129,7 +129,7 @@ class Accelerated:
     def _check_modules(self) -> None:
         """Raises PassedOn unless the modules are what pyattn trains."""
         tree = self._pyattn.trained
-        if tree is None or not tree.unchanged(in_contents=False):
+        if tree is None or tree.modules[0] is not self or not tree.unchanged(in_contents=False):
             tree = Tree(self)
             if reason := tree.obstacle() or self._misfit(tree):
                 raise PassedOn(reason)
@@ -140,8 +140,8 @@ class Accelerated:
     def _current(self) -> Any:
         """What stands in for the module, made anew where something has changed; else raises PassedOn."""
         state = self._pyattn
-        if (known := state.known) is not None and not known[0].unchanged():
-            known = None
+        if (known := state.known) is not None and not (known[0].modules[0] is self and known[0].unchanged()):
+            known = None  # or the state is another's, as in the replicas of DataParallel
         tree = Tree(self) if known is None else known[0]
         if tree.hooked():
             raise PassedOn("hooks on modules inside")

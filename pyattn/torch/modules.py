@@ -119,6 +119,8 @@ class Layer(OwnModule):
         self._check_inputs(src)
         if src_mask is not None or is_causal:
             raise PassedOn("gradients beside a mask of queries and keys")
+        if src.is_inference():
+            raise PassedOn("gradients beside inputs made under inference_mode")
         if backend_chosen():
             raise PassedOn("gradients by a backend that was chosen")
         if src.dtype not in TRAINED:

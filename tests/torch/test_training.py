@@ -308,6 +308,28 @@ def test_what_does_not_train_here_is_passed_on():
     assert passed_on(lambda m: m.layers[1].register_forward_hook(lambda *_: None), x) == "hooks on modules inside"
 
 
+def test_replicas_compute_with_parameters_of_their_own():
+    module = encoder().eval()
+    fast = pyattn.torch.accelerate(module)
+    x = torch.randn(3, 9, 24, dtype=torch.float64)
+    fast(x)
+    with torch.no_grad():
+        fast(x)
+        replica = fast._replicate_for_data_parallel()
+        replica.layers, replica.norm = encoder(norm_first=True).layers, module.norm
+        expected = module.norm(replica.layers[1](replica.layers[0](x)))
+        torch.testing.assert_close(replica(x), expected)
+    torch.testing.assert_close(replica(x), expected)
+
+
+def test_inputs_made_under_inference_mode_are_trained_on_by_torch():
+    fast = pyattn.torch.accelerate(encoder())
+    with torch.inference_mode():
+        x = torch.randn(3, 9, 24, dtype=torch.float64)
+    fast(x).sum().backward()
+    assert pyattn.torch.served(fast).calls == 0
+
+
 @pytest.mark.parametrize("dtype", [None, "int8"])
 def test_encoders_of_16_bits_do_not_train_here_but_infer(dtype):
     x = torch.randn(3, 9, 24).bfloat16()
