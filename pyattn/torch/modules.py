@@ -18,6 +18,10 @@ TRAINED = (torch.float32, torch.float64)
 MODULES = {nn.ReLU: "relu", nn.GELU: "gelu", nn.SiLU: "silu"}
 
 
+class NotCausal(PassedOn):
+    """A mask is not the causal one, where it should be."""
+
+
 class OwnModule(Accelerated):
     """A module of torch itself."""
 
@@ -117,8 +121,8 @@ class Layer(OwnModule):
         is_causal: bool | None = False,
     ) -> Tensor:
         self._check_inputs(src)
-        if src_mask is not None or is_causal:
-            raise PassedOn("gradients beside a mask of queries and keys")
+        if src_mask is None and is_causal:
+            raise PassedOn("is_causal without a mask that says the same")
         if src.is_inference():
             raise PassedOn("gradients beside inputs made under inference_mode")
         if backend_chosen():
@@ -130,12 +134,16 @@ class Layer(OwnModule):
         if src.shape[-1] != layers[0].self_attn.embed_dim:
             raise PassedOn("inputs of another width")
         first = layers[0].self_attn.batch_first or src.ndim == 2
-        _Masks(src, src, first, None, src_key_padding_mask, False)
+        causal = src_mask is not None
+        try:
+            _Masks(src, src, first, src_mask, src_key_padding_mask, causal)
+        except NotCausal:
+            raise PassedOn("gradients beside a mask of queries and keys") from None
         x = src if first else src.transpose(0, 1)
         padding = src_key_padding_mask
         if src.ndim == 2:
             x, padding = x[None], None if padding is None else padding[None]
-        out = encode_packed(layers, norm, choices(layers[0])[3], x, padding)
+        out = encode_packed(layers, norm, choices(layers[0])[3], x, padding, causal)
         if src.ndim == 2:
             return out[0]
         return out if first else out.transpose(0, 1)
@@ -217,7 +225,7 @@ class _Masks:
             and torch.equal(hidden, torch.ones_like(hidden).triu(1))
             and (mask is hidden or not mask.masked_fill(hidden, 0).any())  # type: ignore[union-attr]
         ):
-            raise PassedOn("is_causal without a mask that says the same")
+            raise NotCausal("is_causal without a mask that says the same")
         if padding is not None:
             across = padding[..., None, :]  # (batch,) 1, columns
             if hidden is not None and hidden.ndim == 3:

@@ -156,11 +156,11 @@ OPTIONS = {
 }
 
 
-def trained(module, x, padding):
+def trained(module, x, padding, mask=None):
     """The result where there is no padding, and all gradients of a sum of it."""
     x = x.clone().requires_grad_()
     first = module.layers[0].self_attn.batch_first
-    out = module(x if first else x.transpose(0, 1), src_key_padding_mask=padding)
+    out = module(x if first else x.transpose(0, 1), mask, src_key_padding_mask=padding)
     out = out if first else out.transpose(0, 1)
     live = out if padding is None else out[~padding]
     module.zero_grad()
@@ -175,6 +175,19 @@ def test_encoders_train_as_torch_trains_them(options, padding):
     fast = pyattn.torch.accelerate(module)
     x = torch.randn(3, 9, 24, dtype=torch.float64)
     expected, found = (trained(m, x, PADDING[padding]) for m in (module, fast))
+    assert pyattn.torch.served(fast) == (1, {})
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(("boolean", "padding"), [(True, "none"), (True, "right"), (False, "none")])
+def test_causal_encoders_train(boolean, padding):
+    module = encoder().train()
+    fast = pyattn.torch.accelerate(module)
+    x = torch.randn(3, 9, 24, dtype=torch.float64)
+    mask = torch.ones(9, 9, dtype=torch.bool).triu(1)
+    mask = mask if boolean else torch.zeros(9, 9, dtype=x.dtype).masked_fill(mask, -torch.inf)
+    expected, found = (trained(m, x, PADDING[padding], mask) for m in (module, fast))
     assert pyattn.torch.served(fast) == (1, {})
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
@@ -302,7 +315,8 @@ def test_what_does_not_train_here_is_passed_on():
         fast.layers[0].linear1 = torch.nn.Sequential(fast.layers[0].linear1)
 
     nothing = torch.ones(3, 9, dtype=torch.bool)
-    assert passed_on(lambda m: None, x, causal) == "gradients beside a mask of queries and keys"
+    assert passed_on(lambda m: None, x, causal.triu(2)) == "gradients beside a mask of queries and keys"
+    assert passed_on(lambda m: None, x, causal.bool(), PADDING["left"]) == "a row that attends to nothing"
     assert passed_on(lambda m: None, x, None, nothing) == "a row that attends to nothing"
     assert "not as TransformerEncoder is made" in passed_on(replace, x)
     assert passed_on(lambda m: m.layers[1].register_forward_hook(lambda *_: None), x) == "hooks on modules inside"
