@@ -10,6 +10,11 @@ spellings. Trained with torch, written by pyattn alone: a Transformer, its decod
 
 Full run:
 
+It is to beat the rendering of each letter by its neighbours and the country (examples.names_ngram), which needs no
+network, is learnt in seconds and writes many more names in one. What is left are mostly vowels, which Arabic does not
+write: a name counts as exact only in a spelling that the dictionary has for the country, and most have one there. Case,
+accents, hyphens and apostrophes are left out. Attention to eight letters is little of a training step: pyattn gains
+little there.
 """
 
 from __future__ import annotations
@@ -40,14 +45,13 @@ from examples.names_data import (
 )
 from examples.names_ngram import NGrams, align
 from examples.report import Options, Table, finish, parse_options
-from examples.serving import without_torch
+from examples.serving import check_agreement, without_torch
 from pyattn.generation import generate
 
 WIDTH, HEADS, LAYERS, FEEDFORWARD = 128, 4, 3, 512
-STEPS, BEAMS, BATCH = 1800, 4, 512
+STEPS, BEAMS, BATCH = 1200, 4, 512
 QUICK_NAMES, QUICK_STEPS = 600, 4
 SHOWN = (("ناجي", "DZ"), ("ناجي", "EG"), ("شريف", "TN"), ("العمري", "SA"))  # held-out names in the picture
-AGREE = 1e-3  # of the range of torch's logits
 
 # The neighbours by which a letter is rendered without attention: letters before, letters after, and the country
 CONTEXTS = [
@@ -222,19 +226,14 @@ def run(options: Options) -> tuple[list[Score], dict[str, Any], list[tuple[Name,
         vocabularies, steps = (len(symbols), len(LATIN) + 1), QUICK_STEPS if options.quick else STEPS
         training, logits = train(pairs, vocabularies, LONGEST, sizes, path, steps=steps, threads=options.threads)
         found = without_torch(served, path, symbols, asked, shown, threads=options.threads)
-    differences = [
-        float(np.abs(ours - theirs).max() / np.ptp(theirs))
-        for name, ours in zip(shown, found["logits"], strict=True)
-        for source, target in [tokens(name, name.spellings[0])]
-        for theirs in [logits(source, target[:-1])]
-    ]
-    if max(differences) > AGREE:
-        raise RuntimeError(f"names: pyattn's logits are {max(differences):.1e} of their range from torch's")
+    for name, ours in zip(shown, found["logits"], strict=True):
+        source, target = tokens(name, name.spellings[0])
+        check_agreement(ours, logits(source, target[:-1]))
     for beams, (texts, seconds) in found["written"].items():
         took = {"writing_seconds": seconds, "learning_seconds": training.seconds}
         method = f"Transformer, {beams} beams" if beams > 1 else "Transformer, greedy"
         scores.append(score(method, asked, texts, anywhere, **took))
-    return scores, asdict(training) | {"largest_difference": max(differences)}, found["looked"]
+    return scores, asdict(training), found["looked"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
