@@ -11,6 +11,17 @@ figures are pyattn's and NumPy's, in float32 and in int8.
 
 Full run:
 
+| R8 | accuracy, % | macro F1, % | learning, s | texts/s |
+| --- | --- | --- | --- | --- |
+| TF-IDF, logistic regression | 96.85 | 90.98 | 11 | - |
+| MiniLM as it is, logistic regression | 96.57 | 89.81 | 85 | - |
+| MiniLM fine-tuned, pyattn | 96.71 | 92.33 | 193 | 165 |
+| the same in int8 | 96.71 | 92.33 | 193 | 438 |
+| the same in torch | 96.71 | 92.33 | 193 | 117 |
+| the same, learnt with torch's attention | - | - | 220 | - |
+
+It beats both in macro F1, by a point or more, and neither in accuracy: words alone tell these topics apart, are counted
+in seconds, and see the whole text. int8 decides as float32 does, and is the fastest.
 """
 
 from __future__ import annotations

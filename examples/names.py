@@ -190,8 +190,10 @@ def draw(looked: Sequence[tuple[Name, str, NDArray[np.float32]]], path: Path) ->
     from matplotlib import pyplot
 
     layer = int(sum(weights.max(axis=2).mean(axis=1) for _, _, weights in looked).argmax())
-    figure, panels = pyplot.subplots(1, len(looked), figsize=(3.2 * len(looked), 4), dpi=100, layout="constrained")
-    for axes, (name, text, weights) in zip(panels, looked, strict=True):
+    figure, panels = pyplot.subplots(
+        1, len(looked), figsize=(3.2 * len(looked), 4), dpi=100, layout="constrained", squeeze=False
+    )
+    for axes, (name, text, weights) in zip(panels[0], looked, strict=True):
         axes.imshow(weights[layer, :, ::-1], cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(range(len(name.symbols)), [x.replace(" ", "␣") for x in reversed(name.symbols)], fontsize=12)
         axes.set_yticks(range(len(text) + 1), [*text.replace(" ", "␣"), "end"])
