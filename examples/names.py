@@ -6,15 +6,24 @@ writes the name as that country spells it: Naji is Nadji in Algeria and Nagi in 
 arabic-name-romanizer (Wikidata and two Algerian lists); a tenth of them is held out, with all its countries and
 spellings. Trained with torch, written by pyattn alone: a Transformer, its decoder's caches, and pyattn.generation.
 
-    python -m examples.names [--quick]     # some minutes on two cores; also writes names.png
+    python -m examples.names [--quick]     # 4 minutes on two cores; also writes names.png
 
 Full run:
 
-It is to beat the rendering of each letter by its neighbours and the country (examples.names_ngram), which needs no
-network, is learnt in seconds and writes many more names in one. What is left are mostly vowels, which Arabic does not
-write: a name counts as exact only in a spelling that the dictionary has for the country, and most have one there. Case,
-accents, hyphens and apostrophes are left out. Attention to eight letters is little of a training step: pyattn gains
-little there.
+| held-out names | character errors, % | exact, % | exact for some country, % | names/s | learning, s |
+| --- | --- | --- | --- | --- | --- |
+| letter by letter | 36.0 | 3.8 | 6.4 | 27667 | 8 |
+| letters by their neighbours | 21.3 | 27.5 | 34.0 | 22122 | 11 |
+| Transformer, greedy | 18.0 | 36.7 | 45.8 | 2690 | 194 |
+| Transformer, 4 beams | 17.7 | 38.2 | 46.8 | 732 | 194 |
+| the same, learnt with torch's attention | - | - | - | - | 169 |
+
+It beats the rendering of each letter by its neighbours and the country (examples.names_ngram), by a sixth of the
+character errors and ten names in a hundred; that needs no network, is learnt in seconds and writes many more names in
+one. What is left are mostly vowels, which Arabic does not write: a name counts as exact only in a spelling that the
+dictionary has for the country, and most have one there. Case, accents, hyphens and apostrophes are left out. Attention
+to eight letters is little of a training step, and too small for pyattn: a step took 1.15 times as long as with torch's.
+The names of the picture were chosen among those held out.
 """
 
 from __future__ import annotations
