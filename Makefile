@@ -38,6 +38,8 @@ KERNEL_TESTS ?= tests/test_functional.py tests/test_same_bits.py tests/test_laye
 SANITIZED = $(KERNEL_TESTS) tests/test_info.py::test_a_debug_build_sees_an_index_out_of_bounds
 AARCH64_TESTS ?= $(KERNEL_TESTS) tests/test_activations.py tests/test_checks.py tests/test_onnx.py tests/positional \
   tests/test_flash_grid.py
+# Those of KERNEL_TESTS that compile nothing themselves
+WHEEL_TESTS ?= $(filter-out tests/kernels,$(KERNEL_TESTS))
 OLD_CPUS = Nehalem Haswell
 # Clang by any name that it has
 CLANG ?= $(firstword $(foreach name,clang $(foreach n,22 21 20 19 18 17 16 15 14,clang-$(n)),$(shell command -v $(name))))
@@ -49,7 +51,8 @@ DEMO_QUESTION ?= find the minimum of a function of several variables
 # Bytecode is kept: else each of the tests' many processes would compile the same modules
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo dev t test oracles torch examples soak fuzz sanitize clang aarch64 old-cpus coverage lint format bench clean
+.PHONY: help demo dev t test oracles torch examples soak fuzz sanitize clang aarch64 old-cpus wheels coverage lint format bench \
+  clean
 .DELETE_ON_ERROR:
 
 help:
@@ -66,6 +69,7 @@ help:
 	@echo "make clang   build by Clang instead of GCC, and run the tests (minutes; SHORT=1: float32, a minute)"
 	@echo "make aarch64 build for ARM64 and run its tests under qemu (half an hour; needs Debian's qemu and cross compiler)"
 	@echo "make old-cpus  run the tests as on older CPUs, without AVX2 and without AVX-512, under qemu (an hour)"
+	@echo "make wheels  an sdist and a wheel for older Linux in dist/, installed and tested without a compiler (minutes; Debian)"
 	@echo "make coverage  which lines of Python, Cython and C the tests run (minutes)"
 	@echo "make lint    check the style of Python, Cython and C, and the types"
 	@echo "make format  put the style right"
@@ -162,7 +166,7 @@ fuzz: .venv/built
 # Sources for a build of its own in build/$(1)
 define fresh_copy
 	rm -rf build/$(1) && mkdir -p build/$(1)
-	cp -r csrc docs examples pyattn tests bench setup.py pyproject.toml *.md LICENSE MANIFEST.in Makefile .pre-commit-config.yaml build/$(1)
+	cp -r csrc docs examples pyattn tests bench setup.py pyproject.toml *.md LICENSE* MANIFEST.in Makefile .pre-commit-config.yaml build/$(1)
 	rm -f build/$(1)/pyattn/_core/*.so
 endef
 
@@ -201,6 +205,13 @@ old-cpus: .venv/built
 	for cpu in $(OLD_CPUS); do \
 	  echo "== $$cpu"; $(SHARING) qemu-x86_64-static -cpu $$cpu $(BIN)/python -m pytest $(KERNEL_TESTS) || exit; \
 	done
+
+.venv/wheels: .venv/made
+	$(BIN)/python -m pip install --quiet --group wheels
+	@touch $@
+
+wheels: .venv/wheels
+	PYATTN_EXAMPLES=$(LESSER_EXAMPLES) tests/tools/wheels.sh $(BIN)/python $(WHEEL_TESTS)
 
 .venv/coverage: .venv/built
 	$(BIN)/python -m pip install --quiet --group coverage

@@ -44,7 +44,7 @@ END
 fi
 
 rm -rf csrc pyattn tests bench
-(cd ../.. && cp -r csrc pyattn tests bench setup.py pyproject.toml README.md LICENSE build/aarch64)
+(cd ../.. && cp -r csrc pyattn tests bench setup.py pyproject.toml README.md LICENSE* build/aarch64)
 rm -f pyattn/_core/*.so
 # Debian's Python.h includes a header by its architecture's name, which the cross compiler does not look for there.
 CFLAGS="-idirafter $root/usr/include" \
