@@ -51,7 +51,7 @@ DEMO_QUESTION ?= find the minimum of a function of several variables
 # Bytecode is kept: else each of the tests' many processes would compile the same modules
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo dev t test oracles torch examples soak fuzz sanitize clang aarch64 old-cpus wheels coverage lint format bench \
+.PHONY: help demo dev t test oracles torch examples soak fuzz sanitize clang aarch64 old-cpus wheels coverage docs lint format bench \
   clean
 .DELETE_ON_ERROR:
 
@@ -71,6 +71,7 @@ help:
 	@echo "make old-cpus  run the tests as on older CPUs, without AVX2 and without AVX-512, under qemu (an hour)"
 	@echo "make wheels  an sdist and a wheel for older Linux in dist/, installed and tested without a compiler (minutes; Debian)"
 	@echo "make coverage  which lines of Python, Cython and C the tests run (minutes)"
+	@echo "make docs    build the documentation site in build/site, with every number of its guide (a minute)"
 	@echo "make lint    check the style of Python, Cython and C, and the types"
 	@echo "make format  put the style right"
 	@echo "make bench   compare with NumPy and the peers, and with the last results (an hour; installs torch and others)"
@@ -225,6 +226,16 @@ coverage: .venv/coverage
 	-cd build/coverage && PYTHONPATH=. PYATTN_EXAMPLES=0.1 ../../$(BIN)/python -m coverage run -m pytest
 	cd build/coverage && ../../$(BIN)/python -m coverage combine --quiet && ../../$(BIN)/python -m coverage report
 	cd build/coverage && ../../$(BIN)/python -m tests.tools.lines
+
+.venv/docs: .venv/built
+	$(BIN)/python -m pip install --quiet --group docs
+	@touch $@
+
+# From nothing each time, since Sphinx tells warnings only of pages that it reads
+docs: .venv/docs
+	rm -rf build/site build/doctrees
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet -d build/doctrees docs build/site
+	@echo "Open build/site/index.html, or, for the search: $(BIN)/python -m http.server --directory build/site"
 
 lint: .venv/linters
 	$(BIN)/ruff check .

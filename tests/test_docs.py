@@ -133,9 +133,16 @@ def under_torch(names):
 NAMES = {
     "README": names_of_attention,
     "explain": names_of_layers,
+    "from_numpy": dict,
+    "from_sentence_transformers": names_of_models,
+    "from_torch": dict,
+    "index": dict,
+    "install": dict,
     "layers": names_of_layers,
     "models": names_of_models,
+    "precision": names_of_models,
     "torch": dict,
+    "tour": names_of_models,
 }
 
 
@@ -153,7 +160,7 @@ def test_examples_of_pages(page, tmp_path, monkeypatch):
         names_of_models()
     with under_torch(names) as has_torch:
         for block in blocks:
-            if has_torch or not EXTRA.search(block):
+            if has_torch or not re.search(rf"{EXTRA.pattern}|\btorch\.", block):
                 exec(compile(block, str(page), "exec"), names)
 
 
