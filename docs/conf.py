@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import urllib.request
 from typing import Any
 
@@ -27,7 +28,6 @@ extensions = [
     "sphinx_copybutton",
     "myst_nb",  # Markdown, and pages whose code runs while they are built
 ]
-exclude_patterns = ["**.ipynb_checkpoints"]
 default_role = "py:obj"  # `name` in a docstring is a link where the name is public
 
 # --- docstrings, which say what arguments are: their types would say it twice
@@ -39,6 +39,7 @@ autosummary_generate = False
 maximum_signature_line_length = 80
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_param = False  # an entry may name several arguments
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 
@@ -64,8 +65,6 @@ html_theme_options: dict[str, Any] = {
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": ["theme-version"],
-    "pygments_light_style": "a11y-high-contrast-light",
-    "pygments_dark_style": "a11y-high-contrast-dark",
 }
 html_sidebars = {"index": []}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
@@ -113,23 +112,41 @@ def _margin(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-def _keep_formulas(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Formulas and pictures, paragraphs that stand further in, become literal blocks: as the source shows them."""
+def _escaped(line: str) -> str:
+    """A line of prose with what reST would take for markup, but for names in backticks."""
+    parts = re.split("(`[^`]*`)", line)
+    return "".join(part if i % 2 else re.sub(r"[*|]|(?<=\w)_(?!\w)", r"\\\g<0>", part) for i, part in enumerate(parts))
+
+
+def _read_as_prose(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Docstrings are written to be read as they stand: formulas and pictures, which stand further in, stay so."""
     result: list[str] = []
-    before = ""  # the last line that is not blank
-    literal = False
+    before = ""  # the last line of prose
+    is_literal = is_example = False
     for line in lines:
-        if line.strip():
-            if result and not result[-1] and before and _margin(line) != _margin(before):
-                literal = _margin(line) > _margin(before) and not line.lstrip().startswith((">>>", "- ", "* "))
-                if literal:
-                    result += [f"{' ' * _margin(before)}::", ""]
-            before = line if not literal else before
-        result.append(line.rstrip())
+        starts_paragraph = not result or not result[-1]
+        if not line.strip():
+            is_example = False
+        elif line.lstrip().startswith(">>> "):
+            is_example = True
+        elif is_literal and _margin(line) <= _margin(before):
+            is_literal = False
+        elif not is_literal and not is_example and starts_paragraph and before and _margin(line) > _margin(before):
+            result += [f"{' ' * _margin(before)}::", ""]
+            is_literal = True
+        is_prose = bool(line.strip()) and not is_literal and not is_example
+        before = line if is_prose else before
+        result.append(_escaped(line) if is_prose else line.rstrip())
     lines[:] = result
+
+
+def _is_skipped(app: Sphinx, what: str, name: str, thing: object, skip: bool, options: object) -> bool | None:
+    """Fields of named tuples that nobody has described."""
+    return True if str(thing.__doc__).startswith("Alias for field number") else None
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
-    app.connect("autodoc-process-docstring", _keep_formulas, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", _read_as_prose, priority=400)  # before napoleon
+    app.connect("autodoc-skip-member", _is_skipped)
     app.connect("env-check-consistency", _check_public_names)
