@@ -10,6 +10,7 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import SphinxError
+from sphinx.ext.autodoc.mock import _MockObject
 from sphinx.util import logging
 
 import pyattn
@@ -34,6 +35,8 @@ default_role = "py:obj"  # `name` in a docstring is a link where the name is pub
 autodoc_typehints = "none"
 autodoc_member_order = "groupwise"
 autodoc_mock_imports = ["torch", "transformers", "jax"]  # pages about them need no framework
+for _operator in ("__or__", "__ror__"):  # of annotations such as Tensor | None, which are evaluated
+    setattr(_MockObject, _operator, lambda self, other: self)
 autodoc_default_options = {"members": True}
 autosummary_generate = False
 maximum_signature_line_length = 80
