@@ -244,16 +244,26 @@ def _work_dtype(call: Any, query: Array, lse: Array) -> Any:
 def _rows(x: Array, dtype: Any) -> Array:
     """An array of that dtype whose rows lie together and are whole vectors: x itself, if it is such."""
     width = -(-x.shape[-1] // WHOLE_VECTORS) * WHOLE_VECTORS
+    if x.dtype != dtype:
+        x = x.astype(dtype)
     if width != x.shape[-1]:
         rows = np.zeros((*x.shape[:-1], width), dtype)
-        rows[..., : x.shape[-1]] = x
+        _bits(rows)[..., : x.shape[-1]] = _bits(x)
         return rows
-    x = x.astype(dtype, copy=False)
-    return x if x.strides[-1] == x.itemsize else np.ascontiguousarray(x)
+    return x if x.strides[-1] == x.itemsize else _contiguous(x)
 
 
 def _like(grad: Array, x: Array) -> Array:
-    return np.ascontiguousarray(grad[..., : x.shape[-1]]).astype(x.dtype, copy=False)
+    return _contiguous(grad[..., : x.shape[-1]]).astype(x.dtype, copy=False)
+
+
+def _contiguous(x: Array) -> Array:
+    return np.ascontiguousarray(_bits(x)).view(x.dtype)
+
+
+def _bits(x: Array) -> Array:
+    """Those of bfloat16, which NumPy copies without calling others: where memory runs out then, it crashes."""
+    return x.view(np.uint16) if _checks.is_bfloat16(x.dtype) else x
 
 
 def _of_inputs(problem: _Problem) -> list[Array]:
