@@ -14,3 +14,7 @@
 #if ELEMENT == I8 && GROUP == 2
 #define multiply_add(a, b, c) ((vec)MM(add_epi32)((INTEGERS)(c), MM(madd_epi16)((INTEGERS)(a), (INTEGERS)(b))))
 #endif
+#if defined __clang__ && defined __FMA__ && ELEMENT != I8 && !PAIRS_OF_BFLOAT16
+/* Clang does not fuse what the blocks of a loop part, though -ffp-contract=fast lets it: some loops had other bits. */
+#define multiply_add(a, b, c) ((vec)MM_REALS(fmadd)(a, b, c))
+#endif
