@@ -31,7 +31,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Table:
-    """The figures of an example as they are read: the best in each column may be marked by the writer."""
+    """The figures of an example, as text."""
 
     columns: list[str]
     rows: list[list[str]]

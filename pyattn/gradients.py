@@ -244,12 +244,12 @@ def _work_dtype(call: Any, query: Array, lse: Array) -> Any:
 def _rows(x: Array, dtype: Any) -> Array:
     """An array of that dtype whose rows lie together and are whole vectors: x itself, if it is such."""
     width = -(-x.shape[-1] // WHOLE_VECTORS) * WHOLE_VECTORS
-    if x.dtype != dtype:
-        x = x.astype(dtype)
     if width != x.shape[-1]:
-        rows = np.zeros((*x.shape[:-1], width), dtype)
-        _bits(rows)[..., : x.shape[-1]] = _bits(x)
+        rows: Array = np.zeros((*x.shape[:-1], width), dtype)
+        to, source = (_bits(rows), _bits(x)) if x.dtype == dtype else (rows, x)
+        to[..., : x.shape[-1]] = source
         return rows
+    x = x.astype(dtype, copy=False)
     return x if x.strides[-1] == x.itemsize else _contiguous(x)
 
 

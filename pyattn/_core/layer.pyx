@@ -283,15 +283,15 @@ cdef class AttentionPlan:
         cdef Heads all_keys = heads_of(&key, binding.batch, self.head_dim) if cache is None else cached(cache, 0)
         cdef Heads all_values = heads_of(&value, binding.batch, self.head_dim) if cache is None else cached(cache, 1)
         if own.workspace.watch is not None:
-            self.show(&query, &all_keys, dtype, scales, memory is not None, binding, own.workspace.watch)
+            self.show(&query, &all_keys, dtype, scales, binding, own.workspace.watch)
         self.weigh(&query, &all_keys, &all_values, scales, &out, binding)
         return out
 
     cdef int show(
-        self, const Rows *query, const Heads *keys, int dtype, cnp.ndarray scales, bint cross, Binding binding, watch
+        self, const Rows *query, const Heads *keys, int dtype, cnp.ndarray scales, Binding binding, watch
     ) except -1:
-        """Calls watch(plan, binding, query, key, scales of key or None, whether these are a memory's): of `batch`
-        samples the heads (batch, heads, rows, features), of uint16 where they are bits of bfloat16."""
+        """Calls watch(plan, binding, query, key, scales of key or None): of `batch` samples the heads (batch, heads,
+        rows, features), of uint16 where they are bits of bfloat16."""
         cdef Py_ssize_t rows = query.count // max(<Py_ssize_t> 1, binding.batch)
         cdef Py_ssize_t seen = binding.key_starts[binding.key_starts.shape[0] - 1]
         cdef int kind = dtype if scales is None else cnp.NPY_INT8
@@ -299,7 +299,7 @@ cdef class AttentionPlan:
         watch(
             self, binding, copied(&queries, binding.batch, self.heads, rows, self.head_dim, query.dtype),
             copied(keys, binding.batch, self.key_heads, seen, self.head_dim, kind),
-            None if scales is None else scales[0, :, :, :seen].copy(), cross,
+            None if scales is None else scales[0, :, :, :seen].copy(),
         )
 
     cdef int weigh(

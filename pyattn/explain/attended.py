@@ -58,12 +58,19 @@ class Attended:
 
         Args:
             asked: entropy, received, top_k, query_range, pooled.
+
+        Raises:
+            TypeError, ValueError: as attention_statistics; sequence is not one of the call's.
         """
         query, key, options = self.operands(sequence)
         return attention_statistics(query, key, **options, **asked)
 
     def operands(self, sequence: int = 0) -> tuple[Array, Array, dict[str, Any]]:
-        """Queries (H, L, D), keys (Hkv, S, D) and the options of scaled_dot_product_attention of a sequence."""
+        """Queries (H, L, D), keys (Hkv, S, D) and the options of scaled_dot_product_attention of a sequence.
+
+        Raises:
+            TypeError, ValueError: sequence is not one of the call's.
+        """
         number = _checks.integer("Attended", "sequence", sequence)
         if not 0 <= number < self.sequences:
             raise ValueError(f"Attended: sequence must be from 0 to {self.sequences - 1}, not {sequence}")
@@ -116,7 +123,7 @@ def watch(model: Layer, layers: Callable[[str], bool] | None = None) -> Iterator
     modules = [(name.removesuffix("."), part) for name, part in model._parts() if isinstance(part, MultiHeadAttention)]
     seen: list[Attended] = []
 
-    def show(plan: Any, binding: Any, query: Array, key: Array, scales: Array | None, cross: bool) -> None:
+    def show(plan: Any, binding: Any, query: Array, key: Array, scales: Array | None) -> None:
         for name, module in modules:
             if module._planned() is plan and (layers is None or layers(name)):
                 key = _real(key) if scales is None else key.astype(np.float32) * scales[..., None]
