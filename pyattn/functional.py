@@ -137,7 +137,7 @@ def scaled_dot_product_attention(
         query_offset: integers below 2**30 in magnitude, broadcasting to query.shape[:-3]: the position of query 0. None
             means kv_lengths - L (S - L without them): the last query stands at the last key.
         dropout_p: the probability that a weight is dropped, for training; the others are divided by 1 - dropout_p, and
-            the lse is that without dropout (Srivastava et al. 2014, Dropout, section 4). For masks that are not sparse.
+            the lse is that without dropout (Srivastava et al. 2014, Dropout, section 4).
         dropout_seed: an integer from 0 to 2**64 - 1, needed where dropout_p is not 0: it, the number of the head, batch
             elements and heads counted together, of the query and of the key decide, as in pyattn.reference.kept_pairs,
             whatever is computed beside them.

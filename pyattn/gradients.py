@@ -197,12 +197,15 @@ class _Problem(NamedTuple):
     results: dict[str, Array]  # of the forward pass, and their gradients; packed: heads first
     starts: tuple[Any, Any] | None = None  # of packed sequences
     csr: tuple[Array, Array, Array | None] | None = None  # a sparse mask, and biases of what it stores
+    first: int = 0  # of the queries, where others are before these
 
     def call(self) -> Any:
         query, key, value = (self.inputs[name] for name in _INPUTS)
         if self.starts is not None:
             return _checks.packed_call(self.function, query, key, value, self.starts, self.options)
-        return _checks.attention_call(self.function, query, key, value, self.options)
+        call = _checks.attention_call(self.function, query, key, value, self.options)
+        call.start_at(self.first)
+        return call
 
     def parts(self) -> Iterator[tuple[slice, "_Problem"]]:
         """All of it; or, of a sparse mask, some queries at a time, for which it is made dense."""
@@ -212,11 +215,11 @@ class _Problem(NamedTuple):
         query, keys, bias = self.inputs["query"], self.inputs["key"].shape[-2], self.options.get("bias")
         length = query.shape[-2]
         offset = self.options.get("query_offset")
-        offset = np.asarray(self.options.get("kv_lengths", keys)) - length if offset is None else np.asarray(offset)
+        offset = np.asarray(self.options.get("kv_lengths", keys)) - length if offset is None else offset
         for first in range(0, max(1, length), SPARSE_ROWS):
             rows = slice(first, min(length, first + SPARSE_ROWS))
             mask, biases = _dense(self.csr, rows, keys, query.dtype)
-            options = self.options | {"mask": mask, "query_offset": offset + first}
+            options = self.options | {"mask": mask, "query_offset": offset}
             if biases is not None:
                 options["bias"] = biases
             elif bias is not None:
@@ -224,7 +227,8 @@ class _Problem(NamedTuple):
             results = {
                 name: x[..., rows, :] if x.ndim == query.ndim else x[..., rows] for name, x in self.results.items()
             }
-            yield rows, _Problem(self.function, self.inputs | {"query": query[..., rows, :]}, options, results)
+            inputs = self.inputs | {"query": query[..., rows, :]}
+            yield rows, _Problem(self.function, inputs, options, results, first=first)
 
 
 def _options(function: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -105,9 +105,37 @@ def test_masked_pairs_are_never_read():
     assert all(np.isfinite(x).all() for x in grads[:3])
 
 
-def test_errors_name_what_is_wrong():
-    from scipy import sparse
+@each_dtype
+@pytest.mark.parametrize(("length", "keys"), [(1, 5), (40, 300), (1030, 700)])
+@pytest.mark.parametrize("with_biases", [False, True])
+def test_a_sparse_mask_drops_what_a_dense_one_does(dtype, length, keys, with_biases):
+    """Gradients of more than 1,024 queries come in several parts."""
+    sparse = pytest.importorskip("scipy.sparse")
+    arrays = qkv(2, length, keys, 16, dtype=dtype)
+    stored = sparse.random_array((length, keys), density=min(1, 40 / keys), rng=np.random.default_rng(1), format="csr")
+    seen = stored.toarray() != 0
+    options = {"mask": stored != 0, "is_causal": True} if not with_biases else {"mask": stored != 0, "bias": stored.astype(np.float64 if dtype == np.float64 else np.float32)}
+    dense = {"mask": seen, "is_causal": True} if not with_biases else {"bias": stored.toarray(), "mask": seen}
+    dense = {name: x.astype(dtype) if name == "bias" else x for name, x in dense.items()}
+    out, lse = sdpa(*arrays, return_lse=True, **options, **DROPOUT)
+    other, other_lse = sdpa(*arrays, return_lse=True, **dense, **DROPOUT)
+    rounding = {"float16": 2.0**-9, "bfloat16": 2.0**-6}.get(dtype.name, 1e-5)
 
+    def assert_alike(x, y):
+        np.testing.assert_allclose(*(z.astype(np.float64) for z in (x, y)), rtol=rounding, atol=2 * rounding)
+
+    assert length == 1 or abs(out.astype(np.float64) - sdpa(*arrays, **options).astype(np.float64)).max() > 0.01
+    assert_alike(out, other)
+    assert_alike(lse, other_lse)
+    with num_threads(3):
+        assert_same(sdpa(*arrays, **options, **DROPOUT), out)
+    grad_out = normal(out.shape, dtype, 5)
+    found = attention_backward(grad_out, *arrays, out, lse, **options, **DROPOUT)
+    for x, y in zip(found[:3], attention_backward(grad_out, *arrays, out, lse, **dense, **DROPOUT)[:3], strict=True):
+        assert_alike(x, y)
+
+
+def test_errors_name_what_is_wrong():
     arrays = qkv(2, 5, 7, 8)
 
     def error(kind, message, mask=None, **options):
@@ -120,5 +148,4 @@ def test_errors_name_what_is_wrong():
     error(ValueError, r"dropout_seed must be an integer from 0 to 2\*\*64 - 1, not -1", dropout_p=0.1, dropout_seed=-1)
     error(TypeError, "dropout_seed must be an integer, not 1.5", dropout_p=0.1, dropout_seed=1.5)
     error(ValueError, "return_weights gives those without dropout", return_weights=True, **DROPOUT)
-    error(ValueError, "dropout_p is for dense masks", sparse.csr_array(np.ones((5, 7))), **DROPOUT)
     assert_same(sdpa(*arrays, dropout_p=0.0), sdpa(*arrays))

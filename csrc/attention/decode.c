@@ -193,9 +193,9 @@ INLINE void sum_weights(struct attention_state *state, ptrdiff_t first_row, ptrd
   UNROLL for (int r = 0; r < rows; r++) sums[r] = sum[r];
 }
 
-/* Logits to weights, relative to the new maximum. */
-static void softmax_rows(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t count,
-                         int masked) {
+/* Logits of keys first ... first + count to weights, relative to the new maximum. */
+static void softmax_rows(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                         ptrdiff_t count, int masked) {
   struct attention_state *state = state_of(block);
   const ptrdiff_t groups = (count + LANES - 1) / LANES, rows = block->rows;
   const int exponential = state->exponential;
@@ -214,6 +214,7 @@ static void softmax_rows(const struct pyattn_query_block *block, const struct py
   }
   if (keys->index) {
     sum = sum_gathered(state, keys, count, rows);
+    if (state->dropped_below > 0) drop_gathered(block, keys, first, count);
   } else {
     real sums[LANES];
     FOR_ROWS_AT_ONCE(rows, MORE_ROWS, sum_weights(state, r, count, ROWS, sums + r))
@@ -245,7 +246,7 @@ INLINE void expect_row(const struct pyattn_query_block *block, ptrdiff_t r) {
 
 static void update_own_keys(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t count) {
   score_own_keys(block, keys, count);
-  softmax_rows(block, keys, count, 0);
+  softmax_rows(block, keys, 0, count, 0);
   for (ptrdiff_t r = 0; r < block->rows; r++) {
     const ptrdiff_t first = own_first(keys, r), own = own_count(keys, r, count);
     if (KEY_BYTES == 1 && own > 0) scale_groups(block, keys, first, own, r, 1);
@@ -270,7 +271,7 @@ static void decode_update(const struct pyattn_query_block *block, struct pyattn_
     for (ptrdiff_t j = count; j < round_up(count, LANES); j++) state->p[j] = MASKED;
     transpose_groups(block, count);
   }
-  softmax_rows(block, keys, count, masked);
+  softmax_rows(block, keys, first, count, masked);
   if (KEY_BYTES == 1) scale_groups(block, keys, first, count, 0, block->rows);
   if (keys->index && block->rows == 1)
     accumulate_gathered(block, keys, first, count, 0, masked && KEY_BYTES > 1);

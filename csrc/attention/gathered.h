@@ -6,6 +6,8 @@
  * Another order of sums than that of prefill, but one for all gathered keys. */
 #pragma once
 
+#include "dropout.h"
+
 /* Where in index the own keys of row r begin. */
 INLINE ptrdiff_t own_first(const struct pyattn_keys *keys, ptrdiff_t r) { return keys->starts[r] - keys->starts[0]; }
 
@@ -99,6 +101,23 @@ static vec sum_gathered(struct attention_state *state, const struct pyattn_keys 
     for (ptrdiff_t j = 0; j < own; j += LANES) sums[r] += state->p[j + r];
   }
   return sum_rows(sums);
+}
+
+/* Weights that are dropped to 0, where keys lie along the lanes; what is masked stays -0. */
+static void drop_gathered(const struct pyattn_query_block *block, const struct pyattn_keys *keys, ptrdiff_t first,
+                          ptrdiff_t count) {
+  struct attention_state *state = state_of(block);
+  for (ptrdiff_t r = 0; r < block->rows; r++) {
+    const ptrdiff_t own = own_count(keys, r, count);
+    const int32_t *index = keys->index + (keys->starts ? own_first(keys, r) : first);
+    const uword row = state->dropped_rows[0][r];
+    for (ptrdiff_t j = 0; j < own; j += LANES) {
+      uvec column;
+      for (int i = 0; i < LANES; i++) column[i] = (uint32_t)index[least(j + i, own - 1)] * DROPOUT_COLUMN;
+      const uvec kept = (uvec)is_kept(row ^ column, state->dropped_below) | (uword)SIGN_BIT;
+      state->p[j + r] = (vec)((uvec)state->p[j + r] & kept);
+    }
+  }
 }
 
 /* Features of one row from d on, of so many vectors, which are whole and contiguous if there are several. */

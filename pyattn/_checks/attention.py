@@ -39,8 +39,6 @@ def attention_call(
     mask, bias = options.get("mask"), options.get("bias")
     if hasattr(mask, "tocsr") or hasattr(bias, "tocsr"):
         sparse_bias = bias if hasattr(bias, "tocsr") else None
-        if options.get("dropout_p"):
-            raise ValueError(f"{function}: dropout_p is for dense masks; mask.toarray() != 0 makes a sparse one dense")
         call.bind_csr(*structure(function, mask, sparse_bias, shape[-2:], dtype))
     for name, x in (("mask", mask), ("bias", bias)):
         if x is not None and not hasattr(x, "tocsr"):

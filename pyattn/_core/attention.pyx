@@ -54,7 +54,7 @@ cdef Py_ssize_t choose_path(Call *call) noexcept nogil:
         call.shared.path = &call.kernels.decode
     else:
         share_heads(call, lanes * call.kernels.tile_vectors // max(most, <Py_ssize_t> 1))
-        if call.pack * most <= few and call.shared.dropout == 0:  # decode drops nothing
+        if call.pack * most <= few and call.shared.dropout == 0:  # decode drops gathered keys alone
             call.shared.path = &call.kernels.decode
         elif call.pack * most <= lanes and call.shared.value_width >= 4 * lanes:
             call.shared.path = &call.kernels.mixed

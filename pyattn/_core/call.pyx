@@ -162,6 +162,10 @@ cdef class AttentionCall:
         """The queries that column_sums are over; all without this."""
         self.call.sum_from, self.call.sum_to = first, end
 
+    def start_at(self, Py_ssize_t first):
+        """Queries follow so many others: query_offset, which is bound, counts from these, and so does dropout."""
+        self.call.first_query = first
+
     def of_queries(self, Py_ssize_t first, Py_ssize_t end):
         """The call for queries first ... end of the only sequence alone, whose query_offset is bound."""
         cdef AttentionCall part = AttentionCall.__new__(AttentionCall)
