@@ -114,9 +114,10 @@ def test_a_sparse_mask_drops_what_a_dense_one_does(dtype, length, keys, with_bia
     arrays = qkv(2, length, keys, 16, dtype=dtype)
     stored = sparse.random_array((length, keys), density=min(1, 40 / keys), rng=np.random.default_rng(1), format="csr")
     seen = stored.toarray() != 0
-    options = {"mask": stored != 0, "is_causal": True} if not with_biases else {"mask": stored != 0, "bias": stored.astype(np.float64 if dtype == np.float64 else np.float32)}
-    dense = {"mask": seen, "is_causal": True} if not with_biases else {"bias": stored.toarray(), "mask": seen}
-    dense = {name: x.astype(dtype) if name == "bias" else x for name, x in dense.items()}
+    options, dense = {"mask": stored != 0, "is_causal": True}, {"mask": seen, "is_causal": True}
+    if with_biases:
+        biases = stored.astype(np.float64 if dtype == np.float64 else np.float32)  # scipy has no others
+        options, dense = {"mask": biases, "bias": biases}, {"mask": seen, "bias": biases.toarray().astype(dtype)}
     out, lse = sdpa(*arrays, return_lse=True, **options, **DROPOUT)
     other, other_lse = sdpa(*arrays, return_lse=True, **dense, **DROPOUT)
     rounding = {"float16": 2.0**-9, "bfloat16": 2.0**-6}.get(dtype.name, 1e-5)

@@ -25,7 +25,7 @@ from pyattn._core.tasks cimport (
 )
 
 cdef enum:
-    CHUNK_GROUPS = 4  # of blocks, in a chunk, at least
+    CHUNK_QUERIES = 768  # at least: each chunk has sums of all keys, which cost more than their work if it is small
     MOST_CHUNKS = 8  # of a key head's queries: as many arrays of gradients of keys and values
     SPAN_BYTES = 33554432  # of keys, values and their gradients, which a chunk takes past all its queries at a time
     SUMMED_ROWS = 256  # of keys, in a task that adds these up
@@ -52,8 +52,9 @@ cdef inline Py_ssize_t groups_of(const Gradients *shared, Py_ssize_t sequence) n
 
 
 cdef inline Py_ssize_t chunks_of(const Gradients *shared, Py_ssize_t sequence) noexcept nogil:
-    cdef Py_ssize_t groups = shared.sharing * groups_of(shared, sequence)
-    return max(<Py_ssize_t> 1, min(<Py_ssize_t> MOST_CHUNKS, groups // CHUNK_GROUPS))
+    cdef Py_ssize_t block_rows = shared.call.kernels.lanes * shared.call.kernels.tile_vectors
+    cdef Py_ssize_t queries = shared.sharing * groups_of(shared, sequence) * PYATTN_GRADIENT_BLOCKS * block_rows
+    return max(<Py_ssize_t> 1, min(<Py_ssize_t> MOST_CHUNKS, queries // CHUNK_QUERIES))
 
 
 cdef inline Py_ssize_t keys_of(const Call *call, Py_ssize_t sequence) noexcept nogil:
