@@ -71,7 +71,7 @@ help:
 	@echo "make old-cpus  run the tests as on older CPUs, without AVX2 and without AVX-512, under qemu (an hour)"
 	@echo "make wheels  an sdist and a wheel for older Linux in dist/, installed and tested without a compiler (minutes; Debian)"
 	@echo "make coverage  which lines of Python, Cython and C the tests run (minutes)"
-	@echo "make docs    build the documentation site in build/site, with every number of its guide (a minute)"
+	@echo "make docs    build the documentation site in build/site, with every number of its guide and gallery (minutes)"
 	@echo "make lint    check the style of Python, Cython and C, and the types"
 	@echo "make format  put the style right"
 	@echo "make bench   compare with NumPy and the peers, and with the last results (an hour; installs torch and others)"
@@ -233,7 +233,7 @@ coverage: .venv/coverage
 
 # From nothing each time, since Sphinx tells warnings only of pages that it reads
 docs: .venv/docs
-	rm -rf build/site build/doctrees
+	rm -rf build/site build/doctrees docs/auto_gallery
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet -d build/doctrees docs build/site
 	@echo "Open build/site/index.html, or, for the search: $(BIN)/python -m http.server --directory build/site"
 

@@ -28,7 +28,9 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "myst_nb",  # Markdown, and pages whose code runs while they are built
+    "sphinx_gallery.gen_gallery",  # scripts that become such pages
 ]
+exclude_patterns = ["gallery"]  # the scripts; the pages that are made of them lie in auto_gallery
 default_role = "py:obj"  # `name` in a docstring is a link where the name is public
 
 # --- docstrings, which say what arguments are: their types would say it twice
@@ -54,6 +56,20 @@ nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+
+# --- the gallery
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "filename_pattern": "/gallery/",  # all run
+    "within_subsection_order": "FileNameSortKey",
+    "notebook_extensions": set(),
+    "capture_repr": ("_repr_html_",),
+    "download_all_examples": False,
+    "write_computation_times": False,
+    "min_reported_time": 1,  # seconds
+    "show_signature": False,
+}
 
 # --- pages
 html_theme = "pydata_sphinx_theme"
