@@ -51,8 +51,8 @@ DEMO_QUESTION ?= find the minimum of a function of several variables
 # Bytecode is kept: else each of the tests' many processes would compile the same modules
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo dev t test oracles torch examples soak fuzz sanitize clang aarch64 old-cpus wheels coverage docs lint format bench \
-  clean
+.PHONY: help demo dev t test oracles torch examples soak fuzz sanitize clang aarch64 old-cpus wheels coverage docs site-test lint \
+  format bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -72,6 +72,7 @@ help:
 	@echo "make wheels  an sdist and a wheel for older Linux in dist/, installed and tested without a compiler (minutes; Debian)"
 	@echo "make coverage  which lines of Python, Cython and C the tests run (minutes)"
 	@echo "make docs    build the documentation site in build/site, with every number of its guide and gallery (minutes)"
+	@echo "make site-test  look at that site in a browser: its links, its search, narrow windows, dark ones (minutes; needs chromium)"
 	@echo "make lint    check the style of Python, Cython and C, and the types"
 	@echo "make format  put the style right"
 	@echo "make bench   compare with NumPy and the peers, and with the last results (an hour; installs torch and others)"
@@ -236,6 +237,15 @@ docs: .venv/docs
 	rm -rf build/site build/doctrees docs/auto_gallery
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet -d build/doctrees docs build/site
 	@echo "Open build/site/index.html, or, for the search: $(BIN)/python -m http.server --directory build/site"
+
+.venv/site: .venv/docs
+	$(BIN)/python -m pip install --quiet --group site
+	@touch $@
+
+# Of what `make docs` has built
+site-test: .venv/site
+	@test -e build/site/index.html || { echo "make: build/site is missing; remedy: make docs" >&2; exit 1; }
+	PYATTN_SITE=build/site $(BIN)/pytest tests/test_site.py
 
 lint: .venv/linters
 	$(BIN)/ruff check .

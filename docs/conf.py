@@ -74,9 +74,11 @@ sphinx_gallery_conf = {
 # --- pages
 html_theme = "pydata_sphinx_theme"
 html_title = "pyattn"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["pyattn.css"]
 html_copy_source = False
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_theme_options: dict[str, Any] = {
     "logo": {"text": "pyattn"},
     "navbar_align": "left",
