@@ -131,7 +131,8 @@ def under_torch(names):
 
 
 NAMES = {
-    "README": names_of_attention,
+    "README": dict,
+    "attention": names_of_attention,
     "explain": names_of_layers,
     "from_numpy": dict,
     "from_sentence_transformers": names_of_models,
@@ -156,8 +157,6 @@ def test_examples_of_pages(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"np": np, "pyattn": pyattn}
     names |= NAMES[page.stem]() if blocks else {}
-    if page.stem == "README":
-        names_of_models()
     with under_torch(names) as has_torch:
         for block in blocks:
             if has_torch or not re.search(rf"{EXTRA.pattern}|\btorch\.", block):

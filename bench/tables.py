@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs from bench/results: python -m bench.readme, after make bench.
+"""Writes the tables of docs from bench/results: python -m bench.tables, after make bench.
 
 A table stands between `<!-- name -->` and `<!-- end -->`; what the results do not hold, or older ones do, stays as it
 is.
@@ -17,7 +17,7 @@ from bench.scaling import HEADER, MODELS, model_rows
 from bench.summary import Results, files, read, rows_of
 
 ROOT = RESULTS.parents[1]
-PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "scaling", "torch"))]
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "scaling", "torch")]
 
 
 def _rows(header: str, rows: list[list[str]]) -> str:
