@@ -142,7 +142,7 @@ def _escaped(line: str) -> str:
 def _read_as_prose(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
     """Docstrings are written to be read as they stand: formulas and pictures, which stand further in, stay so."""
     result: list[str] = []
-    before = ""  # the last line of prose
+    before = ""  # the last line of prose, or of an example's input: what stands as far in is prose
     is_literal = is_example = False
     for line in lines:
         starts_paragraph = not result or not result[-1]
@@ -156,7 +156,7 @@ def _read_as_prose(app: Sphinx, what: str, name: str, thing: object, options: ob
             result += [f"{' ' * _margin(before)}::", ""]
             is_literal = True
         is_prose = bool(line.strip()) and not is_literal and not is_example
-        before = line if is_prose else before
+        before = line if is_prose or (is_example and line.lstrip().startswith(">>> ")) else before
         result.append(_escaped(line) if is_prose else line.rstrip())
     lines[:] = result
 

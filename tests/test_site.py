@@ -1,4 +1,4 @@
-"""The site as `make docs` has built it: its links, and its pages in a browser. `make site-test` runs this, and nothing else does."""
+"""The site as `make docs` has built it: its links, and its pages in a browser. `make site-test` alone runs this."""
 
 import os
 import re
@@ -19,6 +19,8 @@ from playwright.sync_api import sync_playwright
 
 SITE = Path(os.environ["PYATTN_SITE"]).resolve()
 PAGES = sorted(str(path.relative_to(SITE)) for path in SITE.rglob("*.html") if "_static" not in path.parts)
+# Of listings of sources, which are all alike, one
+SEEN = [name for name in PAGES if not name.startswith("_modules/") or name.endswith("layers/attention.html")]
 WIDTHS = (400, 1400)
 SHOWN = ["index.html", "guide/encoder_decoder.html", "benchmarks.html", "api/layers.html", "auto_gallery/search.html"]
 
@@ -60,7 +62,7 @@ def test_every_link_leads_somewhere(parsed):
 
 
 def test_pictures_are_described(parsed):
-    """For those who do not see them: not by a file's name, which Sphinx puts where nothing is said. Ornaments have ""."""
+    """In words: not by a file's name, which Sphinx puts where nothing is said. Ornaments have ""."""
     bare = [
         f"{path.relative_to(SITE)}: {source}"
         for path, page in parsed.items()
@@ -109,7 +111,7 @@ def tab(browser, address):
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", SEEN)
 def test_a_page_fits_narrow_and_wide_windows(tab, name):
     tab.goto(name)
     for width in WIDTHS:
@@ -122,7 +124,7 @@ def test_a_page_fits_narrow_and_wide_windows(tab, name):
 # The innermost things that stand out to the right, and are not in a box that scrolls
 WIDEST = """() => [...document.querySelectorAll('body *')].filter(x => {
   if (x.getBoundingClientRect().right <= innerWidth + 1) return false
-  for (let y = x.parentElement; y; y = y.parentElement)
+  for (let y = x.parentElement; y && !y.matches('.bd-article-container'); y = y.parentElement)
     if (/auto|scroll|hidden/.test(getComputedStyle(y).overflowX)) return false
   return true
 }).map(x => x.tagName + '.' + x.className + ': ' + x.textContent.trim().slice(0, 60)).slice(-3)"""
@@ -133,7 +135,7 @@ def test_the_search_finds(tab, term):
     tab.goto(f"search.html?q={term}")
     found = tab.locator("#search-results li a[href]")
     found.first.wait_for()
-    tab.wait_for_function("/finished|found/i.test(document.querySelector('#search-results .search-summary').textContent)")
+    tab.wait_for_function("document.querySelector('#search-results .search-summary').textContent.includes('found')")
     tab.goto(found.first.get_attribute("href"))
     assert term in tab.locator("article").inner_text().lower()
 
@@ -154,7 +156,7 @@ def test_a_narrow_window_has_the_pages_in_a_menu(tab):
     tab.wait_for_url("**/guide/heads.html")
 
 
-# Of all text that is shown: how it stands out from what is behind it, as WCAG 2 counts (1 to 21), where that is below 4.5
+# Text that is shown and stands out from what is behind it by less than 4.5, on the scale of WCAG 2 from 1 to 21
 FAINT = """() => {
   const parts = colour => (colour.match(/[\\d.]+/g) || []).map(Number)
   const light = ([r, g, b]) => {
