@@ -121,12 +121,10 @@ def test_a_page_fits_narrow_and_wide_windows(tab, name):
         assert needed <= width, f"{name} is {needed} pixels wide in a window of {width}: {tab.evaluate(WIDEST)}"
 
 
-# The innermost things that stand out to the right, and are not in a box that scrolls
+# The innermost boxes that what is in them stands out of
 WIDEST = """() => [...document.querySelectorAll('body *')].filter(x => {
-  if (x.getBoundingClientRect().right <= innerWidth + 1) return false
-  for (let y = x.parentElement; y && !y.matches('.bd-article-container'); y = y.parentElement)
-    if (/auto|scroll|hidden/.test(getComputedStyle(y).overflowX)) return false
-  return true
+  const style = getComputedStyle(x)
+  return x.scrollWidth > x.clientWidth + 1 && style.overflowX === 'visible' && style.display !== 'inline'
 }).map(x => x.tagName + '.' + x.className + ': ' + x.textContent.trim().slice(0, 60)).slice(-3)"""
 
 
