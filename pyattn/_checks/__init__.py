@@ -18,7 +18,9 @@ from pyattn._checks.arrays import (
     weight_dtype,
     weight_dtype_name,
     within,
+    wrong_dtype,
     wrong_shape,
+    wrong_value,
 )
 from pyattn._checks.attention import attention_call, attention_shapes, merge_parts, packed_call
 from pyattn._checks.gradients import learned_options, results_and_gradients

@@ -12,6 +12,7 @@ import numpy as np
 
 from pyattn._checks import Array
 from pyattn.explain.attended import Attended
+from pyattn.explain.blocks import block_means, starts
 
 MOST_TOKENS = 96  # that are shown one by one; more are joined in as many blocks
 LONGEST_LABEL = 24  # characters
@@ -53,27 +54,14 @@ def page(tokens: Sequence[str], seen: Sequence[Attended], *, sequence: int = 0, 
                 f"page: {attended.layer} attends from {query.shape[-2]} rows to {key.shape[-2]}; there are "
                 f"{len(tokens)} tokens"
             )
-        layers.append({"name": attended.layer, "heads": [_packed(head) for head in _means(attended, sequence)]})
-    blocks = _blocks(len(tokens))
+        means = block_means(attended, sequence, (MOST_TOKENS, MOST_TOKENS))
+        layers.append({"name": attended.layer, "heads": [_packed(head) for head in means]})
+    blocks = starts(len(tokens), MOST_TOKENS)
     labels = [_label(tokens[first:end]) for first, end in pairwise(blocks)]
     note = "" if len(labels) == len(tokens) else f"{len(tokens)} tokens stand in {len(labels)} blocks of neighbours. "
     data = json.dumps({"tokens": labels, "layers": layers}).replace("<", "\\u003c")
     template = string.Template(resources.files("pyattn.explain").joinpath("page.html").read_text("utf-8"))
     return template.substitute(title=html.escape(title), note=note, data=data)
-
-
-def _blocks(length: int) -> list[int]:
-    count = min(length, MOST_TOKENS)
-    return [i * length // count for i in range(count + 1)]
-
-
-def _means(attended: Attended, sequence: int) -> Array:
-    """(H, n, n): what a query of each block gives to all keys of another, in the mean over its queries."""
-    blocks = _blocks(attended.operands(sequence)[0].shape[-2])
-    count = len(blocks) - 1
-    pooled = attended.statistics(sequence, pooled=(count, count)).pooled
-    means: Array = pooled / np.diff(blocks)[:, None]  # type: ignore[operator]
-    return means
 
 
 def _packed(weights: Array) -> str:
