@@ -18,17 +18,16 @@ TWO = $(SHARING) $(BIN)/pytest -n 2 --dist worksteal
 # Tests that wait for something by the clock, or take all cores themselves: they run with nothing beside
 ALONE = tests/test_fuzz.py tests/test_processes.py tests/test_server.py tests/test_threads.py
 # Tests of what no instruction set changes, which run under the best one alone
-PORTABLE = $(ALONE) tests/kernels tests/cli tests/generation tests/tasks/test_audio.py tests/tasks/test_passages.py \
-  tests/tasks/test_search_index.py tests/tasks/test_sentence_directories.py tests/tasks/test_speech.py \
-  tests/tasks/test_text_generator.py tests/test_architecture.py tests/test_arrays.py tests/test_bench.py \
-  tests/test_checks.py \
-  tests/test_coefficients.py tests/test_declarations.py tests/test_docs.py tests/test_oracle.py \
-  tests/test_replaced.py tests/test_states.py tests/models/test_encoders.py tests/models/test_files.py \
-  tests/models/test_generation_keys.py tests/models/test_generative.py tests/models/test_hub.py \
-  tests/models/test_keys.py tests/models/test_layouts.py tests/models/test_long.py tests/models/test_masks.py \
-  tests/models/test_pieces.py tests/models/test_quantized.py tests/models/test_sentencepiece.py \
-  tests/models/test_shards.py tests/models/test_token_states.py tests/models/test_tokenizer.py \
-  tests/models/test_tokenizer_settings.py
+PORTABLE = $(ALONE) tests/kernels tests/cli tests/explain tests/generation tests/tasks/test_audio.py \
+  tests/tasks/test_passages.py tests/tasks/test_search_index.py tests/tasks/test_sentence_directories.py \
+  tests/tasks/test_speech.py tests/tasks/test_text_generator.py tests/test_architecture.py tests/test_arrays.py \
+  tests/test_bench.py tests/test_checks.py tests/test_coefficients.py tests/test_declarations.py \
+  tests/test_docs.py tests/test_oracle.py tests/test_replaced.py tests/test_states.py \
+  tests/models/test_encoders.py tests/models/test_files.py tests/models/test_generation_keys.py \
+  tests/models/test_generative.py tests/models/test_hub.py tests/models/test_keys.py \
+  tests/models/test_layouts.py tests/models/test_long.py tests/models/test_masks.py tests/models/test_pieces.py \
+  tests/models/test_quantized.py tests/models/test_sentencepiece.py tests/models/test_shards.py \
+  tests/models/test_token_states.py tests/models/test_tokenizer.py tests/models/test_tokenizer_settings.py
 # Of random problems and of large grids, the share under lesser instruction sets
 LESSER_EXAMPLES = 0.33
 # The tests that reach every kernel, for builds and machines on which all would take hours

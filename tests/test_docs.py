@@ -15,10 +15,19 @@ import pyattn
 
 ROOT = Path(__file__).parents[1]
 EXTRA = re.compile(r"pyattn\.(torch|transformers|jax)\b")  # modules of packages that `make torch` installs
+DRAWN = re.compile(r"pyattn\.explain\.(along|figures|grids|pictures)$")  # or of matplotlib
+
+
+def package_of(module):
+    """The optional package that a module, or its example, needs, or None."""
+    match = EXTRA.match(module)
+    return match[1] if match else "matplotlib" if DRAWN.match(module) else None
+
+
 MODULES = [pyattn] + [
     importlib.import_module(found.name)
     for found in pkgutil.walk_packages(pyattn.__path__, "pyattn.")
-    if not (match := EXTRA.match(found.name)) or importlib.util.find_spec(match[1])
+    if (package := package_of(found.name)) is None or importlib.util.find_spec(package)
 ]
 EXAMPLES = [module for module in MODULES if any(test.examples for test in doctest.DocTestFinder().find(module))]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -115,6 +124,12 @@ def names_of_models():
     }
 
 
+def names_of_pictures():
+    """The same of what pictures show."""
+    rng = np.random.default_rng(1)
+    return names_of_layers() | names_of_models() | {"photo": rng.integers(0, 256, (84, 126, 3), np.uint8)}
+
+
 @contextlib.contextmanager
 def under_torch(names):
     """Adds what the examples of torch speak of; whether it is installed."""
@@ -133,7 +148,7 @@ def under_torch(names):
 NAMES = {
     "README": dict,
     "attention": names_of_attention,
-    "explain": names_of_layers,
+    "explain": names_of_pictures,
     "from_numpy": dict,
     "from_sentence_transformers": names_of_models,
     "from_torch": dict,
@@ -150,7 +165,7 @@ NAMES = {
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_examples_of_pages(page, tmp_path, monkeypatch):
-    for package in ("safetensors", "tokenizers", "scipy", "tqdm"):
+    for package in ("safetensors", "tokenizers", "scipy", "tqdm", "matplotlib"):
         pytest.importorskip(package)
     blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
     assert bool(blocks) == (page.stem in NAMES)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COLOUR_MAP = "viridis"  # colour-blind readers and printers in grey tell its steps apart
 BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito, for the same reason
+ROUNDING = 1e-3  # by which computed weights may pass 1, and sums of them 0
 LONGEST_LABEL = 24  # characters
 POINTS = 7  # the size of labels
 LINE = 1.2  # of a label's size that it takes

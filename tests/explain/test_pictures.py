@@ -1,9 +1,8 @@
-"""Pictures of weights beside a text, an image, a sound, a document: what is drawn, and where."""
+"""Pictures of weights beside a text, an image, a sound: what is drawn, and where; what all pictures have in common."""
 
 import pickle
 import subprocess
 import sys
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,13 +21,12 @@ def labels_of(axis):
     return [label.get_text() for label in axis.get_ticklabels()]
 
 
+def segments_of(lines):
+    return [path.vertices for path in lines.get_paths()]
+
+
 def new_axes():
     return figure_module.Figure(layout="constrained").subplots()
-
-
-def told_of(length=40, heads=3, seed=0, **options):
-    query, key = np.random.default_rng(seed).standard_normal((2, heads, length, 16))
-    return pyattn.attention_statistics(3 * query, key, **{"entropy": True, "received": True, **options})
 
 
 # --- lines
@@ -41,11 +39,11 @@ def test_lines_are_as_strong_as_weights():
     ys = dict(zip(labels_of(ax.yaxis), ax.get_yticks(), strict=True))
     ys |= dict(zip(labels_of(ax.child_axes[0].yaxis), ax.child_axes[0].get_yticks(), strict=True))
     ends = [((0, ys[query]), (1, ys[key])) for query, key in (("a", "z"), ("a", "y"), ("b", "z"))]  # the strongest last
-    np.testing.assert_allclose([np.array(x) for x in lines.get_segments()], ends)
+    np.testing.assert_allclose(segments_of(lines), ends)
     strengths = np.array([0.06, 0.9, 1.0])
-    np.testing.assert_allclose(lines.get_linewidths(), 0.5 + 3.5 * strengths)
-    np.testing.assert_allclose(lines.get_colors()[:, 3], 0.15 + 0.85 * strengths)
-    assert {*map(tuple, lines.get_colors()[:, :3])} == {(0.0, 0x72 / 255, 0xB2 / 255)}
+    np.testing.assert_allclose(lines.get_linewidth(), 0.5 + 3.5 * strengths)
+    np.testing.assert_allclose(lines.get_edgecolor()[:, 3], 0.15 + 0.85 * strengths)
+    assert {*map(tuple, lines.get_edgecolor()[:, :3])} == {(0.0, 0x72 / 255, 0xB2 / 255)}
 
 
 def test_the_first_token_is_at_the_top_on_both_sides():
@@ -63,7 +61,7 @@ def test_least_leaves_out_what_is_weaker():
     weights = np.array([[0.25, 0.75], [0.0, 1.0]])
     for least, count in ((0, 3), (0.25, 3), (0.3, 2), (1, 1)):
         ax = explain.plot_lines(weights, ["a", "b"], least=least)
-        assert len(ax.collections[0].get_segments()) == count
+        assert len(segments_of(ax.collections[0])) == count
 
 
 def test_of_many_tokens_some_are_named_on_both_sides():
@@ -72,12 +70,12 @@ def test_of_many_tokens_some_are_named_on_both_sides():
     ax.figure.draw_without_rendering()
     names = labels_of(ax.yaxis)
     assert 20 < len(names) < 250 and names == labels_of(ax.child_axes[0].yaxis)
-    assert len(ax.collections[0].get_segments()) == 500
+    assert len(segments_of(ax.collections[0])) == 500
 
 
 def test_computed_weights_may_pass_1_by_rounding():
     ax = explain.plot_lines(np.full((1, 1), 1.0000002, np.float32), ["a"])
-    np.testing.assert_array_equal(ax.collections[0].get_linewidths(), 4)
+    np.testing.assert_array_equal(ax.collections[0].get_linewidth(), 4)
 
 
 # --- images
@@ -89,7 +87,7 @@ def test_heat_lies_over_the_whole_image():
     under, heat = ax.images
     np.testing.assert_array_equal(under.get_array(), image)
     np.testing.assert_array_equal(heat.get_array(), values)
-    assert under.get_extent() == heat.get_extent() == [-0.5, 41.5, 27.5, -0.5]
+    assert [*under.get_extent()] == [*heat.get_extent()] == [-0.5, 41.5, 27.5, -0.5]
     np.testing.assert_allclose(heat.get_alpha(), 0.6 * values / 4)
     assert heat.get_clim() == (0, 4) and heat.get_zorder() >= under.get_zorder()
     assert ax.figure.axes[1].get_ylabel() == "share"
@@ -140,7 +138,7 @@ def test_an_alignment_stands_over_its_spectrogram_at_one_scale_of_time():
     (sound,) = ax.child_axes
     np.testing.assert_array_equal(ax.images[0].get_array(), weights)
     np.testing.assert_array_equal(sound.images[0].get_array(), spectrogram)
-    assert ax.images[0].get_extent() == [0, 2, 2.5, -0.5] and sound.images[0].get_extent() == [0, 2, 0, 8]
+    assert [*ax.images[0].get_extent()] == [0, 2, 2.5, -0.5] and [*sound.images[0].get_extent()] == [0, 2, 0, 8]
     assert ax.get_xlim() == sound.get_xlim() == (0, 2)
     assert (ax.bbox.x0, ax.bbox.x1) == pytest.approx((sound.bbox.x0, sound.bbox.x1))
     assert sound.bbox.y1 == pytest.approx(ax.bbox.y0) and sound.bbox.height < ax.bbox.height
@@ -154,77 +152,8 @@ def test_each_peak_is_marked_twice():
     (dots,) = ax.lines
     np.testing.assert_array_equal(dots.get_xydata(), [[3, 0], [7, 1]])  # the middle of 2 of 8 frames
     (lines,) = ax.child_axes[0].collections
-    np.testing.assert_array_equal([x[:, 0] for x in lines.get_segments()], [[3, 3], [7, 7]])
+    np.testing.assert_array_equal([x[:, 0] for x in segments_of(lines)], [[3, 3], [7, 7]])
     assert ax.child_axes[0].get_xlabel() == "frame"
-
-
-# --- documents
-
-
-def test_all_heads_along_a_document():
-    told = told_of()
-    ax = explain.plot_along(told)
-    (breadth,) = ax.child_axes
-    for panel, values in ((ax, told.received), (breadth, told.entropy)):
-        np.testing.assert_allclose(panel.lines[0].get_xydata(), np.column_stack([np.arange(40), values.mean(axis=0)]))
-        path = panel.collections[0].get_paths()[0].vertices
-        for i in range(40):
-            band = path[path[:, 0] == i][:, 1]
-            assert (band.min(), band.max()) == pytest.approx((values[:, i].min(), values[:, i].max()))
-    assert ax.get_yscale() == "log" and breadth.get_yscale() == "linear"
-    np.testing.assert_allclose(ax.lines[1].get_ydata(), 1)
-    np.testing.assert_allclose(breadth.lines[1].get_ydata(), np.log(40))
-    assert ax.get_title(loc="left") == "line: the mean over 3 heads; band: from the lowest to the highest"
-    low, high = ax.get_ylim()
-    assert low < told.received.min() and told.received.max() < high
-
-
-def test_one_head_along_a_document():
-    told = told_of()
-    ax = explain.plot_along(told, head=2)
-    np.testing.assert_allclose(ax.lines[0].get_ydata(), told.received[2])
-    np.testing.assert_allclose(ax.child_axes[0].lines[0].get_ydata(), told.entropy[2])
-    assert ax.get_title(loc="left") == ""
-
-
-def test_long_documents_are_drawn_in_blocks():
-    told = told_of(1500, heads=1)
-    ax = explain.plot_along(told)
-    starts = np.arange(513) * 1500 // 512
-    blocks = [told.received[0, first:end] for first, end in pairwise(starts)]
-    np.testing.assert_allclose(ax.lines[0].get_ydata(), [block.mean() for block in blocks])
-    np.testing.assert_allclose(ax.lines[0].get_xdata(), (starts[:-1] + starts[1:] - 1) / 2)
-    path = ax.collections[0].get_paths()[0].vertices
-    assert path[:, 1].max() == told.received.max()
-    assert "neighbours, 512 blocks of them" in ax.get_title(loc="left")
-
-
-def test_the_keys_that_receive_most_are_named():
-    told = told_of(300)
-    tokens = [f"t{i}" for i in range(300)]
-    ax = explain.plot_along(told, tokens=tokens)
-    mean = told.received.mean(axis=0)
-    assert len(ax.texts) == 6  # five, and the name of the line at 1
-    places = [int(text.xy[0]) for text in ax.texts[1:]]
-    assert [text.get_text() for text in ax.texts[1:]] == [tokens[i] for i in places]
-    assert places[0] == mean.argmax() and np.diff(sorted(places)).min() >= 300 / 12
-    np.testing.assert_allclose([text.xy[1] for text in ax.texts[1:]], mean[places])
-
-
-def test_tokens_of_a_short_document_are_all_named():
-    tokens = [f"t{i}" for i in range(40)]
-    ax = explain.plot_along(told_of(), tokens=tokens)
-    ax.figure.draw_without_rendering()
-    assert labels_of(ax.child_axes[0].xaxis) == tokens and len(ax.texts) == 1
-
-
-def test_what_nobody_attends_to():
-    told = told_of(query_range=(0, 0))
-    ax = explain.plot_along(told)
-    ax.figure.draw_without_rendering()
-    assert ax.get_ylim() == (0.1, 10)
-    one = pyattn.attention_statistics(np.ones((1, 1, 4)), np.ones((1, 1, 4)), entropy=True, received=True)
-    explain.plot_along(one).figure.draw_without_rendering()
 
 
 # --- all of them
@@ -233,8 +162,8 @@ def test_what_nobody_attends_to():
 LINES = (weights_of(2, 2), ["a", "b"])
 HEAT = (np.zeros((2, 2)), np.ones((1, 1)))
 SOUND = (np.zeros((2, 4)), *LINES)
-ALONG = (told_of(),)
-PICTURES = {"plot_lines": LINES, "plot_heat": HEAT, "plot_alignment": SOUND, "plot_along": ALONG}
+STATISTICS = pyattn.attention_statistics(*np.ones((2, 1, 3, 4)), entropy=True, received=True)
+PICTURES = {"plot_lines": LINES, "plot_heat": HEAT, "plot_alignment": SOUND, "plot_along": (STATISTICS,)}
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -259,7 +188,7 @@ def test_what_stands_below_keeps_to_the_room_of_its_axes():
 
 
 def test_a_new_figure_is_shown_by_notebooks_and_pickled():
-    figure = explain.plot_along(told_of()).figure
+    figure = explain.plot_alignment(*SOUND).figure
     assert figure._repr_png_().startswith(b"\x89PNG")
     assert len(pickle.loads(pickle.dumps(figure)).axes) == len(figure.axes)
 
@@ -307,11 +236,6 @@ def test_neither_matplotlib_nor_pyplot_is_imported_before_it_is_needed():
         ("plot_alignment", (SOUND[0], [0.5], ["a"]), {}, ValueError, r"weights has shape \(1,\); .*\(tokens, "),
         ("plot_alignment", (*SOUND[:2], ["a"]), {}, ValueError, "there are 1 tokens, and 2 rows of weights"),
         ("plot_alignment", SOUND, {"seconds": 0}, ValueError, "seconds must be positive and finite, not 0"),
-        ("plot_along", (3,), {}, TypeError, "statistics must be what attention_statistics returns, not int"),
-        ("plot_along", (told_of(entropy=False),), {}, ValueError, "statistics lack entropy, which"),
-        ("plot_along", (told_of(entropy=False, received=False),), {}, ValueError, "statistics lack received and"),
-        ("plot_along", (told_of(),), {"head": 3}, ValueError, "head must be an integer from 0 to 2, not 3"),
-        ("plot_along", (told_of(),), {"tokens": ["a"]}, ValueError, "there are 1 tokens, and 40 keys"),
     ],
 )
 def test_what_is_refused(name, arguments, options, error, words):
@@ -319,16 +243,6 @@ def test_what_is_refused(name, arguments, options, error, words):
     with pytest.raises(error, match=f"^{name}: {words}"):
         getattr(explain, name)(*arguments, **options, ax=ax)
     assert not (ax.images or ax.lines or ax.collections or ax.child_axes)  # nothing is drawn before
-
-
-def test_statistics_of_several_sequences_or_of_other_keys_are_refused():
-    query, key = np.random.default_rng(0).standard_normal((2, 2, 3, 4, 8))
-    several = pyattn.attention_statistics(query, key, entropy=True, received=True)
-    with pytest.raises(ValueError, match=r"plot_along: statistics.received has shape \(2, 3, 4\); accepted: \(H, n\)"):
-        explain.plot_along(several)
-    crossed = pyattn.attention_statistics(query[0, :, :1], key[0], entropy=True, received=True)
-    with pytest.raises(ValueError, match="plot_along: statistics are of 1 queries and 4 keys"):
-        explain.plot_along(crossed)
 
 
 @pytest.mark.parametrize(("name", "arguments"), [("plot_heads", (weights_of(1, 2, 2),)), *PICTURES.items()])
