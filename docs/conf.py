@@ -69,6 +69,7 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
     "min_reported_time": 1,  # seconds
     "show_signature": False,
+    "remove_config_comments": True,
 }
 
 # --- pages
