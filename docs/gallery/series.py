@@ -49,9 +49,8 @@ for name, hours in series.items():
 # Windows as keys
 # ---------------
 #
-# Each window is freed of its mean and deviation, and so is what followed; the forecast gets those of the query.
-# Windows need no copy to be cut: a view of the series has them all. Only windows whose next day had ended before the
-# first forecast are keys.
+# Each window is freed of its mean and deviation, and so is what followed; the forecast gets those of the query. Only
+# windows whose next day had ended before the first forecast are keys.
 
 
 def windows_of(hours, starts, context):
