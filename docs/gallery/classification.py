@@ -47,8 +47,8 @@ for name, file in (("R8", "reuters-r8"), ("20 Newsgroups", "20newsgroups")):
     texts, topics = read(f"{file}-train")
     tested, wanted = (x[:TESTED] for x in read(f"{file}-test"))
     corpora[name] = texts, topics, tested, wanted
-    print(f"{name}: {len(texts)} texts to learn from, {len(np.unique(topics))} topics. One of {topics[0]}:")
-    print(f"  {texts[0][:70]} ...")
+    print(f"{name}: {len(texts)} texts to learn from, {len(np.unique(topics))} topics. {topics[0]}:")
+    print(f"  {texts[0][:60]} ...")
 
 # %%
 # Two ways to see a text
@@ -93,12 +93,12 @@ for name, (texts, topics, tested, wanted) in corpora.items():
             results[method][name, few] = 100 * np.array(scores)
 print(f"{encoded} texts encoded, and all learned, in {time.perf_counter() - begin:.0f} s\n")
 
-print(f"{'texts':22}{'accuracy, %':>27}{'macro F1, %':>27}")
-print(f"{'of each topic':22}" + "".join(f"{method:>9}" for method in METHODS) * 2)
+print(f"{'texts':18}{'accuracy, %':>24}{'macro F1, %':>24}")
+print(f"{'of each topic':18}" + "".join(f"{method:>8}" for method in METHODS) * 2)
 for name in corpora:
     for few in FEW:
         cells = np.array([results[method][name, few] for method in METHODS]).T.ravel()
-        print(f"{name:14}{few:8}" + "".join(f"{x:9.1f}" for x in cells))
+        print(f"{name:14}{few:4}" + "".join(f"{x:8.1f}" for x in cells))
 print(f"standard error of an accuracy of 80 % over {TESTED} texts: {100 * np.sqrt(0.8 * 0.2 / TESTED):.1f}")
 
 # %%

@@ -68,8 +68,8 @@ right = (by_mean > 0) == joined_president
 print(f"{right.sum()} of {n} right; wrong: {np.flatnonzero(~right)}")
 
 # %%
-# The one had three weeks to go to his black belt, which the instructor would award, as Zachary tells: no graph of
-# friends knows that.
+# The one who is not had three weeks to go to his black belt, which the instructor would award, as Zachary tells: no
+# graph of friends knows that.
 #
 # So far there was nothing to attend to, and a product of sparse matrices gives the same. It is the check:
 

@@ -121,8 +121,8 @@ print(
 # How good it is
 # --------------
 #
-# NDCG@10 counts the last film by its place among the first ten, HR@10 whether it is there. The figures of SASRec
-# (Kang and McAuley 2018), a Transformer of two layers trained for a minute, are those that
+# ``NDCG@10`` counts the last film by its place among the first ten, ``HR@10`` whether it is there. The figures of
+# SASRec (Kang and McAuley 2018), a Transformer of two layers trained for a minute, are those that
 # ``examples/recommendation.py`` recorded.
 
 last = np.array([history[-1] for history in histories])
@@ -132,7 +132,7 @@ ranks["attention to moments"] = ranks_of(scores, past, last)
 rows = {name: (ndcg(x), hit_rate(x)) for name, x in ranks.items()}
 recorded = json.loads((Path(examples.__path__[0]) / "results" / "recommendation.json").read_text())
 rows |= {f"{x} (recorded)": (recorded["ndcg"][x], recorded["hit_rate"][x]) for x in recorded["ndcg"] if "SASRec" in x}
-print(f"{'':52}NDCG@10   HR@10")
+print(f"{'':52}NDCG@10  HR@10")
 for name, (gain, hits) in rows.items():
     print(f"{name:52}{gain:7.4f} {hits:7.4f}")
 gains = np.where(ranks["attention to moments"] < 10, 1 / np.log2(ranks["attention to moments"] + 2.0), 0)

@@ -55,13 +55,13 @@ def by_meaning(question):
     return vectors @ encoder.encode([question])[0]
 
 
-def best(scores, k=4):
+def best(scores, k=3):
     """The names of the texts with the highest scores; of what scores 0, nothing was found."""
     return [names[i] for i in np.argsort(-scores, kind="stable")[:k] if scores[i] > 0]
 
 
 for question in ("turn a picture by some degrees", "the best mixture of goods under linear limits"):
-    print(question, best(by_meaning(question)), sep="\n  ")
+    print(question, *best(by_meaning(question)), sep="\n  ")
 
 # %%
 # Words counted
@@ -81,7 +81,7 @@ def by_words(question):
 
 
 for question in ("turn a picture by some degrees", "the best mixture of goods under linear limits"):
-    print(question, best(by_words(question)), sep="\n  ")
+    print(question, *best(by_words(question)), sep="\n  ")
 
 # %%
 # Who finds what

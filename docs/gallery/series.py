@@ -111,9 +111,9 @@ table |= {
     "Holt-Winters (recorded)": recorded["Holt-Winters, day and week"],
     "PatchTST (recorded)": recorded["PatchTST"],
 }
-print(f"{'MASE':24}" + "".join(f"{name.split()[-1][:6]:>7}" for name in [*series, "mean"]))
+print(f"{'MASE':23}" + "".join(f"{name.split()[-1][:5]:>6}" for name in [*series, "mean"]))
 for method, errors in table.items():
-    print(f"{method:24}" + "".join(f"{x:7.3f}" for x in [*errors, np.mean(errors)]))
+    print(f"{method:23}" + "".join(f"{x:6.3f}" for x in [*errors, np.mean(errors)]))
 
 # %%
 # In the mean, and for electricity and both roads, the past itself forecasts best; solar power is foretold better by
@@ -160,7 +160,7 @@ print(f"{name}: {len(starts)} windows; the 20 have {told.top_weights[0].sum():.2
 scale = 100.0
 judged = json.loads((results / "anomalies.json").read_text())["judged"]
 figure, rows = plt.subplots(2, 2, figsize=(8, 4), sharex="col", layout="constrained")
-print(f"{'':58}{'ROC area':>9}{'precision':>11}")
+print(f"{'':51}{'ROC area':>9}{'precision':>10}")
 for column, source in zip(rows.T, anomalies.SERIES, strict=True):
     values, labels = anomalies.read_labelled(source)
     windows = sliding_window_view(values, anomalies.WINDOW)
@@ -173,7 +173,7 @@ for column, source in zip(rows.T, anomalies.SERIES, strict=True):
     found = {"attention's log-sum": anomalies.judge(score, labels[source.normal :])}
     found |= {f"{method} (recorded)": x for method, x in judged[source.name].items()}
     for method, x in found.items():
-        print(f"{source.name:18}{method:40}{x['roc_auc']:9.3f}{x['average_precision']:11.3f}")
+        print(f"{source.name[:7]:9}{method:42}{x['roc_auc']:9.3f}{x['average_precision']:10.3f}")
     begin, *_, end = np.flatnonzero(labels[source.normal :])
     for axes, line in zip(column, (values[source.normal :], score), strict=True):
         axes.axvspan(begin, end, color="#D55E00", alpha=0.4)
