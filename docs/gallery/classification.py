@@ -47,7 +47,7 @@ for name, file in (("R8", "reuters-r8"), ("20 Newsgroups", "20newsgroups")):
     texts, topics = read(f"{file}-train")
     tested, wanted = (x[:TESTED] for x in read(f"{file}-test"))
     corpora[name] = texts, topics, tested, wanted
-    print(f"{name}: {len(texts)} texts to learn from, {len(np.unique(topics))} topics. {topics[0]}:")
+    print(f"{name}: {len(texts)} texts to learn from, {len(np.unique(topics))} topics, such as {topics[0]}:")
     print(f"  {texts[0][:60]} ...")
 
 # %%
@@ -105,7 +105,7 @@ print(f"standard error of an accuracy of 80 % over {TESTED} texts: {100 * np.sqr
 # Where a handful is known of each topic, vectors decide better: the model has seen much English before, and knows
 # that texts without a common word may be about the same. With more examples words catch up, and of the messages,
 # whose topics have words of their own, they pull ahead; they also see the whole text, the model its first 64 tokens.
-# Both are easily had together: here the mean of their probabilities.
+# Both are easily had together: the mean of their probabilities is the best in most rows.
 
 # sphinx_gallery_thumbnail_number = 1
 figure, both = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharex=True)
@@ -123,5 +123,6 @@ both[0].legend(frameon=False)
 # What ``examples/classification.py`` recorded of R8, all of it:
 
 recorded = json.loads((Path(examples.__path__[0]) / "results" / "classification.json").read_text())["scores"]
+print(f"{'':40}{'accuracy':>8}{'macro F1':>10}")
 for row in recorded[:3]:
-    print(f"{row['method']:40}{100 * row['accuracy']:6.2f}{100 * row['macro_f1']:9.2f}")
+    print(f"{row['method']:40}{100 * row['accuracy']:8.2f}{100 * row['macro_f1']:10.2f}")

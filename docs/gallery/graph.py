@@ -187,9 +187,9 @@ for i, n in enumerate(sizes):
 
 # %%
 # MB count the mask, the result and what NumPy takes on the way; the formula in NumPy was not asked for the whole
-# grid. Memory of the sparse mask grows with the edges, of the others with the square of the nodes. Time does so in
-# the end: pyattn passes over blocks of a dense mask that allow nothing, and as the nodes are numbered from one place
-# outwards most blocks are such, so that up to some thousand nodes a dense mask is no slower.
+# grid. Memory of the sparse mask grows with the edges, of the others with the square of the nodes. Of a dense mask
+# pyattn passes over blocks that allow nothing, and as the nodes are numbered from one place outwards, most blocks are
+# such: up to a thousand nodes it is about as fast.
 
 figure, both = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
 for which, (axes, label) in enumerate(zip(both, ("milliseconds", "MB"), strict=True)):

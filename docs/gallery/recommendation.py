@@ -155,17 +155,17 @@ axes.spines[["top", "right"]].set_visible(False)
 # What it looked at
 # -----------------
 #
-# The weights are moments in the lives of other users, which can be read. Films that the user has rated already are
+# The weights are moments in the histories of users, which can be read. Films that the user has rated already are
 # found too; they are left out of the list.
 
 user = int(np.flatnonzero((ranks["attention to moments"] == 0) & (ranks["popularity"] > 100))[0])
 present = np.cumsum([len(history) for history in past])[user] - 1
 told = pyattn.attention_statistics(state[[present]], state[has_next], scale=scale, top_k=5)
 rated = np.concatenate(past)
-print("the last films of this user:\n     ", "; ".join(names[film] for film in past[user][-3:]))
+print("the last films of this user:\n     ", "; ".join(names[film] for film in past[user][-2:]))
 print("weights, what was rated in moments like this, and what next:")
 for weight, place in zip(told.top_weights[0], told.top_keys[0], strict=True):
     moment = has_next[place]
-    print(f"{weight:.3f}", "; ".join(names[film] for film in rated[moment - 2 : moment + 1]))
+    print(f"{weight:.3f}", "; ".join(names[film] for film in rated[moment - 1 : moment + 1]))
     print("      ->", names[following[place]])
 print("first on the list, and rated next:", names[last[user]])

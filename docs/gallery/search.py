@@ -176,9 +176,9 @@ axes.legend(frameon=False)
 # %%
 # In SciPy's own words both find as much, and words cost nothing. In plain words meaning finds several times as much,
 # but not even half of the answers among the first five: a docstring of five words, "Label features in an array", says
-# nothing of blobs, and the model, trained on everyday English, has not learned that a pendulum is a differential
-# equation. To add places up helps little here: the better search loses to the worse about what it gains. All plain
-# questions, and the place of the first right answer:
+# nothing of blobs, and that a pendulum is a differential equation the model does not know. To add places up helps
+# little here: the better search loses to the worse about what it gains. All plain questions, and the place of the
+# first right answer:
 
 for question in sorted(PLAIN, key=lambda x: places["meaning (MiniLM)"]["plain words"][list(PLAIN).index(x)]):
     i = list(PLAIN).index(question)

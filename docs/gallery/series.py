@@ -71,7 +71,7 @@ def attended(hours, origins, context, scale):
 
 # %%
 # How long a window is and how sharply its like is preferred are chosen for each series by the 28 days before the
-# judged ones. The product of two normalized windows is their correlation times their length, so that the scale means
+# judged ones. The product of two normalized windows is their correlation times their length, so that a scale means
 # the same for all lengths.
 
 CONTEXTS, SCALES = (DAY, 2 * DAY, WEEK, 2 * WEEK), (10, 20, 40, 80, 160, 320)
