@@ -49,15 +49,15 @@ Transcribe = Callable[[list[np.ndarray]], list[str]]  # sounds of at most 30 sec
 Prepare = Callable[[Path, int, str], Transcribe]
 
 
-def clips() -> tuple[list[np.ndarray], list[str]]:
-    """The samples and the words of Debian's clips."""
+def clips(folder: Path = SOUNDS) -> tuple[list[np.ndarray], list[str]]:
+    """The samples and the words of Debian's clips; folder: where the package's test/data lies."""
     from pyattn.audio import read_wave
 
     sounds, texts = [], []
     for listing in CLIPS:
-        for line in (SOUNDS / listing).read_text().splitlines():
+        for line in (folder / listing).read_text().splitlines():
             (text, name) = re.findall(r"^<s> (.*) </s> \((.*)\)$", line.strip())[0]
-            sounds.append(read_wave(SOUNDS / Path(listing).parent / f"{name}.wav")[0])
+            sounds.append(read_wave(folder / Path(listing).parent / f"{name}.wav")[0])
             texts.append(text)
     return sounds, texts
 

@@ -57,9 +57,9 @@ SAPIENS = {
 }
 
 
-def sapiens(folder):
-    """Antibody residues, heavy chains: fairseq's RoBERTa, of 4 layers."""
-    tensors = torch_tensors(package("sapiens") / "models/v1/checkpoint_vh.pt", "model")
+def sapiens(folder, source=None):
+    """Antibody residues, heavy chains: fairseq's RoBERTa, of 4 layers. source: its folder; None: the installed package's."""
+    tensors = torch_tensors((source or package("sapiens")) / "models/v1/checkpoint_vh.pt", "model")
     renamed = {"roberta.embeddings.token_type_embeddings.weight": np.zeros((1, 128), np.float32)}
     for name, x in tensors.items():
         module, _, parameter = name.removeprefix("decoder.").rpartition(".")
@@ -94,9 +94,9 @@ def antiberty(folder):
     return write(folder, json.loads((source / "config.json").read_text()), torch_tensors(source / "pytorch_model.bin"))
 
 
-def rxnmapper(folder):
-    """Chemical reactions: ALBERT, 12 passes through one layer."""
-    source = package("rxnmapper") / "models/transformers/albert_heads_8_uspto_all_1310k"
+def rxnmapper(folder, source=None):
+    """Chemical reactions: ALBERT, 12 passes through one layer. source: the package's folder; None: the installed."""
+    source = (source or package("rxnmapper")) / "models/transformers/albert_heads_8_uspto_all_1310k"
     return write(folder, json.loads((source / "config.json").read_text()), torch_tensors(source / "pytorch_model.bin"))
 
 

