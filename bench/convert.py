@@ -58,7 +58,7 @@ SAPIENS = {
 
 
 def sapiens(folder, source=None):
-    """Antibody residues, heavy chains: fairseq's RoBERTa, of 4 layers. source: its folder; None: the installed package's."""
+    """Antibody residues, heavy chains: fairseq's RoBERTa, of 4 layers. source: its folder; None: the installed."""
     tensors = torch_tensors((source or package("sapiens")) / "models/v1/checkpoint_vh.pt", "model")
     renamed = {"roberta.embeddings.token_type_embeddings.weight": np.zeros((1, 128), np.float32)}
     for name, x in tensors.items():

@@ -65,7 +65,9 @@ for i, kind in enumerate(KINDS):
     kinds += [i] * (len(files) - len(kinds))
 kinds = np.array(kinds)
 pictures = np.array([on_white(file) for file in files])
-print(f"{len(files)} pictures:", ", ".join(f"{(kinds == i).sum()} {kind}" for i, kind in enumerate(KINDS)))
+print(f"{len(files)} pictures")
+for i, kind in enumerate(KINDS):
+    print(f"  {(kinds == i).sum()} {kind}")
 
 # %%
 # The class token's vector
@@ -85,7 +87,7 @@ vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
 print("vectors:", vectors.shape)
 
 # %%
-# Some pictures, and the five whose vectors have the smallest angle to theirs:
+# One picture of each kind, and the five whose vectors have the smallest angle to its own; green is the same kind:
 
 alike = vectors @ vectors.T
 np.fill_diagonal(alike, -1)
@@ -199,7 +201,7 @@ for ax, i in zip(axes, shown, strict=True):
 
 # %%
 # The mean over heads finds the object, better than two guesses without a model, of which the second is not bad:
-# objects that lie wholly within a picture are seldom at its rim. But one of the six heads does the opposite, and
-# looks at the ground; of layers, the last is not the best. Which head and which layer to show is a choice, and
-# another picture would have made another impression. This model was also trained to find what is important; others
-# need not do so.
+# objects that lie wholly within a picture are seldom at its rim. But single patches of the ground shine as well, as
+# they did beside the cat's ear; one of the six heads does the opposite, and looks at the ground; and of layers, the
+# last is not the best. Which head and which layer to show is a choice, and another picture would have made another
+# impression. This model was also trained to find what is important; others need not do so.
