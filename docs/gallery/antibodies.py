@@ -61,8 +61,9 @@ print(f"probabilities off by {np.abs(told[: len(table), :4] - table).max():.0e} 
 # A mouse's antibody, and what became of it
 # -----------------------------------------
 # 4D5 binds HER2, a protein on some breast cancers. In 1992 it was humanized by hand (Carter et al.,
-# doi:10.1073/pnas.89.10.4285): the loops that touch HER2 were kept, the frame between them was replaced by a human
-# one. The result is trastuzumab. How usual is each residue, if it is hidden and the model has to guess it?
+# doi:10.1073/pnas.89.10.4285): the loops that touch HER2 were kept, but for the end of the second, the frame between
+# them was replaced by a human one. The result is trastuzumab. How usual is each residue, if it is hidden and the
+# model has to guess it?
 
 mouse = (
     "EVQLQQSGPELVKPGASLKLSCTASGFNIKDTYIHWVKQRPEQGLEWIGRIYPTNGYTRYDPKFQDKATITADTSSNTAYLQVSRLTSEDTAVYYC"
@@ -121,8 +122,8 @@ print(f"mean probability of what the model proposes: {usual(proposed).mean():.2f
 
 # %%
 # The two went different ways: the chemists took the frame of another family of human antibodies, the model stays near
-# the mouse's. And it changes loops, which may end the binding: it knows what is usual, not what is bound. Who uses it
-# keeps the loops, as the package's authors advise.
+# the mouse's. And it changes loops, which may end the binding: it knows what is usual, not what is bound. Who
+# humanizes with it keeps the loops as they are.
 #
 # What attention looks at
 # -----------------------
