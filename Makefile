@@ -228,6 +228,7 @@ coverage: .venv/coverage
 	cd build/coverage && ../../$(BIN)/python -m tests.tools.lines
 
 .venv/docs: .venv/built
+	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --group docs
 	@touch $@
 
