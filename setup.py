@@ -39,7 +39,9 @@ INSTRUCTION_SETS = {  # worst first; dispatch.c decides at import which of them 
     },
     "aarch64": {"neon": []},
 }
+DOT_PRODUCTS = {"avx512_bf16": "avx512"}  # what these add them to: other elements have the same kernels
 ELEMENTS = ("F32", "F64", "F16", "BF16", "I8", "KV8")  # as csrc/simd.h names them
+MULTIPLIED = ("BF16", "I8")  # by dot products, where there are any
 SAME_MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}
 # -Wno-maybe-uninitialized: the compiler sees less with less optimization
 DEBUG = ["-O1", "-g", "-UNDEBUG", "-DPYATTN_DEBUG=1", "-Wno-maybe-uninitialized"]
@@ -152,13 +154,14 @@ class BuildExtensions(build_ext):
                 name for name in reversed(wanted) if self.compiles(SUPPORTS.format(name=name), ["-w"], run=True)
             )
             wanted, elements = {best: wanted[best]}, ELEMENTS[:1]
-        macros = [("PYATTN_ISAS", " ".join(f"X({name})" for name in wanted))]
+        others = {name: base if (base := DOT_PRODUCTS.get(name)) in wanted else name for name in wanted}
+        macros = [("PYATTN_ISAS", " ".join(f"X({name}, {base})" for name, base in others.items()))]
         macros += [("PYATTN_FLOAT32_ALONE", "1")] if DEV else []
         jobs = [("dispatch.c", "dispatch", macros, ["-Wno-unused-function"])]
         sources = ["kernels.c", "attention/prefill.c", "linear/multiply.c"] if DEV else ["kernels.c"]
         apart = [("PYATTN_APART", "1")] if DEV else []
         for name, isa in wanted.items():
-            for element in elements:
+            for element in elements if others[name] == name else MULTIPLIED:
                 table = f"pyattn_kernels_{name}_{element.lower()}"
                 macros = [("PYATTN_TABLE", table), ("ELEMENT", element), *apart]
                 jobs += [(source, table, macros, isa) for source in sources]

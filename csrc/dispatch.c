@@ -1,5 +1,6 @@
 /* Which of the compiled instruction sets this machine can run. Compiled with baseline flags only: nothing newer may run
- * before the answer is known. setup.py lists what it compiled as PYATTN_ISAS, e.g. X(baseline) X(avx2); where it
+ * before the answer is known. setup.py lists what it compiled as PYATTN_ISAS, e.g. X(avx512, avx512)
+ * X(avx512_bf16, avx512): an instruction set, and whose tables it has of elements without dot products. Where it
  * compiled PYATTN_FLOAT32_ALONE, the other tables are NULL. */
 #include "kernels.h"
 
@@ -27,9 +28,10 @@ static int supports_neon(void) { return 1; } /* part of the architecture */
 #define OTHER(table) &table
 #endif
 
-#define X(isa)                                                                               \
-  extern const struct pyattn_kernels pyattn_kernels_##isa##_f32, pyattn_kernels_##isa##_f64, \
-      pyattn_kernels_##isa##_f16, pyattn_kernels_##isa##_bf16, pyattn_kernels_##isa##_i8, pyattn_kernels_##isa##_kv8;
+#define X(isa, others)                                                                             \
+  extern const struct pyattn_kernels pyattn_kernels_##others##_f32, pyattn_kernels_##others##_f64, \
+      pyattn_kernels_##others##_f16, pyattn_kernels_##isa##_bf16, pyattn_kernels_##isa##_i8,       \
+      pyattn_kernels_##others##_kv8;
 PYATTN_ISAS
 #undef X
 
@@ -39,15 +41,15 @@ const struct pyattn_isa *pyattn_isas(void) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
 #endif
-#define X(isa)                                                        \
-  isas[i++] = (struct pyattn_isa){#isa,                               \
-                                  supports_##isa(),                   \
-                                  &pyattn_kernels_##isa##_f32,        \
-                                  OTHER(pyattn_kernels_##isa##_f64),  \
-                                  OTHER(pyattn_kernels_##isa##_f16),  \
-                                  OTHER(pyattn_kernels_##isa##_bf16), \
-                                  OTHER(pyattn_kernels_##isa##_i8),   \
-                                  OTHER(pyattn_kernels_##isa##_kv8)};
+#define X(isa, others)                                                  \
+  isas[i++] = (struct pyattn_isa){#isa,                                 \
+                                  supports_##isa(),                     \
+                                  &pyattn_kernels_##others##_f32,       \
+                                  OTHER(pyattn_kernels_##others##_f64), \
+                                  OTHER(pyattn_kernels_##others##_f16), \
+                                  OTHER(pyattn_kernels_##isa##_bf16),   \
+                                  OTHER(pyattn_kernels_##isa##_i8),     \
+                                  OTHER(pyattn_kernels_##others##_kv8)};
   PYATTN_ISAS
   return isas;
 }
