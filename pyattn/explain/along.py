@@ -40,7 +40,7 @@ def plot_along(
 
     Received weights, above, have a logarithmic scale: a few tokens receive much of all attention. They sum to the
     number of queries, so that 1 is an even share. Entropy, below, is 0 where a query attends to one key, and ln n where
-    it attends to all n alike. Of more than 512 tokens, the line shows means of as many blocks of neighbours. A band
+    it attends to all n alike. Of more than 512 tokens, the line shows means of blocks of neighbours, no more. A band
     reaches from the lowest to the highest value of these, and of all heads.
 
     Args:
@@ -63,7 +63,7 @@ def plot_along(
         >>> told = pyattn.attention_statistics(query, key, entropy=True, received=True)
         >>> axes = pyattn.explain.plot_along(told)
         >>> len(axes.lines[0].get_xdata())
-        512
+        500
     """
     name = "plot_along"
     received, entropy = _told(name, statistics, head)
@@ -137,7 +137,8 @@ def _along(panel: "Axes", values: Array) -> None:
 
 
 def _explained(heads: int, length: int) -> str:
-    over = [f"{heads} heads"] * (heads > 1) + [f"neighbours, {MOST_POINTS} blocks of them"] * (length > MOST_POINTS)
+    blocks = len(starts(length, MOST_POINTS)) - 1
+    over = [f"{heads} heads"] * (heads > 1) + [f"neighbours, {blocks} blocks of them"] * (blocks < length)
     return f"line: the mean over {' and '.join(over)}; band: from the lowest to the highest" if over else ""
 
 

@@ -1,5 +1,7 @@
 """Blocks of neighbouring tokens, by which pictures of long texts stay small."""
 
+import math
+
 import numpy as np
 
 from pyattn._checks import Array
@@ -7,8 +9,12 @@ from pyattn.explain.attended import Attended
 
 
 def starts(length: int, most: int) -> list[int]:
-    """Where each of `most` blocks, or of `length` where that is less, begins, and where the last one ends."""
-    count = min(length, most)
+    """Where each block begins, and where the last one ends: at most `most`, but for a few of them of one size.
+
+    Blocks of one token and of two would make stripes of even attention.
+    """
+    size = math.ceil(length / most)
+    count = math.ceil(length / size)
     return [i * length // count for i in range(count + 1)]
 
 

@@ -14,16 +14,16 @@ from pyattn._checks import Array
 from pyattn.explain.attended import Attended
 from pyattn.explain.blocks import block_means, starts
 
-MOST_TOKENS = 96  # that are shown one by one; more are joined in as many blocks
+MOST_TOKENS = 96  # that are shown one by one; more are joined in blocks, no more than these
 LONGEST_LABEL = 24  # characters
 
 
 def page(tokens: Sequence[str], seen: Sequence[Attended], *, sequence: int = 0, title: str = "Attention") -> str:
     """HTML that shows the weights of each layer and head over the tokens.
 
-    Up to 96 tokens stand by themselves. Longer texts are cut into 96 blocks of neighbours, and the page shows the mean
-    weight that a query of one block gives to all keys of another: they are pooled as they are computed, in memory that
-    grows with the text, not with its square. Weights are rounded to 1/255 of their square roots.
+    Up to 96 tokens stand by themselves. Longer texts are cut into at most 96 blocks of neighbours, and the page shows
+    the mean weight that a query of one block gives to all keys of another: they are pooled as they are computed, in
+    memory that grows with the text, not with its square. Weights are rounded to 1/255 of their square roots.
 
     Args:
         tokens: the words or pieces of the sequence, which the page shows.

@@ -105,7 +105,7 @@ def plot_heat(
         values: (rows, columns), a number for each patch, such as a row of the weights without that of the class token,
             in the shape of the patches. They are stretched over the whole image.
         label: of the colours.
-        alpha: how much the highest value covers, from 0 to 1; the lowest covers nothing.
+        alpha: how much the highest value covers, from 0 to 1; 0 covers nothing, or the lowest value where that is less.
         ax: Axes of matplotlib to draw into; None: those of a new figure, `ax.figure`, which pyplot does not know.
 
     Returns:

@@ -148,6 +148,17 @@ def test_short_texts_have_a_block_for_each_token():
     np.testing.assert_allclose(image.get_array(), seen[1].weights()[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("length", [33, 48, 63, 96])
+def test_even_attention_has_no_stripes(length):
+    """All blocks are of one size, but for one with a token less where the length is odd."""
+    encoder = pyattn.TransformerEncoder(pyattn.TransformerEncoderLayer(WIDTH, HEADS, 64, rng=0), 1)
+    with explain.watch(encoder) as seen:
+        encoder(np.ones((1, length, WIDTH), np.float32))
+    image = drawn(explain.plot_layers(seen))[0].images[0].get_array()
+    assert 16 < len(image) <= 32
+    assert (image < 0.99 * image.max()).any(axis=0).sum() <= length % 2
+
+
 def test_chosen_heads_stand_in_that_order():
     seen = watched(6)
     (axes,) = drawn(explain.plot_layers(seen, heads=[2, 0]))
@@ -162,7 +173,7 @@ def test_layers_of_a_decoder_keep_what_tells_them_apart():
     (axes,) = drawn(explain.plot_layers(seen))
     names = ["layers.0.self_attn", "layers.0.multihead_attn", "layers.1.self_attn", "layers.1.multihead_attn"]
     assert labels_of(axes.yaxis) == names
-    assert axes.images[HEADS].get_array().shape == (5, 32)
+    assert axes.images[HEADS].get_array().shape == (5, 20)
     (axes,) = drawn(explain.plot_layers(seen[:1]))
     assert labels_of(axes.yaxis) == names[:1]
     (axes,) = drawn(explain.plot_layers([seen[0], seen[2], seen[0]]))
