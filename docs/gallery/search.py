@@ -87,9 +87,9 @@ for question in ("turn a picture by some degrees", "the best mixture of goods un
 # Who finds what
 # --------------
 #
-# Questions of two kinds, each with the names that would answer it; they were written before any result had been seen.
-# Those of the first kind describe what one wants to somebody who does not know SciPy's words. Those of the second use
-# these words.
+# Questions of two kinds, each with the names that would answer it. They were written before any result had been seen;
+# one of the names that were accepted was cut later, when results were known. Questions of the first kind describe what
+# one wants to somebody who does not know SciPy's words. Those of the second use these words.
 
 PLAIN = {
     "where does the curve cross zero": "optimize: brentq brenth bisect ridder newton toms748 root_scalar",

@@ -130,6 +130,7 @@ for name, x in shares.items():
 
 # %%
 # By itself it is not: the centre of a tale says as much of the abstract as its beginning. What does help is to have
-# both, the beginning and then the centre; it is one of twelve ways that were tried on these very tales, so that a
-# part of its lead may be luck. And all differences are small beside what is missed: the best of these summaries hold
-# a quarter of an abstract's words, for who writes one chooses words of his own, which no cutting finds.
+# both, the beginning and then the centre; it is one of twelve ways that were tried on these very tales, and stands here
+# because it did well on them, so that a part of its lead may be luck. And all differences are small beside what is
+# missed: the best of these summaries hold a quarter of an abstract's words, for who writes one chooses words of his
+# own, which no cutting finds.
