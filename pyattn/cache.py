@@ -132,8 +132,8 @@ class KVCache:
 
         The last query stands at the last key; options and results are the function's but for kv_lengths, which are the
         cache's. Masks and biases are for (B, Hq, L, longest). Where bfloat16 or int8 are stored, query is float32; of
-        bfloat16, a sparse mask or return_weights has all keys widened at once. Scales of int8 multiply logits and
-        weights, not keys and values.
+        bfloat16, a sparse mask, dropout or return_weights has all keys widened at once. Scales of int8 multiply logits
+        and weights, not keys and values.
 
         Raises:
             TypeError, ValueError: as scaled_dot_product_attention; kv_lengths are given.
@@ -144,7 +144,8 @@ class KVCache:
         longest = int(self.lengths.max(initial=0))
         if self._dtype == INT8:
             return self._attend_to_int8(query, longest, options)
-        at_once = any(hasattr(options.get(name), "tocsr") for name in ("mask", "bias")) or options.get("return_weights")
+        is_sparse = any(hasattr(options.get(name), "tocsr") for name in ("mask", "bias"))
+        at_once = is_sparse or options.get("return_weights") or options.get("dropout_p")  # dropout counts all keys
         if self._dtype == self._compute_type or longest <= SPLIT or at_once:
             return scaled_dot_product_attention(query, self.keys, self.values, **options)
         return self._attend_in_splits(query, longest, options)

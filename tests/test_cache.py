@@ -71,6 +71,7 @@ EVERY_OPTION = {
     "a mask of each row": {"mask": RNG.random((5, 1)) < 0.5},
     "floating mask": {"mask": normal((1, 4, 5, 3000))},
     "bias": {"bias": normal((3, 1, 1, 3000)), "alibi_slopes": [0.01, 0.0, 1.0, 0.1]},
+    "dropout": {"dropout_p": 0.5, "dropout_seed": 3},
     "sparse": {"mask": sparse.random(5, 3000, 0.1, "csr", np.float32, rng=3)},
     "sparse bias": {"mask": (m := sparse.random(5, 3000, 0.1, "csr", np.float32, rng=3)), "bias": m},
 }
