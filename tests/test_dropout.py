@@ -109,12 +109,13 @@ def test_masked_pairs_are_never_read():
 @pytest.mark.parametrize(("length", "keys"), [(1, 5), (40, 300), (1030, 700)])
 @pytest.mark.parametrize("with_biases", [False, True])
 def test_a_sparse_mask_drops_what_a_dense_one_does(dtype, length, keys, with_biases):
-    """Gradients of more than 1,024 queries come in several parts."""
+    """Gradients of more than 1,024 queries come in several parts; heads share keys, and sequences stand elsewhere."""
     sparse = pytest.importorskip("scipy.sparse")
-    arrays = qkv(2, length, keys, 16, dtype=dtype)
+    arrays = qkv(4, length, keys, 16, dtype=dtype, batch=(2,), key_heads=2)
+    places = {"kv_lengths": [keys, keys - keys // 3], "query_offset": [keys - length, 3 - length], "sinks": [0.5] * 4}
     stored = sparse.random_array((length, keys), density=min(1, 40 / keys), rng=np.random.default_rng(1), format="csr")
     seen = stored.toarray() != 0
-    options, dense = {"mask": stored != 0, "is_causal": True}, {"mask": seen, "is_causal": True}
+    options, dense = ({"mask": mask, "is_causal": True, **places} for mask in (stored != 0, seen))
     if with_biases:
         biases = stored.astype(np.float64 if dtype == np.float64 else np.float32)  # scipy has no others
         options, dense = {"mask": biases, "bias": biases}, {"mask": seen, "bias": biases.toarray().astype(dtype)}
