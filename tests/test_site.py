@@ -128,7 +128,7 @@ WIDEST = """() => [...document.querySelectorAll('body *')].filter(x => {
 }).map(x => x.tagName + '.' + x.className + ': ' + x.textContent.trim().slice(0, 60)).slice(-3)"""
 
 
-@pytest.mark.parametrize("term", ["softcap", "rollout", "ragged", "residual"])
+@pytest.mark.parametrize("term", ["softcap", "rollout", "ragged", "dropout"])
 def test_the_search_finds(tab, term):
     tab.goto(f"search.html?q={term}")
     found = tab.locator("#search-results li a[href]")
