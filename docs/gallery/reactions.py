@@ -244,8 +244,8 @@ for name, kinds in right.items():
         print(f"  {kind:9} {np.concatenate(good).mean():6.1%} of atoms, {whole:2} of {len(good)} reactions wholly")
 
 # %%
-# The mapping was never a goal of the training, and yet it beats the plain classical way; programs made for mapping do
-# better than that one. Where attention errs:
+# The mapping was never a goal of the training, and yet it beats the plain classical way; programs made for mapping
+# do more than that, and were not tried. Where attention errs:
 
 for kind, reaction, good in wrong:
     product = molecules(reaction.partition(">>")[2])
