@@ -38,6 +38,7 @@ from pyattn.statistics import AttentionStatistics, attention_statistics
 if TYPE_CHECKING:
     from pyattn import audio, generation, models
     from pyattn.gradients import Gradients, attention_backward, varlen_attention_backward
+    from pyattn.tasks.reranker import Reranker
     from pyattn.tasks.sentence import SentenceEncoder
     from pyattn.tasks.speech import SpeechRecognizer
     from pyattn.tasks.text_generator import TextGenerator
@@ -53,6 +54,7 @@ __all__ = [
     "MultiHeadAttention",
     "RMSNorm",
     "RelativePositionBias",
+    "Reranker",
     "RotaryEmbedding",
     "SentenceEncoder",
     "SpeechRecognizer",
@@ -95,6 +97,7 @@ __all__ = [
 # Public names that load at first use, so that `import pyattn` stays cheap, and the modules where they are.
 _LAZY = {
     "Gradients": "pyattn.gradients",
+    "Reranker": "pyattn.tasks.reranker",
     "SentenceEncoder": "pyattn.tasks.sentence",
     "SpeechRecognizer": "pyattn.tasks.speech",
     "TextGenerator": "pyattn.tasks.text_generator",

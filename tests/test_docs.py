@@ -86,6 +86,7 @@ def names_of_layers():
 
 def names_of_models():
     """The same of models: small ones in the working directory, under the names that are published on the hub."""
+    from tests.support import rerankers
     from tests.support.recorded import recorded, write
     from tests.support.tiny_generator import write_generator
     from tests.support.tiny_model import write_model
@@ -98,6 +99,7 @@ def names_of_models():
         return Path(name)
 
     write_model(folder("sentence-transformers/all-MiniLM-L6-v2"))
+    rerankers.write(folder("cross-encoder/ms-marco-MiniLM-L6-v2"), "bert")
     for name, case in {
         "answerdotai/ModernBERT-base": "modernbert",
         "dslim/bert-base-NER": "bert-token-classification",

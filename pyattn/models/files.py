@@ -33,7 +33,7 @@ FILES = {
     "preprocessor_config.json": "what spectrograms a speech model hears",
     "processor_config.json": "the same, of newer libraries",
     "modules.json": "of what modules a sentence encoder consists, and in what folders they are",
-    "config_sentence_transformers.json": "the prompts of a sentence encoder",
+    "config_sentence_transformers.json": "the prompts of a sentence encoder, and what a reranker makes of logits",
     "sentence_*_config.json": "the longest text of a sentence encoder, and whether texts are lower-cased",
     "wordembedding_config.json": "which words a sentence encoder made of a table knows, and the longest text",
     "whitespacetokenizer_config.json": "these words, and those that are passed over",

@@ -9,12 +9,13 @@ a template that repeats it.
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pyattn._extras import import_extra
+from pyattn._threads import rust_has_threads
 from pyattn.models.files import require_file
 from pyattn.models.tokenizer_with_settings import with_settings
 
@@ -63,8 +64,7 @@ def read_tokenizer(file: Path, vocab_size: int, max_seq_length: int, alone: bool
     with errors_of_library("load", file):
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
         check_growth(growth * _growth(steps_of(tokenizer.pre_tokenizer)), file)
-        templates = (x["single"] for x in steps_of(tokenizer.post_processor) if x["type"] == "TemplateProcessing")
-        if any(sum("Sequence" in piece for piece in template) > 1 for template in templates):
+        if any(map(_repeats, steps_of(tokenizer.post_processor))):
             raise ValueError(f"load: {file}: its post_processor repeats the text")
         tokenizer, side = (tokenizer, "right") if alone else with_settings(tokenizers, tokenizer, content, file.parent)
         special = tokenizer.num_special_tokens_to_add(is_pair=False)
@@ -76,7 +76,36 @@ def read_tokenizer(file: Path, vocab_size: int, max_seq_length: int, alone: bool
     return tokenizer
 
 
-def check_tokens(function: str, ids: Any, vocab_size: int, file: Path) -> None:
+def _repeats(step: dict[str, Any]) -> bool:
+    """Whether a step of a post-processor sets a text twice, be it alone or one of a pair."""
+    if step["type"] != "TemplateProcessing":
+        return False
+    templates = ([x["Sequence"]["id"] for x in step[key] if "Sequence" in x] for key in ("single", "pair"))
+    return any(len(set(texts)) < len(texts) for texts in templates)
+
+
+def encode_all(
+    function: str, tokenizer: Any, file: Path | str, texts: Sequence[Any], special: bool = True
+) -> list[Any]:
+    """The library's encodings of texts, or of pairs (tuples) of them; special: with the tokens around them.
+
+    file, for messages: as a str where time counts, for a Path takes as long as a tenth of a layer.
+    """
+    with errors_of_library(function, file):
+        if rust_has_threads():
+            # This call omits the places of tokens in the text and is a third faster; older releases lack it.
+            encode = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)
+            return list(encode(texts, add_special_tokens=special))
+        pairs = (text if isinstance(text, tuple) else (text, None) for text in texts)
+        return [tokenizer.encode(*pair, add_special_tokens=special) for pair in pairs]
+
+
+def first_cut(encodings: Sequence[Any], longest: int | None) -> int | None:
+    """Which of them is the first that was cut to that length."""
+    return next((i for i, x in enumerate(encodings) if len(x) == longest and x.overflowing), None)
+
+
+def check_tokens(function: str, ids: Any, vocab_size: int, file: Path | str) -> None:
     """Refuses the tokens of a text if the model lacks one of them."""
     if len(ids) and (most := max(ids)) >= vocab_size:
         raise ValueError(f"{function}: {file} gives the token {most}; config.json has vocab_size {vocab_size}")

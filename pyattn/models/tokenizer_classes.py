@@ -146,6 +146,7 @@ class TokenizerClass:
         model_options: attributes that it sets of the vocabulary's model.
         template: names of the tokens around a text, which is "", or what they are beside the settings and the
             tokenizer.json; None: as tokenizer.json has it.
+        second: what follows in a pair, "$B" being its second text, with the types of tokens that are not 0.
         unknown: the token for unknown characters, a number or a special token's name; None: it is left.
         flags: how its special tokens are found in a text where the settings say only their names.
         extra: further special tokens.
@@ -157,6 +158,7 @@ class TokenizerClass:
     named: Mapping[str, str]
     model_options: Mapping[str, Any] = field(default_factory=dict)
     template: tuple[str, ...] | Callable[[Settings, Any], tuple[str, ...] | None] | None = None
+    second: str = ""
     unknown: int | str | None = None
     flags: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
     extra: Callable[[Settings], list[Any]] = _additional
@@ -280,17 +282,19 @@ _FILLED = {f"{name}_token": f"{_MARK}<{name[:3].upper()}>" for name in ("prefix"
 _FILLED |= {"eot_token": f"{_MARK}<EOT>", "fill_token": "<FILL_ME>"}
 _MASK = {"mask_token": {"lstrip": True}}  # with the space in front of it
 _CLS_SEP, _BOS_EOS = ("cls_token", "", "sep_token"), ("bos_token", "", "eos_token")
+_TYPED, _SEP, _EOS = "$B:1 sep_token:1", "sep_token $B sep_token", "eos_token $B eos_token"
 
 NO_CLASS = TokenizerClass("", _pieces, {})  # whose tokenizer.json is taken as it stands
 CLASSES = {
     "Albert": TokenizerClass(
         "Unigram", _albert, _ANGLES | {"bos_token": "[CLS]", "eos_token": "[SEP]", "sep_token": "[SEP]",
                                        "cls_token": "[CLS]", "mask_token": "[MASK]"},
-        template=lambda settings, old: None if old.post_processor else _CLS_SEP, unknown=1,
+        template=lambda settings, old: None if old.post_processor else _CLS_SEP, second=_TYPED, unknown=1,
     ),
-    "Bert": TokenizerClass("WordPiece", _bert, _BRACKETS, _WORDS, _CLS_SEP, unknown="unk_token"),
+    "Bert": TokenizerClass("WordPiece", _bert, _BRACKETS, _WORDS, _CLS_SEP, _TYPED, unknown="unk_token"),
     "Camembert": TokenizerClass(
-        "Unigram", _xlm_roberta, _ANGLES, template=_BOS_EOS, unknown="unk_token", flags=_MASK, extra=_camembert_extra
+        "Unigram", _xlm_roberta, _ANGLES, template=_BOS_EOS, second=_EOS, unknown="unk_token", flags=_MASK,
+        extra=_camembert_extra,
     ),
     "CodeLlama": TokenizerClass(
         "BPE", partial(_llama, is_code=True), _BOS_EOS_UNK | _FILLED, _BYTES_BPE,
@@ -314,17 +318,17 @@ CLASSES = {
         extra=lambda settings: [*_additional(settings), *LANGUAGES],
     ),
     "MPNet": TokenizerClass(
-        "WordPiece", _bert, _ANGLES | {"unk_token": "[UNK]"}, _WORDS, _CLS_SEP, unknown="unk_token", flags=_MASK
+        "WordPiece", _bert, _ANGLES | {"unk_token": "[UNK]"}, _WORDS, _CLS_SEP, _SEP, unknown="unk_token", flags=_MASK
     ),
     "Qwen2": TokenizerClass(
         "BPE", _qwen2, dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"), _PLAIN_BPE, plain=True
     ),
-    "Roberta": TokenizerClass("BPE", _bytes, _ANGLES, _PLAIN_BPE, _CLS_SEP),
+    "Roberta": TokenizerClass("BPE", _bytes, _ANGLES, _PLAIN_BPE, _CLS_SEP, _SEP),
     "T5": TokenizerClass(
         "Unigram", _pieces, {name: _ANGLES[name] for name in ("eos_token", "unk_token", "pad_token")},
         template=("", "eos_token"), unknown=2, extra=_t5_extra,
     ),
-    "XLMRoberta": TokenizerClass("Unigram", _xlm_roberta, _ANGLES, template=_BOS_EOS, unknown=3),
+    "XLMRoberta": TokenizerClass("Unigram", _xlm_roberta, _ANGLES, template=_BOS_EOS, second=_EOS, unknown=3),
 }  # fmt: skip
 
 
@@ -332,17 +336,30 @@ def class_of(settings: Settings, config: dict[str, Any], content: bytes) -> Toke
     """The class that AutoTokenizer takes; None: one that takes tokenizer.json as it stands."""
     if not settings.file.exists():
         return None
-    model_type, class_name = str(config.get("model_type")), settings.name or config.get("tokenizer_class")
-    if class_name is not None and not isinstance(class_name, str):
-        raise settings.error("tokenizer_class", "a name")
-    name = (class_name or "").removesuffix("Fast").removesuffix("Tokenizer")
-    if class_name is None or model_type == "qwen2":  # whose directories name wrong classes
-        name = _CLASS_OF_MODEL.get(model_type, "")
+    model_type, name = str(config.get("model_type")), _class_name(settings, config)
     if model_type in _AS_IT_STANDS or (name == "Llama" and b'"ByteLevel"' in content):  # LlamaTokenizer is not for both
         return None
     if name in _REFUSED:
         raise ValueError(
-            f"load: {settings.file}: tokenizer_class {class_name!r} is not supported; save the tokenizer as "
-            "PreTrainedTokenizerFast"
+            f"load: {settings.file}: tokenizer_class {settings.name or config.get('tokenizer_class')!r} is not "
+            "supported; save the tokenizer as PreTrainedTokenizerFast"
         )
     return CLASSES.get(_ALIASES.get(name, name))
+
+
+def gives_types(settings: Settings, config: dict[str, Any]) -> bool:
+    """Whether a model is given the types of tokens: where the settings say so, else by the class."""
+    if isinstance(names := settings.values.get("model_input_names"), list):
+        return "token_type_ids" in names
+    name = _class_name(settings, config)
+    return name != "DistilBert" and _ALIASES.get(name, name) == "Bert"
+
+
+def _class_name(settings: Settings, config: dict[str, Any]) -> str:
+    """The name of the tokenizer's class, without its ending."""
+    model_type, class_name = str(config.get("model_type")), settings.name or config.get("tokenizer_class")
+    if class_name is not None and not isinstance(class_name, str):
+        raise settings.error("tokenizer_class", "a name")
+    if class_name is None or model_type == "qwen2":  # whose directories name wrong classes
+        return _CLASS_OF_MODEL.get(model_type, "")
+    return class_name.removesuffix("Fast").removesuffix("Tokenizer")

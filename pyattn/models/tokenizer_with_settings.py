@@ -101,23 +101,31 @@ def _rebuilt(t: Any, old: Any, content: bytes, settings: Settings, tokenizer_cla
     template = tokenizer_class.template
     around = template(settings, old) if callable(template) else template
     if around is not None:
-        tokenizer.post_processor = _template(t, settings, tokenizer, around, named)
+        tokenizer.post_processor = _template(t, settings, tokenizer, around, tokenizer_class.second, named)
     else:
         tokenizer.post_processor = old.post_processor or t.processors.TemplateProcessing(single="$A")
     return tokenizer
 
 
-def _template(t: Any, settings: Settings, tokenizer: Any, around: Iterable[str], named: Mapping[str, Any]) -> Any:
-    """A post-processor that sets tokens of such names around the text."""
-    single, special = [], {}
-    for name in around:
+def _template(
+    t: Any, settings: Settings, tokenizer: Any, around: Iterable[str], second: str, named: Mapping[str, Any]
+) -> Any:
+    """A post-processor that sets tokens of such names around the text, and around the second one of a pair."""
+    special = {}
+
+    def piece(name: str, kind: str = "") -> str:
+        if name.startswith("$"):
+            return name + kind
         token = (settings.values.get(name) or "en_XX") if name == "src_lang" else named.get(name)
-        if name and (token is None or (number := tokenizer.token_to_id(content_of(token))) is None):
+        if token is None or (number := tokenizer.token_to_id(content_of(token))) is None:
             raise ValueError(f"load: {settings.file}: {name} must be a token, not {token!r:.200}")
-        single.append(content_of(token) if name else "$A")
-        if name:
-            special[content_of(token)] = number
-    return t.processors.TemplateProcessing(single=single, special_tokens=list(special.items()))
+        special[content_of(token)] = number
+        return content_of(token) + kind
+
+    single = [piece(name or "$A") for name in around]
+    pair = [piece(name, colon + kind) for name, colon, kind in (x.partition(":") for x in second.split())]
+    pairs = {"pair": single + pair} if pair else {}
+    return t.processors.TemplateProcessing(single=single, **pairs, special_tokens=list(special.items()))
 
 
 def _with_unknown(t: Any, model: Any, content: bytes, tokenizer_class: TokenizerClass, named: Mapping[str, Any]) -> Any:

@@ -1,1 +1,1 @@
-"""Applications of models: vectors of sentences, text from speech and from texts, and a search by meaning over files."""
+"""Applications of models: vectors of sentences, scores of pairs, text from speech and texts, search by meaning."""

@@ -6,19 +6,25 @@ from contextlib import contextmanager
 from pyattn._extras import import_extra
 
 
-def checked_texts(function: str, texts: Iterable[str]) -> Iterator[str]:
-    """The texts, each checked when it is taken; the call itself raises if texts is a str or no iterable."""
+def checked_texts(
+    function: str, texts: Iterable[str], name: str = "texts", example: str | None = None
+) -> Iterator[str]:
+    """The texts, each checked when it is taken; the call itself raises if texts is a str or no iterable.
+
+    name, example: that of the argument, and a call with a single text, for messages.
+    """
     if isinstance(texts, str):
-        raise TypeError(f"{function}: texts must be a list of str, not a single one: {function}([text])")
+        example = example or f"{function}([text])"
+        raise TypeError(f"{function}: {name} must be a list of str, not a single one: {example}")
     try:
         iterator = iter(texts)
     except TypeError:
-        raise TypeError(f"{function}: texts must be a list of str, not {type(texts).__name__}") from None
+        raise TypeError(f"{function}: {name} must be a list of str, not {type(texts).__name__}") from None
 
     def checked() -> Iterator[str]:
         for index, text in enumerate(iterator):
             if not isinstance(text, str):
-                raise TypeError(f"{function}: texts[{index}] must be a str, not {type(text).__name__}")
+                raise TypeError(f"{function}: {name}[{index}] must be a str, not {type(text).__name__}")
             yield text
 
     return checked()

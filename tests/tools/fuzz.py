@@ -31,13 +31,13 @@ import numpy as np
 from tqdm import tqdm
 
 import pyattn
-from pyattn import SentenceEncoder, models
+from pyattn import Reranker, SentenceEncoder, models
 from pyattn.tasks.passages import Passage
 from pyattn.tasks.search_index import SearchIndex
 from tests.data.record_families import CASES, FOLDER
 from tests.data.record_quantized import CASES as QUANTIZED
 from tests.data.record_quantized import FOLDER as QUANTIZED_FOLDER
-from tests.support import mutations, sentence_cases, tiny_model
+from tests.support import mutations, rerankers, sentence_cases, tiny_model
 from tests.support.recorded import recorded, split, write
 
 MAX_BYTES, MAX_TIMES = 16 << 20, 64  # memory for an input: so many bytes, and so many times the size of its files
@@ -54,6 +54,11 @@ def use_sentence(folder, dtype):
     encoder = SentenceEncoder.from_pretrained(folder, dtype=dtype)
     encoder.encode(TEXTS, show_progress=False)
     encoder.encode_query(TEXTS[:1], prompt="the cat: ", truncate_dim=3)
+
+
+def use_reranker(folder, dtype):
+    reranker = Reranker.from_pretrained(folder, dtype=dtype)
+    reranker.predict([(a, b) for a in TEXTS for b in TEXTS], show_progress=False)
 
 
 def use_model(folder, dtype):
@@ -95,7 +100,13 @@ def unexpected(call):
         raise UnexpectedError(f"accepted, then: {error!r}") from error
 
 
-TARGETS = {"sentence": use_sentence, "model": use_model, "task": use_task, "index": use_index}
+TARGETS = {
+    "sentence": use_sentence,
+    "reranker": use_reranker,
+    "model": use_model,
+    "task": use_task,
+    "index": use_index,
+}
 
 MUTATIONS = {
     "bytes": mutations.bytes_mutated,
@@ -142,6 +153,9 @@ def sound_inputs():
     for given, settings in zip(sound["sentence"][:], mutations.TOKENIZER_SETTINGS, strict=True):
         sound["sentence"].append(given | {"tokenizer_config.json": json.dumps(settings).encode()})
     sound["sentence"] += [files for files in directories().values() for _ in range(2)]
+    for case in rerankers.CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            sound["reranker"].append(read_files(rerankers.write(Path(folder), case)))
     for case, (task, *_) in CASES.items():
         config, tensors, *_ = recorded(case)
         with tempfile.TemporaryDirectory() as folder:

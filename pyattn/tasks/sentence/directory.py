@@ -1,7 +1,7 @@
 """A sentence-transformers directory: its modules, its settings, and a digest of its files."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypeAlias
 
@@ -28,7 +28,7 @@ class Directory:
         listed = directory / "modules.json"
         is_plain = not listed.exists()
         self._read_settings(directory / SETTINGS, is_plain)
-        (kind, folder), *others = [("Transformer", directory)] if is_plain else _listed_modules(listed)
+        (kind, folder), *others = [("Transformer", directory)] if is_plain else listed_modules(listed)
         self.first = _TABLES[kind](folder) if kind in _TABLES else Transformer(folder, dtype, strict, not is_plain)
         widths = dict(self.first.widths)
         self.modules = [MODULES[kind].read(folder, widths) for kind, folder in others]  # those that follow the first
@@ -67,8 +67,13 @@ def _usual_pooling(config: dict[str, Any]) -> str:
     return "lasttoken" if causal and config.get("is_causal", True) else "mean"
 
 
-def _listed_modules(file: Path) -> list[tuple[str, Path]]:
-    """The types and the folders of the modules in a modules.json: one that reads texts, and those that follow it."""
+def listed_modules(
+    file: Path, first: Iterable[str] = ("Transformer", *_TABLES), others: Iterable[str] = tuple(MODULES)
+) -> list[tuple[str, Path]]:
+    """The types and the folders of the modules in a modules.json: one that reads texts, and those that follow it.
+
+    first, others: the types that are accepted.
+    """
     modules = read_json(file, list)
     if not modules:
         raise ValueError(f"load: {file}: the modules are none; a Transformer and a Pooling are usual")
@@ -77,12 +82,12 @@ def _listed_modules(file: Path) -> list[tuple[str, Path]]:
         if not isinstance(module, dict) or not all(isinstance(module.get(key), str) for key in ("type", "path")):
             raise ValueError(f'load: {file}: each module must be an object with strings "type" and "path"')
         kind, path = module["type"].rpartition(".")[2], PureWindowsPath(module["path"])  # it knows both "/" and "\\"
-        accepted = tuple(MODULES if number else ("Transformer", *_TABLES))
+        accepted = tuple(others if number else first)
         if not module["type"].startswith("sentence_transformers.") or kind not in accepted:
             which = "after the first" if number else "first"
             raise ValueError(
                 f"load: {file}: the module {module['type']} is not supported {which}; those that are: "
-                f"{', '.join(accepted)} of sentence_transformers"
+                f"{', '.join(accepted) or 'none'} of sentence_transformers"
             )
         if path.anchor or ".." in path.parts or "\0" in module["path"]:
             raise ValueError(f"load: {file}: the path of a module must be inside the directory, not {module['path']!r}")

@@ -1,9 +1,8 @@
 """Sentence embeddings: texts -> tokens -> modules -> one vector for each text."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import accumulate, chain, islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,15 @@ from numpy.typing import NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn._threads import one_ahead
 from pyattn.models.files import find_directory
 from pyattn.models.pretrained import WeightDtypes
+from pyattn.tasks.batches import FEW, WINDOW, Cuts, Tokenized, batches, packed, tokenized
 from pyattn.tasks.sentence.directory import Directory, digest_of, write_directory
-from pyattn.tasks.sentence.inputs import Tokenized
 from pyattn.tasks.sentence.modules import SENTENCE, Dropout, Features, Module, Normalize, Pooling, unit
 from pyattn.tasks.texts import checked_texts, progress, without_surrogates
 
 # Their files do not say that Pooling leaves out the prompt; sentence-transformers knows these by name.
 _INSTRUCTORS = ("hkunlp/instructor-base", "hkunlp/instructor-large", "hkunlp/instructor-xl")
-
-_FEW = 8  # texts that are encoded within a second everywhere
-_WINDOW = 128  # texts that are tokenized and sorted while those before them are encoded: enough to fill a batch
 
 
 class SentenceEncoder:
@@ -47,7 +42,7 @@ class SentenceEncoder:
         self._is_unit = False
         while self._modules and _is_last_step(self._modules[-1]):
             self._is_unit = isinstance(self._modules.pop(), Normalize) or self._is_unit
-        self._warned = False
+        self._cuts = Cuts()
         self._digest: bytes | None = None
 
     @classmethod
@@ -185,11 +180,11 @@ class SentenceEncoder:
         call = _Call(self, "encode", locals())
         texts = list(checked_texts("encode", texts))
         vectors = np.empty((len(texts), call.width), np.float32)
-        if show_progress is None and len(texts) <= _FEW:  # making a bar would take longer than to encode one text
+        if show_progress is None and len(texts) <= FEW:  # making a bar would take longer than to encode one text
             show_progress = False
         with progress(len(texts), show_progress, purpose="encode", label="encoding", unit="text") as done:
             for number, window in enumerate(self._tokenized(call, texts)):
-                start = number * _WINDOW
+                start = number * WINDOW
                 vectors[start : start + len(window)] = self._encoded(call, window, done)
         return vectors
 
@@ -257,42 +252,19 @@ class SentenceEncoder:
         return [self._first.tokenizer.id_to_token(token) for token in ids], ids
 
     def _tokenized(self, call: "_Call", texts: Iterable[str]) -> Iterator[list[list[int]]]:
-        """The tokens of windows of texts; a thread tokenizes the next window while the caller uses the last one."""
+        """The tokens of windows of texts."""
 
-        def tokenize(window: list[str]) -> Tokenized:
+        def tokenize(window: list[str]) -> Tokenized[list[int]]:
             return self._first.tokenize([call.prompt + without_surrogates(text) for text in window])
 
-        iterator = iter(texts)
-        remaining = iter(lambda: list(islice(iterator, _WINDOW)), [])
-        first, second = next(remaining, None), next(remaining, None)
-        if first is None:
-            return
-        tokens = self._checked_length(call, tokenize(first), 0)
-        if second is not None:  # most calls need no thread
-            with one_ahead() as begin:
-                for number, window in enumerate(chain([second], remaining), start=1):
-                    coming = begin(tokenize, window)
-                    yield tokens
-                    tokens = self._checked_length(call, coming(), number * _WINDOW)
-        yield tokens
-
-    def _checked_length(self, call: "_Call", tokenized: Tokenized, before: int) -> list[list[int]]:
-        """The tokens; ValueError if a text was cut and truncate is False. before: the number of texts before these."""
-        tokens, cut = tokenized
-        if cut is not None and not (call.truncate and self._warned):
-            what = f"{call.function}: texts[{before + cut}] has more than {self.max_seq_length} tokens"
-            if not call.truncate:
-                raise ValueError(f"{what}; truncate=True cuts it")
-            self._warned = True
-            warnings.warn(f"{what}; such texts are cut (said once)", stacklevel=4)  # where encode is called
-        return tokens
+        checked = partial(self._cuts.checked, call.function, "texts", self.max_seq_length, call.truncate)
+        return tokenized(texts, tokenize, checked)
 
     def _encoded(self, call: "_Call", tokens: list[list[int]], done: Callable[[int], object] = lambda n: None) -> Array:
         """One vector for each of the sequences; tells `done` how many more there are."""
         vectors = np.empty((len(tokens), call.width), np.float32)
-        for batch in _batches(tokens, call.batch_tokens):
-            cu_seqlens = np.array([0, *accumulate(len(tokens[i]) for i in batch)], np.int64)
-            token_ids = np.array(list(chain.from_iterable(tokens[i] for i in batch)), np.int64)
+        for batch in batches(list(map(len, tokens)), call.batch_tokens):
+            token_ids, cu_seqlens = packed(tokens, batch)
             if token_ids.size and token_ids.max() >= self._first.vocab_size:
                 raise ValueError(
                     f"encode: {self._first.folder / 'tokenizer.json'} gives the token {token_ids.max()}; "
@@ -335,18 +307,6 @@ class _Call:
             self.prompt_length = encoder._first.prompt_length(self.prompt)
         normalize = given["normalize"]
         self.normalize = None if normalize is None else _checks.flag(function, "normalize", normalize)
-
-
-def _batches(sequences: list[list[int]], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of sequences, longest first: a batch has similar lengths, and at most batch_tokens or one sequence."""
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    start = tokens = 0
-    for place, index in enumerate(order):
-        if place > start and tokens + len(sequences[index]) > batch_tokens:
-            yield order[start:place]
-            start, tokens = place, 0
-        tokens += len(sequences[index])
-    yield order[start:]
 
 
 def _is_last_step(module: Module) -> bool:

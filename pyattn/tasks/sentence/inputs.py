@@ -1,60 +1,32 @@
-"""The first module of a sentence-transformers directory, which turns texts into vectors: usually a Transformer.
+"""The first module of a sentence-transformers directory, which turns texts into vectors: usually a Transformer."""
 
-Every key of its settings is obeyed or refused by name.
-"""
-
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyattn import _checks
 from pyattn._checks import Array
-from pyattn._extras import import_extra
-from pyattn._threads import rust_has_threads
 from pyattn.models import TextEncoder
 from pyattn.models.families import STATE_FAMILIES, TEXT_FAMILIES
 from pyattn.models.files import read_json, write_json
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.models.tensors import find_weights, weight_files
 from pyattn.models.token_states import TokenStates
-from pyattn.models.tokenizer import errors_of_library, read_tokenizer
+from pyattn.models.tokenizer import encode_all, errors_of_library, first_cut, read_tokenizer
 from pyattn.models.tokenizer_classes import TOKEN_NAMES, Settings
-from pyattn.tasks.sentence.modules import TOKENS, check
-
-# The first of these files that exists and is not empty has a Transformer's settings.
-_SETTINGS_FILES = tuple(
-    f"sentence_{kind}_config.json"
-    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+from pyattn.tasks.batches import Tokenized
+from pyattn.tasks.sentence.modules import TOKENS
+from pyattn.tasks.sentence.settings import (
+    LENGTH_KEY,
+    SETTINGS_FILES,
+    length_limit,
+    lower_case,
+    read_settings,
+    refuse_chat_template,
+    text_settings,
 )
-_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
-_LENGTH_KEY = "model_max_length"
-_NO_LENGTH = 10**20  # a greater length means that there is none, as in transformers
 
-_OLD_NAMES = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
-_MODEL_ARGUMENTS = """
-add_pooling_layer attn_implementation device_map dtype low_cpu_mem_usage torch_dtype trust_remote_code use_safetensors
-"""
-# What a settings file may say, as `check` takes it.
-_ACCEPTED: dict[str, Any] = {
-    "transformer_task": ("feature-extraction",),
-    "module_output_name": (TOKENS,),
-    "modality_config": None,  # _read_settings checks it, and _length_limit the next
-    "max_seq_length": None,
-    "do_lower_case": (True, False),
-    "unpad_inputs": (True, False),  # changes speed alone
-    **dict.fromkeys(("query_length", "document_length", "query_expansion", "tokenizer_name_or_path"), ()),
-    # Arguments of transformers' from_pretrained that change no vector, and the length
-    "model_kwargs": dict.fromkeys(_MODEL_ARGUMENTS.split()),
-    "processor_kwargs": dict.fromkeys(("padding_side", "trust_remote_code", "use_fast", _LENGTH_KEY)),
-    "config_kwargs": dict.fromkeys(("trust_remote_code", "use_cache")),
-    # Arguments for calls of the tokenizer; those for other inputs than texts have no effect.
-    "processing_kwargs": {
-        "text": {"max_length": None, "padding": None, "truncation": (True, "longest_first", "only_first")},
-        "common": {"return_tensors": None},
-        "*": {"*": None},
-    },
-}
+_TASK = "feature-extraction"
 
 # Usual names of special tokens, for files that do not name them; the last one that the tokenizer has is taken.
 _USUAL = {
@@ -65,8 +37,6 @@ _USUAL = {
     "mask_token": ("<mask>", "[MASK]"),
     "eos_token": ("<|endoftext|>", "</s>"),
 }
-
-Tokenized = tuple[list[list[int]], int | None]  # the tokens of each text, and the first text that was cut
 
 
 class Input:
@@ -87,16 +57,11 @@ class Input:
     def set_length(self, tokens: int) -> None:
         raise ValueError(f"SentenceEncoder: a {self.type.rpartition('.')[2]} has no max_seq_length that may be set")
 
-    def tokenize(self, texts: list[str]) -> Tokenized:
-        options, tokenizer = {"add_special_tokens": self.adds_special_tokens}, self.tokenizer
-        with errors_of_library("encode", f"{self.folder}/tokenizer.json"):  # a Path takes as long as a tenth of a layer
-            if rust_has_threads():
-                # This call omits the places of tokens in the text and is a third faster; older releases lack it.
-                encodings = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)(texts, **options)
-            else:
-                encodings = [tokenizer.encode(text, **options) for text in texts]
-        cut = (i for i, x in enumerate(encodings) if len(x) == self.max_seq_length and x.overflowing)
-        return [encoding.ids for encoding in encodings], next(cut, None)
+    def tokenize(self, texts: list[str]) -> Tokenized[list[int]]:
+        encodings = encode_all(
+            "encode", self.tokenizer, f"{self.folder}/tokenizer.json", texts, self.adds_special_tokens
+        )
+        return [encoding.ids for encoding in encodings], first_cut(encodings, self.max_seq_length)
 
     def prompt_length(self, prompt: str) -> int:
         """The number of tokens of a prompt that Pooling may leave out."""
@@ -119,9 +84,9 @@ class Transformer(Input):
         kind = self.config.get("model_type")
         _checks.choice("load", f"{folder / 'config.json'}: model_type", kind, (*TEXT_FAMILIES, *STATE_FAMILIES))
         beside = Settings(folder)
-        file, settings = _read_settings(folder) if with_modules else (folder, {})
+        file, settings = read_settings(folder, _TASK) if with_modules else (folder, {})
         if not with_modules:
-            _refuse_chat_template(folder, beside)
+            refuse_chat_template(folder, beside)
         model = TokenStates if kind in STATE_FAMILIES else TextEncoder
         self.model = model.from_directory(folder, dtype, strict)
         self.weights = weight_files(find_weights(folder, self.config))
@@ -129,10 +94,10 @@ class Transformer(Input):
         self.widths, self.vocab_size = {TOKENS: config.hidden_size}, config.vocab_size
         self.settings = (sorted(self.model.weight_dtypes.items()), bool(settings.get("do_lower_case")))
         self._most, self._usual = config.longest, config.max_position_embeddings
-        self.max_seq_length = _length_limit(beside, file, settings, self._most, self._usual)
+        self.max_seq_length = length_limit(beside, file, settings, self._most, self._usual)
         self.tokenizer = read_tokenizer(self._file, self.vocab_size, self.max_seq_length)
         if settings.get("do_lower_case"):
-            _lower_case(self.tokenizer, self._file)
+            lower_case(self.tokenizer, self._file)
         types = beside.values.get("model_input_names")
         if kind == "gpt2" and isinstance(types, list) and "token_type_ids" in types:  # it would add their embeddings
             raise ValueError(f"load: {beside.file}: model_input_names: token_type_ids are not supported for GPT-2")
@@ -180,25 +145,15 @@ class Transformer(Input):
         tokenizer_config = {
             "tokenizer_class": "PreTrainedTokenizerFast",  # this class takes tokenizer.json as it is
             "model_input_names": ["input_ids", "attention_mask"],
-            _LENGTH_KEY: self.max_seq_length,
+            LENGTH_KEY: self.max_seq_length,
             "truncation_side": self.tokenizer.truncation["direction"],
             **named,
         }
         write_json(folder / "tokenizer_config.json", tokenizer_config)
-        settings: dict[str, Any] = {"transformer_task": "feature-extraction", "modality_config": {"text": _TEXT}}
-        settings["module_output_name"] = TOKENS
+        settings = text_settings(_TASK)
         if self.max_seq_length > self._usual:  # which is obeyed only here, not in tokenizer_config.json
             settings["max_seq_length"] = self.max_seq_length
-        write_json(folder / _SETTINGS_FILES[0], settings)
-
-
-def _lower_case(tokenizer: Any, file: Path) -> None:
-    """Puts Lowercase in front of a normalizer without such a step, which is found as sentence-transformers finds it."""
-    normalizers, given = import_extra("tokenizers", f"load: reading {file}").normalizers, tokenizer.normalizer
-    state = None if given is None else json.loads(given.__getstate__())
-    steps = [] if state is None else state.get("normalizers", [state])
-    if all(step["type"] != "Lowercase" for step in steps):
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase()] + [given] * (given is not None))
+        write_json(folder / SETTINGS_FILES[0], settings)
 
 
 def _special_names(values: Mapping[str, Any]) -> tuple[dict[str, str], set[str]]:
@@ -216,50 +171,3 @@ def _text(token: Any) -> str | None:
     """The text of a token, which files give as a string or as an object."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
-
-
-def _refuse_chat_template(folder: Path, beside: Settings) -> None:
-    places = [beside.file] if beside.values.get("chat_template") is not None else []
-    others = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
-    places += [folder / name for name in others if (folder / name).exists()]
-    if places:
-        raise ValueError(
-            f"load: {places[0]}: without a modules.json beside it, sentence-transformers puts texts into this chat "
-            "template, which is not supported; a modules.json of a Transformer and a Pooling takes them as they are"
-        )
-
-
-def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The file that has a Transformer's settings, and the settings; ValueError for keys that are not supported."""
-    file, settings = folder / _SETTINGS_FILES[0], {}
-    for name in _SETTINGS_FILES:
-        if (folder / name).exists() and (settings := read_json(folder / name, dict)):
-            file = folder / name
-            break
-    # What is null counts as absent.
-    settings = {_OLD_NAMES.get(key, key): value for key, value in settings.items() if value is not None}
-    check(file, settings, _ACCEPTED)
-    said = settings.get("modality_config", {"text": _TEXT})
-    texts = (_TEXT, {**_TEXT, "method_output_name": ["last_hidden_state"]})
-    if not isinstance(said, dict) or said.get("text") not in texts or "message" in said:
-        raise ValueError(f"load: {file}: modality_config must be {json.dumps({'text': _TEXT})}, not {json.dumps(said)}")
-    return file, settings
-
-
-def _length_limit(beside: Settings, settings_file: Path, settings: Mapping[str, Any], most: int, usual: int) -> int:
-    """The length to which texts are cut; at most `most`, `usual` where only the tokenizer's file, or none, gives it."""
-    calls = settings.get("processing_kwargs", {}).get("text", {})
-    values = {
-        f"{settings_file}: processing_kwargs: text: max_length": calls.get("max_length"),
-        f"{settings_file}: processor_kwargs: model_max_length": settings.get("processor_kwargs", {}).get(_LENGTH_KEY),
-        f"{settings_file}: max_seq_length": settings.get("max_seq_length"),
-        f"{beside.file}: {_LENGTH_KEY}": beside.values.get(_LENGTH_KEY, beside.values.get("max_len")),
-    }
-    what, length = next(((what, length) for what, length in values.items() if length is not None), ("", None))
-    if what in ("", f"{beside.file}: {_LENGTH_KEY}"):
-        most = usual
-    if length is None or (isinstance(length, int | float) and length > _NO_LENGTH):
-        return most
-    if isinstance(length, float) and length.is_integer():
-        length = int(length)
-    return min(most, _checks.size("load", what, length))

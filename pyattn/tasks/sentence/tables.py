@@ -15,7 +15,8 @@ from pyattn.layers.embeddings import sum_of_rows
 from pyattn.models.files import read_json, require_file, write_json
 from pyattn.models.tensors import write_tensors
 from pyattn.models.tokenizer import errors_of_library, read_tokenizer
-from pyattn.tasks.sentence.inputs import Input, Tokenized
+from pyattn.tasks.batches import Tokenized
+from pyattn.tasks.sentence.inputs import Input
 from pyattn.tasks.sentence.modules import SENTENCE, TOKENS, check, pool, tensors_of_module
 
 _TOKENIZER = ".WhitespaceTokenizer"  # the only one that is supported
@@ -119,7 +120,7 @@ class WordEmbeddings(Input):
     def set_length(self, tokens: int) -> None:
         self.max_seq_length = _checks.size("SentenceEncoder", "max_seq_length", tokens)
 
-    def tokenize(self, texts: list[str]) -> Tokenized:
+    def tokenize(self, texts: list[str]) -> Tokenized[list[int]]:
         found = [self._word_ids(text.lower() if self._lower else text) for text in texts]
         longest = self.max_seq_length
         cut = (i for i, tokens in enumerate(found) if longest is not None and len(tokens) > longest)

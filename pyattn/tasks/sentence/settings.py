@@ -1,0 +1,117 @@
+"""What the files of a directory of sentence-transformers say of its Transformer: how texts are cut, and the rest.
+
+Every key of its settings is obeyed or refused by name.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pyattn import _checks
+from pyattn._extras import import_extra
+from pyattn.models.files import read_json
+from pyattn.models.tokenizer_classes import Settings
+from pyattn.tasks.sentence.modules import TOKENS, check
+
+# The first of these files that exists and is not empty has a Transformer's settings.
+SETTINGS_FILES = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# What a Transformer does: the feature that it makes, the output of the model that this is, and how texts may be cut.
+_TASKS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
+    "feature-extraction": (TOKENS, "last_hidden_state", (True, "longest_first", "only_first")),
+    "sequence-classification": ("scores", "logits", (True, "longest_first")),
+}
+LENGTH_KEY = "model_max_length"
+_NO_LENGTH = 10**20  # a greater length means that there is none, as in transformers
+
+_OLD_NAMES = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
+_MODEL_ARGUMENTS = """
+add_pooling_layer attn_implementation device_map dtype low_cpu_mem_usage torch_dtype trust_remote_code use_safetensors
+"""
+# What a settings file may say whatever the task, as `check` takes it.
+_ACCEPTED: dict[str, Any] = {
+    "modality_config": None,  # read_settings checks it, and length_limit the next
+    "max_seq_length": None,
+    "do_lower_case": (True, False),
+    "unpad_inputs": (True, False),  # changes speed alone
+    **dict.fromkeys(("query_length", "document_length", "query_expansion", "tokenizer_name_or_path"), ()),
+    # Arguments of transformers' from_pretrained that change no vector, and the length
+    "model_kwargs": dict.fromkeys(_MODEL_ARGUMENTS.split()),
+    "processor_kwargs": dict.fromkeys(("padding_side", "trust_remote_code", "use_fast", LENGTH_KEY)),
+    "config_kwargs": dict.fromkeys(("trust_remote_code", "use_cache")),
+}
+
+
+def lower_case(tokenizer: Any, file: Path) -> None:
+    """Puts Lowercase in front of a normalizer without such a step, which is found as sentence-transformers finds it."""
+    normalizers, given = import_extra("tokenizers", f"load: reading {file}").normalizers, tokenizer.normalizer
+    state = None if given is None else json.loads(given.__getstate__())
+    steps = [] if state is None else state.get("normalizers", [state])
+    if all(step["type"] != "Lowercase" for step in steps):
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase()] + [given] * (given is not None))
+
+
+def refuse_chat_template(folder: Path, beside: Settings) -> None:
+    places = [beside.file] if beside.values.get("chat_template") is not None else []
+    others = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+    places += [folder / name for name in others if (folder / name).exists()]
+    if places:
+        raise ValueError(
+            f"load: {places[0]}: without a modules.json beside it, sentence-transformers puts texts into this chat "
+            "template, which is not supported; a modules.json of a Transformer and a Pooling takes them as they are"
+        )
+
+
+def text_settings(task: str) -> dict[str, Any]:
+    """What a settings file says of a task and its texts, where that changes nothing else."""
+    feature, output, _ = _TASKS[task]
+    text = {"method": "forward", "method_output_name": output}
+    return {"transformer_task": task, "modality_config": {"text": text}, "module_output_name": feature}
+
+
+def read_settings(folder: Path, task: str) -> tuple[Path, dict[str, Any]]:
+    """The file that has a Transformer's settings, and the settings; ValueError for keys that are not supported."""
+    file, settings = folder / SETTINGS_FILES[0], {}
+    for name in SETTINGS_FILES:
+        if (folder / name).exists() and (settings := read_json(folder / name, dict)):
+            file = folder / name
+            break
+    # What is null counts as absent.
+    settings = {_OLD_NAMES.get(key, key): value for key, value in settings.items() if value is not None}
+    feature, output, cuts = _TASKS[task]
+    # Arguments for calls of the tokenizer; those for other inputs than texts have no effect.
+    calls = {
+        "text": {"max_length": None, "padding": None, "truncation": cuts},
+        "common": {"return_tensors": None},
+        "*": {"*": None},
+    }
+    own = {"transformer_task": (task,), "module_output_name": (feature,), "processing_kwargs": calls}
+    check(file, settings, _ACCEPTED | own)
+    usual = text_settings(task)["modality_config"]
+    said = settings.get("modality_config", usual)
+    texts = (usual["text"], {**usual["text"], "method_output_name": [output]})
+    if not isinstance(said, dict) or said.get("text") not in texts or "message" in said:
+        raise ValueError(f"load: {file}: modality_config must be {json.dumps(usual)}, not {json.dumps(said)}")
+    return file, settings
+
+
+def length_limit(beside: Settings, settings_file: Path, settings: Mapping[str, Any], most: int, usual: int) -> int:
+    """The length to which texts are cut; at most `most`, `usual` where only the tokenizer's file, or none, gives it."""
+    calls = settings.get("processing_kwargs", {}).get("text", {})
+    values = {
+        f"{settings_file}: processing_kwargs: text: max_length": calls.get("max_length"),
+        f"{settings_file}: processor_kwargs: model_max_length": settings.get("processor_kwargs", {}).get(LENGTH_KEY),
+        f"{settings_file}: max_seq_length": settings.get("max_seq_length"),
+        f"{beside.file}: {LENGTH_KEY}": beside.values.get(LENGTH_KEY, beside.values.get("max_len")),
+    }
+    what, length = next(((what, length) for what, length in values.items() if length is not None), ("", None))
+    if what in ("", f"{beside.file}: {LENGTH_KEY}"):
+        most = usual
+    if length is None or (isinstance(length, int | float) and length > _NO_LENGTH):
+        return most
+    if isinstance(length, float) and length.is_integer():
+        length = int(length)
+    return min(most, _checks.size("load", what, length))
