@@ -53,7 +53,7 @@ def test_hostile_files_are_refused(tmp_path):
     assert status == 0, output
     assert "1000 inputs in" in output and not list(tmp_path.iterdir())
     accepted = {line.split()[0]: int(line.split()[-3]) for line in output.splitlines() if " sound " in line}
-    assert accepted.keys() == {"sentence", "model", "task", "index"} and all(accepted.values())
+    assert accepted.keys() == {"sentence", "reranker", "model", "task", "index"} and all(accepted.values())
 
 
 def test_defects_are_noticed_and_their_inputs_kept(tmp_path):

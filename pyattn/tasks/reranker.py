@@ -120,11 +120,11 @@ class Reranker:
             raise ValueError(f"load: {source} adds {special} tokens to a pair; its max_length is only {length}")
         with errors_of_library("load", source):
             tokenizer.enable_truncation(**{**tokenizer.truncation, "max_length": length})
-            empty = tokenizer.encode("", "")
-        check_tokens("load", empty.ids, model.config.vocab_size, source)
+            empty, type_ids = tokenizer.encode("", "").ids, tokenizer.encode("a", "a").type_ids
+        check_tokens("load", empty, model.config.vocab_size, source)
         with_types, types = gives_types(beside, config), model.config.type_vocab_size
-        if with_types and types and max(empty.type_ids, default=0) >= types:
-            raise ValueError(f"load: {source} gives the type {max(empty.type_ids)}; config.json has {types} of them")
+        if with_types and types and max(type_ids, default=0) >= types:
+            raise ValueError(f"load: {source} gives the type {max(type_ids)}; config.json has {types} of them")
         return cls(
             model, tokenizer, stated or ("sigmoid" if len(model.labels) == 1 else "identity"), with_types, source
         )
@@ -158,8 +158,8 @@ class Reranker:
 
         Raises:
             TypeError: pairs is a str, None or no iterable, or one of them is no pair of strings.
-            ValueError: a pair has one text or more than two; activation is none of these; batch_tokens is not a
-                positive integer; a pair is too long and truncate is False.
+            ValueError: a pair has one text or more than two, the tokenizer makes no tokens of it, or it is too long and
+                truncate is False; activation is none of these; batch_tokens is not a positive integer.
         """
         function = "Reranker.predict"
         rows, is_single = _checked_pairs(function, pairs)
@@ -236,6 +236,9 @@ class Reranker:
         with progress(len(pairs), show_progress, purpose=function, label="scoring", unit="pair") as done:
             for number, window in enumerate(tokenized(pairs, partial(self._tokenize, function), checked)):
                 ids, types = [x.ids for x in window], [x.type_ids for x in window]
+                if not all(ids):
+                    empty = next(i for i, tokens in enumerate(ids) if not tokens) + number * WINDOW
+                    raise ValueError(f"{function}: {self._file} makes no tokens of {name}[{empty}]; one is needed")
                 for batch in batches(list(map(len, ids)), batch_tokens):
                     token_ids, cu_seqlens = packed(ids, batch)
                     check_tokens(function, token_ids, self.model.config.vocab_size, self._file)
