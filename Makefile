@@ -152,12 +152,8 @@ oracles: .venv/oracles
 torch: .venv/torch
 	$(TWO) tests/torch tests/test_docs.py
 
-.venv/examples: .venv/torch
-	$(BIN)/python -m pip install --quiet matplotlib
-	@touch $@
-
 # A full run of one: .venv/bin/python -m examples.NAME
-examples: .venv/examples
+examples: .venv/torch
 	for example in $(EXAMPLES); do echo "== $$example"; $(BIN)/python -m examples.$$example --quick || exit; done
 
 soak: .venv/built

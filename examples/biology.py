@@ -183,7 +183,7 @@ def information(data: Data, kind: int) -> tuple[Array, str]:
 
 
 def draw(data: Data, found: Served, path: Path) -> None:
-    import_extra("matplotlib", "the picture", "test").use("Agg")
+    import_extra("matplotlib", "the picture", "plot").use("Agg")
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(3, 2, figsize=(10, 6.4), dpi=90, sharex="col", sharey="row", layout="constrained")

@@ -208,7 +208,7 @@ def judged(name: str, found: Sequence[Boxes], scenes: Sequence[Scene]) -> dict[s
 
 def draw(scenes: Sequence[Scene], found: Sequence[Boxes], attention: Array, path: Path) -> None:
     """Pictures with the boxes of scores over a half, and below each what the best one's query looks at."""
-    import_extra("matplotlib", "the picture", "test").use("Agg")
+    import_extra("matplotlib", "the picture", "plot").use("Agg")
     from matplotlib import patches as shapes
     from matplotlib import pyplot
 

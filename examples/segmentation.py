@@ -204,7 +204,7 @@ def intersection_over_union(predicted: Sequence[Array], masks: Sequence[Array], 
 
 def draw(images: dict[str, Annotated], shown: Sequence[tuple[Any, ...]], path: Path) -> None:
     """Of some judged images the true mask, and those of the two classifiers."""
-    import_extra("matplotlib", "the picture", "test").use("Agg")
+    import_extra("matplotlib", "the picture", "plot").use("Agg")
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(3, len(shown), figsize=(10, 5.2), dpi=70, layout="constrained")

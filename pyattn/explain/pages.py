@@ -13,9 +13,9 @@ import numpy as np
 from pyattn._checks import Array
 from pyattn.explain.attended import Attended
 from pyattn.explain.blocks import block_means, starts
+from pyattn.explain.drawing import LONGEST_LABEL
 
 MOST_TOKENS = 96  # that are shown one by one; more are joined in blocks, no more than these
-LONGEST_LABEL = 24  # characters
 
 
 def page(tokens: Sequence[str], seen: Sequence[Attended], *, sequence: int = 0, title: str = "Attention") -> str:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pyattn._extras import import_extra
 from pyattn._threads import rust_has_threads
 from pyattn.models.files import require_file
@@ -107,7 +109,7 @@ def first_cut(encodings: Sequence[Any], longest: int | None) -> int | None:
 
 def check_tokens(function: str, ids: Any, vocab_size: int, file: Path | str) -> None:
     """Refuses the tokens of a text if the model lacks one of them."""
-    if len(ids) and (most := max(ids)) >= vocab_size:
+    if len(ids) and (most := np.max(ids)) >= vocab_size:
         raise ValueError(f"{function}: {file} gives the token {most}; config.json has vocab_size {vocab_size}")
 
 
