@@ -138,7 +138,7 @@ class Stack(Layer):
         x: Array,
         sequences: Sequences | list[Sequences],
         memory: Sequences | None = None,
-        caches: list[KVCache] | None = None,
+        caches: Sequence[KVCache] | None = None,
         memory_caches: list[KVCache] | None = None,
     ) -> Array:
         """Checked rows through the layers and the norm.

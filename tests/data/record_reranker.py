@@ -46,6 +46,19 @@ CLASSES = [
     ("camembert", "CamembertTokenizer", "Unigram"),
     ("albert", "AlbertTokenizer", "Unigram"),
 ]
+_PICK = '{{%- set {0} = messages | selectattr("role", "eq", "{1}") | map(attribute="content") | first'
+TEMPLATE = (  # as Qwen3-Reranker's, with fewer words
+    _PICK.format("instruction", "system")
+    + ' | default("Judge the search") -%}\n'
+    + _PICK.format("query_text", "query")
+    + " -%}\n"
+    + _PICK.format("document_text", "document")
+    + " -%}\n<|im_start|>system\nSay yes or no.<|im_end|>\n<|im_start|>user\n<I>: {{ instruction }}\n"
+    + "<Q>: {{ query_text }}\n<D>: {{ document_text }}<|im_end|>\n<|im_start|>assistant\n\n\n"
+)
+WEIGHTS = {"saved": "bert", "modular": "bert", "qwen3-saved": "qwen3-untied"}  # of directories that have another's
+SHORT = dict.fromkeys(("qwen3", "qwen3-untied", "qwen3-saved"), 90)  # a length at which pairs are cut; else 11
+PROMPTED = {"modular": "find ", "qwen3": "Is it so?", "qwen3-saved": "Find it."}  # prompts
 SETTINGS = [{}, {"model_input_names": ["input_ids", "token_type_ids"]}, {"model_input_names": ["input_ids"]}]
 SETTINGS += [{"truncation_side": "left"}]
 TEXTS = [("Hello world", "can"), ("", "hello"), ("HELLO é, world can't", "hello hello"), ("can", "hello world, can't!")]
@@ -110,6 +123,71 @@ def make_bases(top):
     bases["saved"] = top / "saved"  # with a modules.json
     encoder = CrossEncoder(str(bases["bert"]), max_length=16, activation_fn=torch.nn.Identity())
     encoder.save(str(bases["saved"]), create_model_card=False)
+    return bases | make_modular(top, bases["bert"]) | make_prompted(top)
+
+
+def make_modular(top, base):
+    """An encoder, and modules that make scores."""
+    import torch
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.base.modules import Dense, Transformer
+    from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+
+    torch.manual_seed(1)
+    modules = [
+        Transformer(str(base), max_seq_length=20),
+        Pooling(16, pooling_mode="cls"),
+        Dense(16, 12, activation_function=torch.nn.GELU()),
+        LayerNorm(12),
+        Dense(12, 1, activation_function=torch.nn.Identity(), module_output_name="scores"),
+    ]
+    for module in modules[1:]:
+        for parameter in module.parameters():
+            parameter.data.copy_((torch.randn_like(parameter) * 0.4 + (parameter.ndim == 1)).half())
+    folder = top / "modular"
+    encoder = CrossEncoder(modules=modules, prompts={"web": "find ", "none": ""})
+    encoder.save(str(folder), create_model_card=False)
+    return {"modular": folder}
+
+
+def make_prompted(top):
+    """Models of language: without a modules.json, tied and not, and with a LogitScore of one token."""
+    import torch
+    import transformers
+    from sentence_transformers import CrossEncoder
+    from tokenizers import pre_tokenizers
+
+    torch.manual_seed(2)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*letters, "ye", "yes", "no", "<|im_start|>", "<|im_end|>"])}
+    tokenizer = transformers.Qwen2Tokenizer(
+        vocab=vocabulary,
+        merges=[("y", "e"), ("ye", "s"), ("n", "o")],
+        extra_special_tokens=["<|im_start|>", "<|im_end|>"],
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token=None,
+        model_max_length=180,
+        padding_side="left",
+    )
+    tokenizer.chat_template = TEMPLATE
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= {"head_dim": 8, "intermediate_size": 20, "max_position_embeddings": 512, "vocab_size": len(vocabulary)}
+    bases = {}
+    for name, tied in (("qwen3", True), ("qwen3-untied", False)):
+        config = transformers.Qwen3Config(tie_word_embeddings=tied, pad_token_id=len(vocabulary) - 1, **sizes)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                centre = float(parameter.ndim == 1)  # of norms
+                parameter.copy_((centre + torch.randn_like(parameter) * 0.4).half())
+        bases[name] = top / name
+        model.save_pretrained(bases[name])
+        tokenizer.save_pretrained(bases[name])
+    bases["qwen3-saved"] = top / "qwen3-saved"
+    encoder = CrossEncoder(str(bases["qwen3-untied"]), prompts={"web": "Find it."}, activation_fn=torch.nn.Identity())
+    encoder[1].false_token_id = None
+    encoder.save(str(bases["qwen3-saved"]), create_model_card=False)
     return bases
 
 
@@ -123,10 +201,12 @@ def answers(folder):
         "scores": encoder.predict(PAIRS),
         "logits": encoder.predict(PAIRS, activation_fn=torch.nn.Identity()),
         "one": encoder.predict(PAIRS[0]),
-        "short": CrossEncoder(str(folder), max_length=11).predict(PAIRS),
+        "short": CrossEncoder(str(folder), max_length=SHORT.get(folder.name, 11)).predict(PAIRS),
     }
     if encoder.num_labels > 1:
         given["softmax"] = encoder.predict(PAIRS, apply_softmax=True)
+    if folder.name in PROMPTED:
+        given["prompted"] = encoder.predict(PAIRS, prompt=PROMPTED[folder.name])
     values = {name: x.astype(float).round(7).tolist() for name, x in given.items()}
     if encoder.num_labels == 1:
         values["rank"] = encoder.rank("find the cat", DOCUMENTS, return_documents=True)
@@ -164,9 +244,12 @@ def main():
             path = str(file.relative_to(folder))
             if file.suffix == ".json":
                 files[path] = json.loads(file.read_text())
-            elif name != "saved":  # whose weights are bert's
-                tensors |= {f"{name}/{key}": x.astype("float16") for key, x in load_file(file).items()}
-        cases[name] = {"weights": "bert" if name == "saved" else name, "files": files, "answers": answers(folder)}
+            elif file.suffix == ".jinja":
+                files[path] = file.read_text()
+            elif name not in WEIGHTS or file.parent != folder:  # else those of another
+                at = "" if file.parent == folder else f"{file.parent.name}/"
+                tensors |= {f"{name}/{at}{key}": x.astype("float16") for key, x in load_file(file).items()}
+        cases[name] = {"weights": WEIGHTS.get(name, name), "files": files, "answers": answers(folder)}
     record = {"pairs": PAIRS, "documents": DOCUMENTS, "cases": cases, "classes": pairs_of_classes(top)}
     (FOLDER / "reranker.json").write_text(json.dumps(record, separators=(",", ":")) + "\n")
     save_file(tensors, FOLDER / "reranker.safetensors")

@@ -16,6 +16,10 @@ def write(folder, name, /, **changes):
     folder.mkdir(exist_ok=True)
     case = CASES[name]
     for file, values in case["files"].items():
+        (folder / file).parent.mkdir(exist_ok=True)
+        if isinstance(values, str):
+            (folder / file).write_text(changes.pop(file, values))
+            continue
         change = changes.pop(file.removesuffix(".json"), None)
         values = values if change is None else values | change if isinstance(change, dict) else change
         (folder / file).write_text(json.dumps(values))
@@ -24,4 +28,8 @@ def write(folder, name, /, **changes):
     weights = case["weights"] + "/"
     tensors = {key.removeprefix(weights): x for key, x in TENSORS.items() if key.startswith(weights)}
     save_file(tensors, folder / "model.safetensors")
+    for path in {key.split("/")[1] for key in TENSORS if key.startswith(f"{name}/") and key.count("/") == 2}:
+        own = f"{name}/{path}/"
+        tensors = {key.removeprefix(own): x for key, x in TENSORS.items() if key.startswith(own)}
+        save_file(tensors, folder / path / "model.safetensors")
     return folder

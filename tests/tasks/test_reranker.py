@@ -18,8 +18,9 @@ from safetensors.numpy import load_file, save_file
 import pyattn
 from pyattn.models.tokenizer import read_tokenizer
 from pyattn.models.tokenizer_classes import Settings, gives_types
-from pyattn.tasks.reranker import Reranker
-from tests.data.record_reranker import CLASSES, FOLDER, LONGEST, SETTINGS, TEXTS
+from pyattn.tasks.reranker import Reranker, scorers
+from pyattn.tasks.reranker.prompt import PairPrompt
+from tests.data.record_reranker import CLASSES, FOLDER, LONGEST, PROMPTED, SETTINGS, SHORT, TEXTS
 from tests.support.rerankers import CASES, DOCUMENTS, PAIRS, RECORD, write
 from tests.support.tiny_model import write_model
 from tests.support.tiny_tokenizers import VOCAB_SIZE, write_tokenizer
@@ -51,8 +52,12 @@ def test_scores_are_those_of_cross_encoder(folders, rerankers, name):
     near = {"atol": 1e-5, "rtol": 0}
     np.testing.assert_allclose(scores, answers["scores"], **near)
     np.testing.assert_allclose(reranker.predict(PAIRS, activation="identity"), answers["logits"], **near)
-    short = Reranker.from_pretrained(folders[name], max_length=11)
+    short = Reranker.from_pretrained(folders[name], max_length=SHORT.get(name, 11))
     np.testing.assert_allclose(short.predict(PAIRS), answers["short"], **near)
+    if name in PROMPTED:
+        given = reranker.predict(PAIRS, prompt=PROMPTED[name])
+        np.testing.assert_allclose(given, answers["prompted"], **near)
+        assert abs(given - scores).max() > 1e-3
     assert abs(np.subtract(answers["short"], answers["scores"])).max() > 1e-3
     for one in (tuple(PAIRS[0]), list(PAIRS[0]), np.array(PAIRS[0])):
         given = reranker.predict(one)
@@ -132,8 +137,7 @@ def test_a_batch_holds_at_most_the_budget(folders, monkeypatch):
         assert len(token_ids) == len(types) == cu_seqlens[-1]
         return model(token_ids, cu_seqlens, types)
 
-    spy.config = model.config  # type: ignore[attr-defined]
-    monkeypatch.setattr(reranker, "model", spy)
+    monkeypatch.setattr(reranker._scorer, "model", spy)
     reranker.predict([("cat", "dog"), ("", ""), ("the cat sat on", "a mat"), ("cat", "")], batch_tokens=9)
     assert seen == [[9], [5, 4], [3]]
 
@@ -176,7 +180,7 @@ def test_the_activation_that_files_name(tmp_path, base, config, activation):
 
 
 def test_a_sigmoid_of_any_number():
-    from pyattn.tasks.reranker import _sigmoid
+    from pyattn.tasks.reranker.reranker import _sigmoid
 
     values = _sigmoid(np.array([-np.inf, -200, -90, 0, 90, np.inf], np.float32))
     np.testing.assert_allclose(values, [0, 0, 0, 0.5, 1, 1], atol=1e-37)
@@ -207,8 +211,8 @@ def test_other_activations_are_refused_by_name_and_not_imported(tmp_path, place)
         ),
         (
             "bert",
-            {"config": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}},
-            "holds a Qwen3ForCausalLM",
+            {"config": {"architectures": ["BertForCausalLM"]}},
+            "model_type must be one of .*'qwen3', not 'bert'",
         ),
         (
             "bert",
@@ -216,7 +220,8 @@ def test_other_activations_are_refused_by_name_and_not_imported(tmp_path, place)
             "model_type must be one of .* not 'llama'",
         ),
         ("bert", {"chat_template": {"x": 1}}, "chat_template.json: without a modules.json"),
-        ("saved", {"config_sentence_transformers": {"default_prompt_name": "web"}}, "default_prompt_name 'web' is not"),
+        ("saved", {"config_sentence_transformers": {"default_prompt_name": "web"}}, "default_prompt_name .* not 'web'"),
+        ("saved", {"config_sentence_transformers": {"prompts": ["web"]}}, "prompts must be an object of strings"),
         (
             "saved",
             {"config_sentence_transformers": {"model_type": "SentenceTransformer"}},
@@ -242,12 +247,196 @@ def test_other_directories_are_refused_by_name(tmp_path, base, files, error):
         Reranker.from_pretrained(folder)
 
 
-def test_modules_behind_the_transformer_are_refused(tmp_path):
-    kinds = {"": "base.modules.transformer.Transformer", "1_LogitScore": "cross_encoder.modules.logit_score.LogitScore"}
-    modules = [{"path": path, "type": f"sentence_transformers.{kind}"} for path, kind in kinds.items()]
-    folder = write(tmp_path, "saved", modules=modules)
-    with pytest.raises(ValueError, match=r"LogitScore is not supported after the first; those that are: none"):
+TRANSFORMER, LOGIT_SCORE = "base.modules.transformer.Transformer", "cross_encoder.modules.logit_score.LogitScore"
+DENSE = "base.modules.dense.Dense"
+
+
+@pytest.mark.parametrize(
+    ("base", "kinds", "files", "error"),
+    [
+        ("saved", ["1_LogitScore", LOGIT_SCORE], {}, "model_type must be one of .*'qwen3', not 'bert'"),
+        ("saved", ["1_Router", "base.modules.router.Router"], {}, "Router is not supported after the first"),
+        ("modular", ["2_Dense", DENSE], {}, "this module reads sentence_embedding, which there is not"),
+        ("modular", ["1_LogitScore", LOGIT_SCORE, "2_Dense", DENSE], {}, "LogitScore must be the only module"),
+        ("modular", None, {"4_Dense/config": {"module_output_name": None}}, "no module makes scores; a Dense"),
+        ("modular", None, {"1_Pooling/config": {"include_prompt": False}}, "include_prompt false is not supported"),
+        ("modular", None, {"sentence_bert_config": {"transformer_task": "fill-mask"}}, "'fill-mask' is not supported"),
+        ("qwen3-saved", None, {"1_LogitScore/config": {"true_token_id": None}}, "true_token_id must be the number of"),
+        ("qwen3-saved", None, {"1_LogitScore/config": {"true_token_id": 261}}, "from 0 to 260, not 261"),
+        ("qwen3-saved", None, {"1_LogitScore/config": {"module_input_name": "logits"}}, "'logits' is not supported"),
+        ("qwen3-saved", None, {"1_LogitScore/config": {"temperature": 2}}, "temperature is not supported"),
+        ("qwen3-saved", None, {"sentence_bert_config": {"modality_config": None}}, "modality_config must be .*message"),
+        (
+            "qwen3-saved",
+            None,
+            {"sentence_bert_config": {"processing_kwargs": {"chat_template": {"task": "query"}}}},
+            "chat_template: task is not supported",
+        ),
+    ],
+)
+def test_modules_that_do_not_fit_are_named(tmp_path, base, kinds, files, error):
+    if kinds:
+        kinds = ["", TRANSFORMER, *kinds]
+        files["modules"] = [
+            {"path": path, "type": f"sentence_transformers.{kind}"}
+            for path, kind in zip(kinds[::2], kinds[1::2], strict=True)
+        ]
+    with pytest.raises(ValueError, match=rf"^load: .*{error}"):
+        Reranker.from_pretrained(write(tmp_path, base, **files))
+
+
+def test_modules_that_make_scores_are_none_of_a_sentence_encoder(tmp_path):
+    folder = write(tmp_path, "modular", config_sentence_transformers={"model_type": "SentenceTransformer"})
+    with pytest.raises(ValueError, match=r"^load: .*a module makes scores of pairs; use Reranker"):
+        pyattn.SentenceEncoder.from_pretrained(folder)
+
+
+# --- models of language
+
+
+def test_what_texts_of_a_query_begin_with_is_computed_once(folders, monkeypatch):
+    """To the same bits as without."""
+    reranker = Reranker.from_pretrained(folders["qwen3"])
+    scorer, model = reranker._scorer, reranker.model
+    pairs = [(query, text) for query in ("find the cat", "the root ?") for text in DOCUMENTS] + PAIRS
+    scores = reranker.predict(pairs)
+    begun = []
+    begin = model.begin
+    monkeypatch.setattr(model, "begin", lambda tokens: begun.append(len(tokens)) or begin(tokens))
+    np.testing.assert_array_equal(reranker.predict(pairs), scores)
+    # of three queries with several texts, and of those that are alone with theirs
+    assert len(begun) == 4 and 40 < begun[3] < min(begun[:3])
+    monkeypatch.setattr(scorers, "_shared", lambda sequences: 0)
+    np.testing.assert_array_equal(reranker.predict(pairs), scores)
+    for batch_tokens in (1, 100, 300):
+        np.testing.assert_array_equal(reranker.predict(pairs, batch_tokens=batch_tokens), scores)
+    ids = [pair.ids for pair in scorer.tokenize("predict", "", PAIRS[:3])[0]]
+    for cut in (0, 1, 30, 65):  # wherever the beginning ends
+        logits = [model(begin(tokens[:cut]), [tokens[cut:]])[0] for tokens in ids]
+        assert [np.float32(x[0] - x[1]) for x in logits] == reranker.predict(PAIRS[:3], activation="identity").tolist()
+
+
+def test_prompts_by_name(folders):
+    reranker = Reranker.from_pretrained(folders["qwen3-saved"])
+    expected = CASES["qwen3-saved"]["answers"]
+    assert reranker.prompts == {"web": PROMPTED["qwen3-saved"]} and reranker.default_prompt_name is None
+    near = {"atol": 1e-5, "rtol": 0}
+    np.testing.assert_allclose(reranker.predict(PAIRS, prompt_name="web"), expected["prompted"], **near)
+    reranker.default_prompt_name = "web"
+    np.testing.assert_allclose(reranker.predict(PAIRS), expected["prompted"], **near)
+    np.testing.assert_allclose(reranker.predict(PAIRS, prompt=""), expected["scores"], **near)
+    for options, kind, error in (
+        ({"prompt_name": "x"}, ValueError, "there is no prompt 'x'; the names are 'web'"),
+        ({"prompt": 3}, TypeError, "prompt must be a str or None, not int"),
+        ({"prompt_name": 3}, TypeError, "prompt_name must be a str or None, not int"),
+    ):
+        with pytest.raises(kind, match=f"^Reranker.rank: {error}"):
+            reranker.rank("a", ["b"], **options)
+
+
+PLACE = '{{{{ messages | selectattr("role", "eq", "{0}") | map(attribute="content") | first }}}}'
+QUERY, DOCUMENT, SYSTEM = map(PLACE.format, ("query", "document", "system"))
+OTHER = "{{ (messages|selectattr('role','==','document')|first).content }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [  # texts as transformers' Jinja gives them
+        (f"{QUERY} and {DOCUMENT}\n\n", "Q and D\n"),
+        (f"a\r\n{OTHER}\n{QUERY}\r\n", "a\nD\nQ"),
+        (f"{SYSTEM}: {QUERY}{DOCUMENT}", ": QD"),
+        (f"  {{# note #}}  \n x {{{{-{QUERY[2:-2]}-}}}}  \n\n{DOCUMENT}", "  \n xQD"),
+        (f" {{% set d = {OTHER[2:-2]} %}}\n\n  {{%- set q = {QUERY[2:-2]} -%}}\n y{{{{ d }}}}{{{{q}}}}", "y"),
+        (f"  {{% set q = {QUERY[2:-2]} %}}\n  {{% set d = {DOCUMENT[2:-2]} %}} \n{{{{ d }}}} {{{{ q }}}}", None),
+    ],
+)
+def test_templates_are_filled_as_jinja_does(template, text):
+    filled = PairPrompt(template).fill("Q", "D")
+    if text is not None and "Q" in text:
+        assert filled == text
+    jinja2 = pytest.importorskip("jinja2.sandbox")
+    environment = jinja2.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    messages = [{"role": "query", "content": "Q"}, {"role": "document", "content": "D"}]
+    assert filled == environment.from_string(template).render(messages=messages)
+
+
+@pytest.mark.parametrize(
+    ("template", "error"),
+    [
+        (QUERY, "no place for the document: it is none of a reranker; Reranker.from_pretrained"),
+        ("plain", "no place for the query"),
+        (QUERY + QUERY + DOCUMENT, "two places for the query; one is supported"),
+        (QUERY + DOCUMENT + "{{ bos_token }}", "'{{ bos_token }}' is not supported in the template of a reranker"),
+        (QUERY + DOCUMENT + "{% if messages %}x{% endif %}", "'{% if messages %}' is not supported"),
+        (QUERY + DOCUMENT + "{% for x in messages %}", "is not supported"),
+        (QUERY + DOCUMENT + "{% set messages = messages %}", "is not supported"),
+        (QUERY + DOCUMENT + "{{ unfinished", "'{{ unfinished' is not supported"),
+        (QUERY + PLACE.format("user"), "is not supported"),
+        (
+            QUERY + DOCUMENT + "{{ (messages | selectattr('role', 'eq', 'system') | first).content }}",
+            "is not supported",
+        ),
+        (QUERY + DOCUMENT.replace("first", "last"), "is not supported"),
+        (QUERY + DOCUMENT.replace("first", "first | upper"), "is not supported"),
+        (QUERY + DOCUMENT + "{{ ().__class__ }}", "is not supported"),
+    ],
+)
+def test_other_templates_are_refused(tmp_path, template, error):
+    folder = write(tmp_path, "qwen3")
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(ValueError, match=rf"^load: .*chat_template.jinja: .*{re.escape(error)}"):
         Reranker.from_pretrained(folder)
+    with pytest.raises(ValueError, match=rf"^load: Reranker: chat_template: .*{re.escape(error)}"):
+        Reranker.from_pretrained(folder, chat_template=template)
+
+
+def test_where_templates_stand(tmp_path, rerankers):
+    folder = write(tmp_path, "qwen3")
+    scores = rerankers["qwen3"].predict(PAIRS)
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match=r"^load: .*qwen3? has no chat template|has no chat template, which says how"):
+        Reranker.from_pretrained(folder)
+    np.testing.assert_array_equal(Reranker.from_pretrained(folder, chat_template=template).predict(PAIRS), scores)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    for held in (template, [{"name": "default", "template": template}, {"name": "other", "template": "x"}]):
+        file.write_text(json.dumps(settings | {"chat_template": held}))
+        np.testing.assert_array_equal(Reranker.from_pretrained(folder).predict(PAIRS), scores)
+    file.write_text(json.dumps(settings | {"chat_template": {"a": 1}}))
+    with pytest.raises(ValueError, match=r"^load: .*tokenizer_config.json: chat_template must be a string, not dict"):
+        Reranker.from_pretrained(folder)
+    (folder / "additional_chat_templates").mkdir()
+    with pytest.raises(ValueError, match=r"^load: .*several chat templates are not supported"):
+        Reranker.from_pretrained(folder)
+    with pytest.raises(TypeError, match=r"^Reranker: chat_template must be a str or None, not int"):
+        Reranker.from_pretrained(folder, chat_template=3)
+    with pytest.raises(ValueError, match=r"^Reranker: chat_template is for models of language"):
+        Reranker.from_pretrained(write(tmp_path / "bert", "bert"), chat_template=template)
+    plain = Reranker.from_pretrained(folder, chat_template=QUERY + DOCUMENT)
+    with pytest.raises(ValueError, match=r"^Reranker.predict: the model's chat template has no place for a prompt"):
+        plain.predict(PAIRS, prompt="Is it so?")
+
+
+def test_tokens_to_ask_for_are_named(tmp_path):
+    folder = write(tmp_path, "qwen3")
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["merges"] = content["model"]["merges"][:2]
+    del content["model"]["vocab"]["no"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(
+        ValueError, match=r"^load: .*tokenizer.json: the token no must be the number of a token, not No"
+    ):
+        Reranker.from_pretrained(folder)
+
+
+def test_a_prompt_of_too_many_tokens(tmp_path, folders):
+    reranker = Reranker.from_pretrained(folders["qwen3"], max_length=20)
+    scores = reranker.predict(PAIRS)  # nothing of a text is left
+    assert np.isfinite(scores).all() and (scores == scores[0]).all()
+    with pytest.raises(ValueError, match=r"^Reranker: max_length must be an integer from 1 to "):
+        Reranker.from_pretrained(folders["qwen3"], max_length=0)
 
 
 def test_sentence_encoders_are_refused(tmp_path):
@@ -383,7 +572,7 @@ def test_wrong_arguments_of_rank_are_named(rerankers, given, kind, error):
 
 def test_wrong_arguments_are_named_before_any_work(rerankers, monkeypatch):
     reranker = rerankers["bert"]
-    monkeypatch.setattr(reranker, "model", None)  # which would be called
+    monkeypatch.setattr(reranker._scorer, "model", None)  # which would be called
     pairs = [["a", "b"]] * 300
     for options, error in (
         ({"activation": 1}, "activation must be one of"),

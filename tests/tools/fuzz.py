@@ -121,7 +121,8 @@ def kinds_of(name):
     """The mutations that suit a file of that name."""
     if name.endswith("tokenizer.json"):
         return ["bytes", "json", "tokenizer", "tokenizer"]
-    return ["bytes", {".json": "json", ".safetensors": "tensors", ".npz": "index"}[Path(name).suffix]]
+    of_suffix = {".json": ["json"], ".safetensors": ["tensors"], ".npz": ["index"], ".jinja": []}
+    return ["bytes", *of_suffix[Path(name).suffix]]
 
 
 @dataclass

@@ -9,7 +9,8 @@ from pyattn import _checks
 from pyattn.models.files import read_json, write_json
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.tasks.sentence.inputs import Transformer
-from pyattn.tasks.sentence.modules import MODULES, SENTENCE, Module, Pooling
+from pyattn.tasks.sentence.modules import MODULES, SCORES, SENTENCE, Module, Pooling
+from pyattn.tasks.sentence.settings import read_prompts
 from pyattn.tasks.sentence.tables import StaticEmbedding, WordEmbeddings
 
 First: TypeAlias = Transformer | StaticEmbedding | WordEmbeddings
@@ -34,6 +35,8 @@ class Directory:
         self.modules = [MODULES[kind].read(folder, widths) for kind, folder in others]  # those that follow the first
         if isinstance(self.first, Transformer) and is_plain:
             self.modules.append(Pooling(listed, {"pooling_mode": _usual_pooling(self.first.config)}, widths))
+        if SCORES in widths:
+            raise ValueError(f"load: {listed}: a module makes scores of pairs; use Reranker")
         if SENTENCE not in widths:
             raise ValueError(f"load: {listed}: no module makes one vector of a text's tokens; a Pooling does")
         self.width = widths[SENTENCE]  # of the vectors
@@ -46,13 +49,8 @@ class Directory:
         settings = {} if is_plain or not file.exists() else read_json(file, dict)
         if (kind := settings.get("model_type", "SentenceTransformer")) != "SentenceTransformer":
             raise ValueError(f"load: {file}: model_type {kind!r} is not supported; 'SentenceTransformer' is")
-        prompts = {} if settings.get("prompts") is None else settings["prompts"]
-        if not isinstance(prompts, dict) or not all(isinstance(prompt, str | None) for prompt in prompts.values()):
-            raise ValueError(f"load: {file}: prompts must be an object of strings, not {prompts!r}")
-        self.prompts = {name: prompt or "" for name, prompt in ({"query": "", "document": ""} | prompts).items()}
-        self.default_prompt_name: str | None = settings.get("default_prompt_name")
-        if self.default_prompt_name is not None:
-            _checks.choice("load", f"{file}: default_prompt_name", self.default_prompt_name, self.prompts)
+        usual = {"query": "", "document": ""}
+        self.prompts, self.default_prompt_name = read_prompts(file, settings, usual)
         similarity = "cosine" if settings.get("similarity_fn_name") is None else settings["similarity_fn_name"]
         accepted = ("cosine", "dot", "euclidean", "manhattan")
         self.similarity_fn_name: str = _checks.choice("load", f"{file}: similarity_fn_name", similarity, accepted)

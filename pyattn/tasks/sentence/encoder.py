@@ -16,6 +16,7 @@ from pyattn.models.pretrained import WeightDtypes
 from pyattn.tasks.batches import FEW, WINDOW, Cuts, Tokenized, batches, packed, tokenized
 from pyattn.tasks.sentence.directory import Directory, digest_of, write_directory
 from pyattn.tasks.sentence.modules import SENTENCE, Dropout, Features, Module, Normalize, Pooling, unit
+from pyattn.tasks.sentence.settings import chosen_prompt
 from pyattn.tasks.texts import checked_texts, progress, without_surrogates
 
 # Their files do not say that Pooling leaves out the prompt; sentence-transformers knows these by name.
@@ -291,16 +292,9 @@ class _Call:
         self.width = encoder._width
         if cut is not None:
             self.width = min(self.width, _checks.size(function, "truncate_dim", cut))
-        prompt, prompt_name = given["prompt"], given["prompt_name"]
-        for name in ("prompt", "prompt_name"):
-            if not isinstance(given[name], str | None):
-                raise TypeError(f"{function}: {name} must be a str or None, not {type(given[name]).__name__}")
-        chosen = encoder.default_prompt_name if prompt_name is None else prompt_name
-        if prompt is None and chosen is not None:
-            if chosen not in encoder.prompts:
-                names = ", ".join(map(repr, encoder.prompts))
-                raise ValueError(f"{function}: there is no prompt {chosen!r}; the names are {names}")
-            prompt = encoder.prompts[chosen]
+        prompt = chosen_prompt(
+            function, encoder.prompts, given["prompt"], given["prompt_name"], encoder.default_prompt_name
+        )
         self.prompt = without_surrogates(prompt or "")
         self.prompt_length = 0  # the number of tokens that Pooling leaves out
         if self.prompt and any(isinstance(x, Pooling) and not x.config["include_prompt"] for x in encoder._modules):

@@ -21,6 +21,7 @@ from pyattn.models.files import read_json, write_json
 from pyattn.models.tensors import read_tensors, write_tensors
 
 TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
+SCORES = "scores"  # of rerankers
 _NAMES = ("module_input_name", "module_output_name")
 
 # Files from before release 5.4 have a switch for each mode; the modes that are on are concatenated in this order.
@@ -173,7 +174,8 @@ class Dense(Module):
     keys = ("in_features", "out_features", "bias", "activation_function", "use_residual", *_NAMES)
 
     def __init__(self, file: Path, given: dict[str, Any], widths: dict[str, int]) -> None:
-        self.name = _feature(file, given)
+        self.name = _feature(file, given, (SCORES,))
+        self.output: str = given.get("module_output_name") or self.name
         inputs, outputs = (
             _checks.size("load", f"{file}: {key}", given.get(key)) for key in ("in_features", "out_features")
         )
@@ -194,10 +196,10 @@ class Dense(Module):
             "out_features": outputs,
             "bias": has_bias,
             "activation_function": _FULL_NAMES[activation],
-            **dict.fromkeys(_NAMES, self.name),
+            **dict(zip(_NAMES, (self.name, self.output), strict=True)),
             **({"use_residual": True} if adds_input else {}),
         }
-        widths[self.name] = outputs
+        widths[self.output] = outputs
 
     def __call__(self, features: Features) -> None:
         rows = np.ascontiguousarray(features.vectors[self.name])
@@ -206,7 +208,7 @@ class Dense(Module):
             out = np.asarray(function(out), np.float32)
         if "use_residual" in self.config:
             out = out + (rows if self.residual is None else self.residual(rows))
-        features.vectors[self.name] = out
+        features.vectors[self.output] = out
 
 
 class Norm(Module):
@@ -306,11 +308,11 @@ def _flag(file: Path, config: Mapping[str, Any], key: str, default: bool) -> boo
     return value
 
 
-def _feature(file: Path, config: Mapping[str, Any]) -> str:
-    """The name of the features that a module reads and writes."""
+def _feature(file: Path, config: Mapping[str, Any], others: tuple[str, ...] = ()) -> str:
+    """The name of the features that a module reads and writes; others: that it may write in their place."""
     name = config.get("module_input_name", SENTENCE)
     _checks.choice("load", f"{file}: module_input_name", name, (SENTENCE, TOKENS))
-    if (output := config.get("module_output_name")) not in (None, name):
+    if (output := config.get("module_output_name")) not in (None, name, *others):
         raise ValueError(f"load: {file}: module_output_name must be that of the input, {name!r}, not {output!r}")
     return str(name)
 

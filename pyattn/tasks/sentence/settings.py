@@ -23,6 +23,7 @@ SETTINGS_FILES = tuple(
 _TASKS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "feature-extraction": (TOKENS, "last_hidden_state", (True, "longest_first", "only_first")),
     "sequence-classification": ("scores", "logits", (True, "longest_first")),
+    "text-generation": ("causal_logits", "logits", (True, "longest_first")),
 }
 LENGTH_KEY = "model_max_length"
 _NO_LENGTH = 10**20  # a greater length means that there is none, as in transformers
@@ -65,11 +66,43 @@ def refuse_chat_template(folder: Path, beside: Settings) -> None:
         )
 
 
+def read_prompts(
+    file: Path, settings: Mapping[str, Any], usual: Mapping[str, str]
+) -> tuple[dict[str, str], str | None]:
+    """The prompts of config_sentence_transformers.json beside the usual ones, and the name of that which calls use."""
+    said = {} if settings.get("prompts") is None else settings["prompts"]
+    if not isinstance(said, dict) or not all(isinstance(prompt, str | None) for prompt in said.values()):
+        raise ValueError(f"load: {file}: prompts must be an object of strings, not {said!r}")
+    prompts = {name: prompt or "" for name, prompt in {**usual, **said}.items()}
+    name = settings.get("default_prompt_name")
+    if name is not None:
+        _checks.choice("load", f"{file}: default_prompt_name", name, prompts)
+    return prompts, name
+
+
+def chosen_prompt(
+    function: str, prompts: Mapping[str, str], prompt: Any, prompt_name: Any, default: str | None
+) -> str | None:
+    """The prompt of a call that gives one, or its name, or neither; None: there is none."""
+    for argument, value in (("prompt", prompt), ("prompt_name", prompt_name)):
+        if not isinstance(value, str | None):
+            raise TypeError(f"{function}: {argument} must be a str or None, not {type(value).__name__}")
+    name = default if prompt_name is None else prompt_name
+    if prompt is not None or name is None:
+        chosen: str | None = prompt
+        return chosen
+    if name not in prompts:
+        names = ", ".join(map(repr, prompts)) or "none"
+        raise ValueError(f"{function}: there is no prompt {name!r}; the names are {names}")
+    return prompts[name]
+
+
 def text_settings(task: str) -> dict[str, Any]:
     """What a settings file says of a task and its texts, where that changes nothing else."""
     feature, output, _ = _TASKS[task]
     text = {"method": "forward", "method_output_name": output}
-    return {"transformer_task": task, "modality_config": {"text": text}, "module_output_name": feature}
+    messages = {"message": {**text, "format": "flat"}} if task == "text-generation" else {}  # of a chat template
+    return {"transformer_task": task, "modality_config": {"text": text, **messages}, "module_output_name": feature}
 
 
 def read_settings(folder: Path, task: str) -> tuple[Path, dict[str, Any]]:
@@ -88,12 +121,14 @@ def read_settings(folder: Path, task: str) -> tuple[Path, dict[str, Any]]:
         "common": {"return_tensors": None},
         "*": {"*": None},
     }
+    if task == "text-generation":
+        calls["chat_template"] = {}
     own = {"transformer_task": (task,), "module_output_name": (feature,), "processing_kwargs": calls}
     check(file, settings, _ACCEPTED | own)
     usual = text_settings(task)["modality_config"]
-    said = settings.get("modality_config", usual)
+    said = settings.get("modality_config", {"text": usual["text"]})  # as files from before release 5.4 leave it out
     texts = (usual["text"], {**usual["text"], "method_output_name": [output]})
-    if not isinstance(said, dict) or said.get("text") not in texts or "message" in said:
+    if not isinstance(said, dict) or said.get("text") not in texts or said.get("message") != usual.get("message"):
         raise ValueError(f"load: {file}: modality_config must be {json.dumps(usual)}, not {json.dumps(said)}")
     return file, settings
 
