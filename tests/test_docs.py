@@ -100,6 +100,7 @@ def names_of_models():
 
     write_model(folder("sentence-transformers/all-MiniLM-L6-v2"))
     rerankers.write(folder("cross-encoder/ms-marco-MiniLM-L6-v2"), "bert")
+    rerankers.write(folder("Qwen/Qwen3-Reranker-0.6B"), "qwen3-saved")
     for name, case in {
         "answerdotai/ModernBERT-base": "modernbert",
         "dslim/bert-base-NER": "bert-token-classification",
