@@ -47,7 +47,7 @@ class Family:
     """A model_type, or several that differ in the defaults of their keys alone.
 
     build: the model of a ModelConfig; ValueError without the file's name.
-    prefix: in front of the model's tensors in files of models with a head.
+    prefix: in front of the model's tensors in files of models with a head; prefixes: others, which older files have.
     defaults: what keys of config.json are where the file leaves them out, as transformers' configuration classes have
     it. keys: field of the configuration -> keys, which mean the same, where they are not the one of defaults that is
     called as the field is. nullable: fields whose keys may be null, which leaves them to `derive` and to their
@@ -55,7 +55,7 @@ class Family:
     derive: fields that no key says as they are, from the contents of config.json, absent keys with their defaults, and
     the fields that keys said; ValueError without the file's name.
     heads: by task. scales: module -> the tensor that its outputs are multiplied by. transposed: modules whose weights
-    are (inputs, outputs) in files.
+    are (inputs, outputs) in files; swapped: such as have the halves of their outputs the other way round there.
     tied: names of one matrix; those that a file lacks are the first of them that it has. The last is that of a matrix
     of its own where tie_word_embeddings is false.
     lacks: ends of names of what is 0 where a file lacks it. ignored, ignored_ends: beginnings and ends of names of what
@@ -64,6 +64,7 @@ class Family:
 
     build: Callable[[Any], ModelSpec]
     prefix: str
+    prefixes: tuple[str, ...] = ()
     defaults: Values
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     nullable: tuple[str, ...] = ()
@@ -73,6 +74,7 @@ class Family:
     heads: Mapping[str, Head] = field(default_factory=dict)
     scales: Mapping[str, str] = field(default_factory=dict)
     transposed: tuple[str, ...] = ()
+    swapped: tuple[str, ...] = ()
     tied: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()

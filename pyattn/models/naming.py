@@ -48,7 +48,7 @@ def select(
     family, head = config.family, head or {}
     own = {name for of_module in head.values() for name in of_module}
     known = _known_names(config) | own
-    without_prefix = _without_prefixes(tensors, family.prefix, known)
+    without_prefix = _without_prefixes(tensors, (family.prefix, *family.prefixes), known)
     if len(short := set(without_prefix.values())) < len(without_prefix):
         twice = min(name for name, count in Counter(without_prefix.values()).items() if count > 1)
         raise ValueError(f"load: {source}: several tensors are {twice}, but for what stands in front of it")
@@ -94,7 +94,7 @@ def _known_names(config: ModelConfig) -> set[str]:
     return known
 
 
-def _without_prefixes(names: Iterable[str], prefix: str, known: Collection[str]) -> dict[str, str]:
+def _without_prefixes(names: Iterable[str], prefixes: Iterable[str], known: Collection[str]) -> dict[str, str]:
     """Names in a file -> those without prefixes of the model and of wrappers.
 
     What looks like a wrapper's is one where more of the names are the model's without it.
@@ -102,7 +102,7 @@ def _without_prefixes(names: Iterable[str], prefix: str, known: Collection[str])
     inner = {name: _BETWEEN.sub("", name) for name in names}
     best, most = inner, -1
     while True:
-        shortened = {name: _without_prefix(rest, prefix) for name, rest in inner.items()}
+        shortened = {name: _without_prefix(rest, prefixes) for name, rest in inner.items()}
         if (count := sum(name in known for name in shortened.values())) > most:
             best, most = shortened, count
         wrapper = next((x for x in _WRAPPERS if any(rest.startswith(x) for rest in inner.values())), None)
@@ -111,9 +111,9 @@ def _without_prefixes(names: Iterable[str], prefix: str, known: Collection[str])
         inner = {name: rest.removeprefix(wrapper) for name, rest in inner.items()}
 
 
-def _without_prefix(name: str, prefix: str) -> str:
-    """Without the model's prefix, and with the scale and shift of a LayerNorm as PyTorch calls them."""
-    name = name.removeprefix(prefix)
+def _without_prefix(name: str, prefixes: Iterable[str]) -> str:
+    """Without a prefix of the model, and with the scale and shift of a LayerNorm as PyTorch calls them."""
+    name = name.removeprefix(next((x for x in prefixes if name.startswith(x)), ""))
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
@@ -122,12 +122,14 @@ class Section:
     """Parameters one below another that are tensors of a file one below another: of either side one, or of one side.
 
     names: the tensors'; shapes: the parameters', by their names. factor: the tensor that rows are multiplied by.
+    is_transposed, is_swapped: the file has columns for rows, or the second half of the rows first.
     """
 
     names: tuple[str, ...]
     shapes: dict[str, tuple[int, ...]]
     factor: str | None
     is_transposed: bool
+    is_swapped: bool
 
 
 def sections_of(config: ModelConfig, spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Section]:
@@ -144,7 +146,8 @@ def sections_of(config: ModelConfig, spec: ModelSpec, shapes: Mapping[str, tuple
         in_file = tuple(x.format(number) + ending for x in ((tensors,) if isinstance(tensors, str) else tensors))
         factor = scales[module].format(number) if module in scales else None
         is_transposed = attribute == "weight" and module in config.family.transposed
-        sections.setdefault(in_file, Section(in_file, {}, factor, is_transposed)).shapes[parameter] = shape
+        section = Section(in_file, {}, factor, is_transposed, module in config.family.swapped)
+        sections.setdefault(in_file, section).shapes[parameter] = shape
     return {parameter: section for section in sections.values() for parameter in section.shapes}
 
 
@@ -197,7 +200,7 @@ class FileLayout:
             parts = [self._tensor(tensors, self._instead.get(name, name)) for name in section.names]
             if section.is_transposed:
                 parts = [part.T if isinstance(part, np.ndarray) else part for part in parts]
-            value = _joined(parts)
+            value = _swapped(_joined(parts)) if section.is_swapped else _joined(parts)
             if section.factor is not None:
                 value = scaled(value, self._tensor(tensors, section.factor))
             first = 0
@@ -231,6 +234,7 @@ class FileLayout:
         for values in held:
             for section in dict.fromkeys(self._sections[x] for x in values):
                 value = _joined([values[x] for x in section.shapes])
+                value = _swapped(value) if section.is_swapped else value
                 rows = value.shape[0] // len(section.names)
                 for i, name in enumerate(section.names):
                     if name not in self._lacking:
@@ -244,6 +248,12 @@ class FileLayout:
 
 def _joined(parts: list[Any]) -> Any:
     return parts[0] if len(parts) == 1 else concatenated(parts)
+
+
+def _swapped(value: Any) -> Any:
+    """The second half of the rows in front of the first."""
+    half = value.shape[0] // 2
+    return concatenated([value[half:], value[:half]])
 
 
 def _is_same(first: Tensor, second: Tensor) -> bool:

@@ -31,8 +31,8 @@ _MARK = "\N{LOWER ONE EIGHTH BLOCK}"
 # The class that transformers gives a model whose directory names none; others take tokenizer.json as it stands.
 _CLASS_OF_MODEL = {
     "albert": "Albert", "bart": "Roberta", "bert": "Bert", "camembert": "Camembert", "distilbert": "Bert",
-    "electra": "Bert", "gemma3_text": "Gemma", "gpt2": "GPT2", "mbart": "MBart", "mpnet": "MPNet", "nomic_bert": "Bert",
-    "qwen2": "Qwen2", "qwen3": "Qwen2", "roberta": "Roberta", "t5": "T5", "whisper": "GPT2",
+    "electra": "Bert", "gemma3_text": "Gemma", "gpt2": "GPT2", "gte": "XLMRoberta", "mbart": "MBart", "mpnet": "MPNet",
+    "nomic_bert": "Bert", "qwen2": "Qwen2", "qwen3": "Qwen2", "roberta": "Roberta", "t5": "T5", "whisper": "GPT2",
     "xlm-roberta": "XLMRoberta",
 }  # fmt: skip
 _AS_IT_STANDS = ("mistral", "modernbert")  # whatever class their directories name

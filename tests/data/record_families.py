@@ -1,9 +1,11 @@
 """Records what transformers' models of every family compute, for tests/models/test_families.py.
 
-Run with torch and transformers installed: python -m tests.data.record_families
+Run with torch and transformers installed: python -m tests.data.record_families [CASE ...]
+Those that transformers lacks are in remote_models.py.
 """
 
 import json
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -28,6 +30,9 @@ _IMAGE = {
     "patch_size": 5,
 }
 _MODERN = {**_TEXT, "pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
+_GTE = {**_TEXT, "num_hidden_layers": 2}
+_NTK = {"rope_theta": 500.0, "rope_scaling": {"type": "ntk", "factor": 8.0}}
+_JINA = {**_GTE, "position_embedding_type": "alibi", "feed_forward_type": "geglu"}
 _DISTIL = {"vocab_size": 40, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "max_position_embeddings": 40}
 
 # case -> (task or "", the class's beginning, the configuration)
@@ -49,12 +54,34 @@ CASES = {
         {**_MODERN, "local_attention": 6, "attention_bias": True, "mlp_bias": True, "norm_bias": True},
     ),
     "nomic": ("", "NomicBert", _TEXT),
+    "gte": ("", "Gte", _GTE),
+    "new": ("", "New", {**_GTE, **_NTK}),
+    "new-unusual": (
+        "",
+        "New",
+        {
+            **_GTE,
+            "type_vocab_size": 0,
+            "position_embedding_type": "absolute",
+            "layer_norm_type": "rms_norm",
+            "pack_qkv": False,
+        },
+    ),
+    "jina": ("", "JinaBert", {**_JINA, "hidden_size": 24, "num_attention_heads": 3}),
+    "jina-reglu": ("", "JinaBert", {**_JINA, "feed_forward_type": "reglu"}),
+    "jina-ungated": ("", "JinaBert", {**_JINA, "feed_forward_type": "original"}),
     "vit": ("", "ViT", {**_IMAGE, "intermediate_size": 24}),
     "vit-unbiased": ("", "ViT", {**_IMAGE, "intermediate_size": 24, "qkv_bias": False}),
     "deit": ("", "DeiT", {**_IMAGE, "intermediate_size": 24}),
     "dinov2": ("", "Dinov2", _IMAGE),
     "dinov2-swiglu": ("", "Dinov2", {**_IMAGE, "use_swiglu_ffn": True}),
     "dinov2-registers": ("", "Dinov2WithRegisters", {**_IMAGE, "num_register_tokens": 3}),
+}
+# Heads that there are none of
+_LACKING = {
+    "NomicBert": ("question-answering",),
+    "Gte": ("question-answering",),
+    "JinaBert": ("question-answering", "token-classification"),
 }
 for _family, _config in (
     ("Bert", _TEXT),
@@ -65,9 +92,12 @@ for _family, _config in (
     ("Electra", {**_TEXT, "embedding_size": 8}),
     ("ModernBert", {**_MODERN, "classifier_pooling": "mean"}),
     ("NomicBert", _TEXT),
+    ("Gte", _GTE),
+    ("New", _GTE),
+    ("JinaBert", _JINA),
 ):
     for _task in ("sequence-classification", "token-classification", "question-answering", "masked-lm"):
-        if (_family, _task) != ("NomicBert", "question-answering"):  # transformers has none
+        if _task not in _LACKING.get(_family, ()):
             CASES[f"{_family.lower()}-{_task}"] = (_task, _family, {**_config, "num_hidden_layers": 1})
 
 LENGTHS = [23, 1, 0, 14]
@@ -83,11 +113,19 @@ _CLASSES = {
 
 
 def classes_of(case):
-    """transformers' classes of a case's configuration and of its model."""
+    """transformers' classes of a case's configuration and of its model, or those in remote_models.py."""
     import transformers
 
+    from tests.data import remote_models
+
     task, family, _ = CASES[case]
-    return getattr(transformers, f"{family}Config"), getattr(transformers, family + _CLASSES[task])
+    library = remote_models if is_remote(case) else transformers
+    return getattr(library, f"{family}Config"), getattr(library, family + _CLASSES[task])
+
+
+def is_remote(case):
+    """Whether transformers has not the code of a case's model."""
+    return CASES[case][1] in ("New", "JinaBert")
 
 
 def make(case, seed):
@@ -131,13 +169,40 @@ def make(case, seed):
     return values, tensors, inputs, outputs
 
 
+def differs_from_gte(values, tensors, inputs, outputs):
+    """By how much outputs of remote_models' New differ from those of transformers' Gte with the same tensors.
+
+    Gte has no NTK scaling: its authors note that it is linear scaling of another base.
+    """
+    import torch
+    import transformers
+    from safetensors.numpy import save_file
+
+    rope = {"rope_theta": values["rope_theta"], "rope_type": "default"}
+    if values["rope_scaling"]:
+        factor, width = values["rope_scaling"]["factor"], values["hidden_size"] // values["num_attention_heads"]
+        rope = {"rope_theta": values["rope_theta"] * factor, "rope_type": "linear", "factor": factor ** (2 / width)}
+    values = {key: x for key, x in values.items() if not key.startswith("rope_")}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps({**values, "model_type": "gte", "rope_parameters": rope}))
+        save_file(tensors, Path(folder) / "model.safetensors", {"format": "pt"})
+        model = transformers.GteModel.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        theirs = {i: model(torch.from_numpy(inputs["ids"][int(i)][None, : len(x)])) for i, x in outputs.items()}
+    return max(abs(theirs[i].last_hidden_state[0].numpy() - x).max() for i, x in outputs.items())
+
+
 def main():
     from safetensors.numpy import save_file
 
     warnings.filterwarnings("ignore")
     FOLDER.mkdir(exist_ok=True)
     for case in CASES:
+        if sys.argv[1:] and case not in sys.argv[1:]:
+            continue
         values, tensors, inputs, outputs = make(case, seed=0)
+        if case == "new":
+            assert differs_from_gte(values, tensors, inputs, outputs) < 5e-6
         stored = {
             f"{kind}.{name}": np.ascontiguousarray(x)
             for kind, parts in (("state", tensors), ("input", inputs), ("output", outputs))

@@ -14,14 +14,22 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.data.record_families import CASES, FOLDER
+from tests.data.record_families import CASES, FOLDER, classes_of, is_remote
 from tests.data.record_generative import FOLDER as GENERATIVE
 
 RECORD = Path(__file__).parent / "keys.json"
 TOKENS, SAMPLES = 12, 8
 ABSENT = "(absent)"
 
-_ALIKE = ("albert-groups", "electra-unprojected", "modernbert-biases", "vit-unbiased")
+_ALIKE = (
+    "albert-groups",
+    "electra-unprojected",
+    "modernbert-biases",
+    "vit-unbiased",
+    "jina-reglu",
+    "jina-ungated",
+    "new-unusual",
+)
 ENCODERS = [case for case in CASES if not CASES[case][0] and case not in _ALIKE]
 HEADS = [case for case in CASES if CASES[case][0]]
 DECODERS = ["bart", "mbart", "marian", "t5", "t5-gated", "whisper", "gpt2", "llama", "llama-biases", "llama-yarn"]
@@ -227,6 +235,34 @@ _NOMIC = {
     "qkv_proj_bias": [True],
     "use_rms_norm": [True],
 }
+_NEW = {
+    "layer_norm_type": ["layer_norm", "rms_norm", "other"],
+    "logn_attention_scale": [True, False],
+    "logn_attention_clip1": [True],
+    "pack_qkv": [True, False],
+    "position_embedding_type": ["rope", "absolute", "alibi"],
+    "rope_scaling": [
+        {"type": "ntk", "factor": 4.0},
+        {"type": "ntk", "factor": 4},
+        {"type": "ntk", "factor": 1.0},
+        {"type": "ntk", "factor": 0.5},
+        {"type": "ntk", "factor": 8.0, "mixed_b": None},
+        {"type": "ntk", "factor": 4.0, "mixed_b": 0.75},
+        {"rope_type": "linear", "factor": 2.0},
+        {"type": "ntk"},
+        {},
+        "ntk",
+    ],
+    "rope_theta": _ROPE["rope_theta"],
+    "type_vocab_size": [0, 1, 2],
+    "unpad_inputs": [True],
+    "use_memory_efficient_attention": [True],
+}
+_JINA = {
+    "position_embedding_type": ["absolute", "alibi", "relative_key"],
+    "feed_forward_type": ["original", "geglu", "reglu", "swiglu", "other"],
+    "emb_pooler": ["mean"],
+}
 _GEMMA3 = {
     **_LLAMA,
     **_ROPE,
@@ -281,7 +317,9 @@ def _extras(case, values):
         extras |= _IMAGE
     else:
         extras |= _TEXT
-    return extras | {"modernbert": _MODERNBERT, "nomic_bert": _NOMIC, "t5": _T5, "gemma3_text": _GEMMA3}.get(kind, {})
+    own = {"modernbert": _MODERNBERT, "nomic_bert": _NOMIC, "t5": _T5, "gemma3_text": _GEMMA3, "new": _NEW}
+    own["gte"] = {**_NEW, "rope_parameters": _ROPE["rope_parameters"]}
+    return extras | (_JINA if "feed_forward_type" in values else own.get(kind, {}))
 
 
 def _others(value):
@@ -384,6 +422,8 @@ def class_of(case, inputs):
 
     classes = {"sequence-classification": "SequenceClassification", "masked-lm": "MaskedLM"}
     classes |= {"token-classification": "TokenClassification", "question-answering": "QuestionAnswering"}
+    if case in CASES and is_remote(case):
+        return classes_of(case)[1]
     if case in CASES:
         return getattr(transformers, f"AutoModelFor{classes[CASES[case][0]]}" if CASES[case][0] else "AutoModel")
     kind = "SpeechSeq2Seq" if "frames" in inputs else "Seq2SeqLM" if "ids" in inputs else "CausalLM"
@@ -412,7 +452,8 @@ def main():
             kind, base = outcome(model_class, folder, task, inputs, values)
             assert kind == "value", (case, kind, base)
             told = {}
-            config_class = transformers.CONFIG_MAPPING[values["model_type"]]
+            remote = case in CASES and is_remote(case)
+            config_class = classes_of(case)[0] if remote else transformers.CONFIG_MAPPING[values["model_type"]]
             for key, value in changes_of(case, values, config_class):
                 kind, result = outcome(model_class, folder, task, inputs, changed(values, key, value))
                 if result is not None and np.allclose(result, base, rtol=0, atol=2e-6):

@@ -15,7 +15,7 @@ from tests.data.record_families import classes_of
 
 FILE = Path(__file__).parent / "masks.safetensors"
 ENCODERS = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "albert-groups", "electra"]
-ENCODERS += ["modernbert", "nomic"]
+ENCODERS += ["modernbert", "nomic", "gte", "new", "jina"]
 CASES = ENCODERS + [case for case in FAMILIES if case.endswith("sequence-classification")]
 # Where tokens are: everywhere, padding behind, in front, between tokens, around them and where the first one should be
 ROWS = ["11111111111111", "11111110000000", "00000111111111", "11100111110011", "00011010011100", "01111111111111"]

@@ -71,7 +71,7 @@ def test_every_tensor_matters(case, tmp_path):
     prefix = models.EncoderConfig.families[config["model_type"]].prefix
     for name, tensor in tensors.items():
         short = name.removeprefix(prefix)
-        if short not in taken or "key.bias" in name or ".k.bias" in name or "k_lin.bias" in name:
+        if short not in taken or name.endswith(("key.bias", ".k.bias", "k_lin.bias", "k_proj.bias")):
             continue  # a key's bias adds the same to all scores of a query: softmax does not see it
         ramp = np.linspace(0.05, 0.3, tensor.size, dtype=np.float32).reshape(tensor.shape)
         moved = load(write(tmp_path, config, {**tensors, name: tensor + ramp}), case)
@@ -113,6 +113,30 @@ def test_loads_other_spellings(tmp_path):
     }
     model = load(write(tmp_path, other, tensors), "nomic")
     assert largest_difference(model, "nomic", inputs, outputs) < TOLERANCE
+
+
+def test_gte_by_its_other_names(tmp_path):
+    """Arctic-Embed's config.json, which has the keys of GTE's own code; tensors with the prefix of that code."""
+    config, tensors, inputs, outputs = recorded("new")
+    prefixed = {f"new.{name}": tensor for name, tensor in tensors.items()}
+    for name in ("new", "gte"):
+        model = load(write(tmp_path, config | {"model_type": name}, prefixed), "new")
+        assert largest_difference(model, "new", inputs, outputs) < TOLERANCE
+
+
+def test_halves_that_are_swapped_in_files_are_saved_as_they_were(tmp_path):
+    config, tensors, *_ = recorded("new")
+    models.load(write(tmp_path, config, tensors)).save_pretrained(tmp_path / "saved")
+    saved = safetensors.numpy.load_file(tmp_path / "saved" / "model.safetensors")
+    assert saved.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(saved[name], tensor)
+
+
+def test_alibi_goes_on_beyond_the_positions_that_the_model_names(tmp_path):
+    config, tensors, inputs, outputs = recorded("jina")
+    model = load(write(tmp_path, config | {"max_position_embeddings": 5}, tensors), "jina")
+    assert largest_difference(model, "jina", inputs, outputs) < TOLERANCE
 
 
 def test_labels_are_those_of_the_configuration(tmp_path):
@@ -182,6 +206,23 @@ def refused(tmp_path, case, message, error=ValueError, changes=None, task=None, 
         ("vit", {"image_size": 3}, "image_size .* smaller than a patch"),
         ("dinov2", {"mlp_ratio": "4"}, "mlp_ratio must be a positive number, not '4'"),
         ("electra", {"embedding_size": 9}, "has shape"),
+        ("bert", {"feed_forward_type": "geglu"}, "feed_forward_type 'geglu' is of models with position_embedding_type"),
+        ("jina", {"feed_forward_type": "swiglu"}, "feed_forward_type must be one of 'original', 'geglu', 'reglu', not"),
+        (
+            "jina",
+            {"auto_map": {"AutoModel": "jinaai/jina-bert-v2-qk-post-norm--modeling_bert.JinaBertModel"}},
+            "auto_map names jina-bert-v2-qk-post-norm, whose norms of queries and keys are not supported",
+        ),
+        ("roberta", {"position_embedding_type": "alibi"}, "position_embedding_type must be one of 'absolute', not"),
+        ("new", {"position_embedding_type": "alibi"}, "position_embedding_type must be one of 'rope', 'absolute'"),
+        ("new", {"logn_attention_scale": True}, "logn_attention_scale must be one of False, not True"),
+        ("new", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling: type must be one of 'ntk', not"),
+        ("new", {"rope_scaling": {"type": "ntk", "factor": 2.0, "mixed_b": 0.75}}, "rope_scaling has 'mixed_b'; type"),
+        ("new", {"rope_scaling": {"type": "ntk", "factor": 0.5}}, "factor must be a number from 1, not 0.5"),
+        ("new", {"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters must be one of None, not"),
+        ("new", {"type_vocab_size": -1}, "type_vocab_size must be an integer from 0"),
+        ("gte", {"rope_scaling": {"type": "ntk", "factor": 2.0}}, "rope_scaling and rope_parameters contradict one"),
+        ("gte", {"position_embedding_type": "absolute"}, "position_embedding_type must be one of 'rope', not"),
     ],
 )
 def test_configurations_that_are_refused(case, changes, message, tmp_path):

@@ -92,6 +92,7 @@ OTHER_CLASSES = {
     ("mbart", None): "Unigram",
     ("mbart", "MBartTokenizerFast"): "Unigram",
     ("xlm-roberta", None): "Unigram",
+    ("gte", None): "Unigram",
 }
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

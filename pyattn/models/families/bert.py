@@ -1,7 +1,12 @@
-"""BERT: Devlin et al. 2018 (arXiv:1810.04805); names and parts of the encoders of texts that were made after it."""
+"""BERT: Devlin et al. 2018 (arXiv:1810.04805); names and parts of the encoders of texts that were made after it.
 
+JinaBERT (Jina Embeddings 2; Günther et al. 2023, arXiv:2310.19923) goes by the same model_type.
+"""
+
+from dataclasses import replace
 from typing import Any
 
+from pyattn import _checks
 from pyattn.layers.config import LayerConfig
 from pyattn.models.config import ModelConfig
 from pyattn.models.family import Family, Head, Values
@@ -23,6 +28,7 @@ EMBEDDINGS: Names = {
 }
 LAYER = ("encoder.layers.{}", "encoder.layer.{}")
 FEED_FORWARD: Names = layer_names(*LAYER, linear1="intermediate.dense", linear2="output.dense")
+FEED_FORWARD_OF_JINA: Names = layer_names(*LAYER, linear1="mlp.gated_layers", linear2="mlp.wo", norm2="mlp.layernorm")
 _ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
 NAMES: Names = {
     **EMBEDDINGS,
@@ -64,6 +70,25 @@ def positions_from(first: int, sizes: Values) -> dict[str, Any]:
     return {"first_position": first, "max_position_embeddings": longest}
 
 
+_GATES = {"geglu": "gelu", "reglu": "relu"}
+
+
+def build(config: ModelConfig) -> ModelSpec:
+    """BERT; or with -m |i - j| added to logits in place of positions, and mostly gated blocks: JinaBERT."""
+    kind = config.values.get("feed_forward_type")
+    if config.values.get("position_embedding_type") != "alibi":
+        if kind is not None:
+            raise ValueError(f"feed_forward_type {kind!r} is of models with position_embedding_type 'alibi'")
+        return encoder_spec(config)
+    if "qk-post-norm" in str(config.values.get("auto_map")):
+        raise ValueError("auto_map names jina-bert-v2-qk-post-norm, whose norms of queries and keys are not supported")
+    kind = _checks.choice("load", "feed_forward_type", "original" if kind is None else kind, ("original", *_GATES))
+    gated = {"gated": True, "activation": _GATES[kind]} if kind in _GATES else {}
+    names = {name: x for name, x in NAMES.items() if name != "embeddings.positions"}
+    layers = (layer_of(config, alibi=True, **gated),) * config.num_hidden_layers
+    return encoder_spec(config, {**names, **(FEED_FORWARD_OF_JINA if gated else {})}, layers)
+
+
 BERT = Family(
     build=encoder_spec,
     prefix="bert.",
@@ -82,4 +107,11 @@ BERT = Family(
     tied=(WORDS, f"{_MASKED}.decoder.weight"),
     ignored=("embeddings.position_ids", "cls."),
 )
-TEXT_FAMILIES = {"bert": BERT}
+TEXT_FAMILIES = {
+    "bert": replace(
+        BERT,
+        build=build,
+        supported={**BERT.supported, "position_embedding_type": ("absolute", "alibi")},
+        lacks=("mlp.gated_layers.bias",),
+    )
+}
