@@ -14,13 +14,13 @@ and writing files, and the tensors' published names.
 """
 
 import math
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn.functional import gelu, relu
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import modeling_outputs as outputs
 from transformers.activations import ACT2FN
 
 
@@ -203,7 +203,7 @@ class NewModel(NewPreTrainedModel):
         a = math.log(factor) / (width / 2) ** mixed
         return config.rope_theta**-exponents / torch.exp(a * torch.arange(1, width // 2 + 1) ** mixed)
 
-    def forward(self, input_ids, attention_mask=None, token_type_ids=None):
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None, **ignored):
         config, length = self.config, input_ids.shape[1]
         x, angles, scale = self.embeddings(input_ids, token_type_ids), None, 1.0
         if config.position_embedding_type == "rope":
@@ -213,14 +213,7 @@ class NewModel(NewPreTrainedModel):
             scale = max(scale, 1.0) if config.logn_attention_clip1 else scale
         for layer in self.encoder.layer:
             x = layer(x, angles, scale, hidden(attention_mask))
-        return Output(last_hidden_state=x, pooled=None if self.pooler is None else self.pooler(x))
-
-
-class Output(SimpleNamespace):
-    """What a model gives, by name or in order."""
-
-    def __getitem__(self, number):
-        return list(vars(self).values())[number]
+        return outputs.BaseModelOutputWithPooling(x, None if self.pooler is None else self.pooler(x))
 
 
 class _Head(nn.Module):
@@ -245,8 +238,10 @@ class NewForMaskedLM(NewPreTrainedModel):
     def get_output_embeddings(self):
         return self.lm_head.decoder
 
-    def forward(self, input_ids, attention_mask=None):
-        return Output(logits=self.lm_head(self.new(input_ids, attention_mask).last_hidden_state))
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None, **ignored):
+        return outputs.MaskedLMOutput(
+            logits=self.lm_head(self.new(input_ids, attention_mask, token_type_ids).last_hidden_state)
+        )
 
 
 class NewForSequenceClassification(NewPreTrainedModel):
@@ -256,8 +251,10 @@ class NewForSequenceClassification(NewPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    def forward(self, input_ids, attention_mask=None):
-        return Output(logits=self.classifier(self.new(input_ids, attention_mask).pooled))
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None, **ignored):
+        return outputs.SequenceClassifierOutput(
+            logits=self.classifier(self.new(input_ids, attention_mask, token_type_ids).pooler_output)
+        )
 
 
 class NewForTokenClassification(NewPreTrainedModel):
@@ -266,8 +263,10 @@ class NewForTokenClassification(NewPreTrainedModel):
         self.new, self.classifier = NewModel(config), nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    def forward(self, input_ids, attention_mask=None):
-        return Output(logits=self.classifier(self.new(input_ids, attention_mask).last_hidden_state))
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None, **ignored):
+        return outputs.TokenClassifierOutput(
+            logits=self.classifier(self.new(input_ids, attention_mask, token_type_ids).last_hidden_state)
+        )
 
 
 class NewForQuestionAnswering(NewPreTrainedModel):
@@ -276,9 +275,9 @@ class NewForQuestionAnswering(NewPreTrainedModel):
         self.new, self.qa_outputs = NewModel(config), nn.Linear(config.hidden_size, 2)
         self.post_init()
 
-    def forward(self, input_ids, attention_mask=None):
-        start, end = self.qa_outputs(self.new(input_ids, attention_mask).last_hidden_state).unbind(-1)
-        return Output(start_logits=start, end_logits=end)
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None, **ignored):
+        start, end = self.qa_outputs(self.new(input_ids, attention_mask, token_type_ids).last_hidden_state).unbind(-1)
+        return outputs.QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
 
 
 class JinaBertEmbeddings(nn.Module):
@@ -365,14 +364,14 @@ class JinaBertModel(JinaBertPreTrainedModel):
     def get_input_embeddings(self):
         return self.embeddings.word_embeddings
 
-    def forward(self, input_ids, attention_mask=None, token_type_ids=None):
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None, **ignored):
         places = torch.arange(input_ids.shape[1])
         distance = (places[:, None] - places).abs()
         bias = -torch.tensor(slopes(self.config.num_attention_heads))[:, None, None] * distance
         x = self.embeddings(input_ids, token_type_ids)
         for layer in self.encoder.layer:
             x = layer(x, bias.to(x.dtype) + hidden(attention_mask))
-        return Output(last_hidden_state=x, pooled=None if self.pooler is None else self.pooler(x))
+        return outputs.BaseModelOutputWithPooling(x, None if self.pooler is None else self.pooler(x))
 
 
 class _Predictions(nn.Module):
@@ -404,8 +403,10 @@ class JinaBertForMaskedLM(JinaBertPreTrainedModel):
     def get_output_embeddings(self):
         return self.cls.predictions.decoder
 
-    def forward(self, input_ids, attention_mask=None):
-        return Output(logits=self.cls.predictions(self.bert(input_ids, attention_mask).last_hidden_state))
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None, **ignored):
+        return outputs.MaskedLMOutput(
+            logits=self.cls.predictions(self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state)
+        )
 
 
 class JinaBertForSequenceClassification(JinaBertPreTrainedModel):
@@ -414,5 +415,7 @@ class JinaBertForSequenceClassification(JinaBertPreTrainedModel):
         self.bert, self.classifier = JinaBertModel(config), nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    def forward(self, input_ids, attention_mask=None):
-        return Output(logits=self.classifier(self.bert(input_ids, attention_mask).pooled))
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None, **ignored):
+        return outputs.SequenceClassifierOutput(
+            logits=self.classifier(self.bert(input_ids, attention_mask, token_type_ids).pooler_output)
+        )

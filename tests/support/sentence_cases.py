@@ -1,4 +1,4 @@
-"""Directories of sentence-transformers, as tests/data/record_sentence.py recorded them."""
+"""Directories of sentence-transformers, as tests/data/record_sentence.py and record_embedders.py recorded them."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,13 @@ TENSORS = load_file(FOLDER / "sentence.safetensors")
 TEXTS, CASES = RECORD["texts"], RECORD["cases"]
 
 
-def write_case(folder, case):
+def write_case(folder, case, record=RECORD, tensors=TENSORS):
     """The directory of a case: that of its base, with its changes."""
-    for name, content in RECORD["files"][case["base"]].items():
+    for name, content in record["files"][case["base"]].items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".safetensors":
-            save_file({key: TENSORS[stored] for key, stored in content.items()}, file)
+            save_file({key: tensors[stored] for key, stored in content.items()}, file)
         else:
             file.write_text(json.dumps(content))
     for name, change in case["changes"].items():
