@@ -82,6 +82,11 @@ class Transformer(Input):
         self.folder, self._file = folder, folder / "tokenizer.json"
         self.config = read_json(folder / "config.json", dict)
         kind = self.config.get("model_type")
+        if kind == "model2vec":
+            raise ValueError(
+                f"load: {folder / 'config.json'}: directories of model2vec are read by a modules.json, which there is "
+                "not: its StaticModel.save_pretrained writes one, of a StaticEmbedding"
+            )
         _checks.choice("load", f"{folder / 'config.json'}: model_type", kind, (*TEXT_FAMILIES, *STATE_FAMILIES))
         beside = Settings(folder)
         file, settings = read_settings(folder, _TASK) if with_modules else (folder, {})

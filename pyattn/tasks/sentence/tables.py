@@ -13,7 +13,7 @@ from pyattn._checks import Array
 from pyattn._extras import import_extra
 from pyattn.layers.embeddings import sum_of_rows
 from pyattn.models.files import read_json, require_file, write_json
-from pyattn.models.tensors import write_tensors
+from pyattn.models.tensors import SCALES, write_tensors
 from pyattn.models.tokenizer import errors_of_library, read_tokenizer
 from pyattn.tasks.batches import Tokenized
 from pyattn.tasks.sentence.inputs import Input
@@ -23,15 +23,22 @@ _TOKENIZER = ".WhitespaceTokenizer"  # the only one that is supported
 
 
 class StaticEmbedding(Input):
-    """The mean of a table's rows, one for each token but special ones; reads model2vec's files as well."""
+    """The mean of a table's rows, one for each token but special ones; reads model2vec's files as well.
+
+    As in sentence-transformers a token that stands for what is unknown has a row; model2vec itself leaves it out.
+    """
 
     type = "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding"
     adds_special_tokens = False
 
     def __init__(self, folder: Path) -> None:
         self.folder, file, tokenizer = folder, folder / "model.safetensors", folder / "tokenizer.json"
-        tensors = tensors_of_module(file, lambda name: name != "mapping")
-        mapping, weights = _integers(file, "mapping"), tensors.get("weights")
+        tensors = tensors_of_module(file, lambda name: name not in ("mapping", "embeddings"))
+        mapping, weights = _integers(file, "mapping", "I64", "I32"), tensors.get("weights")
+        if (rounded := _integers(file, "embeddings", "I8", optional=True)) is None:
+            tensors |= tensors_of_module(file, lambda name: name == "embeddings")
+        else:  # model2vec's int8: the numbers themselves, without a scale
+            tensors["embeddings"] = rounded.astype(np.float32)
         name = next((name for name in ("embedding.weight", "embeddings") if name in tensors), "embedding.weight")
         self.table = _table(file, name, tensors)
         if name == "embedding.weight":  # only model2vec's files have a mapping and weights
@@ -75,13 +82,19 @@ def _table(file: Path, name: str, tensors: dict[str, Any]) -> NDArray[np.float32
     return np.ascontiguousarray(table)
 
 
-def _integers(file: Path, name: str) -> NDArray[np.int64] | None:
-    """A tensor of integers in a file that tensors_of_module has read; None if there is none."""
+def _integers(file: Path, name: str, *types: str, optional: bool = False) -> NDArray[np.int64] | None:
+    """A tensor of such types in a file that tensors_of_module has read; None if there is none.
+
+    optional: None for one of another type too, and for one that has scales.
+    """
     safetensors = import_extra("safetensors", f"load: reading {file}")
     with safetensors.safe_open(file, framework="numpy") as tensors:
-        if name not in tensors.keys():  # noqa: SIM118  # this object is no mapping
+        names = tensors.keys()
+        if name not in names or (optional and name + SCALES in names):
             return None
-        if tensors.get_slice(name).get_dtype() not in ("I64", "I32"):
+        if tensors.get_slice(name).get_dtype() not in types:
+            if optional:
+                return None
             raise ValueError(f"load: {file}: {name} must be of integers")
         return np.asarray(tensors.get_tensor(name)).astype(np.int64)
 
