@@ -121,7 +121,10 @@ def test_half_precision_weights_are_widened(tmp_path, tokens):
         ({"model_type": None}, "model_type must be one of .*'bert', .*, not None"),
         ({"hidden_act": "tanh"}, "hidden_act must be one of 'gelu', .*'swish', not 'tanh'"),
         ({"hidden_act": ["gelu"]}, "hidden_act must be one of"),
-        ({"position_embedding_type": "relative_key"}, "position_embedding_type must be one of 'absolute', not 'rel"),
+        (
+            {"position_embedding_type": "relative_key"},
+            "position_embedding_type must be one of 'absolute', 'alibi', not 'rel",
+        ),
         ({"is_decoder": True}, "is_decoder must be one of False, not True"),
         ({"hidden_size": 0}, "hidden_size must be a positive integer, not 0"),
         ({"hidden_size": 24.0}, "hidden_size must be a positive integer, not 24.0"),
