@@ -14,7 +14,7 @@ import pytest
 import pyattn
 
 ROOT = Path(__file__).parents[1]
-EXTRA = re.compile(r"pyattn\.(torch|transformers|jax)\b")  # modules of packages that `make torch` installs
+EXTRA = re.compile(r"pyattn\.(torch|transformers|jax|dask|sklearn)\b")  # modules of packages that others install
 DRAWN = re.compile(r"pyattn\.explain\.(along|figures|grids|pictures)$")  # or of matplotlib
 
 
