@@ -18,7 +18,8 @@ TWO = $(SHARING) $(BIN)/pytest -n 2 --dist worksteal
 # Tests that wait for something by the clock, or take all cores themselves: they run with nothing beside
 ALONE = tests/test_fuzz.py tests/test_processes.py tests/test_server.py tests/test_threads.py
 # Tests of what no instruction set changes, which run under the best one alone
-PORTABLE = $(ALONE) tests/kernels tests/cli tests/explain tests/generation tests/tasks/test_audio.py \
+PORTABLE = $(ALONE) tests/kernels tests/cli tests/dask tests/explain tests/generation tests/tasks/test_audio.py \
+  tests/tasks/test_loaded.py tests/test_integrations.py tests/test_sklearn.py \
   tests/tasks/test_passages.py tests/tasks/test_search_index.py tests/tasks/test_sentence_directories.py \
   tests/tasks/test_speech.py tests/tasks/test_text_generator.py tests/test_architecture.py tests/test_arrays.py \
   tests/test_bench.py tests/test_checks.py tests/test_coefficients.py tests/test_declarations.py \
@@ -52,7 +53,7 @@ DEMO_QUESTION ?= find the minimum of a function of several variables
 # Bytecode is kept: else each of the tests' many processes would compile the same modules
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo dev t test oracles torch examples soak fuzz sanitize clang aarch64 old-cpus wheels coverage docs site-test lint \
+.PHONY: help demo dev t test oracles torch integrations examples soak fuzz sanitize clang aarch64 old-cpus wheels coverage docs site-test lint \
   format bench clean
 .DELETE_ON_ERROR:
 
@@ -63,6 +64,7 @@ help:
 	@echo "make test    run the tests under every instruction set of this machine"
 	@echo "make oracles run the tests beside torch, transformers and other trained models (minutes; installs them)"
 	@echo "make torch   run the tests of pyattn under torch and transformers (minutes; installs them)"
+	@echo "make integrations  run the tests of dask, scikit-learn, LangChain, Chroma and BERTopic on pyattn (a minute; installs them)"
 	@echo "make examples  a look at all trained examples (minutes; installs torch and fetches data): examples/"
 	@echo "make soak    random calls from many threads for ten minutes, judged by the reference; then 10,000 ragged batches"
 	@echo "make fuzz    hostile model directories and indexes: each refused by name, or right (minutes)"
@@ -151,6 +153,14 @@ oracles: .venv/oracles
 
 torch: .venv/torch
 	$(TWO) tests/torch tests/test_docs.py
+
+.venv/integrations: .venv/built
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --group integrations
+	@touch $@
+
+integrations: .venv/integrations
+	$(SHARING) $(BIN)/pytest tests/dask tests/test_sklearn.py tests/test_integrations.py tests/test_docs.py
 
 # A full run of one: .venv/bin/python -m examples.NAME
 examples: .venv/torch

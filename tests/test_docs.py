@@ -160,9 +160,18 @@ NAMES = {
     "layers": names_of_layers,
     "models": names_of_models,
     "precision": names_of_models,
+    "reach": names_of_models,
     "torch": dict,
     "tour": names_of_models,
 }
+
+
+def can_run(block, has_torch):
+    """Whether the packages that a block of code needs are installed."""
+    needed = {*EXTRA.findall(block)}
+    others = needed & {"dask", "sklearn"}
+    of_torch = needed - others or re.search(r"\btorch\.", block)
+    return (has_torch or not of_torch) and all(importlib.util.find_spec(name) for name in others)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -177,7 +186,7 @@ def test_examples_of_pages(page, tmp_path, monkeypatch):
     names |= NAMES[page.stem]() if blocks else {}
     with under_torch(names) as has_torch:
         for block in blocks:
-            if has_torch or not re.search(rf"{EXTRA.pattern}|\btorch\.", block):
+            if can_run(block, has_torch):
                 exec(compile(block, str(page), "exec"), names)
 
 
