@@ -29,12 +29,13 @@ BENCHMARKS = {
     "neighbours": "bench.bench_neighbours",
     "torch": "bench.bench_torch",
     "training": "bench.bench_training",
+    "dask": "bench.bench_dask",
     "import": "bench.import_time",
     "picture": "bench.plot",
 }
 
 # Lesser instruction sets leave these out.
-WITHOUT_ROWS = ("memory", "threads", "neighbours", "torch", "training", "import", "picture")
+WITHOUT_ROWS = ("memory", "threads", "neighbours", "torch", "training", "dask", "import", "picture")
 
 EXPLANATION = """\
 benchmarks:
@@ -54,6 +55,7 @@ benchmarks:
   neighbours  all-MiniLM-L6-v2 and attention beside other processes that are busy on the cores: slowdowns
   torch       programs of torch as they are, under pyattn.torch.enable() and after accelerate, times as fast
   training    where a training step of torch goes, and what pyattn's operators take of it
+  dask        texts to vectors by workers of one thread, beside one process of as many threads
   import      what `import pyattn` costs over `import numpy`, ms
   picture     time and memory against the sequence length
 
@@ -61,7 +63,7 @@ Every peer that is installed takes part (pip install --group bench brings them);
 threads, each in a process of its own, take turns within one run, and are timed only after their answers have been
 checked. All rows have their fraction of the roofline (bench/roofline.py); a table of all of them ends the run, and a
 list of those that are slower than the committed results. options, padding, precision, decode, backward, memory,
-neighbours and torch have goals, which stand beside what was measured.
+neighbours, torch and dask have goals, which stand beside what was measured.
 
 examples:
   python -m bench                       everything, results in bench/results
