@@ -114,7 +114,8 @@ def _is_reachable(address: str) -> bool:
 intersphinx_mapping = {name: (address, None) for name, address in _PROJECTS.items() if _is_reachable(address)}
 
 # --- what is public is documented
-_MODULES = ("pyattn", *(f"pyattn.{x}" for x in ("audio", "explain", "generation", "layers", "models", "positional")))
+_ROOMS = ("audio", "dask", "explain", "generation", "integrations", "layers", "models", "positional")
+_MODULES = ("pyattn", *(f"pyattn.{x}" for x in _ROOMS))
 
 
 def _check_public_names(app: Sphinx, environment: BuildEnvironment) -> None:

@@ -17,6 +17,8 @@ from pyattn.models.pretrained import WeightDtypes
 from pyattn.tasks.loaded import loaded, name_of
 from pyattn.tasks.sentence import SentenceEncoder
 
+__all__ = ["ChromaEmbeddingFunction", "LangChainEmbeddings"]
+
 # Chroma's words for how vectors are compared
 _SPACES = {"cosine": "cosine", "dot": "ip", "euclidean": "l2"}
 

@@ -14,7 +14,8 @@ KEPT = 4  # encoders of a process; those that came first are let go
 
 Name: TypeAlias = tuple[str, Any]  # the directory or the hub's id, and what the types of weights are
 
-_encoders: dict[tuple[int, Name], Future[Any]] = {}
+# By process, name, and what its directory looked like
+_encoders: dict[tuple[int, Name, Any], Future[Any]] = {}
 
 
 def name_of(function: str, model: str | os.PathLike[str], dtype: WeightDtypes) -> Name:
@@ -39,9 +40,10 @@ def name_of(function: str, model: str | os.PathLike[str], dtype: WeightDtypes) -
 def loaded(name: Name, load: Callable[..., Any] = SentenceEncoder.from_pretrained) -> SentenceEncoder:
     """The encoder of that name; of several threads that ask first, one loads it and the others wait.
 
-    A process that was forked meanwhile loads its own: nobody there would finish what a thread here began.
+    It is loaded again where files of its directory have been written since. A process that was forked meanwhile loads
+    its own: nobody there would finish what a thread here began.
     """
-    key, mine = (os.getpid(), name), Future[Any]()
+    key, mine = (os.getpid(), name, _stamp(name[0])), Future[Any]()
     future = _encoders.setdefault(key, mine)
     if future is mine:
         path, dtypes = name
@@ -50,7 +52,25 @@ def loaded(name: Name, load: Callable[..., Any] = SentenceEncoder.from_pretraine
         except BaseException as error:
             _encoders.pop(key, None)  # the next caller tries again: files may have come meanwhile
             mine.set_exception(error)
-        for other in list(_encoders)[:-KEPT]:
+        others = [other for other in list(_encoders) if other != key]
+        for other in [*(x for x in others if x[1] == name), *others[: -KEPT + 1]]:
             _encoders.pop(other, None)
     encoder: SentenceEncoder = future.result()
     return encoder
+
+
+def _stamp(place: str) -> tuple[tuple[str, int, int], ...]:
+    """The files of a directory and of the folders in it, with their times and sizes; nothing for an id on the hub."""
+    folders, files = [place], []
+    try:
+        for folder in folders:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if not entry.is_dir():
+                        seen = entry.stat()
+                        files.append((entry.path, seen.st_mtime_ns, seen.st_size))
+                    elif folder == place:
+                        folders.append(entry.path)
+    except OSError:
+        return ()
+    return tuple(sorted(files))

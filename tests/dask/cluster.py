@@ -32,7 +32,7 @@ def computed_beside_a_kill(client, collection):
     assert sum(future.done() for future in futures) < len(futures)  # it is half way
     os.kill(pid, signal.SIGKILL)
     result = persisted.compute()
-    assert victim not in client.scheduler_info(n_workers=-1)["workers"]
+    assert victim not in client.scheduler_info()["workers"]
     return result
 
 

@@ -92,3 +92,17 @@ def test_the_encoder_is_the_one_of_from_pretrained(tmp_path):
     encoder = loaded(name_of("f", folder, {"*": "int8"}))
     assert isinstance(encoder, pyattn.SentenceEncoder) and encoder is loaded(name_of("f", str(folder), {"*": "int8"}))
     assert set(encoder.model.weight_dtypes.values()) == {"int8"}
+
+
+def test_a_directory_that_was_written_again_is_read_again(tmp_path):
+    texts = ["the cat sat", "find the root"]
+    name = name_of("f", write_model(tmp_path), "float32")
+    first = loaded(name).encode(texts)
+    assert loaded(name) is loaded(name)
+    write_model(tmp_path, seed=1)
+    second = loaded(name).encode(texts)
+    assert abs(second - first).max() > 0.1 and len(module._encoders) == 1
+    (tmp_path / "1_Pooling" / "config.json").write_text(
+        '{"word_embedding_dimension": 24, "pooling_mode_cls_token": true}'
+    )
+    assert abs(loaded(name).encode(texts) - second).max() > 0.1
