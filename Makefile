@@ -31,7 +31,7 @@ PORTABLE = $(ALONE) tests/kernels tests/cli tests/dask tests/explain tests/gener
   tests/models/test_token_states.py tests/models/test_tokenizer.py tests/models/test_tokenizer_settings.py
 # Of random problems and of large grids, the share under lesser instruction sets
 LESSER_EXAMPLES = 0.33
-# What alone differs where another one adds dot products to an instruction set: setup.py
+# What alone differs where other ones add dot products or tiles to an instruction set: setup.py
 MULTIPLIED = bfloat16 or int8
 # The tests that reach every kernel, for builds and machines on which all would take hours
 KERNEL_TESTS ?= tests/test_functional.py tests/test_same_bits.py tests/test_layers.py tests/test_decoder.py \
@@ -129,7 +129,7 @@ define every_test
 	isas=$$($(BIN)/python -c 'import pyattn; print(*pyattn.info()["isa_available"])') || exit; \
 	for isa in $$isas; do \
 	  export PYATTN_ISA=$$isa; echo "== PYATTN_ISA=$$isa"; \
-	  case " $$isas" in *" $${isa}_"*) own="$(MULTIPLIED)";; *) own=;; esac; \
+	  case "$$isa $${isas##* }" in avx512*" avx512_"*) own="$(MULTIPLIED)";; *) own=;; esac; \
 	  if [ $$isa = $${isas##* } ]; then $(TWO) $(ALONE:%=--ignore=%) && $(BIN)/pytest $(ALONE) || exit; \
 	  else PYATTN_EXAMPLES=$(LESSER_EXAMPLES) $(TWO) $(PORTABLE:%=--ignore=%) -k "$$own" || exit; fi; \
 	done

@@ -30,16 +30,21 @@ C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=fast", "-fno-wrapv", "-fvisibility=
 WARNINGS = ["-Wall", "-Wextra"]  # of our own code; Cython's is not ours to clean
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"]
+DOTS = [*AVX512, "-mavx512bf16", "-mavx512vnni"]
 INSTRUCTION_SETS = {  # worst first; dispatch.c decides at import which of them the machine can run
     "x86_64": {
         "baseline": [],
         "avx2": AVX2,
         "avx512": AVX512,
-        "avx512_bf16": [*AVX512, "-mavx512bf16", "-mavx512vnni"],
+        "avx512_bf16": DOTS,
     },
     "aarch64": {"neon": []},
 }
 DOT_PRODUCTS = {"avx512_bf16": "avx512"}  # what these add them to: other elements have the same kernels
+# Matrix units, with which packed weights are multiplied; all else is as in the instruction sets to which they add them
+TILES = "avx512_amx"
+TILES_ADD_TO = ("avx512", "avx512_bf16")
+TILE_FLAGS = [*DOTS, "-mamx-tile", "-mamx-bf16", "-mamx-int8"]
 ELEMENTS = ("F32", "F64", "F16", "BF16", "I8", "KV8")  # as csrc/simd.h names them
 MULTIPLIED = ("BF16", "I8")  # by dot products, where there are any
 SAME_MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}
@@ -66,12 +71,20 @@ def asked_for(name: str) -> bool:
 DEV = asked_for("DEV")
 # A main program that ends with 0 where this machine has an instruction set
 SUPPORTS = '#define PYATTN_ISAS\n#include "dispatch.c"\nint main(void) {{ return !supports_{name}(); }}\n'
+# A program whose compiler knows tiles
+TILES_WORK = "#include <immintrin.h>\nint main(void) { _tile_release(); _tile_dpbf16ps(0, 1, 2); return 0; }\n"
+
+
+def asked_sets() -> set[str]:
+    """Names of instruction sets, none for all."""
+    return {*os.environ.get("PYATTN_BUILD_ISAS", "").split()}
 
 
 def instruction_sets() -> dict[str, list[str]]:
     machine = SAME_MACHINE.get(platform.machine(), platform.machine())
     every = INSTRUCTION_SETS.get(machine, {"baseline": []})
-    return {name: every[name] for name in os.environ.get("PYATTN_BUILD_ISAS", "").split() or every}
+    asked = asked_sets() or {*every}
+    return {name: every[name] for name in every if name in asked or (name in TILES_ADD_TO and TILES in asked)}
 
 
 def up_to_date(built: Path, command: str) -> bool:
@@ -157,6 +170,9 @@ class BuildExtensions(build_ext):
         others = {name: base if (base := DOT_PRODUCTS.get(name)) in wanted else name for name in wanted}
         macros = [("PYATTN_ISAS", " ".join(f"X({name}, {base})" for name, base in others.items()))]
         macros += [("PYATTN_FLOAT32_ALONE", "1")] if DEV else []
+        with_tiles = not DEV and TILES in (asked_sets() or {TILES}) and {*TILES_ADD_TO} <= {*wanted}
+        with_tiles = with_tiles and self.compiles(TILES_WORK, TILE_FLAGS)
+        macros += [("PYATTN_TILES", "1")] if with_tiles else []
         jobs = [("dispatch.c", "dispatch", macros, ["-Wno-unused-function"])]
         sources = ["kernels.c", "attention/prefill.c", "linear/multiply.c"] if DEV else ["kernels.c"]
         apart = [("PYATTN_APART", "1")] if DEV else []
@@ -165,6 +181,10 @@ class BuildExtensions(build_ext):
                 table = f"pyattn_kernels_{name}_{element.lower()}"
                 macros = [("PYATTN_TABLE", table), ("ELEMENT", element), *apart]
                 jobs += [(source, table, macros, isa) for source in sources]
+        for element in MULTIPLIED if with_tiles else ():
+            table, probe = f"pyattn_tiles_{element.lower()}", f"pyattn_probe_tiles_{element.lower()}"
+            macros = [("linear_tile", table), ("probe_tiles", probe), ("ELEMENT", element), ("PYATTN_APART", "1")]
+            jobs.append(("linear/multiply.c", table, macros, TILE_FLAGS))
 
         def build(job) -> str:
             source, folder, macros, isa = job

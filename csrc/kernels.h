@@ -11,6 +11,9 @@ enum { PYATTN_IDENTITY, PYATTN_RELU, PYATTN_GELU, PYATTN_GELU_TANH, PYATTN_SILU 
  * representable in it, and widened in the tile. */
 enum { PYATTN_FLOAT32, PYATTN_FLOAT64, PYATTN_FLOAT16, PYATTN_BFLOAT16, PYATTN_INT8 };
 
+/* Rows that a panel of weights is multiplied with at once by AMX: linear/amx.h */
+enum { PYATTN_TILES_ROWS = 32 };
+
 enum { PYATTN_MASK_NONE, PYATTN_MASK_BOOL, PYATTN_MASK_REAL };
 
 enum {

@@ -83,6 +83,14 @@
 #define PAIRS_OF_BFLOAT16 0
 #endif
 
+#if (ELEMENT == BF16 && defined(__AMX_BF16__)) || (ELEMENT == I8 && defined(__AMX_INT8__))
+#define HAS_TILES 1 /* AMX, which linear/amx.h multiplies by */
+#else
+#define HAS_TILES 0
+#endif
+#define LINEAR_ROWS (HAS_TILES ? PYATTN_TILES_ROWS : TILE_ROWS) /* that a panel of weights is multiplied with at once \
+                                                                 */
+
 /* Elements of a dot-product group: a lane multiplies them at once. */
 #if ELEMENT == I8 && defined(__AVX512VNNI__)
 #define GROUP 4

@@ -9,10 +9,26 @@
  * column wise); the sums of their products are exact. */
 #include "../activations.h"
 #include "format.h"
+#if HAS_TILES
+#include "amx.h"
+#endif
 
 /* With few rows the time is that of reading the weight, which is prefetched so many bytes ahead. */
 enum { WEIGHTS_AHEAD = 4096 };
 
+#if HAS_TILES
+/* Sums of products, and the initial accumulators. */
+INLINE void multiply_rows(const struct pyattn_linear *job, const struct pyattn_packed_rows *input, const char *packed,
+                          const vec *initial, vec *result, int rows, int vectors) {
+  multiply_tiles(input, packed, (char *)result, rows, vectors, groups_of(job->weight->inputs));
+  for (int r = 0; r < rows; r++) {
+    UNROLL for (int n = 0; n < vectors; n++) {
+      vec *sum = &result[r * vectors + n];
+      *sum = ELEMENT == I8 ? (vec)((ivec)*sum + (ivec)initial[n]) : *sum + initial[n];
+    }
+  }
+}
+#else
 /* A tile of sums, which begin with the initial accumulators. */
 INLINE void multiply(const struct pyattn_linear *job, const struct pyattn_packed_rows *input, const char *packed,
                      const vec *initial, vec *result, int rows, int vectors, int format) {
@@ -26,6 +42,20 @@ INLINE void multiply(const struct pyattn_linear *job, const struct pyattn_packed
     UNROLL for (int n = 0; n < vectors; n++) result[r * vectors + n] = acc[r][n];
   }
 }
+
+INLINE void multiply_rows(const struct pyattn_linear *job, const struct pyattn_packed_rows *input, const char *packed,
+                          const vec *initial, vec *result, int rows, int vectors) {
+  const int format = format_of(job->weight);
+#define MULTIPLY(format) \
+  WITH_CONSTANT(ROWS, rows, TILE_ROWS, multiply(job, input, packed, initial, result, ROWS, vectors, format))
+  if (ELEMENT == F32 && WIDENS_FLOAT16 && format == PYATTN_FLOAT16)
+    MULTIPLY(PYATTN_FLOAT16)
+  else if (ELEMENT == F32 && format == PYATTN_BFLOAT16)
+    MULTIPLY(PYATTN_BFLOAT16)
+  else
+    MULTIPLY(ELEMENT_FORMAT)
+}
+#endif
 
 /* Per output vector of a panel: initial accumulator, bias, int8 dequantisation scale. */
 struct panel {
@@ -83,19 +113,12 @@ INLINE void linear_vectors(const struct pyattn_linear *job, const struct pyattn_
   const struct pyattn_weight *weight = job->weight;
   const ptrdiff_t feature = number * PANEL;
   const int format = format_of(weight), whole = weight->outputs - feature >= vectors * LANES;
-  vec result[TILE_ROWS * TILE_VECTORS];
+  vec result[LINEAR_ROWS * TILE_VECTORS];
   struct panel panel;
   WRITTEN(result);
   load_panel(weight, feature, vectors, &panel);
   const char *packed = weight->packed + feature / LANES * packed_vector_bytes(weight->inputs, format);
-#define MULTIPLY(format) \
-  WITH_CONSTANT(ROWS, rows, TILE_ROWS, multiply(job, input, packed, panel.initial, result, ROWS, vectors, format))
-  if (ELEMENT == F32 && WIDENS_FLOAT16 && format == PYATTN_FLOAT16)
-    MULTIPLY(PYATTN_FLOAT16)
-  else if (ELEMENT == F32 && format == PYATTN_BFLOAT16)
-    MULTIPLY(PYATTN_BFLOAT16)
-  else
-    MULTIPLY(ELEMENT_FORMAT)
+  multiply_rows(job, input, packed, panel.initial, result, rows, vectors);
   if (!whole)
     write_tile(job, input, &panel, first, result, rows, vectors, job->out_is_bf16, 0);
   else if (job->out_is_bf16)
@@ -103,6 +126,10 @@ INLINE void linear_vectors(const struct pyattn_linear *job, const struct pyattn_
   else
     write_tile(job, input, &panel, first, result, rows, vectors, 0, 1);
 }
+
+#if HAS_TILES
+KERNEL double probe_tiles(ptrdiff_t rounds) { return probe_of_tiles(rounds); }
+#endif
 
 KERNEL void linear_tile(const struct pyattn_linear *job, const struct pyattn_packed_rows *input, ptrdiff_t first,
                         ptrdiff_t rows, ptrdiff_t panel) {

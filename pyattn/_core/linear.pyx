@@ -21,7 +21,7 @@ from pyattn._core.rows cimport MAX_BYTES, Rows, bytes_of, data_of, rows_of
 cnp.import_array()
 
 cdef enum:
-    MAX_TILE_ROWS = 16
+    MAX_TILE_ROWS = 32
     TASK_ROWS = 48
     PACKED_ROWS = 4  # at once, by a thread
     FEW_INPUTS = 16384  # are packed sooner than another thread has come

@@ -5,6 +5,10 @@
 #include "attention/prefill.c"
 #endif
 
+#if HAS_TILES
+#include "linear/amx.h"
+#endif
+
 #define EXPORT __attribute__((visibility("default")))
 
 EXPORT const int lanes = LANES, real_bytes = sizeof(real), tile_rows = TILE_ROWS, tile_vectors = TILE_VECTORS;
@@ -37,6 +41,14 @@ EXPORT void transpose_mask(char *rows) {
   transpose_bytes(x);
   memcpy(rows, x, sizeof x);
 }
+
+#if HAS_TILES
+/* sums (rows, vectors LANES) = a, rows of `groups` groups `row` bytes apart, times b (groups, vectors LANES) */
+EXPORT void tiles(const char *a, ptrdiff_t row, const char *b, char *sums, int rows, int vectors, ptrdiff_t groups) {
+  const struct pyattn_packed_rows input = {.data = a, .row = row};
+  WITH_CONSTANT(VECTORS, vectors, TILE_VECTORS, multiply_tiles(&input, b, sums, rows, VECTORS, groups))
+}
+#endif
 
 #if ELEMENT == F32 || ELEMENT == F64
 /* c (tile_rows, tile_vectors lanes) += a (tile_rows, count) b (count, tile_vectors lanes) */

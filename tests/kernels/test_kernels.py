@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from pyattn._core import runtime
+from pyattn.precision import to_bfloat16
 from tests.support.marks import portable
 
 ROOT = Path(__file__).parents[2]
@@ -37,21 +38,30 @@ def flags():
             "C_FLAGS",
             "AVX2",
             "AVX512",
+            "DOTS",
             "INSTRUCTION_SETS",
+            "TILES",
+            "TILE_FLAGS",
         ):
             exec(compile(ast.Module([node], []), "setup.py", "exec"), names)
     machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
-    return names["C_FLAGS"], names["INSTRUCTION_SETS"].get(machine, {"baseline": []})
+    sets = names["INSTRUCTION_SETS"].get(machine, {"baseline": []})
+    return names["C_FLAGS"], sets | {names["TILES"]: names["TILE_FLAGS"]}
 
 
-CASES = [(isa, element) for isa in runtime.isa_available for element in ELEMENTS]
+TILES = "avx512_amx"  # in which products of packed weights alone differ
+CASES = [(isa, element) for isa in runtime.isa_available for element in ELEMENTS if isa != TILES]
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
 def kernels(request, tmp_path_factory):
     """The library of kernels.c for an instruction set and an element type."""
-    (isa, element), (common, sets) = request.param, flags()
-    library = tmp_path_factory.mktemp("kernels") / f"{isa}_{element}.so"
+    return compiled(*request.param, tmp_path_factory.mktemp("kernels"))
+
+
+def compiled(isa, element, folder):
+    common, sets = flags()
+    library = folder / f"{isa}_{element}.so"
     source = Path(__file__).with_name("kernels.c")
     options = [*common, *sets[isa], f"-I{ROOT / 'csrc'}", f"-DELEMENT={element}", "-shared", "-fPIC"]
     subprocess.run([COMPILER, *options, str(source), "-o", str(library), "-lm"], check=True)
@@ -156,6 +166,39 @@ def test_tile(kernels, count):
     size = np.abs(c) + np.abs(a).astype(np.longdouble) @ np.abs(b)
     kernels.multiply(*pointers(a, b, c), ctypes.c_ssize_t(count))
     assert np.all(np.abs(c - truth) <= np.finfo(kernels.real).eps * (count + 1) * size)
+
+
+@pytest.mark.skipif(TILES not in runtime.isa_available, reason="needs AMX")
+@pytest.mark.parametrize("element", ["BF16", "I8"])
+def test_tiles_of_amx(element, tmp_path):
+    """Every number of rows, and of groups up to several steps; memory ends where a, b and the sums do."""
+    kernels = compiled(TILES, element, tmp_path)
+    rng = np.random.default_rng(0)
+    each = 4 if element == "I8" else 2  # elements of a group
+    for rows in range(1, 33):
+        for groups in (1, 2, 15, 16, 17, 31, 32, 33, 50):
+            vectors = 1 + (rows + groups) % 3
+            a, b = (
+                rng.integers(-128, 128, (rows, groups * each)),
+                rng.integers(-128, 128, (groups * each, 16 * vectors)),
+            )
+            a += 128 * (element == "I8")  # whose left operand has no sign
+            truth = a @ b
+            if element == "I8":
+                left, right = a.astype(np.uint8), b.astype(np.int8)
+            else:  # integers up to 256 are numbers of bfloat16
+                left, right = to_bfloat16(a.astype(np.float32)), to_bfloat16(b.astype(np.float32))
+            packed = np.ascontiguousarray(right.reshape(groups, each, -1).swapaxes(1, 2))
+            apart = np.full((rows, left.shape[1] + 8), 77, left.dtype)  # rows that lie apart, the last cut short
+            apart[:, : left.shape[1]] = left
+            flat = apart.reshape(-1)[: apart.size - 8].copy()
+            sums = np.full((rows + 1, 16 * vectors), -1, np.int32 if element == "I8" else np.float32)
+            arrays = pointers(flat, packed, sums)
+            kernels.tiles(
+                arrays[0], ctypes.c_ssize_t(apart.strides[0]), *arrays[1:], rows, vectors, ctypes.c_ssize_t(groups)
+            )
+            np.testing.assert_array_equal(sums[:rows], truth)  # sums below 2^24 are exact
+            assert (sums[rows] == -1).all()
 
 
 def tile_shape(kernels):
