@@ -30,12 +30,13 @@ BENCHMARKS = {
     "torch": "bench.bench_torch",
     "training": "bench.bench_training",
     "dask": "bench.bench_dask",
+    "rerank": "bench.bench_rerank",
     "import": "bench.import_time",
     "picture": "bench.plot",
 }
 
 # Lesser instruction sets leave these out.
-WITHOUT_ROWS = ("memory", "threads", "neighbours", "torch", "training", "dask", "import", "picture")
+WITHOUT_ROWS = ("memory", "threads", "neighbours", "torch", "training", "dask", "rerank", "import", "picture")
 
 EXPLANATION = """\
 benchmarks:
@@ -56,6 +57,7 @@ benchmarks:
   torch       programs of torch as they are, under pyattn.torch.enable() and after accelerate, times as fast
   training    where a training step of torch goes, and what pyattn's operators take of it
   dask        texts to vectors by workers of one thread, beside one process of as many threads
+  rerank      passages and documents under one query, by an encoder and by a model of language
   import      what `import pyattn` costs over `import numpy`, ms
   picture     time and memory against the sequence length
 
@@ -63,7 +65,7 @@ Every peer that is installed takes part (pip install --group bench brings them);
 threads, each in a process of its own, take turns within one run, and are timed only after their answers have been
 checked. All rows have their fraction of the roofline (bench/roofline.py); a table of all of them ends the run, and a
 list of those that are slower than the committed results. options, padding, precision, decode, backward, memory,
-neighbours, torch and dask have goals, which stand beside what was measured.
+neighbours, torch, dask and rerank have goals, which stand beside what was measured.
 
 examples:
   python -m bench                       everything, results in bench/results

@@ -11,9 +11,15 @@ from bench.runtimes import onnx_model, onnx_session, quantized
 
 
 def bert_session(
-    config: Mapping[str, Any], weights: Mapping[str, np.ndarray], threads: int, precision: str = "float32"
+    config: Mapping[str, Any],
+    weights: Mapping[str, np.ndarray],
+    threads: int,
+    precision: str = "float32",
+    with_types: bool = False,
 ) -> Any:
     """A session from "ids" and "mask", int32 (batch, length), to "output", float32 (batch, length, hidden).
+
+    With types, those of tokens are a third input, "types"; else all tokens are of the first segment.
 
     ``config`` and ``weights`` are config.json and model.safetensors of a TextEncoder with the erf GELU.
     Precision "int8" is ONNX Runtime's own dynamic quantization of the graph.
@@ -42,9 +48,12 @@ def bert_session(
 
     epsilon = {"epsilon": config["layer_norm_eps"]}
     words = weight("embeddings.word_embeddings.weight")
-    segment = weights["embeddings.token_type_embeddings.weight"][0]  # all tokens are of the first segment
-    positions = constant("positions", weights["embeddings.position_embeddings.weight"] + segment)
-    embedded = ["ids", "", words, positions, "", *norm("embeddings")]
+    segments, places = (weights[f"embeddings.{x}_embeddings.weight"] for x in ("token_type", "position"))
+    if with_types:
+        given = ["ids", "types", words, constant("positions", places), constant("segments", segments)]
+    else:
+        given = ["ids", "", words, constant("positions", places + segments[0]), ""]
+    embedded = [*given, *norm("embeddings")]
     hidden = add("EmbedLayerNormalization", embedded, "embedded", **epsilon)
     nodes[-1].output.append("unused_mask_index")
 
@@ -71,5 +80,6 @@ def bert_session(
 
     tokens = np.int32, ["batch", "length"]
     output = np.float32, ["batch", "length", config["hidden_size"]]
-    model = onnx_model(nodes, {"ids": tokens, "mask": tokens}, {"output": output}, constants)
+    inputs = {"ids": tokens, "mask": tokens} | ({"types": tokens} if with_types else {})
+    model = onnx_model(nodes, inputs, {"output": output}, constants)
     return onnx_session(quantized(model) if precision == "int8" else model, threads)

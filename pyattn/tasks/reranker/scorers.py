@@ -118,19 +118,22 @@ class PromptScorer:
     def logits(
         self, function: str, name: str, window: list[Prompted], first: int, batch_tokens: int
     ) -> Iterator[Scored]:
-        sequences = [pair.ids for pair in window]
-        for index, tokens in enumerate(sequences):
+        for index, (tokens, _) in enumerate(window):
             check_tokens(function, tokens, self._vocab_size, self._file)
             if not tokens:
                 raise ValueError(f"{function}: {self._file} makes no tokens of {name}[{first + index}]; one is needed")
-        for group in _groups(window):
-            shared = _shared([sequences[i] for i in group])
-            beginning = self.model.begin(sequences[group[0]][:shared])
-            endings = [sequences[i][shared:] for i in group]
-            for batch in _padded(list(map(len, endings)), batch_tokens):
-                logits = self.model(beginning, [endings[i] for i in batch])
-                scores = logits[:, :1] - logits[:, 1:] if logits.shape[1] == 2 else logits
-                yield [group[i] for i in batch], scores
+        return scored_prompts(self.model, window, batch_tokens)
+
+
+def scored_prompts(model: TokenLogits, window: Sequence[Prompted], batch_tokens: int) -> Iterator[Scored]:
+    """The scores of all prompts of a window: the logit of the first token, less that of the second if there is one."""
+    for group in _groups(window):
+        sequences = [window[i].ids for i in group]
+        shared = _shared(sequences)
+        beginning, endings = model.begin(sequences[0][:shared]), [tokens[shared:] for tokens in sequences]
+        for batch in _padded(list(map(len, endings)), batch_tokens):
+            logits = model(beginning, [endings[i] for i in batch])
+            yield [group[i] for i in batch], logits[:, :1] - logits[:, 1:] if logits.shape[1] == 2 else logits
 
 
 def _alike(first: Sequence[int], second: Sequence[int]) -> int:
