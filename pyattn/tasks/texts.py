@@ -1,7 +1,9 @@
-"""Helpers of several tasks: the check of a list of texts, and a progress bar."""
+"""Helpers of several tasks: checks of lists of texts or of tokens, and a progress bar."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+
+import numpy as np
 
 from pyattn._extras import import_extra
 
@@ -28,6 +30,28 @@ def checked_texts(
             yield text
 
     return checked()
+
+
+def checked_ids(
+    function: str, token_ids: Iterable[Sequence[int]], longest: int | None, vocab_size: int
+) -> list[list[int]]:
+    """The tokens of texts, given by their ids, as lists of int; longest: how many of them a text may have."""
+    if isinstance(token_ids, str | bytes) or not isinstance(token_ids, Iterable):
+        raise TypeError(f"{function}: token_ids must be lists of integers, not {type(token_ids).__name__}")
+    rows = []
+    for index, row in enumerate(token_ids):
+        what = f"{function}: token_ids[{index}]"
+        is_row = isinstance(row, Sequence | np.ndarray) and not isinstance(row, str | bytes)
+        kinds = set(map(type, row)) if is_row else {str}  # a text may have thousands of tokens, of one type or two
+        if not all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds):
+            raise TypeError(f"{what} must be a list of integers, one for each token")
+        if len(row) and not (min(row) >= 0 and max(row) < vocab_size):
+            wrong = min(row) if min(row) < 0 else max(row)
+            raise ValueError(f"{what} has the id {wrong}; the vocabulary is 0 to {vocab_size - 1}")
+        if longest is not None and len(row) > longest:
+            raise ValueError(f"{what} has {len(row)} tokens; at most {longest} are accepted, and none is cut off")
+        rows.append(list(map(int, row)))
+    return rows
 
 
 def without_surrogates(text: str) -> str:

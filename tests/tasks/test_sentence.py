@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 import time
@@ -230,6 +231,51 @@ def test_streams_refuse(encoder):
         list(encoder.encode_stream(["a", 1]))
     with pytest.raises(ValueError, match=r"^encode_stream: texts\[1030\] has more than 12 tokens"):
         list(encoder.encode_stream(["cat"] * 1030 + ["the " * 30], truncate=False))
+
+
+def test_tokens_may_be_given_in_place_of_texts(encoder):
+    texts = ["the cat sat", "", "a dog ran on a mat and on"]
+    ids = encoder.token_ids(texts)
+    assert ids[1] == [2, 3] and ids[0] == encoder.tokens(texts[0])[1]
+    for given in (ids, iter(ids), [np.array(row) for row in ids], [tuple(row) for row in ids]):
+        np.testing.assert_array_equal(encoder.encode_token_ids(given), encoder.encode(texts))
+    options = {"normalize": True, "truncate_dim": 7}
+    vectors = encoder.encode_token_ids(ids, **options, batch_tokens=3)
+    np.testing.assert_array_equal(vectors, encoder.encode(texts, **options))
+    assert encoder.encode_token_ids([]).shape == (0, 24) and encoder.token_ids([]) == []
+    prompted = encoder.token_ids(texts, prompt="the ")
+    assert prompted[1] == [2, 4, 3]
+    np.testing.assert_array_equal(encoder.encode_token_ids(prompted), encoder.encode(texts, prompt="the "))
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        ("cat", TypeError, "token_ids must be lists of integers, not str"),
+        (None, TypeError, "token_ids must be lists of integers, not NoneType"),
+        ([2, 3], TypeError, "token_ids[0] must be a list of integers"),
+        ([[2], ["a"]], TypeError, "token_ids[1] must be a list of integers"),
+        ([[2.0]], TypeError, "token_ids[0] must be a list of integers"),
+        ([[True]], TypeError, "token_ids[0] must be a list of integers"),
+        ([[[2]]], TypeError, "token_ids[0] must be a list of integers"),
+        ([[2, 48]], ValueError, "token_ids[0] has the id 48; the vocabulary is 0 to 47"),
+        ([[2, -1]], ValueError, "token_ids[0] has the id -1; the vocabulary is 0 to 47"),
+        ([[2, 10**30]], ValueError, "token_ids[0] has the id 10000"),
+        ([[2] * 13], ValueError, "token_ids[0] has 13 tokens; at most 12 are accepted, and none is cut off"),
+    ],
+)
+def test_tokens_that_are_none_are_refused(encoder, ids, error, message):
+    with pytest.raises(error, match=f"^encode_token_ids: {re.escape(message)}"):
+        encoder.encode_token_ids(ids)
+
+
+def test_token_ids_refuses_what_encode_does(encoder):
+    with pytest.raises(TypeError, match="^token_ids: texts must be a list of str, not a single one"):
+        encoder.token_ids("cat")
+    with pytest.raises(ValueError, match=r"^token_ids: texts\[1\] has more than 12 tokens; truncate=True cuts it"):
+        encoder.token_ids(["a", "a " * 20], truncate=False)
+    with pytest.raises(ValueError, match="^token_ids: there is no prompt 'x'"):
+        encoder.token_ids(["a"], prompt_name="x")
 
 
 def test_max_seq_length_may_be_set(tmp_path):

@@ -1,7 +1,7 @@
 """Sentence embeddings: texts -> tokens -> modules -> one vector for each text."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,13 @@ from pyattn.tasks.sentence.directory import Directory, digest_of, write_director
 from pyattn.tasks.sentence.modules import SENTENCE, Dropout, Features, Module, Normalize, Pooling, unit
 from pyattn.tasks.sentence.settings import chosen_prompt
 from pyattn.tasks.texts import checked_texts, progress, without_surrogates
+from pyattn.tasks.texts import checked_ids, checked_texts, progress, without_surrogates
 
 # Their files do not say that Pooling leaves out the prompt; sentence-transformers knows these by name.
 _INSTRUCTORS = ("hkunlp/instructor-base", "hkunlp/instructor-large", "hkunlp/instructor-xl")
+
+# The options of calls that make tokens of texts alone, or vectors of tokens.
+_TOKENS_ALONE: dict[str, Any] = {"truncate": True, "batch_tokens": 2048, "truncate_dim": None, "normalize": None}
 
 
 class SentenceEncoder:
@@ -251,6 +255,49 @@ class SentenceEncoder:
             raise ValueError("SentenceEncoder.tokens: the encoder is a table of words, which has no attention")
         (ids,), _ = self._first.tokenize([without_surrogates(text)])
         return [self._first.tokenizer.id_to_token(token) for token in ids], ids
+
+    def token_ids(
+        self, texts: Iterable[str], truncate: bool = True, *, prompt: str | None = None, prompt_name: str | None = None
+    ) -> list[list[int]]:
+        """The ids of the tokens that `encode` makes of each text, special ones and those of its prompt included.
+
+        Args:
+            texts, truncate, prompt, prompt_name: as in encode.
+
+        Raises:
+            TypeError, ValueError: as encode.
+        """
+        given = {"truncate": truncate, "prompt": prompt, "prompt_name": prompt_name}
+        call = _Call(self, "token_ids", _TOKENS_ALONE | given)
+        return [tokens for window in self._tokenized(call, checked_texts("token_ids", texts)) for tokens in window]
+
+    def encode_token_ids(
+        self,
+        token_ids: Iterable[Sequence[int]],
+        normalize: bool | None = None,
+        batch_tokens: int = 2048,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        truncate_dim: int | None = None,
+    ) -> NDArray[np.float32]:
+        """encode for texts whose tokens are known: of what `token_ids` gives, with the same prompt, the bits of encode.
+
+        Args:
+            token_ids: for each text, the ids of its tokens, special ones included: nothing is added to them or cut off.
+            prompt, prompt_name: what these tokens begin with, which counts only where Pooling leaves it out.
+            normalize, batch_tokens, truncate_dim: as in encode.
+
+        Returns:
+            (n, width) float32, as encode.
+
+        Raises:
+            TypeError: token_ids is no iterable, or one of them is no sequence of integers.
+            ValueError: an id is none of the vocabulary, or a text has more than max_seq_length; as encode.
+        """
+        given = {"normalize": normalize, "batch_tokens": batch_tokens, "truncate_dim": truncate_dim}
+        call = _Call(self, "encode_token_ids", _TOKENS_ALONE | given | {"prompt": prompt, "prompt_name": prompt_name})
+        return self._encoded(call, checked_ids(call.function, token_ids, self.max_seq_length, self._first.vocab_size))
 
     def _tokenized(self, call: "_Call", texts: Iterable[str]) -> Iterator[list[list[int]]]:
         """The tokens of windows of texts."""
