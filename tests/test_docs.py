@@ -15,13 +15,15 @@ import pyattn
 
 ROOT = Path(__file__).parents[1]
 EXTRA = re.compile(r"pyattn\.(torch|transformers|jax|dask|sklearn)\b")  # modules of packages that others install
+EXTRA = re.compile(r"pyattn\.(torch|transformers|jax)\b")  # modules of packages that `make torch` installs
+SERVED = re.compile(r"pyattn\.server\b")  # of those that `pyattn[serve]` installs
 DRAWN = re.compile(r"pyattn\.explain\.(along|figures|grids|pictures)$")  # or of matplotlib
 
 
 def package_of(module):
     """The optional package that a module, or its example, needs, or None."""
     match = EXTRA.match(module)
-    return match[1] if match else "matplotlib" if DRAWN.match(module) else None
+    return match[1] if match else "starlette" if SERVED.match(module) else "matplotlib" if DRAWN.match(module) else None
 
 
 MODULES = [pyattn] + [

@@ -1,4 +1,4 @@
-"""The command `pyattn`: search texts by meaning, transcribe speech, write and translate texts, show what runs.
+"""The command `pyattn`: search by meaning, serve, transcribe speech, write and translate texts, show what runs.
 
 Each subcommand is a module, which holds its help, its arguments and what it does.
 """
@@ -10,15 +10,16 @@ from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
 from pyattn._info import __version__
-from pyattn.cli import embed, generate, info, look, search, transcribe, translate
+from pyattn.cli import embed, generate, info, look, search, serve, transcribe, translate
 from pyattn.cli.shared import Parser, printable
 
-_SUBCOMMANDS = (search, embed, look, transcribe, generate, translate, info)
+_SUBCOMMANDS = (search, embed, serve, look, transcribe, generate, translate, info)
 _EPILOG = """\
 examples:
   pyattn search "find the root of a function" docs/ notes.txt
   pyattn embed src/ docs/ -o project.npz
   pyattn search "find the root of a function" --index project.npz -k 3
+  pyattn serve --model BAAI/bge-small-en-v1.5 --port 8000
   pyattn look "The bank of the river" -o page.html
   pyattn transcribe interview.wav --srt > interview.srt
   pyattn generate "Once upon a time" --model HuggingFaceTB/SmolLM2-135M
