@@ -32,13 +32,15 @@ def test_arguments_that_do_not_parse_are_one_line(arguments, beginning, capsys):
     assert_one_line_error((exit.value.code, *capsys.readouterr()), beginning)
 
 
-@pytest.mark.parametrize("command", [[], ["search"], ["embed"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["search"], ["embed"], ["serve"], ["info"]])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as exit:
         cli.main([*command, "--help"])
     output, error = capsys.readouterr()
     assert (exit.value.code, error) == (0, "")
-    if command != ["info"]:
+    if command == ["serve"]:
+        assert "POST /v1/embeddings" in output and "--max-concurrent-requests" in output and "curl " in output
+    elif command != ["info"]:
         assert 'pyattn search "find the root of a function" --index project.npz' in output
     if command in (["search"], ["embed"]):
         assert ".markdown" in output and "docstrings" in output and "pip install" in output
