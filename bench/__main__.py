@@ -27,6 +27,7 @@ BENCHMARKS = {
     "generate": "bench.bench_generate",
     "threads": "bench.bench_threads",
     "neighbours": "bench.bench_neighbours",
+    "server": "bench.bench_server",
     "torch": "bench.bench_torch",
     "training": "bench.bench_training",
     "dask": "bench.bench_dask",
@@ -37,6 +38,7 @@ BENCHMARKS = {
 
 # Lesser instruction sets leave these out.
 WITHOUT_ROWS = ("memory", "threads", "neighbours", "torch", "training", "dask", "rerank", "import", "picture")
+WITHOUT_ROWS = ("memory", "threads", "neighbours", "server", "torch", "training", "import", "picture")
 
 EXPLANATION = """\
 benchmarks:
@@ -54,6 +56,7 @@ benchmarks:
   generate    GPT-2's sizes: a prompt, and steps after 512 and 8,192 tokens
   threads     pyattn on one thread and on all: speedups, and what a parallel region costs
   neighbours  all-MiniLM-L6-v2 and attention beside other processes that are busy on the cores: slowdowns
+  server      pyattn serve under 8 clients beside encode_stream, texts/s and latency; needs wrk
   torch       programs of torch as they are, under pyattn.torch.enable() and after accelerate, times as fast
   training    where a training step of torch goes, and what pyattn's operators take of it
   dask        texts to vectors by workers of one thread, beside one process of as many threads
@@ -66,6 +69,7 @@ threads, each in a process of its own, take turns within one run, and are timed 
 checked. All rows have their fraction of the roofline (bench/roofline.py); a table of all of them ends the run, and a
 list of those that are slower than the committed results. options, padding, precision, decode, backward, memory,
 neighbours, torch, dask and rerank have goals, which stand beside what was measured.
+neighbours, server and torch have goals, which stand beside what was measured.
 
 examples:
   python -m bench                       everything, results in bench/results

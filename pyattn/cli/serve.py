@@ -99,6 +99,7 @@ def run(arguments: Namespace) -> None:
         access_log=arguments.access_log,
         ws="none",
         server_header=False,
+        proxy_headers=False,  # nothing here asks for the client's address
         timeout_graceful_shutdown=60,
     )
 

@@ -1,8 +1,12 @@
 """Work of many requests, gathered into batches and computed by one thread, while the event loop answers others.
 
-Requests put their work into a queue. The thread takes what is there when it is free: while it computes, the next batch
-gathers by itself. Only a thread that had nothing to do waits, up to max_wait_ms, for as long as more keeps coming. It
-tokenizes what it takes, and computes whole requests, in the order in which they came, up to max_batch_tokens.
+Requests put their work into a queue. The thread takes what is there when it is free, tokenizes it, and computes whole
+requests, in the order in which they came, up to max_batch_tokens: while it computes, the next batch gathers by itself.
+
+Clients that send one text after another send the next when they are answered. If their batch is small the thread waits
+for them, up to max_wait_ms: 8 sentences together take less time than one of them and then the other 7. A lone client
+is waited for by nobody. Of 8 clients on two cores, batches of 4, in turn, gave 0.85 of the throughput of batches of 8,
+though while one half is computed the other is answered and read: the cores are busy already.
 """
 
 import asyncio
@@ -17,7 +21,7 @@ from typing import Any, Protocol
 from pyattn._checks import Array
 
 _log = logging.getLogger("pyattn.server")
-_PAUSE = 0.0005  # seconds without a request: those that were to come together have come
+_ENOUGH = 512  # tokens, about: beyond, more texts make a batch no faster for each of them
 
 
 class Task(Protocol):
@@ -26,8 +30,11 @@ class Task(Protocol):
     def prepare(self, options: Any, inputs: list[Any]) -> list[Any]:
         """Something for each input, with which it is computed, such as its tokens."""
 
+    def estimate(self, given: Any) -> int:
+        """About how many tokens an input has."""
+
     def cost(self, prepared: Any) -> int:
-        """The tokens of one of these."""
+        """The tokens of what has been prepared."""
 
     def compute(self, options: Any, prepared: list[Any]) -> Array:
         """The result of each of these."""
@@ -62,6 +69,7 @@ class Batcher:
         self._ready: deque[Work] = deque()  # tokenized, not computed yet; the thread's own
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._active = 1  # requests that were there when the last batch ended: computed, or waiting
 
     @property
     def is_alive(self) -> bool:
@@ -95,6 +103,7 @@ class Batcher:
                 begin = time.perf_counter()
                 self._in_groups(batch, _compute)
                 self._observe(sum(len(work.inputs) for work in batch), cost, time.perf_counter() - begin)
+                self._active = len(batch) + len(self._ready) + self._queue.qsize()
         # What is left was submitted after the end.
         self._settle([(work, None, RuntimeError("the server has stopped")) for work in self._ready])
 
@@ -103,12 +112,7 @@ class Batcher:
         taken: list[Work] = []
         if not self._ready and not self._stopping:
             self._append(taken, self._queue.get())
-            end = time.perf_counter() + self._max_wait
-            while (left := end - time.perf_counter()) > 0 and not self._stopping:
-                try:
-                    self._append(taken, self._queue.get(timeout=min(_PAUSE, left)))
-                except Empty:
-                    break
+            self._gather(taken)
         while not self._stopping:
             try:
                 self._append(taken, self._queue.get_nowait())
@@ -118,6 +122,18 @@ class Batcher:
         self._in_groups(live, _prepare)
         self._ready.extend(work for work in live if work.prepared)
         return bool(self._ready) or not self._stopping
+
+    def _gather(self, taken: list[Work]) -> None:
+        """Waits for as many requests as there were lately, if they are few tokens."""
+        end, tokens = time.perf_counter() + self._max_wait, 0
+        while not self._stopping and len(taken) < self._active and (left := end - time.perf_counter()) > 0:
+            tokens += sum(map(taken[-1].task.estimate, taken[-1].inputs))
+            if tokens >= _ENOUGH:
+                return
+            try:
+                self._append(taken, self._queue.get(timeout=left))
+            except Empty:
+                return
 
     def _append(self, taken: list[Work], work: Work | None) -> None:
         if work is None:

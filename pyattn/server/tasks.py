@@ -6,7 +6,7 @@ from pyattn._checks import Array
 from pyattn.tasks.reranker import Reranker
 from pyattn.tasks.sentence import SentenceEncoder
 
-_CHARACTERS = 4  # of a token, about: what pairs cost is estimated, their tokens are made where they are scored
+_CHARACTERS = 4  # of a token, about
 
 
 class EmbeddingOptions(NamedTuple):
@@ -28,6 +28,9 @@ class Embedding:
         if options.is_tokens:
             return inputs
         return self.encoder.token_ids(inputs, options.truncate, prompt_name=options.prompt_name)
+
+    def estimate(self, given: Any) -> int:
+        return 2 + len(given) // _CHARACTERS if isinstance(given, str) else len(given)
 
     def cost(self, prepared: list[int]) -> int:
         return len(prepared)
@@ -56,8 +59,11 @@ class Reranking:
     def prepare(self, options: RerankOptions, inputs: list[tuple[str, str]]) -> list[tuple[str, str]]:
         return inputs
 
+    def estimate(self, given: tuple[str, str]) -> int:
+        return min(self.reranker.max_length, 3 + (len(given[0]) + len(given[1])) // _CHARACTERS)
+
     def cost(self, prepared: tuple[str, str]) -> int:
-        return min(self.reranker.max_length, 3 + (len(prepared[0]) + len(prepared[1])) // _CHARACTERS)
+        return self.estimate(prepared)  # the tokens of pairs are made where they are scored
 
     def compute(self, options: RerankOptions, prepared: list[tuple[str, str]]) -> Array:
         scores: Array = self.reranker.predict(
