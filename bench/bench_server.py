@@ -1,9 +1,9 @@
 """`pyattn serve` under 8 clients that send one text after another, beside encode_stream over the same texts.
 
-Clients are wrk's (apt-get install wrk), and share the cores with the server; encode_stream, in a process of its own, has
-them for itself. They take turns, over sentences of the docstrings of the installed SciPy and over texts of 200 tokens.
-A batch's time is what /metrics says of the same seconds. Before anything is timed, each text's vector is checked to
-have the bits of encode.
+Clients are wrk's (apt-get install wrk), and share the cores with the server; encode_stream, in a process of its own,
+has them for itself. They take turns, over sentences of the docstrings of the installed SciPy and over texts of
+200 tokens. A batch's time is what /metrics says of the same seconds. Before anything is timed, each text's vector is
+checked to have the bits of encode.
 
   python -m bench.bench_server --soak 10   # minutes at full load: is memory bounded, are there errors?
 """

@@ -116,6 +116,8 @@ intersphinx_mapping = {name: (address, None) for name, address in _PROJECTS.item
 # --- what is public is documented
 _ROOMS = ("audio", "dask", "explain", "generation", "integrations", "layers", "models", "positional")
 _MODULES = ("pyattn", *(f"pyattn.{x}" for x in _ROOMS))
+_NAMES = ("audio", "explain", "generation", "layers", "models", "positional", "server")
+_MODULES = ("pyattn", *(f"pyattn.{name}" for name in _NAMES))
 
 
 def _check_public_names(app: Sphinx, environment: BuildEnvironment) -> None:

@@ -25,7 +25,8 @@ Settings have the names of text-embeddings-inference. The key that requests must
 send is better given as {_KEY_VARIABLE} in the environment than as an argument,
 which other users of the machine can read. Ctrl-C or SIGTERM ends the server when
 what it has taken is answered. All cores are used; PYATTN_NUM_THREADS sets how
-many. Several processes: gunicorn --preload, as docs/server.md says.
+many; OMP_WAIT_POLICY=passive leaves them to clients of the same machine while the
+server waits. Several processes: gunicorn --preload, as docs/server.md says.
 
 examples:
   pyattn serve --model BAAI/bge-small-en-v1.5 --port 8000

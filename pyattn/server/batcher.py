@@ -19,9 +19,12 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from pyattn._checks import Array
+from pyattn._threads import get_num_threads
 
 _log = logging.getLogger("pyattn.server")
-_ENOUGH = 512  # tokens, about: beyond, more texts make a batch no faster for each of them
+# Tokens a thread, about, beyond which more texts make a batch no faster for each of them. (To end batches there, so
+# that those before are answered meanwhile, gave no more: 8 clients of 200 tokens come by turns anyway.)
+_ENOUGH = 256
 
 
 class Task(Protocol):
@@ -65,6 +68,7 @@ class Batcher:
 
     def __init__(self, max_batch_tokens: int, max_wait: float, observe: Callable[[int, int, float], object]) -> None:
         self._most, self._max_wait, self._observe = max_batch_tokens, max_wait, observe
+        self._enough = _ENOUGH * get_num_threads()
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._ready: deque[Work] = deque()  # tokenized, not computed yet; the thread's own
         self._thread: threading.Thread | None = None
@@ -128,7 +132,7 @@ class Batcher:
         end, tokens = time.perf_counter() + self._max_wait, 0
         while not self._stopping and len(taken) < self._active and (left := end - time.perf_counter()) > 0:
             tokens += sum(map(taken[-1].task.estimate, taken[-1].inputs))
-            if tokens >= _ENOUGH:
+            if tokens >= self._enough:
                 return
             try:
                 self._append(taken, self._queue.get(timeout=left))

@@ -181,6 +181,31 @@ def test_batches_hold_whole_requests_up_to_the_bound(encoder):
     asyncio.run(run())
 
 
+def test_clients_that_come_again_are_waited_for(encoder):
+    """As many as there were when the last batch ended; a lone one waits for nobody."""
+
+    async def run():
+        async with running(application(encoder, max_wait_ms=1e6)) as app:
+            for text in ("cat", "dog"):
+                assert (await Call(app, EMBED, body_of(input=text)).answer())[0] == 200
+            gate = Gate(encoder, "encode_token_ids")
+            first = Call(app, EMBED, body_of(input="cat"))
+            await entered(gate)
+            others = [Call(app, EMBED, body_of(input="dog")) for _ in range(2)]
+            await asyncio.sleep(0.05)
+            gate.open()
+            await first.answer()
+            await asyncio.sleep(0.05)
+            assert not any(call.task.done() for call in others)  # for there were 3
+            third = Call(app, EMBED, body_of(input="mat"))
+            assert [(await call.answer())[0] for call in (*others, third)] == [200] * 3
+            assert gate.calls == [1, 3]
+            long = Call(app, EMBED, body_of(input=["the cat sat on a mat " * 40] * 32))  # enough without others
+            assert (await long.answer())[0] == 200
+
+    asyncio.run(run())
+
+
 def test_the_api_key(encoder):
     body = {"input": "a"}
     with client_of(application(encoder, api_key="secret-1")) as client:
