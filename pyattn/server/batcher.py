@@ -73,7 +73,8 @@ class Batcher:
         self._ready: deque[Work] = deque()  # tokenized, not computed yet; the thread's own
         self._thread: threading.Thread | None = None
         self._stopping = False
-        self._active = 1  # requests that were there when the last batch ended: computed, or waiting
+        self._open = 0  # requests without results; the event loop's own
+        self._active = 0  # the most of these when results of the last batch were there
 
     @property
     def is_alive(self) -> bool:
@@ -95,8 +96,13 @@ class Batcher:
     def submit(self, task: Task, options: Hashable, inputs: list[Any]) -> Work:
         """From the event loop: puts inputs in the queue."""
         work = Work(task, options, inputs, self._loop.create_future())
+        work.future.add_done_callback(self._close)
+        self._open += 1
         self._queue.put(work)
         return work
+
+    def _close(self, future: "asyncio.Future[Any]") -> None:
+        self._open -= 1
 
     # --- in the thread
 
@@ -105,9 +111,9 @@ class Batcher:
             batch, cost = self._batch()
             if batch:
                 begin = time.perf_counter()
+                self._active = 0
                 self._in_groups(batch, _compute)
                 self._observe(sum(len(work.inputs) for work in batch), cost, time.perf_counter() - begin)
-                self._active = len(batch) + len(self._ready) + self._queue.qsize()
         # What is left was submitted after the end.
         self._settle([(work, None, RuntimeError("the server has stopped")) for work in self._ready])
 
@@ -180,6 +186,7 @@ class Batcher:
             self._settle([(work, result, None) for work, result in zip(group, results, strict=True)])
 
     def _settle(self, results: list[tuple[Work, Any, Exception | None]]) -> None:
+        self._active = max(self._active, self._open)  # before their clients can come again
         if results and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_deliver, results)
 

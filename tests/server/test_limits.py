@@ -15,6 +15,8 @@ pytest.importorskip("pyattn.server", exc_type=ImportError)
 import pyattn
 from pyattn.server import application
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*are cut:UserWarning")
+
 EMBED = "/v1/embeddings"
 
 
