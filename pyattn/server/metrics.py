@@ -44,4 +44,5 @@ class Metrics:
         self._batch_tokens.observe(tokens)
 
     def text(self) -> bytes:
-        return generate_latest(self._registry)
+        text: bytes = generate_latest(self._registry)
+        return text

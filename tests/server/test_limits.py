@@ -24,6 +24,12 @@ async def entered(gate):
     await asyncio.to_thread(gate.entered.acquire)
 
 
+async def turns():
+    """So many turns of the event loop that each request has done what it can."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
 def test_requests_beyond_the_queue(encoder):
     async def run():
         async with running(application(encoder, max_concurrent_requests=3)) as app:
@@ -57,7 +63,9 @@ def test_bodies_that_wait_count_too(encoder):
     asyncio.run(run())
 
 
-def test_the_work_of_a_client_that_goes_is_dropped(encoder):
+def test_the_work_of_a_client_that_goes_is_dropped(encoder, monkeypatch):
+    monkeypatch.setattr("pyattn.server.service._LISTEN_AFTER", 0.0)
+
     async def run():
         async with running(application(encoder, max_concurrent_requests=3)) as app:
             gate = Gate(encoder, "encode_token_ids")
@@ -65,7 +73,7 @@ def test_the_work_of_a_client_that_goes_is_dropped(encoder):
             await entered(gate)
             gone = Call(app, EMBED, body_of(input=["dog"] * 20))
             stays = Call(app, EMBED, body_of(input=["mat"] * 3))
-            await asyncio.sleep(0.2)  # until clients are listened for
+            await turns()  # until clients are listened for
             gone.leave()
             assert (await gone.answer())[0] == 499
             room = Call(app, EMBED, body_of(input="mat"))  # in its place
@@ -89,7 +97,7 @@ def test_a_cancelled_request_is_dropped_too(encoder):
             first = Call(app, EMBED, body_of(input="cat"))
             await entered(gate)
             second = Call(app, EMBED, body_of(input="dog"))
-            await asyncio.sleep(0.05)
+            await turns()
             second.task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await second.task
@@ -108,7 +116,7 @@ def test_what_was_submitted_is_computed_before_the_end(encoder):
             calls = [Call(app, EMBED, body_of(input=text)) for text in ("cat", "dog")]
             await entered(gate)
             calls.append(Call(app, EMBED, body_of(input="mat")))
-            await asyncio.sleep(0.05)
+            await turns()
             asyncio.get_running_loop().call_later(0.05, gate.open)
         assert [(await call.answer())[0] for call in calls] == [200] * 3
         assert not any(thread.name == "pyattn-server" for thread in threading.enumerate())
@@ -152,7 +160,7 @@ def test_who_shares_a_batch_with_a_mistake_is_answered(encoder):
             inputs = [[2, 4, 3], [2, 99, 3], [2, 5, 3]]
             calls = [Call(app, EMBED, body_of(input=ids)) for ids in inputs]
             calls += [Call(app, EMBED, body_of(input=text, truncate=False)) for text in ("cat", "the " * 30, "dog")]
-            await asyncio.sleep(0.05)
+            await turns()
             gate.open()
             assert (await first.answer())[0] == 200
             assert [(await call.answer())[0] for call in calls] == [200, 400, 200] * 2
@@ -169,8 +177,7 @@ def test_batches_hold_whole_requests_up_to_the_bound(encoder):
             await entered(gate)
             for text in texts[1:]:
                 calls.append(Call(app, EMBED, body_of(input=text)))
-                await asyncio.sleep(0)
-            await asyncio.sleep(0.1)
+                await turns()
             gate.open()
             for call, text in zip(calls, texts, strict=True):
                 vectors = encoder.encode([text] if isinstance(text, str) else text)
@@ -194,7 +201,7 @@ def test_clients_that_come_again_are_waited_for(encoder):
             first = Call(app, EMBED, body_of(input="cat"))
             await entered(gate)
             others = [Call(app, EMBED, body_of(input="dog")) for _ in range(2)]
-            await asyncio.sleep(0.05)
+            await turns()
             gate.open()
             await first.answer()
             await asyncio.sleep(0.05)
