@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -172,17 +173,14 @@ def test_what_was_taken_is_answered_before_the_end(folder):
         answered = []
 
         def work(number):
-            connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=SECONDS)
-            while True:
-                try:
-                    connection.request("POST", "/v1/embeddings", body_of(input=TEXTS * 5))
-                except ConnectionError:  # refused: the server listens no more
-                    return
-                try:
-                    response = connection.getresponse()
-                except ConnectionError:  # closed while it waited for a request, which may be sent again
-                    return
-                answered.append((response.status, len(json.loads(response.read())["data"])))
+            with closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=SECONDS)) as connection:
+                while True:
+                    try:  # refused: the server listens no more; or closed while it waited for this request
+                        connection.request("POST", "/v1/embeddings", body_of(input=TEXTS * 5))
+                        response = connection.getresponse()
+                    except ConnectionError:
+                        return
+                    answered.append((response.status, len(json.loads(response.read())["data"])))
 
         with ThreadPoolExecutor(4) as clients:
             futures = [clients.submit(work, number) for number in range(4)]
