@@ -18,9 +18,8 @@ TWO = $(SHARING) $(BIN)/pytest -n 2 --dist worksteal
 # Tests that wait for something by the clock, or take all cores themselves: they run with nothing beside
 ALONE = tests/server/test_served.py tests/test_fuzz.py tests/test_processes.py tests/test_server.py tests/test_threads.py
 # Tests of what no instruction set changes, which run under the best one alone
-PORTABLE = $(ALONE) tests/kernels tests/cli tests/dask tests/explain tests/generation tests/tasks/test_audio.py \
-  tests/tasks/test_loaded.py tests/test_integrations.py tests/test_sklearn.py \
-PORTABLE = $(ALONE) tests/kernels tests/cli tests/explain tests/generation tests/server tests/tasks/test_audio.py \
+PORTABLE = $(ALONE) tests/kernels tests/cli tests/dask tests/explain tests/generation tests/server \
+  tests/tasks/test_audio.py tests/tasks/test_loaded.py tests/test_integrations.py tests/test_sklearn.py \
   tests/tasks/test_passages.py tests/tasks/test_search_index.py tests/tasks/test_sentence_directories.py \
   tests/tasks/test_speech.py tests/tasks/test_text_generator.py tests/test_architecture.py tests/test_arrays.py \
   tests/test_bench.py tests/test_checks.py tests/test_coefficients.py tests/test_declarations.py \

@@ -37,8 +37,7 @@ BENCHMARKS = {
 }
 
 # Lesser instruction sets leave these out.
-WITHOUT_ROWS = ("memory", "threads", "neighbours", "torch", "training", "dask", "rerank", "import", "picture")
-WITHOUT_ROWS = ("memory", "threads", "neighbours", "server", "torch", "training", "import", "picture")
+WITHOUT_ROWS = ("memory", "threads", "neighbours", "server", "torch", "training", "dask", "rerank", "import", "picture")
 
 EXPLANATION = """\
 benchmarks:
@@ -68,8 +67,7 @@ Every peer that is installed takes part (pip install --group bench brings them);
 threads, each in a process of its own, take turns within one run, and are timed only after their answers have been
 checked. All rows have their fraction of the roofline (bench/roofline.py); a table of all of them ends the run, and a
 list of those that are slower than the committed results. options, padding, precision, decode, backward, memory,
-neighbours, torch, dask and rerank have goals, which stand beside what was measured.
-neighbours, server and torch have goals, which stand beside what was measured.
+neighbours, server, torch, dask and rerank have goals, which stand beside what was measured.
 
 examples:
   python -m bench                       everything, results in bench/results

@@ -114,10 +114,8 @@ def _is_reachable(address: str) -> bool:
 intersphinx_mapping = {name: (address, None) for name, address in _PROJECTS.items() if _is_reachable(address)}
 
 # --- what is public is documented
-_ROOMS = ("audio", "dask", "explain", "generation", "integrations", "layers", "models", "positional")
+_ROOMS = ("audio", "dask", "explain", "generation", "integrations", "layers", "models", "positional", "server")
 _MODULES = ("pyattn", *(f"pyattn.{x}" for x in _ROOMS))
-_NAMES = ("audio", "explain", "generation", "layers", "models", "positional", "server")
-_MODULES = ("pyattn", *(f"pyattn.{name}" for name in _NAMES))
 
 
 def _check_public_names(app: Sphinx, environment: BuildEnvironment) -> None:

@@ -17,7 +17,6 @@ from pyattn.tasks.batches import FEW, WINDOW, Cuts, Tokenized, batches, packed, 
 from pyattn.tasks.sentence.directory import Directory, digest_of, write_directory
 from pyattn.tasks.sentence.modules import SENTENCE, Dropout, Features, Module, Normalize, Pooling, unit
 from pyattn.tasks.sentence.settings import chosen_prompt
-from pyattn.tasks.texts import checked_texts, progress, without_surrogates
 from pyattn.tasks.texts import checked_ids, checked_texts, progress, without_surrogates
 
 # Their files do not say that Pooling leaves out the prompt; sentence-transformers knows these by name.
