@@ -15,7 +15,6 @@ import pyattn
 
 ROOT = Path(__file__).parents[1]
 EXTRA = re.compile(r"pyattn\.(torch|transformers|jax|dask|sklearn)\b")  # modules of packages that others install
-EXTRA = re.compile(r"pyattn\.(torch|transformers|jax)\b")  # modules of packages that `make torch` installs
 SERVED = re.compile(r"pyattn\.server\b")  # of those that `pyattn[serve]` installs
 DRAWN = re.compile(r"pyattn\.explain\.(along|figures|grids|pictures)$")  # or of matplotlib
 

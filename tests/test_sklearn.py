@@ -76,7 +76,11 @@ def test_it_passes_all_other_checks_on_numbers_that_are_written_out(model, tmp_p
     assert sum(result["status"] == "passed" for result in results) >= 30
 
 
-@pytest.mark.parametrize("container", [list, tuple, iter, lambda x: np.array(x, object), np.array], ids=["list", "tuple", "iterator", "objects", "array"])
+@pytest.mark.parametrize(
+    "container",
+    [list, tuple, iter, lambda x: np.array(x, object), np.array],
+    ids=["list", "tuple", "iterator", "objects", "array"],
+)
 def test_texts(container, model, expected):
     vectorizer = SentenceVectorizer(model)
     assert vectorizer.fit(TEXTS) is vectorizer
