@@ -22,6 +22,7 @@ from pyattn._core import runtime
 from pyattn.positional import rotary_tables, sinusoidal_encoding
 from pyattn.tasks.passages import Passage
 from pyattn.tasks.search_index import SearchIndex
+from tests.support import rerankers as small_rerankers
 from tests.support import tiny_model
 
 FOREVER = 2**40
@@ -219,6 +220,12 @@ def sentences(directory):
     yield "open", lambda: pyattn.SentenceEncoder.from_pretrained(directory).encode(TEXTS, show_progress=False)
 
 
+def rerankers(directory):
+    for name in ("bert", "qwen3"):
+        reranker = pyattn.Reranker.from_pretrained(small_rerankers.write(directory / name, name))
+        yield name, lambda reranker=reranker: reranker.predict(small_rerankers.PAIRS, show_progress=False)
+
+
 def index(directory):
     vectors = np.random.default_rng(0).standard_normal((50, 24), dtype=np.float32)
     found = SearchIndex([Passage("text", "file.py", i, "name") for i in range(50)], vectors, "model", "print")
@@ -246,6 +253,7 @@ NAMES = {
     "loading": ("TransformerEncoderLayer",),
     "models": ("TextEncoder",),
     "sentences": ("SentenceEncoder.encode",),
+    "rerankers": ("Reranker.predict",),
 }
 
 KINDS = (
@@ -261,6 +269,7 @@ KINDS = (
     loading,
     models,
     sentences,
+    rerankers,
     index,
 )
 

@@ -19,7 +19,7 @@ Pair: TypeAlias = tuple[str, str]
 Scored: TypeAlias = tuple[list[int], NDArray[np.float32]]
 
 # Of padded sequences: more than so many tokens are computed with little padding, the shortest so long as this share.
-_PADDED, _LEAST = 256, 0.8
+_PADDED, _LEAST = 512, 0.8
 
 
 class Prompted(NamedTuple):
