@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pyattn import _checks
 from pyattn._checks import Array
 from pyattn.models.files import find_directory
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.tasks.batches import FEW, WINDOW, Cuts, Tokenized, batches, packed, tokenized
+from pyattn.tasks.quantization import PRECISIONS, checked_ranges, quantized, refuse_single
 from pyattn.tasks.sentence.directory import Directory, digest_of, write_directory
 from pyattn.tasks.sentence.modules import SENTENCE, Dropout, Features, Module, Normalize, Pooling, unit
 from pyattn.tasks.sentence.settings import chosen_prompt
@@ -154,7 +154,9 @@ class SentenceEncoder:
         prompt: str | None = None,
         prompt_name: str | None = None,
         truncate_dim: int | None = None,
-    ) -> NDArray[np.float32]:
+        precision: str = "float32",
+        ranges: Any = None,
+    ) -> Array:
         """One vector for each text.
 
         Args:
@@ -170,19 +172,23 @@ class SentenceEncoder:
             prompt_name: without a prompt, that of this name in `prompts`; None: the default_prompt_name, if it is set.
             truncate_dim: vectors are cut to so many numbers after all modules, and are no unit vectors then unless
                 normalize is True; None: as the attribute says.
+            precision: "float32", or "int8", "uint8", "binary" or "ubinary", to which vectors are rounded at last, as
+                `pyattn.tasks.quantization.quantize_embeddings` says.
+            ranges: (2, width), for "int8" and "uint8"; None: those of the vectors of this call.
 
         Returns:
-            (n, width) float32, in the order of the texts. Pooling gives zeros for a text without tokens, and for a text
-            that consists of a prompt that Pooling leaves out (for "cls", its first token). Only there may
-            sentence-transformers give other numbers: -inf for "max".
+            (n, width) float32, or what `quantize_embeddings` makes of it, in the order of the texts. Pooling gives
+            zeros for a text without tokens, and for a text that consists of a prompt that Pooling leaves out (for
+            "cls", its first token). Only there may sentence-transformers give other numbers: -inf for "max".
 
         Raises:
             TypeError: texts is a str, or one of them, or the prompt, is none.
             ValueError: batch_tokens or truncate_dim is not a positive integer; there is no prompt of that name; a text
-                is too long and truncate is False.
+                is too long and truncate is False; precision and ranges as in `quantize_embeddings`.
         """
         call = _Call(self, "encode", locals())
         texts = list(checked_texts("encode", texts))
+        refuse_single("encode", call.precision, call.ranges, len(texts))
         vectors = np.empty((len(texts), call.width), np.float32)
         if show_progress is None and len(texts) <= FEW:  # making a bar would take longer than to encode one text
             show_progress = False
@@ -190,11 +196,11 @@ class SentenceEncoder:
             for number, window in enumerate(self._tokenized(call, texts)):
                 start = number * WINDOW
                 vectors[start : start + len(window)] = self._encoded(call, window, done)
-        return vectors
+        return quantized("encode", vectors, call.precision, call.ranges)
 
     def encode_query(
         self, texts: Iterable[str], *, prompt: str | None = None, prompt_name: str | None = None, **options: Any
-    ) -> NDArray[np.float32]:
+    ) -> Array:
         """encode for queries: with the prompt "query", unless prompt or prompt_name is given.
 
         That prompt is "" where the directory has none; as in sentence-transformers, default_prompt_name is not used
@@ -205,7 +211,7 @@ class SentenceEncoder:
 
     def encode_document(
         self, texts: Iterable[str], *, prompt: str | None = None, prompt_name: str | None = None, **options: Any
-    ) -> NDArray[np.float32]:
+    ) -> Array:
         """encode for the texts that are searched: with the prompt "document", unless prompt or prompt_name is given.
 
         Where that has been taken out of `prompts`, "passage" or "corpus" is used. Otherwise as encode_query.
@@ -224,12 +230,15 @@ class SentenceEncoder:
         prompt: str | None = None,
         prompt_name: str | None = None,
         truncate_dim: int | None = None,
-    ) -> Iterator[NDArray[np.float32]]:
+        precision: str = "float32",
+        ranges: Any = None,
+    ) -> Iterator[Array]:
         """encode for any number of texts, such as those of a generator, in memory that does not grow with it.
 
         Args:
             texts: strings; they are taken when they are needed, at most 256 ahead of the vectors.
-            normalize, batch_tokens, truncate, prompt, prompt_name, truncate_dim: as in encode.
+            normalize, batch_tokens, truncate, prompt, prompt_name, truncate_dim, precision: as in encode.
+            ranges: as in encode; needed for "int8" and "uint8".
 
         Yields:
             For each text, in order, its vector (width,), the same bits that encode gives.
@@ -238,8 +247,13 @@ class SentenceEncoder:
             TypeError, ValueError: as encode; errors about a text are raised when it is taken.
         """
         call = _Call(self, "encode_stream", locals())
+        refuse_single("encode_stream", call.precision, call.ranges, 1)
         texts = checked_texts("encode_stream", texts)
-        return (vector for window in self._tokenized(call, texts) for vector in self._encoded(call, window))
+        return (
+            quantized("encode_stream", vector, call.precision, call.ranges)
+            for window in self._tokenized(call, texts)
+            for vector in self._encoded(call, window)
+        )
 
     def tokens(self, text: str) -> tuple[list[str], list[int]]:
         """What `encode` makes of a text without a prompt, cut to max_seq_length: its tokens, and their ids.
@@ -345,6 +359,8 @@ class _Call:
         self.prompt_length = 0  # the number of tokens that Pooling leaves out
         if self.prompt and any(isinstance(x, Pooling) and not x.config["include_prompt"] for x in encoder._modules):
             self.prompt_length = encoder._first.prompt_length(self.prompt)
+        self.precision = _checks.choice(function, "precision", given["precision"], PRECISIONS)
+        self.ranges = checked_ranges(function, self.precision, given["ranges"], None, np.empty(self.width))
         normalize = given["normalize"]
         self.normalize = None if normalize is None else _checks.flag(function, "normalize", normalize)
 
