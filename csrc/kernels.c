@@ -38,6 +38,9 @@ TYPE(linear_tile) linear_tile;
 #if MULTIPLIES && ELEMENT != I8
 #include "rowwise.c"
 #endif
+#if ELEMENT == F32
+#include "maxsim.c"
+#endif
 #include "probe.c"
 
 #define PATH(along_keys, by_row, update, logits) \
@@ -76,6 +79,10 @@ const struct pyattn_kernels PYATTN_TABLE = {
 #if MULTIPLIES && ELEMENT != I8
     .gate = gate,
     .rotate = rotate,
+#endif
+#if ELEMENT == F32
+    .maxsim_bytes = maxsim_bytes,
+    .maxsim = maxsim,
 #endif
 #if LEARNS
     .gradient_bytes = gradient_bytes,

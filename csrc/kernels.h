@@ -148,6 +148,20 @@ struct pyattn_packed_rows {
   ptrdiff_t ahead_step; /* which moves on by so many bytes */
 };
 
+/* Queries and documents of late interaction, each a range of tokens: float32 packed as a weight is, without a bias, and
+ * rows of PYATTN_FLOAT32, PYATTN_FLOAT16 or PYATTN_BFLOAT16, each contiguous. */
+struct pyattn_maxsim {
+  const struct pyattn_weight *queries;
+  const int64_t *query_starts; /* counted from the first of them; and the last end */
+  ptrdiff_t count;             /* of queries */
+  const char *documents;
+  ptrdiff_t row;
+  int format;
+  const int64_t *document_starts;
+  char *out;         /* float, (query, document) */
+  ptrdiff_t out_row; /* documents are contiguous */
+};
+
 /* One of the three ways to attend, chosen once for a call: prefill, with queries along the lanes; decode, for at most
  * PYATTN_DECODE_ROWS rows, with keys and then features along the lanes; or mixed, for rows that one vector holds, with
  * queries and then features along them. Results have the same bits. A block of queries goes through begin; then load
@@ -229,6 +243,10 @@ struct pyattn_kernels {
    * vectors. The packed rows are the inputs of these rows alone. */
   void (*linear_tile)(const struct pyattn_linear *, const struct pyattn_packed_rows *, ptrdiff_t first, ptrdiff_t rows,
                       ptrdiff_t panel);
+
+  /* Scores of documents first ... last, in a scratch memory of maxsim_bytes, aligned. float32 alone. */
+  ptrdiff_t (*maxsim_bytes)(const struct pyattn_maxsim *);
+  void (*maxsim)(const struct pyattn_maxsim *, ptrdiff_t first, ptrdiff_t last, char *scratch);
 
   /* out[i] = activation(input[i]) * input[width + i], i < width: elements. */
   void (*gate)(const char *input, char *out, ptrdiff_t width, int activation);

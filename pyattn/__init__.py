@@ -38,6 +38,7 @@ from pyattn.statistics import AttentionStatistics, attention_statistics
 if TYPE_CHECKING:
     from pyattn import audio, generation, models
     from pyattn.gradients import Gradients, attention_backward, varlen_attention_backward
+    from pyattn.late_interaction import maxsim
     from pyattn.tasks.reranker import Reranker
     from pyattn.tasks.sentence import SentenceEncoder
     from pyattn.tasks.speech import SpeechRecognizer
@@ -74,6 +75,7 @@ __all__ = [
     "get_num_threads",
     "info",
     "interpolate_positions",
+    "maxsim",
     "measure",
     "merge_attention",
     "models",
@@ -104,6 +106,7 @@ _LAZY = {
     "attention_backward": "pyattn.gradients",
     "audio": "pyattn.audio",
     "generation": "pyattn.generation",
+    "maxsim": "pyattn.late_interaction",
     "models": "pyattn.models",
     "varlen_attention_backward": "pyattn.gradients",
 }

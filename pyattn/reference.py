@@ -129,6 +129,20 @@ def attention_backward(
     return {name: x.astype(dtype) for name, x in found.items()}
 
 
+def maxsim(queries: list[Array], documents: list[Array], dtype: DTypeLike = np.float64) -> Array:
+    """sum_i max_j queries[q][i] . documents[d][j], (queries, documents); the largest of none is -inf.
+
+    Khattab and Zaharia 2020 (arXiv:2004.12832), section 3.3.
+    """
+    _, rounded = arithmetic(dtype)
+    scores = np.zeros((len(queries), len(documents)), dtype)
+    for q, query in enumerate(map(rounded, queries)):
+        for d, document in enumerate(map(rounded, documents)):
+            with np.errstate(all="ignore"):
+                scores[q, d] = (query @ document.T).max(axis=1, initial=-np.inf).sum()
+    return scores
+
+
 def kept_pairs(shape: tuple[int, ...], probability: float, seed: int | None) -> Array:
     """What weights (..., H, L, S) are multiplied by: 0 where they are dropped, else 1 / (1 - probability).
 

@@ -116,9 +116,13 @@ def calls():
     for x in (normal((3, 60, 48)), normal((3, 60, 48), np.float64)):
         found[f"LayerNorm {x.dtype}"] = partial(pyattn.LayerNorm(48, dtype=x.dtype), x)
         found |= {f"{name} {x.dtype}": partial(getattr(pyattn, name), x) for name in ("gelu", "relu", "silu")}
+    for dtype in (np.float32, np.float16):
+        tokens, documents = normal((90, 40)), normal((2000, 40), dtype, seed=1)
+        found[f"maxsim {np.dtype(dtype)}"] = partial(pyattn.maxsim, tokens, documents, [0, 32, 32, 90], DOCUMENTS)
     return found
 
 
+DOCUMENTS = [0, 1, 1, 9, 700, 1500, 1507, 2000]
 CALLS = calls()
 
 

@@ -76,6 +76,17 @@ cdef extern from "kernels.h" nogil:
         const char *ahead
         Py_ssize_t ahead_step
 
+    struct pyattn_maxsim:
+        const pyattn_weight *queries
+        const int64_t *query_starts
+        Py_ssize_t count
+        const char *documents
+        Py_ssize_t row
+        int format
+        const int64_t *document_starts
+        char *out
+        Py_ssize_t out_row
+
     struct pyattn_attention_path:
         int along_keys, by_row
         Py_ssize_t (*state_bytes)(const pyattn_attention *, int vectors) noexcept nogil
@@ -119,6 +130,8 @@ cdef extern from "kernels.h" nogil:
                                 float *scale) noexcept nogil
         void (*linear_tile)(const pyattn_linear *, const pyattn_packed_rows *, Py_ssize_t first, Py_ssize_t rows,
                             Py_ssize_t panel) noexcept nogil
+        Py_ssize_t (*maxsim_bytes)(const pyattn_maxsim *) noexcept nogil
+        void (*maxsim)(const pyattn_maxsim *, Py_ssize_t first, Py_ssize_t last, char *scratch) noexcept nogil
         void (*gate)(const char *input, char *out, Py_ssize_t width, int activation) noexcept nogil
         void (*rotate)(char *row, const char *cosines, const char *sines, Py_ssize_t heads, Py_ssize_t stride,
                        Py_ssize_t half, int interleaved) noexcept nogil

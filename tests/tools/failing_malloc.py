@@ -146,6 +146,14 @@ def linear(directory):
         )
 
 
+def late_interaction(directory):
+    rng = np.random.default_rng(0)
+    query, documents = rng.standard_normal((2, 60, 40), dtype=np.float32)
+    for dtype in (np.float32, np.float16):
+        held = documents.astype(dtype)
+        yield np.dtype(dtype).name, lambda held=held: pyattn.maxsim(query, held, [0, 9, 60], [0, 7, 7, 60])
+
+
 def encoder(directory):
     rng = np.random.default_rng(0)
     for dtype, first in itertools.product(DTYPES, (True, False)):
@@ -243,6 +251,7 @@ NAMES = {
     "statistics": ("attention_statistics",),
     "gradients": ("attention_backward",),
     "linear": ("Linear",),
+    "late_interaction": ("maxsim",),
     "encoder": (
         "TransformerEncoder",
         "TransformerEncoderLayer",
@@ -264,6 +273,7 @@ KINDS = (
     gradients,
     rows,
     linear,
+    late_interaction,
     encoder,
     decoder,
     loading,

@@ -14,7 +14,7 @@ import scipy.sparse
 
 import pyattn
 from pyattn import _checks, _threads
-from pyattn._core import binding, linear, rowwise
+from pyattn._core import binding, linear, maxsim, rowwise
 from pyattn.layers.config import LayerConfig
 from pyattn.layers.sequences import Sequences
 
@@ -161,6 +161,21 @@ def store(random, rows, inputs, at_end):
         )
 
 
+def late_interaction(rng, rows, tokens, width, at_end):
+    def random(count, dtype):
+        return guarded(rng.standard_normal((count, width)).astype(dtype), at_end)
+
+    starts = guarded(np.array([0, rows // 3, rows // 3, rows]), at_end)
+    query_starts = guarded(np.array([0, tokens // 2, tokens]), at_end)
+    for dtype in (np.float32, np.float16, np.dtype(ml_dtypes.bfloat16)):
+        documents = random(rows, dtype)
+        pyattn.maxsim(random(tokens, np.float32), documents, query_starts, starts)
+        bits = documents if dtype in (np.float32, np.float16) else documents.view(np.uint16)
+        packed = linear.Packed(random(tokens, np.float32), narrow=False)
+        out = guarded(np.zeros((2, 3), np.float32), at_end)
+        maxsim.maxsim([packed], query_starts, guarded(np.array([0, 2]), at_end), bits, starts, out, 2)
+
+
 def int8_keys(rng, length, keys, width, at_end):
     """Attention to keys and values of int8, whose rows and scales are where memory begins or ends."""
     query = guarded(rng.standard_normal((1, 4, length, width)).astype(np.float32), at_end)
@@ -186,6 +201,9 @@ def main():
         if dtype == np.float32:
             for sizes in ((size, 33, 16), (3, size, 16), (1, size, 80), (12, size, 80), (17, 33, size)):
                 int8_keys(rng, *sizes, at_end)
+            late_interaction(rng, size, 33, 17, at_end)
+            late_interaction(rng, 19, size, 16, at_end)
+            late_interaction(rng, 19, 7, size, at_end)
         gradients(rng, dtype, size, 33, 16, at_end)
         gradients(rng, dtype, 9, size, 48, at_end)
         if dtype.itemsize >= 4:

@@ -99,8 +99,18 @@ def rows():
     yield lambda: pyattn.merge_attention(huge(2, 2**45, 8), huge(2, 2**45))
 
 
+def late_interaction():
+    x = np.zeros((4, 8), np.float32)
+    for size in (2**29, 2**45, 2**58):
+        yield lambda size=size: pyattn.maxsim(huge(4, size), huge(4, size))
+    for size in (2**45, 2**57):
+        yield lambda size=size: pyattn.maxsim(x, huge(size, 8))
+        yield lambda size=size: pyattn.maxsim(huge(size, 8), x)
+        yield lambda size=size: pyattn.maxsim(x, huge(size, 0, 8))
+
+
 def main():
-    for kind in (attention, packed, statistics, layers, rows):
+    for kind in (attention, packed, statistics, layers, rows, late_interaction):
         for number, call in enumerate(kind()):
             try:
                 call()
