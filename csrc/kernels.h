@@ -152,14 +152,14 @@ struct pyattn_packed_rows {
  * rows of PYATTN_FLOAT32, PYATTN_FLOAT16 or PYATTN_BFLOAT16, each contiguous. */
 struct pyattn_maxsim {
   const struct pyattn_weight *queries;
-  const int64_t *query_starts; /* counted from the first of them; and the last end */
-  ptrdiff_t count;             /* of queries */
+  const int64_t *query_starts; /* counted from the first of them; and the last end. NULL: maxima are the result */
+  ptrdiff_t count;             /* of queries, 0 for maxima */
   const char *documents;
   ptrdiff_t row;
   int format;
   const int64_t *document_starts;
-  char *out;         /* float, (query, document) */
-  ptrdiff_t out_row; /* documents are contiguous */
+  char *out;         /* float, (query, document); or maxima (document, token) */
+  ptrdiff_t out_row; /* rows are contiguous */
 };
 
 /* One of the three ways to attend, chosen once for a call: prefill, with queries along the lanes; decode, for at most

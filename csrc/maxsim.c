@@ -7,6 +7,8 @@
  * any order: a score depends on its query and its document alone. What no document's tokens are the maximum of is -inf;
  * a product that is no number is the maximum. The sum over a query's tokens is in double.
  *
+ * Without queries the maxima themselves are the result: of a vocabulary in place of tokens, they are SPLADE's.
+ *
  * Documents lie one after the other, and a tile goes on into the next one: short ones fill it as well. */
 #include "linear/format.h"
 
@@ -92,9 +94,12 @@ INLINE void maxsim_rows(const struct pyattn_maxsim *job, const char *from, ptrdi
   }
 }
 
-/* Writes the scores of a document, and begins another. */
+/* Writes the scores of a document, or its maxima, and begins another. */
 static void maxsim_finish(const struct pyattn_maxsim *job, ptrdiff_t document, const struct maxsim_scratch *s) {
   const float *maximum = (const float *)s->maxima;
+  if (!job->query_starts) {
+    memcpy(job->out + document * job->out_row, maximum, (size_t)job->queries->outputs * sizeof(float));
+  }
   for (ptrdiff_t q = 0; q < job->count; q++) {
     double sum = 0;
     const ptrdiff_t first = job->query_starts[q] - job->query_starts[0];

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pyattn.late_interaction import maxsim
     from pyattn.tasks.reranker import Reranker
     from pyattn.tasks.sentence import SentenceEncoder
+    from pyattn.tasks.sparse_encoder import SparseEncoder
     from pyattn.tasks.speech import SpeechRecognizer
     from pyattn.tasks.text_generator import TextGenerator
 
@@ -58,6 +59,7 @@ __all__ = [
     "Reranker",
     "RotaryEmbedding",
     "SentenceEncoder",
+    "SparseEncoder",
     "SpeechRecognizer",
     "TextGenerator",
     "Transformer",
@@ -101,6 +103,7 @@ _LAZY = {
     "Gradients": "pyattn.gradients",
     "Reranker": "pyattn.tasks.reranker",
     "SentenceEncoder": "pyattn.tasks.sentence",
+    "SparseEncoder": "pyattn.tasks.sparse_encoder",
     "SpeechRecognizer": "pyattn.tasks.speech",
     "TextGenerator": "pyattn.tasks.text_generator",
     "attention_backward": "pyattn.gradients",

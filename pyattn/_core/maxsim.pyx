@@ -1,4 +1,4 @@
-"""Drives the kernel of late interaction: groups of queries, which stay in cache, times runs of documents.
+"""Drives the kernel of late interaction: groups of queries, or words, which stay in cache, times runs of documents.
 
 Arguments are trusted: queries are packed float32 of the documents' width, starts ascend from 0 to the rows of documents.
 """
@@ -44,11 +44,28 @@ def maxsim(
     starts, firsts: contiguous int64, with the last end. documents (rows, width), float32, float16 or uint16 (the bits of
     bfloat16), rows contiguous; out (queries, documents) float32, contiguous.
     """
+    drive(queries, query_starts, <const int64_t *> data_of(firsts), documents, starts, out, threads)
+
+
+def maxima(
+    list words not None, cnp.ndarray documents not None, cnp.ndarray starts not None, cnp.ndarray out not None,
+    int threads,
+):
+    """out[d, w] = the largest product of word w with a token of document d, -inf of none.
+
+    words: `Packed`, one after another. documents, starts: as in maxsim; out (documents, words) float32, contiguous.
+    """
+    drive(words, None, NULL, documents, starts, out, threads)
+
+
+cdef int drive(
+    list queries, cnp.ndarray query_starts, const int64_t *first, cnp.ndarray documents, cnp.ndarray starts,
+    cnp.ndarray out, int threads,
+) except -1:
     cdef Job job
     cdef Watch watch = begin_watch()
     cdef Rows rows = rows_of(documents)
-    cdef Py_ssize_t groups = len(queries), i
-    cdef const int64_t *first = <const int64_t *> data_of(firsts)
+    cdef Py_ssize_t groups = len(queries), i, column = 0
     # Documents that begin within the same TASK_ROWS rows are a run: results do not depend on it, nor on threads.
     runs = np.searchsorted(starts[:starts.shape[0] - 1], np.arange(0, max(1, rows.count), TASK_ROWS))
     cdef cnp.ndarray bounds = np.unique(np.concatenate([[0], runs, [starts.shape[0] - 1]])).astype(np.int64)
@@ -61,14 +78,18 @@ def maxsim(
     for i in range(groups):
         packed = queries[i]
         group[i].queries = &packed.weight
-        group[i].query_starts = <const int64_t *> data_of(query_starts) + first[i]
-        group[i].count = first[i + 1] - first[i]
         group[i].documents, group[i].row = rows.data, rows.stride
         group[i].format = PYATTN_FLOAT32 if rows.dtype == cnp.NPY_FLOAT32 else \
             PYATTN_FLOAT16 if rows.dtype == cnp.NPY_FLOAT16 else PYATTN_BFLOAT16
         group[i].document_starts = <const int64_t *> data_of(starts)
         group[i].out_row = cnp.PyArray_STRIDES(out)[0]
-        group[i].out = <char *> data_of(out) + first[i] * group[i].out_row
+        if first != NULL:
+            group[i].query_starts = <const int64_t *> data_of(query_starts) + first[i]
+            group[i].count = first[i + 1] - first[i]
+            group[i].out = <char *> data_of(out) + first[i] * group[i].out_row
+        else:
+            group[i].out = <char *> data_of(out) + column * sizeof(float)
+            column += packed.weight.outputs
         job.scratch_bytes = max(job.scratch_bytes, job.kernels.maxsim_bytes(&group[i]))
     cdef int team = begin_call(threads)
     cdef char *memory = NULL

@@ -173,6 +173,8 @@ def late_interaction(rng, rows, tokens, width, at_end):
         bits = documents if dtype in (np.float32, np.float16) else documents.view(np.uint16)
         packed = linear.Packed(random(tokens, np.float32), narrow=False)
         out = guarded(np.zeros((2, 3), np.float32), at_end)
+        largest = guarded(np.zeros((3, tokens), np.float32), at_end)
+        maxsim.maxima([packed], bits, starts, largest, 2)
         maxsim.maxsim([packed], query_starts, guarded(np.array([0, 2]), at_end), bits, starts, out, 2)
 
 

@@ -10,7 +10,7 @@ from pyattn.models.files import read_json, write_json
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.tasks.sentence.inputs import Transformer
 from pyattn.tasks.sentence.modules import MODULES, SCORES, SENTENCE, Module, Pooling
-from pyattn.tasks.sentence.settings import read_prompts
+from pyattn.tasks.sentence.settings import check_model_type, read_prompts
 from pyattn.tasks.sentence.tables import StaticEmbedding, WordEmbeddings
 
 First: TypeAlias = Transformer | StaticEmbedding | WordEmbeddings
@@ -47,8 +47,7 @@ class Directory:
 
     def _read_settings(self, file: Path, is_plain: bool) -> None:
         settings = {} if is_plain or not file.exists() else read_json(file, dict)
-        if (kind := settings.get("model_type", "SentenceTransformer")) != "SentenceTransformer":
-            raise ValueError(f"load: {file}: model_type {kind!r} is not supported; 'SentenceTransformer' is")
+        check_model_type(file, settings, "SentenceTransformer")
         usual = {"query": "", "document": ""}
         self.prompts, self.default_prompt_name = read_prompts(file, settings, usual)
         similarity = "cosine" if settings.get("similarity_fn_name") is None else settings["similarity_fn_name"]

@@ -26,8 +26,6 @@ from pyattn.tasks.sentence.settings import (
     text_settings,
 )
 
-_TASK = "feature-extraction"
-
 # Usual names of special tokens, for files that do not name them; the last one that the tokenizer has is taken.
 _USUAL = {
     "unk_token": ("<unk>", "[UNK]"),
@@ -77,6 +75,7 @@ class Transformer(Input):
 
     type = "sentence_transformers.base.modules.transformer.Transformer"
     whose_vocabulary = "config.json has vocab_size"
+    task = "feature-extraction"
 
     def __init__(self, folder: Path, dtype: WeightDtypes, strict: bool, with_modules: bool) -> None:
         self.folder, self._file = folder, folder / "tokenizer.json"
@@ -89,11 +88,10 @@ class Transformer(Input):
             )
         _checks.choice("load", f"{folder / 'config.json'}: model_type", kind, (*TEXT_FAMILIES, *STATE_FAMILIES))
         beside = Settings(folder)
-        file, settings = read_settings(folder, _TASK) if with_modules else (folder, {})
+        file, settings = read_settings(folder, self.task) if with_modules else (folder, {})
         if not with_modules:
             refuse_chat_template(folder, beside)
-        model = TokenStates if kind in STATE_FAMILIES else TextEncoder
-        self.model = model.from_directory(folder, dtype, strict)
+        self.model = self._read_model(kind, dtype, strict)
         self.weights = weight_files(find_weights(folder, self.config))
         config = self.model.config
         self.widths, self.vocab_size = {TOKENS: config.hidden_size}, config.vocab_size
@@ -108,6 +106,10 @@ class Transformer(Input):
             raise ValueError(f"load: {beside.file}: model_input_names: token_type_ids are not supported for GPT-2")
         self._named, names = _special_names(beside.values)
         self._special = self._special_tokens(names, beside.name in ("PreTrainedTokenizerFast", "TokenizersBackend"))
+
+    def _read_model(self, kind: Any, dtype: WeightDtypes, strict: bool) -> Any:
+        model = TokenStates if kind in STATE_FAMILIES else TextEncoder
+        return model.from_directory(self.folder, dtype, strict)
 
     def _special_tokens(self, names: set[str], is_plain: bool) -> frozenset[int]:
         """Special tokens, which are not counted to a prompt that ends in one.
@@ -155,7 +157,7 @@ class Transformer(Input):
             **named,
         }
         write_json(folder / "tokenizer_config.json", tokenizer_config)
-        settings = text_settings(_TASK)
+        settings = text_settings(self.task)
         if self.max_seq_length > self._usual:  # which is obeyed only here, not in tokenizer_config.json
             settings["max_seq_length"] = self.max_seq_length
         write_json(folder / SETTINGS_FILES[0], settings)

@@ -22,6 +22,7 @@ SETTINGS_FILES = tuple(
 # What a Transformer does: the feature that it makes, the output of the model that this is, and how texts may be cut.
 _TASKS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "feature-extraction": (TOKENS, "last_hidden_state", (True, "longest_first", "only_first")),
+    "fill-mask": (TOKENS, "logits", (True, "longest_first", "only_first")),
     "sequence-classification": ("scores", "logits", (True, "longest_first")),
     "text-generation": ("causal_logits", "logits", (True, "longest_first")),
 }
@@ -64,6 +65,24 @@ def refuse_chat_template(folder: Path, beside: Settings) -> None:
             f"load: {places[0]}: without a modules.json beside it, sentence-transformers puts texts into this chat "
             "template, which is not supported; a modules.json of a Transformer and a Pooling takes them as they are"
         )
+
+
+_CLASSES = {
+    "SentenceTransformer": "SentenceEncoder",
+    "SparseEncoder": "SparseEncoder",
+    "MultiVectorEncoder": "MultiVectorEncoder",
+    "CrossEncoder": "Reranker",
+}
+
+
+def check_model_type(file: Path, settings: Mapping[str, Any], wanted: str) -> None:
+    """Refuses a directory that is another class's of sentence-transformers, and says which of pyattn's reads it."""
+    kind = settings.get("model_type", "SentenceTransformer")
+    if kind == wanted:
+        return
+    if isinstance(kind, str) and kind in _CLASSES:
+        raise ValueError(f"load: {file}: this directory holds a {kind}; use {_CLASSES[kind]}")
+    raise ValueError(f"load: {file}: model_type {kind!r} is not supported; {wanted!r} is")
 
 
 def read_prompts(
