@@ -88,8 +88,7 @@ INLINE void maxsim_rows(const struct pyattn_maxsim *job, const char *from, ptrdi
         memcpy(&x, row + i * 2, sizeof x);
       else
         memcpy(&x, row + i * 2, (size_t)(width - i) * 2);
-      *(vec *)(to + i * (ptrdiff_t)sizeof(real)) =
-          job->format == PYATTN_FLOAT16 ? widen_float16(x) : widen_bfloat16(x);
+      *(vec *)(to + i * (ptrdiff_t)sizeof(real)) = job->format == PYATTN_FLOAT16 ? widen_float16(x) : widen_bfloat16(x);
     }
   }
 }

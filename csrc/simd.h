@@ -88,8 +88,8 @@
 #else
 #define HAS_TILES 0
 #endif
-#define LINEAR_ROWS (HAS_TILES ? PYATTN_TILES_ROWS : TILE_ROWS) /* that a panel of weights is multiplied with at once \
-                                                                 */
+/* Rows that a panel of weights is multiplied with at once. */
+#define LINEAR_ROWS (HAS_TILES ? PYATTN_TILES_ROWS : TILE_ROWS)
 
 /* Elements of a dot-product group: a lane multiplies them at once. */
 #if ELEMENT == I8 && defined(__AVX512VNNI__)

@@ -1,6 +1,6 @@
 """Drives the kernel of late interaction: groups of queries, or words, which stay in cache, times runs of documents.
 
-Arguments are trusted: queries are packed float32 of the documents' width, starts ascend from 0 to the rows of documents.
+Arguments are trusted: queries are packed float32 of the documents' width; starts ascend from 0 to the documents' rows.
 """
 
 cimport numpy as cnp
@@ -35,13 +35,13 @@ cdef struct Job:
 
 
 def maxsim(
-    list queries not None, cnp.ndarray query_starts not None, cnp.ndarray firsts not None, cnp.ndarray documents not None,
-    cnp.ndarray starts not None, cnp.ndarray out not None, int threads,
+    list queries not None, cnp.ndarray query_starts not None, cnp.ndarray firsts not None,
+    cnp.ndarray documents not None, cnp.ndarray starts not None, cnp.ndarray out not None, int threads,
 ):
     """out[q, d] = the sum over the tokens of query q of the largest product with a token of document d.
 
     queries: groups of whole queries, the tokens of each `Packed`; group g begins with query firsts[g]. query_starts,
-    starts, firsts: contiguous int64, with the last end. documents (rows, width), float32, float16 or uint16 (the bits of
+    starts, firsts: contiguous int64, with the last end. documents (rows, width), float32, float16 or uint16 (bits of
     bfloat16), rows contiguous; out (queries, documents) float32, contiguous.
     """
     drive(queries, query_starts, <const int64_t *> data_of(firsts), documents, starts, out, threads)

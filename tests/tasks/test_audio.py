@@ -479,4 +479,5 @@ def test_agrees_with_transformers(bands):
     for n in (16_000, 470_000, 480_000, 500_000):
         samples = (np.cumsum(rng.normal(0, 0.01, n)) % 1 - 0.5).astype(np.float32)
         (expected,) = extractor(samples, sampling_rate=16000, return_tensors="np").input_features
-        assert abs(audio.log_mel(samples, num_mel_bins=bands) - expected.T).max() < 3 * TOLERANCE  # of which torch is off by one or, on an Intel CPU, two
+        # of which torch is off by one or, on an Intel CPU, two
+        assert abs(audio.log_mel(samples, num_mel_bins=bands) - expected.T).max() < 3 * TOLERANCE

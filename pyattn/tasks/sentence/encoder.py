@@ -1,7 +1,7 @@
 """Sentence embeddings: texts -> tokens -> modules -> one vector for each text."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,14 @@ from pyattn._checks import Array
 from pyattn.models.files import find_directory
 from pyattn.models.pretrained import WeightDtypes
 from pyattn.tasks.batches import FEW, WINDOW, Cuts, Tokenized, batches, packed, tokenized
-from pyattn.tasks.quantization import PRECISIONS, checked_ranges, quantized, refuse_single
+from pyattn.tasks.quantization import quantized, refuse_single
+from pyattn.tasks.sentence.call import TOKENS_ALONE, Call
 from pyattn.tasks.sentence.directory import Directory, digest_of, write_directory
 from pyattn.tasks.sentence.modules import SENTENCE, Dropout, Features, Module, Normalize, Pooling, unit
-from pyattn.tasks.sentence.settings import chosen_prompt
 from pyattn.tasks.texts import checked_ids, checked_texts, progress, without_surrogates
 
 # Their files do not say that Pooling leaves out the prompt; sentence-transformers knows these by name.
 _INSTRUCTORS = ("hkunlp/instructor-base", "hkunlp/instructor-large", "hkunlp/instructor-xl")
-
-# The options of calls that make tokens of texts alone, or vectors of tokens.
-_TOKENS_ALONE: dict[str, Any] = {"truncate": True, "batch_tokens": 2048, "truncate_dim": None, "normalize": None}
 
 
 class SentenceEncoder:
@@ -186,7 +183,7 @@ class SentenceEncoder:
             ValueError: batch_tokens or truncate_dim is not a positive integer; there is no prompt of that name; a text
                 is too long and truncate is False; precision and ranges as in `quantize_embeddings`.
         """
-        call = _Call(self, "encode", locals())
+        call = Call(self, "encode", locals())
         texts = list(checked_texts("encode", texts))
         refuse_single("encode", call.precision, call.ranges, len(texts))
         vectors = np.empty((len(texts), call.width), np.float32)
@@ -246,7 +243,7 @@ class SentenceEncoder:
         Raises:
             TypeError, ValueError: as encode; errors about a text are raised when it is taken.
         """
-        call = _Call(self, "encode_stream", locals())
+        call = Call(self, "encode_stream", locals())
         refuse_single("encode_stream", call.precision, call.ranges, 1)
         texts = checked_texts("encode_stream", texts)
         return (
@@ -281,7 +278,7 @@ class SentenceEncoder:
             TypeError, ValueError: as encode.
         """
         given = {"truncate": truncate, "prompt": prompt, "prompt_name": prompt_name}
-        call = _Call(self, "token_ids", _TOKENS_ALONE | given)
+        call = Call(self, "token_ids", TOKENS_ALONE | given)
         return [tokens for window in self._tokenized(call, checked_texts("token_ids", texts)) for tokens in window]
 
     def encode_token_ids(
@@ -293,7 +290,7 @@ class SentenceEncoder:
         prompt: str | None = None,
         prompt_name: str | None = None,
         truncate_dim: int | None = None,
-    ) -> NDArray[np.float32]:
+    ) -> Array:
         """encode for texts whose tokens are known: of what `token_ids` gives, with the same prompt, the bits of encode.
 
         Args:
@@ -309,10 +306,10 @@ class SentenceEncoder:
             ValueError: an id is none of the vocabulary, or a text has more than max_seq_length; as encode.
         """
         given = {"normalize": normalize, "batch_tokens": batch_tokens, "truncate_dim": truncate_dim}
-        call = _Call(self, "encode_token_ids", _TOKENS_ALONE | given | {"prompt": prompt, "prompt_name": prompt_name})
+        call = Call(self, "encode_token_ids", TOKENS_ALONE | given | {"prompt": prompt, "prompt_name": prompt_name})
         return self._encoded(call, checked_ids(call.function, token_ids, self.max_seq_length, self._first.vocab_size))
 
-    def _tokenized(self, call: "_Call", texts: Iterable[str]) -> Iterator[list[list[int]]]:
+    def _tokenized(self, call: Call, texts: Iterable[str]) -> Iterator[list[list[int]]]:
         """The tokens of windows of texts."""
 
         def tokenize(window: list[str]) -> Tokenized[list[int]]:
@@ -321,7 +318,7 @@ class SentenceEncoder:
         checked = partial(self._cuts.checked, call.function, "texts", self.max_seq_length, call.truncate)
         return tokenized(texts, tokenize, checked)
 
-    def _encoded(self, call: "_Call", tokens: list[list[int]], done: Callable[[int], object] = lambda n: None) -> Array:
+    def _encoded(self, call: Call, tokens: list[list[int]], done: Callable[[int], object] = lambda n: None) -> Array:
         """One vector for each of the sequences; tells `done` how many more there are."""
         vectors = np.empty((len(tokens), call.width), np.float32)
         for batch in batches(list(map(len, tokens)), call.batch_tokens):
@@ -340,29 +337,6 @@ class SentenceEncoder:
             vectors[batch] = unit(rows) if call.normalize else rows
             done(len(batch))
         return vectors
-
-
-class _Call:
-    """The checked options of a call of `encode` or `encode_stream`, whose arguments are given by name."""
-
-    def __init__(self, encoder: SentenceEncoder, function: str, given: Mapping[str, Any]) -> None:
-        self.function, self.truncate = function, given["truncate"]
-        self.batch_tokens = _checks.size(function, "batch_tokens", given["batch_tokens"])
-        cut = encoder.truncate_dim if given["truncate_dim"] is None else given["truncate_dim"]
-        self.width = encoder._width
-        if cut is not None:
-            self.width = min(self.width, _checks.size(function, "truncate_dim", cut))
-        prompt = chosen_prompt(
-            function, encoder.prompts, given["prompt"], given["prompt_name"], encoder.default_prompt_name
-        )
-        self.prompt = without_surrogates(prompt or "")
-        self.prompt_length = 0  # the number of tokens that Pooling leaves out
-        if self.prompt and any(isinstance(x, Pooling) and not x.config["include_prompt"] for x in encoder._modules):
-            self.prompt_length = encoder._first.prompt_length(self.prompt)
-        self.precision = _checks.choice(function, "precision", given["precision"], PRECISIONS)
-        self.ranges = checked_ranges(function, self.precision, given["ranges"], None, np.empty(self.width))
-        normalize = given["normalize"]
-        self.normalize = None if normalize is None else _checks.flag(function, "normalize", normalize)
 
 
 def _is_last_step(module: Module) -> bool:
