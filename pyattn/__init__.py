@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pyattn import audio, generation, models
     from pyattn.gradients import Gradients, attention_backward, varlen_attention_backward
     from pyattn.late_interaction import maxsim
+    from pyattn.tasks.multi_vector import MultiVectorEncoder
     from pyattn.tasks.reranker import Reranker
     from pyattn.tasks.sentence import SentenceEncoder
     from pyattn.tasks.sparse_encoder import SparseEncoder
@@ -54,6 +55,7 @@ __all__ = [
     "LearnedPositionalGrid",
     "Linear",
     "MultiHeadAttention",
+    "MultiVectorEncoder",
     "RMSNorm",
     "RelativePositionBias",
     "Reranker",
@@ -101,6 +103,7 @@ __all__ = [
 # Public names that load at first use, so that `import pyattn` stays cheap, and the modules where they are.
 _LAZY = {
     "Gradients": "pyattn.gradients",
+    "MultiVectorEncoder": "pyattn.tasks.multi_vector",
     "Reranker": "pyattn.tasks.reranker",
     "SentenceEncoder": "pyattn.tasks.sentence",
     "SparseEncoder": "pyattn.tasks.sparse_encoder",

@@ -87,7 +87,7 @@ def names_of_layers():
 
 def names_of_models():
     """The same of models: small ones in the working directory, under the names that are published on the hub."""
-    from tests.support import rerankers
+    from tests.support import multi_vectors, rerankers, sparse_vectors
     from tests.support.recorded import recorded, write
     from tests.support.tiny_generator import write_generator
     from tests.support.tiny_model import write_model
@@ -102,6 +102,8 @@ def names_of_models():
     write_model(folder("sentence-transformers/all-MiniLM-L6-v2"))
     rerankers.write(folder("cross-encoder/ms-marco-MiniLM-L6-v2"), "bert")
     rerankers.write(folder("Qwen/Qwen3-Reranker-0.6B"), "qwen3-saved")
+    sparse_vectors.write(folder("naver/splade-v3"), "max")
+    multi_vectors.write(folder("colbert-ir/colbertv2.0"), "stanford")
     for name, case in {
         "answerdotai/ModernBERT-base": "modernbert",
         "dslim/bert-base-NER": "bert-token-classification",

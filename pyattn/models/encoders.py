@@ -105,6 +105,18 @@ class TextEncoder(Pretrained):
                 x = x[live.reshape(-1)]
         return x, starts, live
 
+    def states_of_all(self, token_ids: Array, seen: Array) -> Array:
+        """Hidden states (n, L, H) of all of token_ids (n, L), which see those alone that seen (n, L), bool, marks."""
+        words = _checks.indices("TextEncoder", "token_ids", token_ids, self.config.vocab_size)
+        batch, length = words.shape
+        mask = np.broadcast_to(seen[:, None, None, :], (batch, self.config.num_attention_heads, length, length))
+        sequences = Sequences.padded(batch, length, mask, False)
+        rows = np.ones(words.shape, bool)
+        positions = self._positions(words, rows, sequences)
+        x = self.embeddings.apply(np.ascontiguousarray(words[rows]), positions, np.zeros(words.size, np.int64))
+        states: Array = self.encoder._forward_rows(x, sequences).reshape(batch, length, -1)
+        return states
+
     def _computes_padding(self, live: Array, first: bool) -> bool:
         """Whether rows of padding are computed: of one that is wanted, or that tells how far apart tokens stand."""
         if first and not live[:, :1].all():

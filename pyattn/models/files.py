@@ -21,6 +21,7 @@ FILES = {
     "model.safetensors-*-of-*.safetensors": "the same under another name",
     "adapter_config.json": "that an adapter changes the weights, which is refused",
     "generation_config.json": "how tokens are chosen; without it, config.json says so",
+    "artifact.metadata": "a ColBERT's lengths and prefixes, of Stanford's",
     "tokenizer.json": "how texts become tokens, and tokens texts",
     "tokenizer_config.json": "what the tokenizer does otherwise than tokenizer.json, and the longest text",
     "special_tokens_map.json": "which tokens are special, where tokenizer_config.json does not",

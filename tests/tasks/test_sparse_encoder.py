@@ -2,7 +2,6 @@
 
 import json
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,27 +12,11 @@ from pyattn.tasks.sparse_encoder import SparseEncoder
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("scipy")
-safetensors = pytest.importorskip("safetensors.numpy")
+pytest.importorskip("safetensors")
 
-FOLDER = Path(__file__).parent.parent / "data"
-RECORD = json.loads((FOLDER / "sparse.json").read_text())
-TENSORS = safetensors.load_file(FOLDER / "sparse.safetensors")
-CASES, TEXTS = RECORD["cases"], RECORD["texts"]
+from tests.support.sparse_vectors import CASES, RECORD, TEXTS, write
 
 pytestmark = pytest.mark.filterwarnings("ignore:encode.*texts:UserWarning")  # TEXTS has one that is cut
-
-
-def write(folder, name, /, **changes):
-    folder.mkdir(exist_ok=True)
-    for file, values in CASES[name]["files"].items():
-        (folder / file).parent.mkdir(exist_ok=True)
-        change = changes.get(file.removesuffix(".json").rpartition("/")[2] if "/" not in file else "pooling")
-        values = values | change if isinstance(change, dict) else values if change is None else change
-        (folder / file).write_text(json.dumps(values))
-    weights = CASES[name]["weights"] + "/"
-    tensors = {key.removeprefix(weights): x.astype(np.float32) for key, x in TENSORS.items() if key.startswith(weights)}
-    safetensors.save_file(tensors, folder / "model.safetensors")
-    return folder
 
 
 def assert_near(found, pairs):

@@ -1,7 +1,7 @@
 """A sentence-transformers directory: its modules, its settings, and a digest of its files."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypeAlias
 
@@ -65,11 +65,14 @@ def _usual_pooling(config: dict[str, Any]) -> str:
 
 
 def listed_modules(
-    file: Path, first: Iterable[str] = ("Transformer", *_TABLES), others: Iterable[str] = tuple(MODULES)
+    file: Path,
+    first: Iterable[str] = ("Transformer", *_TABLES),
+    others: Iterable[str] = tuple(MODULES),
+    aliases: Mapping[str, str] = {},
 ) -> list[tuple[str, Path]]:
     """The types and the folders of the modules in a modules.json: one that reads texts, and those that follow it.
 
-    first, others: the types that are accepted.
+    first, others: the types that are accepted. aliases: other libraries' names of some.
     """
     modules = read_json(file, list)
     if not modules:
@@ -78,9 +81,10 @@ def listed_modules(
     for number, module in enumerate(modules):
         if not isinstance(module, dict) or not all(isinstance(module.get(key), str) for key in ("type", "path")):
             raise ValueError(f'load: {file}: each module must be an object with strings "type" and "path"')
-        kind, path = module["type"].rpartition(".")[2], PureWindowsPath(module["path"])  # it knows both "/" and "\\"
+        full = aliases.get(module["type"], module["type"])
+        kind, path = full.rpartition(".")[2], PureWindowsPath(module["path"])  # it knows both "/" and "\\"
         accepted = tuple(others if number else first)
-        if not module["type"].startswith("sentence_transformers.") or kind not in accepted:
+        if not full.startswith("sentence_transformers.") or kind not in accepted:
             which = "after the first" if number else "first"
             raise ValueError(
                 f"load: {file}: the module {module['type']} is not supported {which}; those that are: "

@@ -76,6 +76,7 @@ class Transformer(Input):
     type = "sentence_transformers.base.modules.transformer.Transformer"
     whose_vocabulary = "config.json has vocab_size"
     task = "feature-extraction"
+    also: tuple[str, ...] = ()  # keys of its settings that a task reads itself, from `said`
 
     def __init__(self, folder: Path, dtype: WeightDtypes, strict: bool, with_modules: bool) -> None:
         self.folder, self._file = folder, folder / "tokenizer.json"
@@ -88,7 +89,8 @@ class Transformer(Input):
             )
         _checks.choice("load", f"{folder / 'config.json'}: model_type", kind, (*TEXT_FAMILIES, *STATE_FAMILIES))
         beside = Settings(folder)
-        file, settings = read_settings(folder, self.task) if with_modules else (folder, {})
+        file, settings = read_settings(folder, self.task, self.also) if with_modules else (folder, {})
+        self.said = settings
         if not with_modules:
             refuse_chat_template(folder, beside)
         self.model = self._read_model(kind, dtype, strict)
@@ -104,7 +106,7 @@ class Transformer(Input):
         types = beside.values.get("model_input_names")
         if kind == "gpt2" and isinstance(types, list) and "token_type_ids" in types:  # it would add their embeddings
             raise ValueError(f"load: {beside.file}: model_input_names: token_type_ids are not supported for GPT-2")
-        self._named, names = _special_names(beside.values)
+        self.named, names = _special_names(beside.values)
         self._special = self._special_tokens(names, beside.name in ("PreTrainedTokenizerFast", "TokenizersBackend"))
 
     def _read_model(self, kind: Any, dtype: WeightDtypes, strict: bool) -> Any:
@@ -142,7 +144,7 @@ class Transformer(Input):
         self.model.save_pretrained(folder)
         self.tokenizer.save(str(folder / "tokenizer.json"))
         known = self.tokenizer.token_to_id
-        named = {name: x for name, x in self._named.items() if known(x) is not None}
+        named = {name: x for name, x in self.named.items() if known(x) is not None}
         if not named:
             named = {name: x for name, usual in _USUAL.items() for x in usual if known(x) is not None}
         padding = self.config.get("pad_token_id")

@@ -98,11 +98,12 @@ class Module(Layer):
         self.config = given
 
     @classmethod
-    def read(cls, folder: Path, widths: dict[str, int]) -> "Module":
+    def read(cls, folder: Path, widths: dict[str, int], usual: Mapping[str, Any] | None = None) -> "Module":
+        """usual: what a key is where the file leaves it out."""
         file = folder / "config.json"
         given = read_json(file, dict) if cls.needs_file or file.exists() else {}
         check(file, given, dict.fromkeys(cls.keys))
-        module = cls(file, given, widths)
+        module = cls(file, {**(usual or {}), **given}, widths)
         if shapes := module._shapes():
             module.load_state_dict(_read_weights(folder, shapes))
         return module

@@ -124,8 +124,11 @@ def text_settings(task: str) -> dict[str, Any]:
     return {"transformer_task": task, "modality_config": {"text": text, **messages}, "module_output_name": feature}
 
 
-def read_settings(folder: Path, task: str) -> tuple[Path, dict[str, Any]]:
-    """The file that has a Transformer's settings, and the settings; ValueError for keys that are not supported."""
+def read_settings(folder: Path, task: str, also: tuple[str, ...] = ()) -> tuple[Path, dict[str, Any]]:
+    """The file that has a Transformer's settings, and the settings; ValueError for keys that are not supported.
+
+    also: keys that the caller checks.
+    """
     file, settings = folder / SETTINGS_FILES[0], {}
     for name in SETTINGS_FILES:
         if (folder / name).exists() and (settings := read_json(folder / name, dict)):
@@ -143,7 +146,7 @@ def read_settings(folder: Path, task: str) -> tuple[Path, dict[str, Any]]:
     if task == "text-generation":
         calls["chat_template"] = {}
     own = {"transformer_task": (task,), "module_output_name": (feature,), "processing_kwargs": calls}
-    check(file, settings, _ACCEPTED | own)
+    check(file, settings, _ACCEPTED | own | dict.fromkeys(also))
     usual = text_settings(task)["modality_config"]
     said = settings.get("modality_config", {"text": usual["text"]})  # as files from before release 5.4 leave it out
     texts = (usual["text"], {**usual["text"], "method_output_name": [output]})
