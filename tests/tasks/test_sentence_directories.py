@@ -24,9 +24,7 @@ REFUSED = {
     "'pooling_mode_mean_tokens': ": "pooling_mode_mean_tokens must be true or false",
     "settings prompts {'x': 1}": "prompts must be an object of strings",
     "settings similarity_fn_name 'maxsim'": "similarity_fn_name must be one of",
-    "settings model_type ": (
-        "model_type None is not supported|holds a (CrossEncoder; use Reranker|SparseEncoder; use SparseEncoder)"
-    ),
+    "settings model_type ": "model_type None is not supported|this directory holds a (Cross|Sparse)Encoder; use",
     "first max_seq_length 0": "max_seq_length must be a positive integer",
     "first modality_config ": "modality_config must be",
     "first processing_kwargs {'text': ": "processing_kwargs: text: (add_special_tokens|truncation)",
