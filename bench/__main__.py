@@ -32,12 +32,25 @@ BENCHMARKS = {
     "training": "bench.bench_training",
     "dask": "bench.bench_dask",
     "rerank": "bench.bench_rerank",
+    "maxsim": "bench.bench_maxsim",
     "import": "bench.import_time",
     "picture": "bench.plot",
 }
 
 # Lesser instruction sets leave these out.
-WITHOUT_ROWS = ("memory", "threads", "neighbours", "server", "torch", "training", "dask", "rerank", "import", "picture")
+WITHOUT_ROWS = (
+    "memory",
+    "threads",
+    "neighbours",
+    "server",
+    "torch",
+    "training",
+    "dask",
+    "rerank",
+    "maxsim",
+    "import",
+    "picture",
+)
 
 EXPLANATION = """\
 benchmarks:
