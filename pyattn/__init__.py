@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pyattn.tasks.sparse_encoder import SparseEncoder
     from pyattn.tasks.speech import SpeechRecognizer
     from pyattn.tasks.text_generator import TextGenerator
+    from pyattn.tasks.vector_index import VectorIndex
 
 __all__ = [
     "AttentionStatistics",
@@ -69,6 +70,7 @@ __all__ = [
     "TransformerDecoderLayer",
     "TransformerEncoder",
     "TransformerEncoderLayer",
+    "VectorIndex",
     "__version__",
     "alibi_slopes",
     "attention_backward",
@@ -109,6 +111,7 @@ _LAZY = {
     "SparseEncoder": "pyattn.tasks.sparse_encoder",
     "SpeechRecognizer": "pyattn.tasks.speech",
     "TextGenerator": "pyattn.tasks.text_generator",
+    "VectorIndex": "pyattn.tasks.vector_index",
     "attention_backward": "pyattn.gradients",
     "audio": "pyattn.audio",
     "generation": "pyattn.generation",
