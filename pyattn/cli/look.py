@@ -5,8 +5,8 @@ from argparse import Namespace
 from pathlib import Path
 
 from pyattn import explain
-from pyattn.cli.embed import load_encoder
 from pyattn.cli.shared import Parser, add_model, printable, safe, standard_input
+from pyattn.cli.texts import load_encoder
 from pyattn.models import TextEncoder
 
 HELP = "write a page that shows what attention looks at in a text"

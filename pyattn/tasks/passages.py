@@ -56,20 +56,25 @@ def read_passages(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Passage
     """
     passages: list[Passage] = []
     skipped: list[str] = []
+    for file, is_named in files_of(paths, skipped.append):
+        try:
+            passages += read_file(file)
+        except (OSError, ValueError):
+            if is_named:
+                raise
+            skipped.append(str(file))
+    return passages, skipped
+
+
+def files_of(paths: Iterable[str | os.PathLike[str]], skip: Callable[[str], None]) -> Iterator[tuple[Path, bool]]:
+    """The files that `read_passages` reads, each with whether it was named itself; `skip` gets unreadable folders."""
     seen: set[Path] = set()
     for path in map(Path, paths):
         is_folder = path.is_dir()
-        for file in _files_below(path, skipped.append) if is_folder else [path]:
-            if (real := file.resolve()) in seen:
-                continue
-            seen.add(real)
-            try:
-                passages += _read_file(file)
-            except (OSError, ValueError):
-                if not is_folder:
-                    raise
-                skipped.append(str(file))
-    return passages, skipped
+        for file in _files_below(path, skip) if is_folder else [path]:
+            if (real := file.resolve()) not in seen:
+                seen.add(real)
+                yield file, not is_folder
 
 
 def _files_below(folder: Path, skip: Callable[[str], None]) -> Iterator[Path]:
@@ -81,7 +86,8 @@ def _files_below(folder: Path, skip: Callable[[str], None]) -> Iterator[Path]:
                 yield file
 
 
-def _read_file(file: Path) -> list[Passage]:
+def read_file(file: Path) -> list[Passage]:
+    """The passages of one file; OSError or ValueError where `read_passages` would skip it."""
     content = file.read_bytes()
     if b"\0" in content:
         raise ValueError(f"read_passages: {file} is binary; it must be text in UTF-8")

@@ -67,7 +67,7 @@ def test_an_interrupt_ends_the_command(run, folder, monkeypatch):
     def interrupt(paths):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.embed, "read_passages", interrupt)
+    monkeypatch.setattr(cli.texts, "read_passages", interrupt)
     assert run("search", "cat", "docs") == (130, "", "")
 
 

@@ -157,7 +157,8 @@ def test_compact_gives_back_the_place(path):
     assert sum(file.stat().st_size for file in path.iterdir()) < 0.75 * before
     index = VectorIndex.open(path)
     kept = [i for i in range(3000) if i % 3 and i // 5 != 7]
-    truth = brute([passages_of(3000)[i] for i in kept], normal(3000)[kept])
+    passages = passages_of(3000)
+    truth = brute([passages[i] for i in kept], normal(3000)[kept])
     assert (len(index), index.deleted) == (len(kept), 0)
     for query in normal(5, seed=2):
         same(index.search(query, 10, candidates=5000), truth.search(query, 10))
