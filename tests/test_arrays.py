@@ -1,6 +1,8 @@
 """Whatever kind of array a user has, at every entry: it is taken for what it says, or refused by a name."""
 
 import re
+import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -57,6 +59,16 @@ def cached(key=K[None], value=V[None], query=Q[None], lengths=None, rows=0, leng
 def searched(vector=np.ones(4), vectors=normal(3, 4)):  # noqa: B008
     index = SearchIndex([Passage("text", "file", i, "name") for i in range(3)], vectors, "m", "f")
     return [[score, passage.line] for score, passage in index.search(vector, 2)]
+
+
+def grown(vector=np.ones(4), vectors=normal(3, 4)):  # noqa: B008
+    folder = tempfile.mkdtemp()
+    index = pyattn.VectorIndex.create(f"{folder}/x.index", model="m", fingerprint="f", width=4)
+    try:
+        index.add([Passage("text", "file", i, "name") for i in range(3)], vectors)
+        return [[score, passage.line] for score, passage in index.search(vector, 2)]
+    finally:
+        shutil.rmtree(folder)
 
 
 # A call for each entry, with what it takes.
@@ -116,6 +128,8 @@ CALLS = {
     "grid": (lambda x: pyattn.interpolate_positions(x, 5, 6), normal(3, 4, 2)),
     "search": (searched, normal(4)),
     "index": (lambda x: searched(vectors=x), normal(3, 4)),
+    "search of a folder": (grown, normal(4)),
+    "additions to a folder": (lambda x: grown(vectors=x), normal(3, 4)),
     "resample": (lambda x: audio.resample(x, 8000, 16000), normal(50)),
     "log_mel": (lambda x: audio.log_mel(x, frames=None), normal(800)),
 }

@@ -59,7 +59,8 @@ class SearchIndex:
             raise ValueError(f"{name}: vectors are not all finite")
         for what, text in (("model", self.model), ("fingerprint", self.fingerprint)):
             check_part(name, what, text, str, "a string")
-        object.__setattr__(self, "vectors", vectors)
+        # In one order, so that scores do not depend on the strides that vectors came with.
+        object.__setattr__(self, "vectors", np.ascontiguousarray(vectors))
 
     def search(self, vector: ArrayLike, k: int) -> list[Hit]:
         """The passages with the greatest dot products with a vector.

@@ -12,6 +12,7 @@ that did it are kept in a folder, and --replay loads one of them again.
 
 import argparse
 import collections
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -31,7 +32,7 @@ import numpy as np
 from tqdm import tqdm
 
 import pyattn
-from pyattn import Reranker, SentenceEncoder, models
+from pyattn import Reranker, SentenceEncoder, VectorIndex, models
 from pyattn.tasks.passages import Passage
 from pyattn.tasks.search_index import SearchIndex
 from tests.data.record_families import CASES, FOLDER
@@ -40,6 +41,7 @@ from tests.data.record_quantized import FOLDER as QUANTIZED_FOLDER
 from tests.support import mutations, rerankers, sentence_cases, tiny_model
 from tests.support.recorded import recorded, split, write
 
+BEGINNINGS = ("load: ", "encode: ", "Reranker.predict: ", "open: ", "search: ")
 MAX_BYTES, MAX_TIMES = 16 << 20, 64  # memory for an input: so many bytes, and so many times the size of its files
 ADDRESSES = 1 << 30  # further bytes of addresses that a worker may take: what asks for more fails at once
 BATCH = 500  # inputs that a worker loads before another takes its place
@@ -70,9 +72,18 @@ def use_task(folder, dtype):
 
 
 def use_index(folder, dtype):
+    if (folder / "docs.index").exists():
+        use_vector_index(VectorIndex.open(folder / "docs.index"))
+        return
     index = SearchIndex.load(folder / "index.npz")
     width = index.vectors.shape[1]
     unexpected(lambda: index.search(np.full(width, 1 / max(1, width)), 3))  # products no larger than any element
+
+
+def use_vector_index(index):
+    _ = index.files, index.notes
+    for candidates in (10, 100):
+        index.search(np.full(index.width, 1e-3), 3, candidates=candidates)
 
 
 def run(model):
@@ -121,7 +132,7 @@ def kinds_of(name):
     """The mutations that suit a file of that name."""
     if name.endswith("tokenizer.json"):
         return ["bytes", "json", "tokenizer", "tokenizer"]
-    of_suffix = {".json": ["json"], ".safetensors": ["tensors"], ".npz": ["index"], ".jinja": []}
+    of_suffix = {".json": ["json"], ".safetensors": ["tensors"], ".npz": ["index"], ".jinja": [], "": []}
     return ["bytes", *of_suffix[Path(name).suffix]]
 
 
@@ -145,6 +156,7 @@ def sound_inputs():
         passages = [Passage(f"text {i}", f"file{i}.py", i + 1, f"name{i}") for i in range(20)]
         SearchIndex(passages, rng.random((20, 8), np.float32), "a model", "f").save(folder / "index.npz")
         sound["index"].append({"index.npz": (folder / "index.npz").read_bytes()})
+        sound["index"].append(vector_index(folder / "docs.index", passages, rng.random((20, 8), np.float32)))
     sound["sentence"].append(files)
     tokenizer = json.loads(files["tokenizer.json"])
     pieces = {"normalizer": None, "post_processor": mutations.template(mutations.TEXT, mutations.SEP)}
@@ -167,6 +179,19 @@ def sound_inputs():
         with tempfile.TemporaryDirectory() as folder:
             sound["model"] += [read_files(split(write(Path(folder), config, tensors), 2))] * 3
     return sound
+
+
+def vector_index(folder, passages, vectors):
+    """The files of an index in a folder; with a graph, where there is faiss."""
+    exact = 5 if importlib.util.find_spec("faiss") else 5000
+    with VectorIndex.create(folder, model="a model", fingerprint="f", width=8, exact=exact) as index:
+        for part in (slice(16), slice(16, None)):
+            index.add(passages[part], vectors[part])
+            index.save()
+        index.delete(files=["file3.py"])
+        index.notes["file1.py"] = [1, 2, "three"]
+        index.save()
+    return {f"docs.index/{name}": content for name, content in read_files(folder).items()}
 
 
 def directories():
@@ -216,7 +241,7 @@ def complaint(error, folder):
     message, causes = str(error), error
     if not isinstance(error, ValueError | OSError):
         return f"{type(error).__name__} instead of ValueError or OSError"
-    if not message.startswith(("load: ", "encode: ", "Reranker.predict: ")) and not isinstance(error, OSError):
+    if not message.startswith(BEGINNINGS) and not isinstance(error, OSError):
         return "the message does not begin with the function's name"
     if f"{folder}/" not in message:
         return "the message does not name the file"

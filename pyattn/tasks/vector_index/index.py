@@ -164,13 +164,15 @@ class VectorIndex:
         k = _checks.count("search", "k", k, 1)
         count = max(_CANDIDATES, 4 * k) if candidates is None else _checks.count("search", "candidates", candidates, k)
         view = self._view
-        with np.errstate(all="ignore"):  # products that are not finite are refused below
+        with np.errstate(all="ignore"):  # products that are not finite are refused
             query = query.astype(np.float32)
-            rows, scores = view.nearest(query, count, k)
-        try:
-            return [Hit(float(scores[i]), view.passage(int(rows[i]))) for i in greatest(scores, k)]
-        except ValueError as error:
-            raise ValueError(f"search: of {self._directory}, {error}") from error
+            if not np.isfinite(query).all():
+                raise ValueError("search: vector is not all finite in float32")
+            try:
+                rows, scores = view.nearest(query, count, k)
+                return [Hit(float(scores[i]), view.passage(int(rows[i]))) for i in greatest(scores, k)]
+            except ValueError as error:
+                raise ValueError(f"search: of {self._directory}, {error}") from error
 
     def add(self, passages: Sequence[Passage | tuple[str, str, int, str]], vectors: ArrayLike) -> range:
         """Appends passages.

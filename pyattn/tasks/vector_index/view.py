@@ -13,7 +13,7 @@ from pyattn.tasks.vector_index.files import Header
 from pyattn.tasks.vector_index.graph import Graph
 
 _CHUNK = 2**14  # rows that are compared at once
-_NOT_FINITE = "search: a product of vector with one of the index is not finite"
+_NOT_FINITE = "a product of vector with one of its vectors is not finite"
 
 
 @dataclass(frozen=True)
