@@ -22,8 +22,8 @@ from pyattn._core import runtime
 from pyattn.positional import rotary_tables, sinusoidal_encoding
 from pyattn.tasks.passages import Passage
 from pyattn.tasks.search_index import SearchIndex
+from tests.support import multi_vectors, sparse_vectors, tiny_model
 from tests.support import rerankers as small_rerankers
-from tests.support import tiny_model
 
 FOREVER = 2**40
 DTYPES = ("float32", "float64", "bfloat16", "int8")
@@ -234,6 +234,13 @@ def rerankers(directory):
         yield name, lambda reranker=reranker: reranker.predict(small_rerankers.PAIRS, show_progress=False)
 
 
+def words_and_tokens(directory):
+    sparse = pyattn.SparseEncoder.from_pretrained(sparse_vectors.write(directory / "sparse", "max"))
+    yield "words", lambda: sparse.encode(TEXTS[:3], show_progress=False).toarray()
+    colbert = pyattn.MultiVectorEncoder.from_pretrained(multi_vectors.write(directory / "tokens", "fixed"))
+    yield "tokens", lambda: np.concatenate(colbert.encode_query(TEXTS[:3], show_progress=False))
+
+
 def index(directory):
     vectors = np.random.default_rng(0).standard_normal((50, 24), dtype=np.float32)
     found = SearchIndex([Passage("text", "file.py", i, "name") for i in range(50)], vectors, "model", "print")
@@ -262,6 +269,7 @@ NAMES = {
     "loading": ("TransformerEncoderLayer",),
     "models": ("TextEncoder",),
     "sentences": ("SentenceEncoder.encode",),
+    "words_and_tokens": ("SparseEncoder.encode", "MultiVectorEncoder.encode_query"),
     "rerankers": ("Reranker.predict",),
 }
 
@@ -279,6 +287,7 @@ KINDS = (
     loading,
     models,
     sentences,
+    words_and_tokens,
     rerankers,
     index,
 )

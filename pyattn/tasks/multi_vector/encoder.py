@@ -140,15 +140,15 @@ class MultiVectorEncoder:
 
     def _vectors(self, token_ids: Array, cu_seqlens: Array, seen: list[int]) -> Array:
         """Of all tokens of packed sequences, (total, width)."""
-        lengths = np.diff(cu_seqlens)
-        if np.array_equal(lengths, seen):
+        lengths, counts = np.diff(cu_seqlens), np.array(seen, np.int64)
+        if (lengths == counts).all():
             states = self._first.features(token_ids, cu_seqlens)[TOKENS]
         else:  # tokens that others do not see, which see those that are: by sequences of the same length
             states = np.empty((len(token_ids), self._first.widths[TOKENS]), np.float32)
             for length in np.unique(lengths):
                 chosen = np.flatnonzero(lengths == length)
                 places = cu_seqlens[chosen][:, None] + np.arange(length)
-                live = np.arange(length) < np.array(seen)[chosen][:, None]
+                live = np.arange(length) < counts[chosen][:, None]
                 states[places] = self._first.model.states_of_all(token_ids[places], live)
         features = Features(cu_seqlens, {TOKENS: states}, 0)
         for module in self._modules:
