@@ -79,6 +79,7 @@ class SparseEncoder:
             self._read_pooling(others[0][1] / "config.json")
         else:
             names = read_json(directory / "config.json", dict).get("architectures") or [""]
+            names = names if isinstance(names, list) else [names]
             if not str(names[0]).endswith("ForMaskedLM"):
                 raise ValueError(
                     f"load: {directory}: without modules.json, a model with a head for masked words is needed, not "

@@ -121,7 +121,7 @@ def test_what_directories_are_refused(tmp_path):
     refused("HierarchicalTokenPooling is not supported", modules=[*modules[:3], modules[3] | {"type": pooling}])
     refused("query_prefix must be a string", "pylate", config_sentence={"query_prefix": 3})
     refused(
-        "a model of architecture HF_ColBERT is needed, not 'BertModel'",
+        "a model of architecture HF_ColBERT is needed, not ..BertModel",
         "stanford",
         config={"architectures": ["BertModel"]},
     )

@@ -19,6 +19,7 @@ from pyattn.tasks.sentence.directory import SETTINGS, listed_modules
 from pyattn.tasks.sentence.inputs import Transformer
 from pyattn.tasks.sentence.modules import MODULES, TOKENS, Dense, Module, Normalize, check
 from pyattn.tasks.sentence.settings import check_model_type, read_prompts
+from pyattn.tasks.texts import without_surrogates
 
 STANFORD = "HF_ColBERT"  # the architecture in config.json of Stanford's
 _PYLATE = "ColBERT"  # the model_type of PyLate's
@@ -44,7 +45,8 @@ class TokenTransformer(Transformer):
     also = (*_LENGTHS, "query_expansion")
 
     def _read_model(self, kind: Any, dtype: WeightDtypes, strict: bool) -> Any:
-        is_stanford = STANFORD in (self.config.get("architectures") or [])  # which has linear.weight beside the model's
+        names = self.config.get("architectures")
+        is_stanford = isinstance(names, list) and STANFORD in names  # which has linear.weight beside the model's
         return super()._read_model(kind, dtype, strict and not is_stanford)
 
     def cut_to(self, length: int | None, file: Path) -> tuple[Any, int | None]:
@@ -125,12 +127,11 @@ class Directory:
         self.width = len(weight)
 
     def _read_settings(self, file: Path, said: Mapping[str, Any]) -> None:
+        read_prompts(file, {"prompts": said.get("prompts")}, {})  # which checks them
         prompts, prefixes = dict(said.get("prompts") or {}), []
         for name in ("query", "document"):
             if f"{name}_prefix" in said:
-                prefix = said[f"{name}_prefix"] or ""
-                if not isinstance(prefix, str):
-                    raise ValueError(f"load: {file}: {name}_prefix must be a string, not {prefix!r}")
+                prefix = _text(file, f"{name}_prefix", said)
                 prefixes.append(prefix)
                 prompts[name] = prefix + (prompts.get(name) or "").removeprefix(prefix)
         self.prompts, self.default_prompt_name = read_prompts(
@@ -171,7 +172,7 @@ class Directory:
         named, tokenizer = self.first.named, self.first.tokenizer
         usual = named.get("mask_token", "[MASK]"), "[MASK]", "<mask>", named.get("eos_token", "</s>")
         names = usual if given.get("token") is None else (given["token"],)
-        ids = [number for name in names if (number := tokenizer.token_to_id(str(name))) is not None]
+        ids = [number for name in names if (number := tokenizer.token_to_id(without_surrogates(str(name)))) is not None]
         if not ids:
             raise ValueError(f"load: {what}: the tokenizer has no token {' or '.join(map(repr, names))}")
         return Expansion(length, ids[0], given["strategy"] == "fixed", given.get("attend", False))
@@ -185,7 +186,7 @@ class Directory:
             raise ValueError(f"load: {file}: skiplist_words must be a list of strings, not {words!r}")
         if not isinstance(tasks, list) or not set(tasks) <= {"query", "document"}:
             raise ValueError(f"load: {file}: skiplist_tasks must be of 'query' and 'document', not {tasks!r}")
-        ids = [self.first.tokenizer.token_to_id(word) for word in words]
+        ids = [self.first.tokenizer.token_to_id(without_surrogates(word)) for word in words]
         numbers = np.array([number for number in ids if number is not None], np.int64)
         none: Array = np.zeros(0, np.int64)
         self.skipped = [numbers if task in tasks else none for task in ("query", "document")]
@@ -208,22 +209,30 @@ def _from_pylate(said: Mapping[str, Any]) -> dict[str, Any]:
 def _stanford_settings(directory: Path) -> tuple[Path, dict[str, Any], bool]:
     """artifact.metadata in PyLate's words."""
     names = read_json(directory / "config.json", dict).get("architectures") or [""]
-    if STANFORD not in names:
+    if not isinstance(names, list) or STANFORD not in names:
         raise ValueError(
-            f"load: {directory}: without modules.json, a model of architecture {STANFORD} is needed, not {names[0]!r}; "
+            f"load: {directory}: without modules.json, a model of architecture {STANFORD} is needed, not {names!r}; "
             "SentenceEncoder and SparseEncoder read others"
         )
     file = directory / "artifact.metadata"
     given = read_json(file, dict) if file.exists() else {}
     said: dict[str, Any] = {
-        "query_prefix": (given.get("query_token_id") or "[unused0]") + " ",
-        "document_prefix": (given.get("doc_token_id") or "[unused1]") + " ",
+        "query_prefix": (_text(file, "query_token_id", given) or "[unused0]") + " ",
+        "document_prefix": (_text(file, "doc_token_id", given) or "[unused1]") + " ",
         "query_length": given.get("query_maxlen") or 32,
         "document_length": given.get("doc_maxlen"),
         "attend_to_mask_tokens": given.get("attend_to_mask_tokens"),
         "skiplist_words": None if given.get("mask_punctuation", True) else [],
     }
     return file, said, True
+
+
+def _text(file: Path, key: str, given: Mapping[str, Any]) -> str:
+    """A string that tokenizers take; "" where there is none."""
+    text = given.get(key) or ""
+    if not isinstance(text, str):
+        raise ValueError(f"load: {file}: {key} must be a string, not {text!r}")
+    return without_surrogates(text)
 
 
 def _register(tokenizer: Any, prefixes: list[str], file: Path) -> None:
