@@ -130,6 +130,15 @@ def names_of_models():
     }
 
 
+def names_of_search():
+    """The same of a search, with two notes in a folder."""
+    names = names_of_models()
+    Path("notes").mkdir()
+    Path("notes", "root.txt").write_text("find the root of a function\n\nsolve the equation of a function\n")
+    Path("notes", "cat.txt").write_text("the cat sat on a mat and ran on\n")
+    return names
+
+
 def names_of_pictures():
     """The same of what pictures show."""
     rng = np.random.default_rng(1)
@@ -164,6 +173,7 @@ NAMES = {
     "models": names_of_models,
     "precision": names_of_models,
     "reach": names_of_models,
+    "search": names_of_search,
     "torch": dict,
     "tour": names_of_models,
 }
