@@ -20,7 +20,8 @@ ALONE = tests/server/test_served.py tests/test_fuzz.py tests/test_processes.py t
 # Tests of what no instruction set changes, which run under the best one alone
 PORTABLE = $(ALONE) tests/kernels tests/cli tests/dask tests/explain tests/generation tests/server \
   tests/tasks/test_audio.py tests/tasks/test_loaded.py tests/test_integrations.py tests/test_sklearn.py \
-  tests/tasks/test_passages.py tests/tasks/test_search_index.py tests/tasks/test_sentence_directories.py \
+  tests/tasks/test_passages.py tests/tasks/test_search_index.py tests/tasks/test_vector_index.py \
+  tests/tasks/test_sentence_directories.py \
   tests/tasks/test_speech.py tests/tasks/test_text_generator.py tests/test_architecture.py tests/test_arrays.py \
   tests/test_bench.py tests/test_checks.py tests/test_coefficients.py tests/test_declarations.py \
   tests/test_docs.py tests/test_oracle.py tests/test_replaced.py tests/test_states.py \

@@ -19,6 +19,8 @@ def run(arguments: Namespace, output: Path) -> None:
     is_new = not output.exists()
     if not (is_new or arguments.update or arguments.append):
         raise ValueError(f"{output} exists: --update makes it what PATH holds now, --append adds to it")
+    for path in map(Path, arguments.paths):
+        path.stat()  # raises OSError before the work, not in the middle of it
     model, encoder = texts.load_encoder(arguments)
     width = texts.encode(encoder, [Passage("a", "", 1)]).shape[1]
     if is_new:

@@ -153,7 +153,7 @@ def test_files_that_cannot_be_read_any_more_are_told(folder, embed):
     assert (status, output.endswith("1 passages of 1 files, 24 dimensions (0 files read, 1 removed)\n")) == (0, True)
 
 
-def test_errors_of_folders(run, folder, model, embed, tmp_path):
+def test_errors_of_folders(run, folder, model, embed, encoded, tmp_path):
     embed("docs")
     assert_one_line_error(
         embed("docs"), "pyattn embed: docs.index exists: --update makes it what PATH holds now, --append"
@@ -178,7 +178,10 @@ def test_errors_of_folders(run, folder, model, embed, tmp_path):
     assert_one_line_error(
         result, "pyattn search: open: docs is not an index that `pyattn embed` wrote (it has no header"
     )
-    assert_one_line_error(embed("gone.txt", "--update"), "pyattn embed: gone.txt: No such file or directory")
+    encoded.clear()
+    (folder / "docs" / "new.txt").write_text("solve the equation of a function\n")
+    assert_one_line_error(embed("docs", "gone.txt", "--update"), "pyattn embed: gone.txt: No such file or directory")
+    assert encoded == []
     assert len(VectorIndex.open("docs.index")) == 3
 
 

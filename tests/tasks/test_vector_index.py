@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,7 +18,9 @@ from tests.support.mutations import json_mutated
 
 
 def needs_faiss():
-    return pytest.importorskip("faiss")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of SWIG's types, on Python 3.12 and later
+        return pytest.importorskip("faiss")
 
 
 def normal(n, width=8, seed=0):
@@ -255,6 +259,36 @@ def test_a_writer_that_dies_leaves_the_old_index(path, monkeypatch, failing):
     assert sorted(file.name.split("-")[0] for file in path.iterdir()) == sorted(
         ["ends", "graph", "header.json", "live", "lock", "passages", "state", "vectors"]
     )
+
+
+def test_who_opens_it_while_it_changes_sees_a_whole_index(path):
+    """One of the states that were saved, never a part of the next."""
+    needs_faiss()
+    writer = create(path, 200, exact=100)
+    states, failed = [{passage.line for passage in passages_of(200)}], []
+
+    def change():
+        try:
+            for step in range(12):
+                writer.delete([writer.add(passages_of(110, 1000 + 110 * step), normal(110, seed=step))[0]])
+                if step % 4 == 3:
+                    writer.compact()
+                lines = {hit.passage.line for hit in writer.search(np.ones(8), 10**4, candidates=10**4)}
+                states.append(lines)  # before others can see it
+                writer.save()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    seen = set()
+    while thread.is_alive() or not seen:
+        index = VectorIndex.open(path)
+        found = {hit.passage.line for hit in index.search(np.ones(8), 10**4, candidates=10**4)}
+        assert len(found) == len(index) and found in states
+        seen.add(len(found))
+    thread.join()
+    assert not failed and len(seen) > 1 and len(VectorIndex.open(path)) == 200 + 12 * 109
 
 
 def test_threads_search_one_index(path):

@@ -100,6 +100,7 @@ class Graph:
         try:
             index = faiss.read_index(str(path), 0 if growing else faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
+            path.stat()  # FileNotFoundError, if a writer has just removed it
             reason = str(error).rpartition("Error: ")[2]
             raise ValueError(f"{path.name} cannot be read by faiss ({reason})") from error
         if not isinstance(index, faiss.IndexHNSWSQ):
