@@ -9,7 +9,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 python=$(realpath -s "$1") && shift
 suite=bullseye # the oldest that Debian's mirrors still carry
-most_in_wheel=3000000 most_installed=7300000 # what 20 tables of kernels take, 4.7 MB of code; 2 and 5 MB were wished for
+most_in_wheel=3100000 most_installed=7500000 # what 20 tables of kernels take, 4.7 MB of code; 2 and 5 MB were wished for
 
 for tool in gcc apt-get dpkg-deb; do
   command -v $tool >/dev/null && continue
