@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bench.apart import AllApart, Calls
+from bench.apart import AllApart, Apart, Calls
 from bench.bert_onnx import bert_session
 from bench.convert import package
 from bench.models import OURS
@@ -216,8 +216,6 @@ def decoder_calls(contender: str, folder: Path, tokens: Tokens, threads: int, pr
 def measured(make: Any, keys: Sequence[Key], options: Options, progress: tqdm) -> tuple[dict[Key, Timing], float]:
     """Times, and Kendall's tau of our int8's scores beside float32's; make: arguments of a contender's calls."""
     from scipy.stats import kendalltau
-
-    from bench.apart import Apart
 
     with AllApart[Key]() as contenders:
         for key in keys:

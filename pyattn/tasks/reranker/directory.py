@@ -19,7 +19,14 @@ from pyattn.tasks.reranker.prompt import read_prompt
 from pyattn.tasks.reranker.scorers import PairScorer, PromptScorer, Scorer
 from pyattn.tasks.sentence.directory import SETTINGS, listed_modules
 from pyattn.tasks.sentence.modules import MODULES, SCORES, TOKENS, Features, Module, Pooling, check
-from pyattn.tasks.sentence.settings import length_limit, lower_case, read_prompts, read_settings, refuse_chat_template
+from pyattn.tasks.sentence.settings import (
+    check_model_type,
+    length_limit,
+    lower_case,
+    read_prompts,
+    read_settings,
+    refuse_chat_template,
+)
 
 _CLASSIFIES, _WRITES, _READS = "sequence-classification", "text-generation", "feature-extraction"
 _LOGIT = "LogitScore"
@@ -67,10 +74,7 @@ class Directory:
     def _read_settings(self, file: Path) -> Any:
         """Reads prompts; what the activation is called."""
         settings = read_json(file, dict, optional=True)
-        kind = settings.get("model_type", "SentenceTransformer")
-        if kind != "CrossEncoder":
-            other = "; use SentenceEncoder" if kind == "SentenceTransformer" else ""
-            raise ValueError(f"load: {file}: this directory holds a {kind}, not a CrossEncoder{other}")
+        check_model_type(file, settings, "CrossEncoder")
         self.prompts, self.default_prompt_name = read_prompts(file, settings, {})
         return settings.get("activation_fn")
 
