@@ -19,7 +19,7 @@ from pyattn.tasks.batches import FEW, WINDOW, Cuts, Tokenized, batches, packed, 
 from pyattn.tasks.sentence.directory import SETTINGS, listed_modules
 from pyattn.tasks.sentence.inputs import Transformer
 from pyattn.tasks.sentence.modules import check
-from pyattn.tasks.sentence.settings import check_model_type, chosen_prompt, read_prompts
+from pyattn.tasks.sentence.settings import DOCUMENT_PROMPTS, check_model_type, chosen_prompt, read_prompts
 from pyattn.tasks.texts import checked_texts, progress, without_surrogates
 
 _FIRST = ("Transformer", "MLMTransformer")
@@ -187,7 +187,7 @@ class SparseEncoder:
 
     def encode_document(self, texts: Iterable[str], **options: Any) -> Any:
         """encode with the prompt "document", else "passage" or "corpus", unless prompt or prompt_name is given."""
-        return self.encode(texts, **self._prompted(("document", "passage", "corpus"), options))
+        return self.encode(texts, **self._prompted(DOCUMENT_PROMPTS, options))
 
     def _prompted(self, names: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
         if options.get("prompt") is None and options.get("prompt_name") is None:

@@ -17,7 +17,7 @@ from pyattn.models.tokenizer import encode_all, first_cut
 from pyattn.tasks.batches import FEW, WINDOW, Cuts, Tokenized, batches, packed, tokenized
 from pyattn.tasks.multi_vector.directory import Directory
 from pyattn.tasks.sentence.modules import TOKENS, Features
-from pyattn.tasks.sentence.settings import chosen_prompt
+from pyattn.tasks.sentence.settings import DOCUMENT_PROMPTS, chosen_prompt
 from pyattn.tasks.texts import checked_texts, progress, without_surrogates
 
 _Tokens = tuple[list[int], int]  # ids, and how many of them others see
@@ -78,7 +78,7 @@ class MultiVectorEncoder:
 
         Tokens of the skiplist, usually punctuation, have none.
         """
-        return self._encode("encode_document", "documents", 1, ("document", "passage", "corpus"), documents, **options)
+        return self._encode("encode_document", "documents", 1, DOCUMENT_PROMPTS, documents, **options)
 
     def _encode(
         self,

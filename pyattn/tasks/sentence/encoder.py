@@ -17,6 +17,7 @@ from pyattn.tasks.quantization import quantized, refuse_single
 from pyattn.tasks.sentence.call import TOKENS_ALONE, Call
 from pyattn.tasks.sentence.directory import Directory, digest_of, write_directory
 from pyattn.tasks.sentence.modules import SENTENCE, Dropout, Features, Module, Normalize, Pooling, unit
+from pyattn.tasks.sentence.settings import DOCUMENT_PROMPTS
 from pyattn.tasks.texts import checked_ids, checked_texts, progress, without_surrogates
 
 # Their files do not say that Pooling leaves out the prompt; sentence-transformers knows these by name.
@@ -214,7 +215,7 @@ class SentenceEncoder:
         Where that has been taken out of `prompts`, "passage" or "corpus" is used. Otherwise as encode_query.
         """
         if prompt is None and prompt_name is None:
-            prompt_name = next((name for name in ("document", "passage", "corpus") if name in self.prompts), None)
+            prompt_name = next((name for name in DOCUMENT_PROMPTS if name in self.prompts), None)
         return self.encode(texts, prompt=prompt, prompt_name=prompt_name, **options)
 
     def encode_stream(

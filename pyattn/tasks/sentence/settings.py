@@ -85,6 +85,10 @@ def check_model_type(file: Path, settings: Mapping[str, Any], wanted: str) -> No
     raise ValueError(f"load: {file}: model_type {kind!r} is not supported; {wanted!r} is")
 
 
+# Of a directory's prompts the first of these is in front of documents.
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
 def read_prompts(
     file: Path, settings: Mapping[str, Any], usual: Mapping[str, str]
 ) -> tuple[dict[str, str], str | None]:
